@@ -1,0 +1,81 @@
+"""The axis vocabulary of the package and the two data types that several modules share.
+
+Axis names in jaxtyping annotations mean the same thing everywhere:
+
+| axis | meaning |
+| --- | --- |
+| `layer` | a block of the model, or the list of layers that an object covers, ascending |
+| `batch` | examples in one padded batch |
+| `pos` | token positions of one sequence, or columns of a padded batch |
+| `token` | surface tokens of many examples laid end to end |
+| `d_model` | width of the residual stream |
+| `d_vocab` | size of the vocabulary |
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+Surface = Literal["R", "QR"]
+"""Where an intervention acts. `R`: the last prompt token and every response token. `QR`: the
+question's tokens as well, that is the longest common token suffix of base and steered prompt."""
+
+Layers = int | tuple[int, ...] | list[int] | range | Literal["all"]
+"""One layer, several, or all of them."""
+
+
+@dataclass(frozen=True)
+class TokenValues:
+    """One number for every layer and token of a text: what a token heatmap draws.
+
+    Attributes:
+        tokens: The tokens as text, one per position.
+        values: The numbers, `[layer, pos]`.
+        layers: The index of every row of `values`.
+        quantity: What the numbers are, as an axis label ("delta norm", "coefficient").
+        title: A caption, empty for none.
+    """
+
+    tokens: tuple[str, ...]
+    values: Float[Tensor, "layer pos"]
+    layers: tuple[int, ...]
+    quantity: str
+    title: str = ""
+
+    def __post_init__(self):
+        if tuple(self.values.shape) != (len(self.layers), len(self.tokens)):
+            raise ValueError(
+                f"values has shape {tuple(self.values.shape)} but there are {len(self.layers)} "
+                f"layers and {len(self.tokens)} tokens; pass values as [layer, pos]"
+            )
+
+    def token_values(self) -> "TokenValues":
+        """Itself: so that plots take either this or anything that can make one."""
+        return self
+
+
+def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
+    """The layers as an ascending tuple without repetition.
+
+    Args:
+        layers: One index, several, or `"all"`. Negative indices count from the end.
+        n_layers: Number of blocks of the model.
+
+    Raises:
+        ValueError: If an index is out of range, or there is none.
+    """
+    if layers == "all":
+        return tuple(range(n_layers))
+    if isinstance(layers, str):
+        raise ValueError(f"layers={layers!r}: pass 'all', one index, or a list of indices")
+    listed = [layers] if isinstance(layers, int) else list(layers)
+    if not listed:
+        raise ValueError("layers is empty: name at least one layer, or 'all'")
+    wrong = [layer for layer in listed if not -n_layers <= layer < n_layers]
+    if wrong:
+        raise ValueError(
+            f"layers={wrong} but the model has {n_layers} layers (0 to {n_layers - 1})"
+        )
+    return tuple(sorted({layer % n_layers for layer in listed}))

@@ -1,0 +1,108 @@
+"""Files: named tensors and a JSON header in one safetensors file. No pickle anywhere.
+
+safetensors metadata maps strings to strings, so the whole header is one JSON string under the key
+`psr_lens`, with a checksum of the tensors beside it. A file is written to a temporary name and then
+moved, so an interrupted save leaves what was there before.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+FORMAT: Final = 1
+_KEY: Final = "psr_lens"
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: If the directory cannot be made or written to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        # mkstemp makes files private; give this one the permissions of any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def artifact_path(path: str | Path) -> Path:
+    """The path with the suffix `.safetensors`, added where it is missing."""
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+
+
+def write_artifact(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+    """Write tensors and header.
+
+    Args:
+        path: Where; `.safetensors` is added if missing.
+        tensors: Named tensors; they are stored contiguous on the CPU.
+        header: Anything that JSON can hold.
+
+    Returns:
+        The path of the file.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    full = {"format": FORMAT, "sha256": _checksum(stored), **header}
+    metadata = {_KEY: json.dumps(full, sort_keys=True)}
+    return write_bytes(artifact_path(path), save(stored, metadata))
+
+
+def read_artifact(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_artifact` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, not of this package, or of a newer format.
+    """
+    given = Path(path)
+    path = given if given.is_file() else artifact_path(given)
+    if not path.is_file():
+        raise FileNotFoundError(f"no steering file {str(given)!r}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+    try:
+        header = json.loads(metadata[_KEY])
+    except (KeyError, json.JSONDecodeError):
+        raise ValueError(f"{path} was not written by psr_lens: it lacks its header") from None
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {header.get('format')} but this version of psr_lens reads {FORMAT}: "
+            "upgrade psr_lens"
+        )
+    if header.get("sha256") != _checksum(tensors):
+        raise ValueError(f"{path} is damaged: its tensors do not match their checksum")
+    return tensors, header
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,247 @@
+"""Deltas: what a prompt does to the residual stream, at every layer and token.
+
+With `A(x y)[l, i]` the residual stream after block `l` at token `i` (Heyman & Vandeputte,
+arXiv 2605.03907; symbols as in the documentation's chapter on the method):
+
+- accumulated delta `D_acc[l, i] = A(x'y')[l, i] - A(xy')[l, i]`: what the prompt did by layer `l`;
+- local delta `D_loc[l, i] = A(x'y')[l, i] - P[l, i]`: what layer `l` must still add once all earlier
+  layers are prompt-steered. `P` is the base run's residual stream in front of a replacement by
+  `A(x'y')` at every layer ("replay"), so one pass gives the local deltas of all layers.
+
+Adding `D_loc` at every layer of a base run reproduces the prompt-steered run on the surface.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from psr_lens._types import Surface, TokenValues
+from psr_lens.models import HookedModel, TokenBatch, as_hooked_model
+from psr_lens.models.base import ResidualEdit
+from psr_lens.models.batch import length_sorted_batches
+from psr_lens.responses import Example
+
+Kind = Literal["accumulated", "local"]
+
+
+@dataclass(frozen=True)
+class PromptDeltas:
+    """What the prompt did to one response.
+
+    Attributes:
+        example: The triplet.
+        tokens: The surface tokens as text.
+        surface: `R` or `QR`.
+        accumulated: `D_acc`, float32 (float64 for a float64 model), on the CPU.
+        local: `D_loc`, likewise.
+    """
+
+    example: Example
+    tokens: tuple[str, ...]
+    surface: Surface
+    accumulated: Float[Tensor, "layer pos d_model"]
+    local: Float[Tensor, "layer pos d_model"]
+
+    def norms(self, kind: Kind = "accumulated") -> Float[Tensor, "layer pos"]:
+        """Euclidean norm of the delta at every layer and token."""
+        return (self.accumulated if kind == "accumulated" else self.local).norm(dim=-1)
+
+    def token_values(self, kind: Kind = "accumulated") -> TokenValues:
+        """The norms, ready to be drawn."""
+        layers = tuple(range(self.accumulated.shape[0]))
+        return TokenValues(self.tokens, self.norms(kind), layers, f"{kind} delta norm")
+
+    def _repr_html_(self) -> str:
+        from psr_lens.plots import token_heatmap
+
+        return token_heatmap(self)._repr_html_()
+
+    def __repr__(self) -> str:
+        layers, pos, d_model = self.accumulated.shape
+        return (
+            f"PromptDeltas({layers} layers, {pos} tokens on surface {self.surface}, d_model="
+            f"{d_model}, norm up to {float(self.norms().max()):.3g})"
+        )
+
+
+def collect_deltas(
+    model: Any,
+    data: Sequence[Example],
+    *,
+    surface: Surface = "R",
+    batch_size: int = 32,
+    progress: bool = False,
+) -> list[PromptDeltas]:
+    """Accumulated and local deltas of every example, in the order of the data.
+
+    This holds `examples x layers x pos x d_model` numbers twice; `iter_deltas` streams them.
+
+    Args:
+        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        data: The examples.
+        surface: `R` (last prompt token and response) or `QR` (question tokens too).
+        batch_size: Examples per forward pass.
+        progress: Whether to show a bar.
+    """
+    found: dict[int, PromptDeltas] = {}
+    for i, deltas in iter_deltas(
+        model, data, surface=surface, batch_size=batch_size, progress=progress
+    ):
+        found[i] = deltas
+    return [found[i] for i in range(len(data))]
+
+
+def iter_deltas(
+    model: Any,
+    data: Sequence[Example],
+    *,
+    surface: Surface = "R",
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Iterator[tuple[int, PromptDeltas]]:
+    """The same, one at a time with its place in the data, in length-sorted batches.
+
+    Holds no more than one batch; three forward passes per batch.
+    """
+    hooked = as_hooked_model(model)
+    for indices in iter_batches(data, batch_size, progress=progress, description="deltas"):
+        examples = [data[i] for i in indices]
+        base, steered = example_batches(hooked, examples)
+        target = surface_residuals(hooked, steered, surface)
+        accumulated = target - surface_residuals(hooked, base, surface)
+        local = local_deltas(hooked, base, target, surface)
+        lengths = [example.surface_length(surface) for example in examples]
+        parts = zip(
+            indices,
+            examples,
+            accumulated.cpu().split(lengths, dim=1),
+            local.cpu().split(lengths, dim=1),
+            strict=True,
+        )
+        for i, example, d_acc, d_loc in parts:
+            ids = example.base_row.tokens[-d_acc.shape[1] :]
+            tokens = hooked.encoder.str_tokens(ids)
+            yield i, PromptDeltas(example, tokens, surface, d_acc, d_loc)
+
+
+def iter_batches(
+    data: Sequence[Example], batch_size: int, *, progress: bool, description: str
+) -> Iterator[list[int]]:
+    """Indices of examples in batches of like length, with a progress bar over examples."""
+    lengths = [len(e.steered_ids) + len(e.response_ids) for e in data]
+    with tqdm(
+        total=len(data), desc=description, unit="example", disable=not progress
+    ) as bar:
+        for indices in length_sorted_batches(lengths, batch_size):
+            yield indices
+            bar.update(len(indices))
+
+
+def example_batches(
+    model: HookedModel, examples: Sequence[Example]
+) -> tuple[TokenBatch, TokenBatch]:
+    """The base run's and the prompt-steered run's batch."""
+    return (
+        model.pad([example.base_row for example in examples]),
+        model.pad([example.steered_row for example in examples]),
+    )
+
+
+@torch.no_grad()
+def surface_residuals(
+    model: HookedModel,
+    batch: TokenBatch,
+    surface: Surface,
+    edits: Mapping[int, ResidualEdit] | None = None,
+) -> Float[Tensor, "layer token d_model"]:
+    """The residual stream on the surface after every block, edits included.
+
+    Tokens of all rows lie end to end, row by row, so runs over the same responses line up.
+
+    Args:
+        model: The model.
+        batch: What to run.
+        surface: `R` or `QR`.
+        edits: Interventions to run under, None for none.
+    """
+    mask = batch.surface(surface)
+    seen: dict[int, Tensor] = {}
+
+    def recorder(layer: int) -> ResidualEdit:
+        def edit(resid: Tensor, region: Tensor) -> None:
+            seen[layer] = resid[mask].to(working_dtype(resid.dtype))
+
+        return edit
+
+    # Attached after the interventions, the recorders see their result.
+    recorders = {layer: recorder(layer) for layer in range(model.n_layers)}
+    with model.edited(edits or {}), model.edited(recorders):
+        model.run(batch)
+    return torch.stack([seen[layer] for layer in range(model.n_layers)])
+
+
+@torch.no_grad()
+def local_deltas(
+    model: HookedModel,
+    base: TokenBatch,
+    target: Float[Tensor, "all_layers token d_model"],
+    surface: Surface,
+    layers: Sequence[int] | None = None,
+) -> Float[Tensor, "layer token d_model"]:
+    """`D_loc = A(x'y') - P` by replay: one pass over the base batch for all layers.
+
+    Args:
+        model: The model.
+        base: The base run's batch.
+        target: `A(x'y')` on the surface at every layer, from `surface_residuals`.
+        surface: `R` or `QR`.
+        layers: The layers that are replaced, None for all of them.
+
+    Returns:
+        What is missing in front of every replacement, one row per replaced layer.
+    """
+    mask = base.surface(surface)
+    missing: dict[int, Tensor] = {}
+
+    def replacer(layer: int) -> ResidualEdit:
+        def edit(resid: Tensor, region: Tensor) -> Tensor:
+            missing[layer] = target[layer] - resid[mask].to(target)
+            replaced = resid.clone()
+            replaced[mask] = target[layer].to(resid)
+            return replaced
+
+        return edit
+
+    replaced = range(model.n_layers) if layers is None else layers
+    with model.edited({layer: replacer(layer) for layer in replaced}):
+        model.run(base)
+    return torch.stack([missing[layer] for layer in replaced])
+
+
+def add_at(
+    mask: Bool[Tensor, "batch pos"], deltas: Mapping[int, Float[Tensor, "token d_model"]]
+) -> dict[int, ResidualEdit]:
+    """Edits that add given deltas on a mask, layer by layer: the oracle's rule.
+
+    The sum is taken in the deltas' precision and rounded once to the model's.
+    """
+
+    def adder(delta: Tensor) -> ResidualEdit:
+        def edit(resid: Tensor, region: Tensor) -> Tensor:
+            added = resid.clone()
+            added[mask] = (resid[mask].to(delta) + delta).to(resid)
+            return added
+
+        return edit
+
+    return {layer: adder(delta) for layer, delta in deltas.items()}
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision for sums and differences: float64 stays, all else becomes float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,17 @@
+"""Models behind one protocol."""
+
+from psr_lens.models.base import HookedModel
+from psr_lens.models.batch import TokenBatch, TokenRow
+from psr_lens.models.chat import Message, Prompt, RawText
+from psr_lens.models.loading import as_hooked_model, load_model
+
+__all__ = [
+    "HookedModel",
+    "Message",
+    "Prompt",
+    "RawText",
+    "TokenBatch",
+    "TokenRow",
+    "as_hooked_model",
+    "load_model",
+]

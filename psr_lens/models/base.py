@@ -1,0 +1,377 @@
+"""`HookedModel`: all that the rest of the package sees of a model.
+
+The two backends, HookedTransformer and TransformerBridge, differ in how hook points are spelt, how
+a KV cache is passed and whether a block can be run alone. The differences end here: everything else
+edits residual streams through `edited`, and runs `logits`, `run`, `embed`, `run_block` or `generate`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from psr_lens.models.batch import CONTEXT, QUESTION, RESPONSE, TokenBatch, TokenRow, left_pad
+from psr_lens.models.chat import Prompt, PromptEncoder, RawText
+
+ResidualEdit = Callable[[Tensor, Tensor], Tensor | None]
+"""`edit(resid [batch, pos, d_model], region [batch, pos])` returns the new residual stream, or None
+to leave it. `region` says for every column whether it is `CONTEXT`, `QUESTION` or `RESPONSE`."""
+
+
+class HookedModel(ABC):
+    """A frozen language model whose residual stream can be read and edited at every layer.
+
+    Made by `load_model`, or around a HookedTransformer or TransformerBridge of one's own by
+    `as_hooked_model`.
+
+    Attributes:
+        raw: The HookedTransformer or TransformerBridge.
+        name: Hub name, or name of the checkpoint directory.
+        revision: Revision on the hub, None where there is none.
+        encoder: Prompts to token ids and back.
+    """
+
+    backend: ClassVar[str]
+
+    def __init__(
+        self,
+        raw: nn.Module,
+        *,
+        tokenizer: Any,
+        name: str,
+        revision: str | None = None,
+        end_token_ids: Sequence[int] = (),
+    ):
+        self.raw = raw
+        self.name = name
+        self.revision = revision
+        self.encoder = PromptEncoder(tokenizer, end_token_ids)
+        self._region: Tensor | None = None
+        self._raw_calls = _RawCalls()
+        self._edits_active = 0
+
+    # --- dimensions -----------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def n_layers(self) -> int:
+        """Number of blocks."""
+
+    @property
+    @abstractmethod
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+
+    @property
+    @abstractmethod
+    def d_vocab(self) -> int:
+        """Number of logits per position."""
+
+    @property
+    @abstractmethod
+    def n_ctx(self) -> int:
+        """Longest sequence that the model takes, in tokens."""
+
+    @cached_property
+    def _embedding(self) -> Tensor:
+        return next(self.raw.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self._embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the weights."""
+        return self._embedding.dtype
+
+    # --- what a backend spells in its own way ---------------------------------------------------
+
+    @abstractmethod
+    def hook_point(self, layer: int) -> nn.Module:
+        """The module that the residual stream after block `layer` passes through."""
+
+    @abstractmethod
+    def _forward(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]: ...
+
+    @abstractmethod
+    def _forward_without_unembedding(self, batch: TokenBatch) -> None: ...
+
+    @abstractmethod
+    def _forward_cached(
+        self,
+        tokens: Int[Tensor, "batch new"],
+        attention_mask: Tensor,
+        cache: Any,
+    ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
+        """Logits of the new tokens and the cache; `attention_mask` covers cached and new columns."""
+
+    @abstractmethod
+    def _embed(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]: ...
+
+    @abstractmethod
+    def _run_block(
+        self, layer: int, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
+    ) -> Float[Tensor, "batch pos d_model"]: ...
+
+    # --- running --------------------------------------------------------------------------------
+
+    def logits(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits at every column of a padded batch, `[batch, pos, d_vocab]`."""
+        with self._running(batch.region):
+            return self._forward(batch)
+
+    def run(self, batch: TokenBatch) -> None:
+        """Run all blocks for what the edits record; no logits where the backend can skip them."""
+        with self._running(batch.region):
+            self._forward_without_unembedding(batch)
+
+    def embed(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream that enters block 0."""
+        with self._running(batch.region):
+            return self._embed(batch)
+
+    def run_block(
+        self, layer: int, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream after block `layer`, given the one that enters it."""
+        with self._running(batch.region):
+            return self._run_block(layer, resid, batch)
+
+    def step(
+        self,
+        tokens: Int[Tensor, "batch new"],
+        attention_mask: Tensor,
+        region: Int[Tensor, "batch new"],
+        cache: Any = None,
+    ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
+        """One cached forward pass: logits of the new columns, and the grown cache.
+
+        Args:
+            tokens: The new tokens.
+            attention_mask: True on real tokens, over cached and new columns.
+            region: Region of the new columns.
+            cache: What the last call returned; None to begin.
+        """
+        with self._running(region):
+            return self._forward_cached(tokens, attention_mask, cache)
+
+    def __call__(self, prompts: Prompt | Sequence[Prompt]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits of one prompt or several, left-padded."""
+        return self.logits(self.to_batch(prompts))
+
+    def run_with_cache(self, prompts: Prompt | Sequence[Prompt], **options: Any) -> tuple[Any, Any]:
+        """TransformerLens' `run_with_cache` on prompts: logits and activation cache.
+
+        Args:
+            prompts: One prompt or several.
+            options: Passed on, `names_filter` for one.
+        """
+        batch = self.to_batch(prompts)
+        with self._running(batch.region), torch.no_grad():
+            mask = batch.attention_mask.long()
+            return self.raw.run_with_cache(batch.tokens, attention_mask=mask, **options)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 1.0,
+        seed: int = 0,
+        use_cache: bool = True,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> Any:
+        """Sample a response to every prompt.
+
+        Args:
+            prompts: One prompt or several.
+            max_new_tokens: Longest response, in tokens.
+            temperature: 0 for greedy decoding.
+            seed: Every prompt draws from a stream of its own, made from this seed and the prompt's
+                place in the list, so the batch size does not change what is drawn.
+            use_cache: Keep keys and values between steps; without, the same tokens, slower.
+            batch_size: Prompts per batch.
+            progress: Whether to show a bar.
+
+        Returns:
+            The response's text, or a list of texts where a list of prompts was given.
+
+        Raises:
+            ValueError: If an argument is out of its range, or a prompt leaves no room in the context.
+        """
+        from psr_lens.models.generation import generate_tokens
+
+        generations = generate_tokens(
+            self,
+            self.to_prompts(prompts),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            use_cache=use_cache,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        texts = [self.encoder.decode(generation.tokens) for generation in generations]
+        return texts if is_prompt_list(prompts) else texts[0]
+
+    # --- prompts --------------------------------------------------------------------------------
+
+    def to_prompts(self, prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+        """One prompt or several, as a list.
+
+        Raises:
+            ValueError: If the list is empty.
+        """
+        listed = list(prompts) if is_prompt_list(prompts) else [prompts]
+        if not listed:
+            raise ValueError("the list of prompts is empty: pass at least one prompt")
+        return listed  # type: ignore[return-value]
+
+    def to_batch(self, prompts: Prompt | Sequence[Prompt]) -> TokenBatch:
+        """Prompts as a left-padded batch; the surface `R` is each prompt's last token."""
+        encoded = [self.encoder.encode(prompt) for prompt in self.to_prompts(prompts)]
+        rows = [TokenRow(p.ids, p.question_start, len(p.ids) - 1) for p in encoded]
+        return self.pad(rows)
+
+    def pad(self, rows: Sequence[TokenRow]) -> TokenBatch:
+        """Token rows as a left-padded batch on the model's device.
+
+        Raises:
+            ValueError: If a row is longer than the model's context.
+        """
+        longest = max(len(row.tokens) for row in rows)
+        if longest > self.n_ctx:
+            raise ValueError(
+                f"a sequence has {longest} tokens but {self.name} takes {self.n_ctx}: "
+                "shorten the prompt or the response"
+            )
+        return left_pad(rows, self.encoder.pad_token_id, self.device)
+
+    # --- editing --------------------------------------------------------------------------------
+
+    @contextmanager
+    def edited(
+        self,
+        edits: Mapping[int, ResidualEdit],
+        *,
+        prompt_length: int | None = None,
+        question_start: int | None = None,
+    ) -> Iterator[None]:
+        """Apply residual edits to every forward pass inside the context; none is left after it.
+
+        Through this object's own methods the region of every column is known. Where `raw` is
+        called directly, the last column of a pass counts as the last prompt token, later tokens of
+        `raw.generate` as response; for a whole sequence given to `raw`, pass `prompt_length`.
+
+        Args:
+            edits: For every layer, what to do with the residual stream after its block.
+            prompt_length: Columns of the prompt, for whole sequences given to `raw`.
+            question_start: First question column, for a `QR` edit under direct calls of `raw`.
+        """
+        handles = []
+        outer = self._raw_calls
+        self._raw_calls = outer.nested(prompt_length, question_start)
+        own_generate = self._edits_active == 0
+        self._edits_active += 1
+        try:
+            if own_generate:
+                self._watch_raw_generate()
+            for layer, edit in edits.items():
+                handles.append(self.hook_point(layer).register_forward_hook(self._as_hook(edit)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._edits_active -= 1
+            if own_generate:
+                self.raw.__dict__.pop("generate", None)
+            self._raw_calls = outer
+
+    def _as_hook(self, edit: ResidualEdit):
+        def hook(module: nn.Module, args: Any, resid: Tensor) -> Tensor | None:
+            region = self._region
+            if region is None:
+                region = self._raw_calls.region(resid.shape[0], resid.shape[1], resid.device)
+            return edit(resid, region)
+
+        return hook
+
+    def _watch_raw_generate(self) -> None:
+        """Let uncached `raw.generate` know where its prompt ended, for as long as edits are on."""
+        original = self.raw.generate
+
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            self._raw_calls.begin_generate()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._raw_calls.end_generate()
+
+        self.raw.__dict__["generate"] = generate
+
+    @contextmanager
+    def _running(self, region: Tensor) -> Iterator[None]:
+        outer, self._region = self._region, region
+        try:
+            yield
+        finally:
+            self._region = outer
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.name!r}, {self.n_layers} layers, d_model={self.d_model}, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+
+class _RawCalls:
+    """The region of every column when `raw` is called directly and nothing else tells it."""
+
+    def __init__(self, prompt_length: int | None = None, question_start: int | None = None):
+        self.prompt_length = prompt_length
+        self.question_start = question_start
+        self.generating = False
+        self.generate_start: int | None = None
+
+    def nested(self, prompt_length: int | None, question_start: int | None) -> "_RawCalls":
+        return _RawCalls(
+            self.prompt_length if prompt_length is None else prompt_length,
+            self.question_start if question_start is None else question_start,
+        )
+
+    def begin_generate(self) -> None:
+        self.generating, self.generate_start = True, None
+
+    def end_generate(self) -> None:
+        self.generating, self.generate_start = False, None
+
+    def region(self, batch: int, pos: int, device: torch.device) -> Tensor:
+        start = pos - 1
+        if self.generating:
+            if self.generate_start is None:
+                self.generate_start = pos - 1
+            # A cached step has fewer columns than the prompt: all of them are response.
+            start = min(self.generate_start, pos - 1)
+        elif self.prompt_length is not None and pos > 1:
+            start = min(self.prompt_length - 1, pos - 1)
+        columns = torch.arange(pos, device=device)
+        region = torch.full((pos,), CONTEXT, dtype=torch.long, device=device)
+        if self.question_start is not None:
+            region[columns >= self.question_start] = QUESTION
+        region[columns >= start] = RESPONSE
+        return region.expand(batch, pos)
+
+
+def is_prompt_list(prompts: Prompt | Sequence[Prompt]) -> bool:
+    """Whether this is a list of prompts and not one prompt."""
+    if isinstance(prompts, str | RawText):
+        return False
+    return not (len(prompts) > 0 and isinstance(prompts[0], Mapping))

@@ -1,0 +1,112 @@
+"""Token sequences as a left-padded batch, with the region of every column.
+
+Responses are aligned from the right, in the base run and in the prompt-steered run alike, so
+batches are padded on the left: the last columns of every row are its response.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from psr_lens._types import Surface
+
+CONTEXT: Final = 0
+"""Padding, and prompt tokens before the question."""
+QUESTION: Final = 1
+"""Question tokens: on surface `QR`, not on `R`."""
+RESPONSE: Final = 2
+"""The last prompt token and every response token: on both surfaces."""
+
+_FIRST_REGION: Final[dict[Surface, int]] = {"R": RESPONSE, "QR": QUESTION}
+
+
+def surface_mask(
+    region: Int[Tensor, "batch pos"], surface: Surface
+) -> Bool[Tensor, "batch pos"]:
+    """Which columns lie on the surface.
+
+    Args:
+        region: `CONTEXT`, `QUESTION` or `RESPONSE` for every column.
+        surface: `"R"` or `"QR"`.
+    """
+    return region >= _FIRST_REGION[surface]
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One token sequence, prompt and response, and where its regions begin.
+
+    Attributes:
+        tokens: Token ids of prompt and response.
+        question_start: Index of the first question token.
+        response_start: Index of the last prompt token, where surface `R` begins.
+    """
+
+    tokens: tuple[int, ...]
+    question_start: int
+    response_start: int
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """A left-padded batch: what a forward pass takes.
+
+    Attributes:
+        tokens: Token ids, `[batch, pos]`, padded on the left.
+        attention_mask: True on real tokens, `[batch, pos]`.
+        region: `CONTEXT`, `QUESTION` or `RESPONSE` for every column, `[batch, pos]`.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Bool[Tensor, "batch pos"]
+    region: Int[Tensor, "batch pos"]
+
+    def surface(self, surface: Surface) -> Bool[Tensor, "batch pos"]:
+        """Mask of the columns on the surface."""
+        return surface_mask(self.region, surface)
+
+
+def left_pad(
+    rows: Sequence[TokenRow], pad_token_id: int, device: torch.device | str = "cpu"
+) -> TokenBatch:
+    """Lay rows of different lengths into one left-padded batch.
+
+    Args:
+        rows: The sequences, at least one.
+        pad_token_id: The id that fills the empty columns; they are masked out.
+        device: Where the tensors live.
+
+    Raises:
+        ValueError: If there is no row, or a row has no token.
+    """
+    if not rows or any(not row.tokens for row in rows):
+        raise ValueError("a batch needs at least one row and every row at least one token")
+    width = max(len(row.tokens) for row in rows)
+    tokens = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
+    region = torch.zeros((len(rows), width), dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        offset = width - len(row.tokens)
+        tokens[i, offset:] = torch.tensor(row.tokens)
+        mask[i, offset:] = True
+        region[i, offset + row.question_start :] = QUESTION
+        region[i, offset + row.response_start :] = RESPONSE
+    return TokenBatch(tokens.to(device), mask.to(device), region.to(device))
+
+
+def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Indices in batches of neighbouring lengths, longest first, so that little is padded.
+
+    Longest first means that a batch too large for the memory fails at once and not at the end.
+
+    Raises:
+        ValueError: If `batch_size` is not positive.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: it must be at least 1")
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -1,0 +1,121 @@
+"""TransformerLens' TransformerBridge (3.9 and 4.x) behind the model protocol."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from psr_lens.models.base import HookedModel
+from psr_lens.models.batch import TokenBatch
+
+
+class _Captured(Exception):
+    """Ends a forward pass once the wanted residual stream is in hand."""
+
+
+@final
+class BridgeModel(HookedModel):
+    """A TransformerBridge outside of compatibility mode: the raw Hugging Face numerics."""
+
+    backend: ClassVar[str] = "bridge"
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return self.raw.cfg.n_layers
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.raw.cfg.d_model
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of logits per position."""
+        return self.raw.original_model.get_output_embeddings().weight.shape[0]
+
+    @property
+    def n_ctx(self) -> int:
+        """Longest sequence that the model takes, in tokens."""
+        return self.raw.cfg.n_ctx
+
+    def hook_point(self, layer: int) -> nn.Module:
+        """`blocks.{layer}.hook_out`."""
+        return self.raw.blocks[layer].hook_out
+
+    def _forward(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
+        with self._finite_padding(batch.attention_mask):
+            return self.raw(batch.tokens, attention_mask=batch.attention_mask.long())
+
+    def _forward_without_unembedding(self, batch: TokenBatch) -> None:
+        # The bridge stops in front of a block only, so the last block needs the whole pass.
+        self._forward(batch)
+
+    def _embed(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]:
+        return self._capture(self.raw.blocks[0].hook_in, batch)
+
+    def _run_block(
+        self, layer: int, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
+    ) -> Float[Tensor, "batch pos d_model"]:
+        # The bridge cannot start at a layer: blocks below run on the tokens and their result is
+        # replaced. A walk up all L blocks costs L (L + 1) / 2 of them.
+        entering = self.raw.blocks[layer].hook_in.register_forward_hook(lambda *_: resid)
+        try:
+            return self._capture(self.hook_point(layer), batch)
+        finally:
+            entering.remove()
+
+    def _capture(self, point: nn.Module, batch: TokenBatch) -> Tensor:
+        captured: list[Tensor] = []
+
+        def stop(module: nn.Module, args: Any, resid: Tensor) -> None:
+            captured.append(resid)
+            raise _Captured
+
+        handle = point.register_forward_hook(stop)
+        try:
+            self._forward(batch)
+        except _Captured:
+            pass
+        finally:
+            handle.remove()
+        # Caught in front of the hooks that keep padding finite, so that is done here.
+        return torch.where(batch.attention_mask.unsqueeze(-1), captured[0], 0.0)
+
+    def _forward_cached(
+        self, tokens: Int[Tensor, "batch new"], attention_mask: Tensor, cache: Any
+    ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
+        with self._finite_padding(attention_mask[:, -tokens.shape[1] :]):
+            return self.raw(
+                tokens,
+                attention_mask=attention_mask.long(),
+                past_key_values=cache,
+                use_cache=True,
+                return_type="logits_and_cache",
+            )
+
+    @contextmanager
+    def _finite_padding(self, mask: Bool[Tensor, "batch pos"]) -> Iterator[None]:
+        """Keep padding columns from turning into NaN in float64.
+
+        The bridge takes attention scores to float32, where float64's lowest number, the mask's fill,
+        is minus infinity: a column that may attend to nothing becomes NaN, and its values spread
+        from the next block on. Narrower types have a finite fill and need no help.
+        """
+        if self.dtype != torch.float64 or bool(mask.all()):
+            yield
+            return
+
+        def clean(module: nn.Module, args: Any, resid: Tensor) -> Tensor:
+            return torch.where(mask.unsqueeze(-1), resid, 0.0)
+
+        points = [self.hook_point(layer) for layer in range(self.n_layers)]
+        handles = [point.register_forward_hook(clean) for point in points]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

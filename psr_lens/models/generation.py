@@ -1,0 +1,148 @@
+"""Step-by-step sampling on the model protocol, the same on both backends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from psr_lens.models.batch import RESPONSE, TokenBatch, TokenRow, length_sorted_batches
+from psr_lens.models.chat import Prompt, PromptTokens
+
+if TYPE_CHECKING:
+    from psr_lens.models.base import HookedModel
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A sampled response.
+
+    Attributes:
+        tokens: Its token ids, without the end token.
+        finished: Whether the model ended it; False where `max_new_tokens` cut it off.
+    """
+
+    tokens: tuple[int, ...]
+    finished: bool
+
+
+@torch.no_grad()
+def generate_tokens(
+    model: "HookedModel",
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    use_cache: bool = True,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> list[Generation]:
+    """Sample a response to every prompt, in the order of the prompts.
+
+    Prompt `i` draws one uniform number per token from a stream made of `seed` and `i` alone, and a
+    token is the inverse of the cumulative distribution at that number. So what is drawn does not
+    depend on the batch size.
+
+    Raises:
+        ValueError: If an argument is out of its range, or a prompt and `max_new_tokens` together
+            exceed the model's context.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: it must be at least 1")
+    if not temperature >= 0:
+        raise ValueError(f"temperature={temperature}: it must be 0 (greedy) or positive")
+    encoded = [model.encoder.encode(prompt) for prompt in prompts]
+    longest = max(len(prompt.ids) for prompt in encoded)
+    if longest + max_new_tokens > model.n_ctx:
+        raise ValueError(
+            f"a prompt has {longest} tokens and max_new_tokens={max_new_tokens}, together more than "
+            f"the {model.n_ctx} that {model.name} takes: shorten one of them"
+        )
+    results: dict[int, Generation] = {}
+    batches = length_sorted_batches([len(prompt.ids) for prompt in encoded], batch_size)
+    with tqdm(total=len(encoded), desc="sampling", unit="response", disable=not progress) as bar:
+        for indices in batches:
+            uniforms = torch.stack([uniform_stream(seed, i, max_new_tokens) for i in indices])
+            sampled = _sample_batch(
+                model, [encoded[i] for i in indices], uniforms, temperature, use_cache
+            )
+            results.update(zip(indices, sampled, strict=True))
+            bar.update(len(indices))
+    return [results[i] for i in range(len(encoded))]
+
+
+def pick_tokens(
+    logits: Float[Tensor, "batch d_vocab"],
+    uniforms: Float[Tensor, " batch"],
+    temperature: float,
+) -> Int[Tensor, " batch"]:
+    """Next tokens by the inverse of the cumulative distribution; greedy at temperature 0."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    cumulative = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    targets = (uniforms.to(cumulative) * cumulative[:, -1]).unsqueeze(-1)
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1).clamp_max(
+        logits.shape[-1] - 1
+    )
+
+
+def uniform_stream(seed: int, index: int, count: int) -> Float[Tensor, " count"]:
+    """The uniform numbers, float64, that prompt `index` draws its tokens with."""
+    # Odd multipliers keep neighbouring (seed, index) pairs on different streams.
+    generator = torch.Generator().manual_seed(
+        (seed * 6364136223846793005 + index * 1442695040888963407 + 1) % 2**63
+    )
+    return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def _sample_batch(
+    model: "HookedModel",
+    prompts: Sequence[PromptTokens],
+    uniforms: Float[Tensor, "batch max_new_tokens"],
+    temperature: float,
+    use_cache: bool,
+) -> list[Generation]:
+    rows = [TokenRow(p.ids, p.question_start, len(p.ids) - 1) for p in prompts]
+    batch = model.pad(rows)
+    ends = torch.tensor(sorted(model.encoder.end_token_ids), device=model.device)
+    finished = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
+    uniforms = uniforms.to(model.device)
+    drawn: list[Tensor] = []
+    cache, new = None, batch
+    for step in range(uniforms.shape[1]):
+        if use_cache:
+            logits, cache = model.step(new.tokens, batch.attention_mask, new.region, cache)
+        else:
+            logits = model.logits(batch)
+        tokens = pick_tokens(logits[:, -1], uniforms[:, step], temperature)
+        drawn.append(tokens)
+        finished = finished | torch.isin(tokens, ends)
+        if bool(finished.all()):
+            break
+        batch, new = _append(batch, tokens)
+    return [_until_end(row, model.encoder.end_token_ids) for row in torch.stack(drawn, 1).tolist()]
+
+
+def _append(batch: TokenBatch, tokens: Int[Tensor, " batch"]) -> tuple[TokenBatch, TokenBatch]:
+    """The batch grown by one response column, and that column alone."""
+    column = tokens.unsqueeze(-1)
+    new = TokenBatch(
+        column, torch.ones_like(column, dtype=torch.bool), torch.full_like(column, RESPONSE)
+    )
+    grown = TokenBatch(
+        torch.cat([batch.tokens, new.tokens], dim=1),
+        torch.cat([batch.attention_mask, new.attention_mask], dim=1),
+        torch.cat([batch.region, new.region], dim=1),
+    )
+    return grown, new
+
+
+def _until_end(tokens: Sequence[int], end_token_ids: frozenset[int]) -> Generation:
+    for i, token in enumerate(tokens):
+        if token in end_token_ids:
+            return Generation(tuple(tokens[:i]), finished=True)
+    return Generation(tuple(tokens), finished=False)

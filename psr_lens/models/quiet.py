@@ -1,0 +1,40 @@
+"""Silence for libraries that talk while they load."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep prints, progress bars, log lines and Python warnings of a block from being seen.
+
+    Only for calls into TransformerLens and transformers, whose errors still pass. State is put
+    back as it was, also after an exception.
+    """
+    root = logging.getLogger()
+    # `logging.warning(...)` on a bare root logger installs a handler for good, and it would write
+    # into the buffer below ever after.
+    placeholder = logging.NullHandler()
+    root.addHandler(placeholder)
+    disabled = root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        root.removeHandler(placeholder)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

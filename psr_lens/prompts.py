@@ -1,0 +1,151 @@
+"""Pairs of prompts: the same question without and with a steering instruction."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from psr_lens.models.chat import Message, Prompt, RawText, check_messages, with_instruction
+
+_FIELDS = ("base", "steered", "response", "equivalent", "group")
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """A base prompt `x` and the same prompt with a steering instruction, `x'`.
+
+    Attributes:
+        base: The prompt `x`: chat messages, a string, or `RawText`.
+        steered: The prompt `x'`.
+        response: A response `y'` that the model gave to `x'`; None to have one sampled.
+        equivalent: `x` with the instruction in other words, for the reference line of
+            faithfulness reports; None where there is none.
+        group: What must not be torn apart between train, dev and test (a topic, a subject). By
+            default the text of the base prompt, so that one question never stands on two sides.
+        metadata: Anything else that the user wants to keep beside it.
+    """
+
+    base: Prompt
+    steered: Prompt
+    response: str | None = None
+    equivalent: Prompt | None = None
+    group: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.group:
+            object.__setattr__(self, "group", prompt_text(self.base))
+
+
+def instruct(
+    question: str | Sequence[Message],
+    instruction: str,
+    *,
+    equivalent: str | None = None,
+    response: str | None = None,
+    group: str = "",
+) -> PromptPair:
+    """A pair from a question and an instruction for the system message.
+
+    Args:
+        question: The user's turn, or a whole chat.
+        instruction: The steering instruction; it becomes (the head of) the system message. Where a
+            chat template takes no system message, the model puts it at the head of the user's turn.
+        equivalent: The same instruction in other words.
+        response: A response given to the steered prompt, None to have one sampled.
+        group: As in `PromptPair`.
+
+    Example:
+        >>> pair = instruct("Tell me about whales.", "Be sycophantic.")
+        >>> [message["role"] for message in pair.steered]
+        ['system', 'user']
+    """
+    chat = [{"role": "user", "content": question}] if isinstance(question, str) else question
+    check_messages(chat)
+    return PromptPair(
+        base=list(chat),
+        steered=with_instruction(chat, instruction),
+        response=response,
+        equivalent=None if equivalent is None else with_instruction(chat, equivalent),
+        group=group,
+    )
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt as one plain string, without a template: for grouping and for showing."""
+    if isinstance(prompt, RawText):
+        return prompt.text
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def load_pairs(path: str | Path) -> list[PromptPair]:
+    """Read prompt pairs from a JSON Lines file.
+
+    Every line is an object with `base` and `steered`, each a string or a list of messages, and
+    optionally `response`, `equivalent` and `group`. A prompt of the form `{"raw": "..."}` is text
+    that no chat template touches. Other keys are kept as metadata. Empty lines are skipped.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is wrong, with its number and what is wrong, or there is no pair.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no pairs file {str(path)!r}: pass a JSON Lines file")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
+    pairs = [
+        _parse_line(line, f"{path}, line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not pairs:
+        raise ValueError(f"{path} holds no pair: write one JSON object per line")
+    return pairs
+
+
+def _parse_line(line: str, where: str) -> PromptPair:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: {type(record).__name__} instead of an object with 'base' ...")
+    missing = [key for key in ("base", "steered") if key not in record]
+    if missing:
+        raise ValueError(f"{where}: key {missing[0]!r} is missing; keys are {sorted(record)}")
+    for key in ("response", "group"):
+        if not isinstance(record.get(key, ""), str | None):
+            raise ValueError(f"{where}: {key!r} must be a string, not {record[key]!r}")
+    equivalent = record.get("equivalent")
+    return PromptPair(
+        base=_parse_prompt(record["base"], f"{where}, 'base'"),
+        steered=_parse_prompt(record["steered"], f"{where}, 'steered'"),
+        response=record.get("response"),
+        equivalent=None
+        if equivalent is None
+        else _parse_prompt(equivalent, f"{where}, 'equivalent'"),
+        group=record.get("group") or "",
+        metadata={key: value for key, value in record.items() if key not in _FIELDS},
+    )
+
+
+def _parse_prompt(value: Any, where: str) -> Prompt:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, dict) and set(value) == {"raw"} and isinstance(value["raw"], str):
+        return RawText(value["raw"])
+    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
+        try:
+            return list(check_messages(value))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    raise ValueError(
+        f"{where}: {value!r} is neither a non-empty string, a list of messages, "
+        'nor {"raw": "text"}'
+    )

@@ -1,0 +1,252 @@
+"""Responses to the steered prompts, and the data set that fits and reports are made from."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, overload
+
+import torch
+
+from psr_lens._types import Surface
+from psr_lens.models import HookedModel, TokenRow, as_hooked_model
+from psr_lens.models.chat import common_suffix_length
+from psr_lens.models.generation import generate_tokens
+from psr_lens.prompts import PromptPair
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A triplet `(x, x', y')` as token ids.
+
+    Attributes:
+        pair: Where it comes from.
+        base_ids: Token ids of `x`.
+        steered_ids: Token ids of `x'`.
+        response_ids: Token ids of `y'`, without its end token. The end token is predicted at the
+            last of them, so nothing on the surface lies after it.
+        equivalent_ids: Token ids of the paraphrased `x'`, None where the pair has none.
+        finished: Whether the model ended the response.
+    """
+
+    pair: PromptPair
+    base_ids: tuple[int, ...]
+    steered_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    equivalent_ids: tuple[int, ...] | None = None
+    finished: bool = True
+
+    @cached_property
+    def key(self) -> str:
+        """A short hash of the two prompts, the same for every response to them."""
+        return hashlib.sha256(repr((self.base_ids, self.steered_ids)).encode()).hexdigest()[:12]
+
+    @property
+    def question_length(self) -> int:
+        """Tokens in the longest common suffix of `x` and `x'`, at least 1."""
+        return max(1, common_suffix_length(self.base_ids, self.steered_ids))
+
+    def surface_length(self, surface: Surface) -> int:
+        """Number of tokens on the surface."""
+        return (1 if surface == "R" else self.question_length) + len(self.response_ids)
+
+    @property
+    def base_row(self) -> TokenRow:
+        """`x y'`."""
+        return self._row(self.base_ids)
+
+    @property
+    def steered_row(self) -> TokenRow:
+        """`x' y'`."""
+        return self._row(self.steered_ids)
+
+    @property
+    def equivalent_row(self) -> TokenRow:
+        """`x'' y'`, the paraphrased instruction.
+
+        Raises:
+            ValueError: If the pair has no paraphrase, or one whose question differs.
+        """
+        if self.equivalent_ids is None:
+            raise ValueError("this example has no equivalent prompt: set PromptPair.equivalent")
+        return self._row(self.equivalent_ids)
+
+    def _row(self, prompt: tuple[int, ...]) -> TokenRow:
+        return TokenRow(
+            prompt + self.response_ids, len(prompt) - self.question_length, len(prompt) - 1
+        )
+
+
+@dataclass(frozen=True)
+class SteeringDataset(Sequence[Example]):
+    """Examples with a split into train, dev and test that never tears a group apart.
+
+    Attributes:
+        examples: The triplets.
+        split_of_group: To which split every group belongs.
+        provenance: Which model sampled the responses, and how.
+    """
+
+    examples: tuple[Example, ...]
+    split_of_group: Mapping[str, Split]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> "SteeringDataset": ...
+    def __getitem__(self, index: int | slice) -> "Example | SteeringDataset":
+        if isinstance(index, slice):
+            return replace(self, examples=self.examples[index])
+        return self.examples[index]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.examples)
+
+    @property
+    def train(self) -> "SteeringDataset":
+        """The examples to fit on."""
+        return self._part("train")
+
+    @property
+    def dev(self) -> "SteeringDataset":
+        """The examples that decide when to stop and what to choose."""
+        return self._part("dev")
+
+    @property
+    def test(self) -> "SteeringDataset":
+        """The examples to report on."""
+        return self._part("test")
+
+    def filter(self, keep: Callable[[Example], bool]) -> "SteeringDataset":
+        """The examples for which `keep` holds: a judge's filter, say."""
+        return replace(self, examples=tuple(e for e in self.examples if keep(e)))
+
+    def _part(self, split: Split) -> "SteeringDataset":
+        return self.filter(lambda example: self.split_of_group[example.pair.group] == split)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(self._part(split))} {split}" for split in SPLITS)
+        return f"SteeringDataset({len(self)} examples: {sizes})"
+
+
+def sample_responses(
+    model: Any,
+    pairs: Sequence[PromptPair],
+    *,
+    samples_per_pair: int = 1,
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 32,
+    split: tuple[float, float, float] | Mapping[str, Split] = (0.6, 0.2, 0.2),
+    progress: bool = True,
+) -> SteeringDataset:
+    """Let the model answer every steered prompt, and lay the answers out as a data set.
+
+    Args:
+        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        pairs: The prompt pairs. A pair with a response of its own is tokenised, not sampled.
+        samples_per_pair: Responses per pair.
+        max_new_tokens: Longest response, in tokens.
+        temperature: 0 for greedy decoding.
+        seed: Decides responses and split; the same seed gives the same data set.
+        batch_size: Prompts per batch; it does not change what is sampled.
+        split: Shares of train, dev and test, over groups; or the split of every group.
+        progress: Whether to show a bar.
+
+    Raises:
+        ValueError: If there is no pair, or an argument is out of its range.
+    """
+    if not pairs:
+        raise ValueError("there are no pairs to sample responses for: pass at least one")
+    if isinstance(split, Mapping) and any(pair.group not in split for pair in pairs):
+        unnamed = next(pair.group for pair in pairs if pair.group not in split)
+        raise ValueError(f"split names no part for group {unnamed!r}: name train, dev or test")
+    if samples_per_pair < 1:
+        raise ValueError(f"samples_per_pair={samples_per_pair}: it must be at least 1")
+    hooked = as_hooked_model(model)
+    wanted = [pair for pair in pairs for _ in range(samples_per_pair if not pair.response else 1)]
+    to_sample = [pair for pair in wanted if pair.response is None]
+    sampled = iter(
+        generate_tokens(
+            hooked,
+            [pair.steered for pair in to_sample],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        if to_sample
+        else ()
+    )
+    examples = []
+    for pair in wanted:
+        if pair.response is None:
+            generation = next(sampled)
+            examples.append(make_example(hooked, pair, generation.tokens, generation.finished))
+        else:
+            ids = hooked.encoder.encode_response(pair.base, pair.response)
+            examples.append(make_example(hooked, pair, ids))
+    groups = [pair.group for pair in pairs]
+    return SteeringDataset(
+        tuple(examples),
+        dict(split) if isinstance(split, Mapping) else split_groups(groups, split, seed),
+        {
+            "responses_from": hooked.name,
+            "sampled": len(to_sample),
+            "temperature": temperature,
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+        },
+    )
+
+
+def make_example(
+    model: HookedModel,
+    pair: PromptPair,
+    response_ids: Sequence[int],
+    finished: bool = True,
+) -> Example:
+    """Tokenise a pair's prompts around a given response."""
+    encode = model.encoder.encode
+    return Example(
+        pair,
+        encode(pair.base).ids,
+        encode(pair.steered).ids,
+        tuple(response_ids),
+        None if pair.equivalent is None else encode(pair.equivalent).ids,
+        finished,
+    )
+
+
+def split_groups(
+    groups: Sequence[str], shares: tuple[float, float, float], seed: int
+) -> dict[str, Split]:
+    """Shuffle the distinct groups by `seed` and cut them by `shares`.
+
+    A split with a positive share gets at least one group as long as there are enough of them, train
+    first, then test, then dev.
+
+    Raises:
+        ValueError: If a share is negative or they do not sum to 1.
+    """
+    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"split={shares}: shares of train, dev and test must be >= 0 and sum to 1")
+    distinct = sorted(set(groups))
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = [distinct[i] for i in torch.randperm(len(distinct), generator=generator).tolist()]
+    counts = [int(share * len(distinct)) for share in shares]
+    for i in (0, 2, 1):
+        if shares[i] > 0 and counts[i] == 0 and sum(counts) < len(distinct):
+            counts[i] = 1
+    counts[0 if shares[0] > 0 else counts.index(max(counts))] += len(distinct) - sum(counts)
+    names = [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+    return dict(zip(shuffled, names, strict=True))

@@ -1,0 +1,66 @@
+"""A constant steering vector: the same push at every token."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from psr_lens._types import Surface
+from psr_lens.steering.base import PushSteering
+
+
+@final
+class ConstantSteering(PushSteering):
+    r"""$A \leftarrow A + \alpha z_l$: one steering vector per layer, whatever the token.
+
+    Fitted as `dim` (difference in means, Rimsky et al. 2023, arXiv 2312.06681), the vector of a
+    layer is the mean accumulated delta over the surface of the training set; fitted as `const` at
+    several layers it is the mean of what the earlier layers' vectors leave missing.
+
+    Args:
+        vectors: The steering vectors `z`, one row per layer, in units of the residual stream.
+        layers: The layers, ascending.
+        surface: Where it acts.
+        provenance: Where it comes from.
+        fit_report: How the fit went.
+
+    Raises:
+        ValueError: If there is not one vector per layer.
+    """
+
+    method: ClassVar[str] = "constant"
+
+    def __init__(
+        self,
+        vectors: Float[Tensor, "layer d_model"],
+        layers: Sequence[int],
+        *,
+        surface: Surface = "R",
+        provenance: Mapping[str, Any] | None = None,
+        fit_report: Any = None,
+    ):
+        super().__init__(layers, surface=surface, provenance=provenance, fit_report=fit_report)
+        if len(vectors) != len(self.layers):
+            raise ValueError(
+                f"{len(vectors)} steering vectors for {len(self.layers)} layers: pass one per layer"
+            )
+        self.vectors = vectors
+        self._vector_of_layer = dict(zip(self.layers, vectors, strict=True))
+
+    def push(
+        self, layer: int, resid: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
+        """`z_l`, at every position."""
+        return self._vector_of_layer[layer].to(resid).expand_as(resid)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The vectors."""
+        return {"vectors": self.vectors}
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
+    ) -> "ConstantSteering":
+        """The inverse of `tensors`."""
+        return cls(tensors["vectors"], layers, **options)

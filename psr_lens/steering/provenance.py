@@ -1,0 +1,79 @@
+"""Where a result comes from, and whether it belongs to the model at hand."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from psr_lens.models import HookedModel
+from psr_lens.models.numerics import Fingerprint, model_fingerprint
+from psr_lens.responses import Example
+
+
+def describe_model(model: HookedModel) -> dict[str, Any]:
+    """The model's part of a provenance: name, versions, numerics, fingerprint."""
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "backend": model.backend,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "numerics": "unprocessed",
+        "hook_point": "blocks.{layer}.hook_resid_post",
+        "chat_template": model.encoder.template_hash,
+        "transformer_lens": version("transformer-lens"),
+        "transformers": version("transformers"),
+        "torch": version("torch"),
+        "fingerprint": asdict(model_fingerprint(model)),
+    }
+
+
+def describe_data(data: Sequence[Example]) -> dict[str, Any]:
+    """The data's part of a provenance: how much, and the keys of the examples."""
+    responses = hashlib.sha256(repr([e.response_ids for e in data]).encode()).hexdigest()[:16]
+    return {
+        "examples": len(data),
+        "responses": responses,
+        "sampling": dict(getattr(data, "provenance", {})),
+        "example_keys": sorted({example.key for example in data}),
+    }
+
+
+def provenance(model: HookedModel, **parts: Any) -> dict[str, Any]:
+    """A whole provenance: package version, model, and whatever else is given."""
+    return {"psr_lens": version("psr-lens"), "model": describe_model(model), **parts}
+
+
+def check_model(recorded: Mapping[str, Any], model: HookedModel, highest_layer: int) -> None:
+    """Refuse a steering on another model, or on another numerics of the same.
+
+    Args:
+        recorded: The steering's provenance; one without a model is not checked beyond its layers.
+        model: The model it is to act on.
+        highest_layer: The highest layer that it covers.
+
+    Raises:
+        ValueError: If they do not belong together.
+    """
+    if highest_layer >= model.n_layers:
+        raise ValueError(
+            f"the steering covers layer {highest_layer} but {model.name} has {model.n_layers} layers "
+            f"(0 to {model.n_layers - 1})"
+        )
+    if "model" not in recorded:
+        return
+    origin = recorded["model"]
+    stored = origin["fingerprint"]
+    expected = Fingerprint(
+        stored["n_layers"],
+        stored["d_model"],
+        stored["d_vocab"],
+        tuple(stored["norms"]),
+        tuple(tuple(row) for row in stored["coordinates"]),
+    )
+    difference = expected.difference(model_fingerprint(model))
+    if difference:
+        raise ValueError(
+            f"the steering was fitted on {origin['name']!r} with {origin['numerics']} weights and does "
+            f"not belong to {model.name!r}: {difference}; load the model it was fitted on"
+        )

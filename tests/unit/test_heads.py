@@ -1,0 +1,123 @@
+"""The regression behind a PSR layer, on data whose truth is planted."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psr_lens.fitting.heads import best_directions, fit_heads, principal_direction, ridge
+
+
+def planted(n_tokens=2000, d_model=24, n_heads=1, seed=0, noise=0.0):
+    """Residual streams and what planted ReLU heads push there."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x = normal(n_tokens, d_model) * (0.5 + 3 * torch.rand(d_model, generator=generator).double())
+    w, z = normal(n_heads, d_model), normal(n_heads, d_model)
+    b = torch.linspace(-1.0, 1.0, n_heads, dtype=torch.float64)
+    y = torch.relu(x @ w.T + b) @ z + noise * normal(n_tokens, d_model)
+    return x, y, w, b, z
+
+
+def test_recovers_a_planted_head():
+    x, y, w, b, z = planted()
+    heads = fit_heads(x, y, penalty=0.0)
+    assert heads.train_loss < 1e-4
+    cosine = torch.cosine_similarity(heads.z[0], z[0], dim=0)
+    assert cosine > 0.9999
+    fitted = torch.relu(x @ heads.w.T + heads.b) * heads.z.norm()
+    truth = torch.relu(x @ w.T + b) * z.norm()
+    assert (fitted - truth).square().sum() < 1e-4 * truth.square().sum()
+
+
+def test_generalises_to_tokens_it_has_not_seen():
+    x, y, *_ = planted(n_tokens=3000, noise=0.3)
+    heads = fit_heads(x[:2000], y[:2000], dev=(x[2000:2500], y[2000:2500]))
+    left = y[2500:] - torch.relu(x[2500:] @ heads.w.T + heads.b) @ heads.z
+    share = left.square().sum() / y[2500:].square().sum()
+    # What is left is the noise, 0.3^2 per coordinate, and hardly more.
+    noise = 0.3**2 * y[2500:].numel() / y[2500:].square().sum()
+    assert heads.dev_loss == pytest.approx(float(share), rel=0.3)
+    assert share < 1.2 * noise
+
+
+def test_more_heads_leave_less():
+    x, y, *_ = planted(n_heads=4)
+    losses = [fit_heads(x, y, n_heads=n).train_loss for n in (1, 2, 4)]
+    assert losses[0] > losses[1] > losses[2]
+    assert losses[2] < 0.1 * losses[0]
+
+
+def test_a_constant_target_is_learnt_as_a_bias():
+    x, *_ = planted()
+    y = torch.ones_like(x)
+    heads = fit_heads(x, y, penalty=1e-4)
+    assert heads.train_loss < 1e-4
+
+
+def test_nothing_to_add_gives_zero_heads():
+    x, *_ = planted(n_tokens=50)
+    heads = fit_heads(x, torch.zeros_like(x))
+    assert not heads.w.any()
+    assert not heads.z.any()
+    assert heads.train_loss == 0.0
+
+
+def test_the_same_data_gives_the_same_heads():
+    x, y, *_ = planted(noise=0.5)
+    first, second = fit_heads(x.float(), y.float()), fit_heads(x.float(), y.float())
+    assert torch.equal(first.w, second.w)
+    assert torch.equal(first.z, second.z)
+
+
+def test_scale_of_inputs_does_not_matter():
+    x, y, *_ = planted(noise=0.5)
+    plain, scaled = fit_heads(x, y), fit_heads(1000 * x + 5, y)
+    assert plain.train_loss == pytest.approx(scaled.train_loss, rel=1e-6)
+
+
+def test_principal_direction_keeps_the_mean_that_centring_deletes():
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.nn.functional.normalize(torch.randn(64, generator=generator), dim=0)
+    noise = torch.randn(500, 64, generator=generator) * 0.3
+    y = 4 * truth + noise
+    assert torch.cosine_similarity(principal_direction(y), truth, dim=0) > 0.99
+    centred = principal_direction(y - y.mean(dim=0))
+    assert torch.cosine_similarity(centred, truth, dim=0).abs() < 0.5
+
+
+def test_principal_direction_points_where_the_energy_is():
+    y = torch.outer(torch.tensor([1.0, 1.0, -5.0]), torch.tensor([0.6, 0.8]))
+    assert torch.allclose(principal_direction(y), torch.tensor([-0.6, -0.8]), atol=1e-5)
+
+
+def test_no_token_or_no_head_is_refused():
+    with pytest.raises(ValueError, match="n_heads=0"):
+        fit_heads(torch.ones(3, 2), torch.ones(3, 2), n_heads=0)
+    with pytest.raises(ValueError, match="0 tokens"):
+        fit_heads(torch.ones(0, 2), torch.ones(0, 2))
+
+
+@given(seed=st.integers(0, 1000), n_heads=st.integers(1, 4))
+def test_best_directions_solve_the_normal_equations(seed, n_heads):
+    generator = torch.Generator().manual_seed(seed)
+    c = torch.rand(60, n_heads, generator=generator, dtype=torch.float64)
+    y = torch.randn(60, 7, generator=generator, dtype=torch.float64)
+    left = y - c @ best_directions(c, y)
+    assert (c.T @ left).abs().max() < 1e-3 * (c.T @ y).abs().max()
+
+
+@given(seed=st.integers(0, 1000), penalty=st.floats(1e-6, 1.0))
+def test_ridge_is_at_a_minimum(seed, penalty):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(40, 5, generator=generator, dtype=torch.float64)
+    t = torch.randn(40, generator=generator, dtype=torch.float64)
+    w, b = ridge(x, t, penalty)
+    w, b = w.clone().requires_grad_(), b.clone().requires_grad_()
+    loss = (x @ w + b - t).square().mean() + penalty * w.square().sum()
+    gw, gb = torch.autograd.grad(loss, (w, b))
+    assert gw.abs().max() < 1e-9
+    assert gb.abs() < 1e-9

@@ -1,0 +1,84 @@
+"""Prompt pairs and their file."""
+
+import json
+
+import pytest
+
+from psr_lens.models import RawText
+from psr_lens.prompts import PromptPair, instruct, load_pairs
+
+
+def write(path, *lines):
+    path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
+    return path
+
+
+def test_load_pairs_reads_all_forms(tmp_path):
+    chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+    path = write(
+        tmp_path / "pairs.jsonl",
+        {"base": "Hi", "steered": chat, "response": "Hello", "topic": "greeting", "id": 3},
+        "",
+        {"base": {"raw": "Once"}, "steered": {"raw": "Kindly. Once"}, "group": "g"},
+        {"base": "Hi", "steered": "Be kind. Hi", "equivalent": "Show kindness. Hi"},
+    )
+    first, second, third = load_pairs(path)
+    assert first.base == "Hi"
+    assert first.steered == chat
+    assert first.response == "Hello"
+    assert first.metadata == {"topic": "greeting", "id": 3}
+    assert second.base == RawText("Once")
+    assert second.group == "g"
+    assert third.equivalent == "Show kindness. Hi"
+    assert third.group == first.group == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", "line 2: not JSON"),
+        ("[1]", "line 2: list instead of an object"),
+        ('{"base": "a"}', "line 2: key 'steered' is missing"),
+        ('{"base": "", "steered": "b"}', "line 2, 'base': ''"),
+        ('{"base": 3, "steered": "b"}', "line 2, 'base': 3"),
+        ('{"base": [], "steered": "b"}', "line 2, 'base': the list of messages is empty"),
+        ('{"base": [{"role": "user"}], "steered": "b"}', "line 2, 'base': message"),
+        ('{"base": "a", "steered": "b", "response": 5}', "line 2: 'response' must be a string"),
+    ],
+)
+def test_a_wrong_line_is_named_by_its_number(tmp_path, line, message):
+    path = write(tmp_path / "p.jsonl", {"base": "a", "steered": "b"}, line)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        load_pairs(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_or_missing_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no pair"):
+        load_pairs(write(tmp_path / "empty.jsonl", ""))
+    with pytest.raises(FileNotFoundError, match="absent"):
+        load_pairs(tmp_path / "absent.jsonl")
+    (tmp_path / "latin").write_bytes(b'{"base": "\xff"}')
+    with pytest.raises(ValueError, match="not UTF-8"):
+        load_pairs(tmp_path / "latin")
+
+
+def test_instruct_puts_the_instruction_in_the_system_message():
+    pair = instruct("Why?", "Be brief.", equivalent="Few words.")
+    assert pair.base == [{"role": "user", "content": "Why?"}]
+    assert pair.steered[0] == {"role": "system", "content": "Be brief."}
+    assert pair.steered[1:] == pair.base
+    assert pair.equivalent[0]["content"] == "Few words."
+
+
+def test_instruct_keeps_a_system_message_that_is_there():
+    chat = [{"role": "system", "content": "You are Bob."}, {"role": "user", "content": "Why?"}]
+    pair = instruct(chat, "Be brief.")
+    assert pair.steered[0]["content"] == "Be brief.\nYou are Bob."
+    assert pair.base == chat
+
+
+def test_group_defaults_to_the_question():
+    assert PromptPair("q", "s q").group == PromptPair("q", "t q").group == "q"
+    assert PromptPair("q", "s q", group="g").group == "g"

@@ -1,0 +1,40 @@
+"""Splits never tear a group apart."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psr_lens.responses import split_groups
+
+
+@given(
+    groups=st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=40),
+    seed=st.integers(0, 2**31),
+)
+def test_every_group_is_in_exactly_one_split(groups, seed):
+    split = split_groups(groups, (0.6, 0.2, 0.2), seed)
+    assert set(split) == set(groups)
+    counts = {name: list(split.values()).count(name) for name in ("train", "dev", "test")}
+    n = len(set(groups))
+    assert sum(counts.values()) == n
+    assert counts["train"] >= 1
+    if n >= 3:
+        assert min(counts.values()) >= 1
+    assert counts["train"] >= int(0.6 * n)
+
+
+def test_order_of_groups_does_not_matter_and_the_seed_does():
+    groups = [f"g{i}" for i in range(30)]
+    assert split_groups(groups, (0.5, 0.25, 0.25), 1) == split_groups(
+        groups[::-1], (0.5, 0.25, 0.25), 1
+    )
+    assert split_groups(groups, (0.5, 0.25, 0.25), 1) != split_groups(
+        groups, (0.5, 0.25, 0.25), 2
+    )
+
+
+def test_shares_must_be_shares():
+    with pytest.raises(ValueError, match="sum to 1"):
+        split_groups(["a"], (0.6, 0.6, 0.2), 0)
+    with pytest.raises(ValueError, match="must be >= 0"):
+        split_groups(["a"], (1.2, -0.2, 0.0), 0)
