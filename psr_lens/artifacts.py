@@ -51,7 +51,9 @@ def artifact_path(path: str | Path) -> Path:
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
 
 
-def write_artifact(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+def write_artifact(
+    path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> Path:
     """Write tensors and header.
 
     Args:

@@ -134,9 +134,7 @@ def iter_batches(
 ) -> Iterator[list[int]]:
     """Indices of examples in batches of like length, with a progress bar over examples."""
     lengths = [len(e.steered_ids) + len(e.response_ids) for e in data]
-    with tqdm(
-        total=len(data), desc=description, unit="example", disable=not progress
-    ) as bar:
+    with tqdm(total=len(data), desc=description, unit="example", disable=not progress) as bar:
         for indices in length_sorted_batches(lengths, batch_size):
             yield indices
             bar.update(len(indices))

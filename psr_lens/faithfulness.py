@@ -214,7 +214,12 @@ def measure_faithfulness(
         alpha,
         surface,
         len(data),
-        provenance(hooked, data=describe_data(data), seed=seed, n_bootstrap=n_bootstrap),
+        provenance(
+            hooked,
+            data=describe_data(data, getattr(data, "provenance", {})),
+            seed=seed,
+            n_bootstrap=n_bootstrap,
+        ),
     )
 
 

@@ -17,8 +17,7 @@ from psr_lens.responses import Example, SteeringDataset, split_groups
 from psr_lens.steering import PSR, ConstantSteering, OracleSteering, Steering
 from psr_lens.steering.provenance import describe_data, provenance
 
-Method = Literal["dim", "const", "psr", "oracle"]
-METHODS: Final[tuple[Method, ...]] = ("dim", "const", "psr", "oracle")
+METHODS: Final = ("dim", "const", "psr", "oracle")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class FitReport:
             `layers="best"` tried; empty otherwise.
     """
 
-    method: Method
+    method: str
     stages: tuple[StageReport, ...]
     seconds: float
     examples: int
@@ -64,7 +63,7 @@ def fit(
     model: Any,
     data: SteeringDataset,
     *,
-    method: Method = "psr",
+    method: str = "psr",
     layers: Layers | Literal["best"] = "all",
     surface: Surface = "R",
     n_heads: int = 1,
@@ -116,9 +115,17 @@ def fit(
         raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")
     train, dev = _train_and_dev(data, seed)
     start = time.perf_counter()
-    chosen = tuple(range(hooked.n_layers)) if layers == "best" else resolve_layers(layers, hooked.n_layers)
+    chosen = (
+        tuple(range(hooked.n_layers))
+        if layers == "best"
+        else resolve_layers(layers, hooked.n_layers)
+    )
     origin = provenance(
-        hooked, method=method, surface=surface, seed=seed, data=describe_data([*train, *dev])
+        hooked,
+        method=method,
+        surface=surface,
+        seed=seed,
+        data=describe_data([*train, *dev], data.provenance),
     )
     if method == "oracle":
         if layers == "best":
@@ -159,8 +166,8 @@ def fit(
 class _Solver:
     """Fits the stages of one method, and makes the steering of them."""
 
-    def __init__(self, method: Method, n_heads: int):
-        self.method: Method = method
+    def __init__(self, method: str, n_heads: int):
+        self.method = method
         self.n_heads = n_heads
         self.tensors: dict[int, tuple[Tensor, ...]] = {}
         self.reports: dict[int, StageReport] = {}
@@ -179,7 +186,9 @@ class _Solver:
         return lambda resid: one.push(layer, resid)
 
     def steering(self, layers: Sequence[int], surface: Surface) -> PSR | ConstantSteering:
-        stacked = [torch.stack(parts) for parts in zip(*(self.tensors[i] for i in layers), strict=True)]
+        stacked = [
+            torch.stack(parts) for parts in zip(*(self.tensors[i] for i in layers), strict=True)
+        ]
         if self.method == "psr":
             return PSR(*stacked, layers, surface=surface)
         return ConstantSteering(stacked[0], layers, surface=surface)

@@ -2,7 +2,8 @@
 
 The two backends, HookedTransformer and TransformerBridge, differ in how hook points are spelt, how
 a KV cache is passed and whether a block can be run alone. The differences end here: everything else
-edits residual streams through `edited`, and runs `logits`, `run`, `embed`, `run_block` or `generate`.
+edits residual streams through `edited`, and runs `logits`, `run`, `embed`, `run_block` or
+`generate`.
 """
 
 from abc import ABC, abstractmethod
@@ -110,7 +111,7 @@ class HookedModel(ABC):
         attention_mask: Tensor,
         cache: Any,
     ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
-        """Logits of the new tokens and the cache; `attention_mask` covers cached and new columns."""
+        """Logits of the new tokens, and the cache; the mask covers cached and new columns."""
 
     @abstractmethod
     def _embed(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]: ...
@@ -205,7 +206,8 @@ class HookedModel(ABC):
             The response's text, or a list of texts where a list of prompts was given.
 
         Raises:
-            ValueError: If an argument is out of its range, or a prompt leaves no room in the context.
+            ValueError: If an argument is out of its range, or a prompt leaves no room in the
+                context.
         """
         from psr_lens.models.generation import generate_tokens
 
@@ -371,7 +373,13 @@ class _RawCalls:
 
 
 def is_prompt_list(prompts: Prompt | Sequence[Prompt]) -> bool:
-    """Whether this is a list of prompts and not one prompt."""
+    """Whether this is a list of prompts and not one prompt.
+
+    Raises:
+        ValueError: If it is a single message, which has to stand in a list.
+    """
+    if isinstance(prompts, Mapping):
+        raise ValueError(f"{dict(prompts)!r} is one message: pass a list of messages")
     if isinstance(prompts, str | RawText):
         return False
     return not (len(prompts) > 0 and isinstance(prompts[0], Mapping))

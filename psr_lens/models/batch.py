@@ -24,9 +24,7 @@ RESPONSE: Final = 2
 _FIRST_REGION: Final[dict[Surface, int]] = {"R": RESPONSE, "QR": QUESTION}
 
 
-def surface_mask(
-    region: Int[Tensor, "batch pos"], surface: Surface
-) -> Bool[Tensor, "batch pos"]:
+def surface_mask(region: Int[Tensor, "batch pos"], surface: Surface) -> Bool[Tensor, "batch pos"]:
     """Which columns lie on the surface.
 
     Args:

@@ -101,9 +101,9 @@ class BridgeModel(HookedModel):
     def _finite_padding(self, mask: Bool[Tensor, "batch pos"]) -> Iterator[None]:
         """Keep padding columns from turning into NaN in float64.
 
-        The bridge takes attention scores to float32, where float64's lowest number, the mask's fill,
-        is minus infinity: a column that may attend to nothing becomes NaN, and its values spread
-        from the next block on. Narrower types have a finite fill and need no help.
+        The bridge takes attention scores to float32, where float64's lowest number, the mask's
+        fill, is minus infinity: a column that may attend to nothing becomes NaN, and its values
+        spread from the next block on. Narrower types have a finite fill and need no help.
         """
         if self.dtype != torch.float64 or bool(mask.all()):
             yield

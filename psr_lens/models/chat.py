@@ -30,6 +30,8 @@ class RawText:
 
 Prompt = str | RawText | Sequence[Message]
 
+# How SentencePiece spells a space.
+_SPACE = "\u2581"
 _PROBE_SYSTEM = "psrlenssystemprobe"
 _PROBE_TURN = "psrlensturnprobe"
 
@@ -83,6 +85,10 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any, end_token_ids: Sequence[int] = ()):
         self.tokenizer = tokenizer
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._special_ids = frozenset(tokenizer.all_special_ids) | {
+            int(i) for i, token in added.items() if token.special
+        }
         self.has_template = bool(getattr(tokenizer, "chat_template", None))
         self.takes_system_role = self.has_template and self._template_takes_system_role()
         ends = {int(i) for i in end_token_ids}
@@ -141,30 +147,35 @@ class PromptEncoder:
         return tuple(self.tokenizer(response, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
-        return self.tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        """Text of token ids as it follows a prompt, special tokens left out."""
+        plain = [int(i) for i in ids if int(i) not in self._special_ids]
+        if plain and self._piece(plain[0]).startswith(_SPACE):
+            # SentencePiece drops a leading space, taking it for the one that it adds to any text.
+            # Behind a first piece of its own, the response keeps its.
+            return self._decode(plain[:1] + plain)[len(self._decode(plain[:1])) :]
+        return self._decode(plain)
 
     def str_tokens(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Every token as text, special tokens included, leading spaces kept."""
-        shown = []
-        for token_id, token in zip(
-            ids, self.tokenizer.convert_ids_to_tokens([int(i) for i in ids]), strict=True
-        ):
-            if token is None:
-                shown.append(f"<id {token_id}>")
-            elif "\u2581" in token:
-                shown.append(token.replace("\u2581", " "))
-            else:
-                shown.append(
-                    self.tokenizer.decode(
-                        [int(token_id)],
-                        skip_special_tokens=False,
-                        clean_up_tokenization_spaces=False,
-                    )
-                )
-        return tuple(shown)
+        return tuple(self._shown(int(token_id)) for token_id in ids)
+
+    def _shown(self, token_id: int) -> str:
+        piece = self._piece(token_id)
+        if not piece:
+            # The vocabulary may have rows that no token uses.
+            return f"<id {token_id}>"
+        if _SPACE in piece:
+            return piece.replace(_SPACE, " ")
+        return self._decode([token_id])
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    def _piece(self, token_id: int) -> str:
+        """The token as the vocabulary spells it, empty where there is none."""
+        return self.tokenizer.convert_ids_to_tokens(token_id) or ""
 
     def _ids(self, prompt: Prompt) -> list[int]:
         return self._tokenise(self.text(prompt), templated=self._is_templated(prompt))
@@ -173,13 +184,22 @@ class PromptEncoder:
         return is_chat(prompt) or (isinstance(prompt, str) and self.has_template)
 
     def _tokenise(self, text: str, *, templated: bool) -> list[int]:
-        bos = getattr(self.tokenizer, "bos_token", None)
-        plain = templated or (bool(bos) and text.startswith(str(bos)))
-        return list(self.tokenizer(text, add_special_tokens=not plain)["input_ids"])
+        bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token
+        plain = templated or (bool(bos) and text.startswith(bos))
+        ids = list(self.tokenizer(text, add_special_tokens=not plain)["input_ids"])
+        if (
+            not plain
+            and eos
+            and not text.endswith(eos)
+            and ids[-1:] == [self.tokenizer.eos_token_id]
+        ):
+            # Some tokenizers close plain text by themselves; a prompt has to stay open.
+            ids.pop()
+        return ids
 
     def _question_start(self, prompt: Prompt, ids: Sequence[int]) -> int:
         if not self._is_templated(prompt):
-            bos = getattr(self.tokenizer, "bos_token_id", None)
+            bos = self.tokenizer.bos_token_id
             return 1 if bos is not None and len(ids) > 1 and ids[0] == bos else 0
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         instructed = self._ids(with_instruction(messages, _PROBE_SYSTEM))  # type: ignore[arg-type]
@@ -224,17 +244,19 @@ class PromptEncoder:
 
     def _end_of_turn_ids(self) -> set[int]:
         """The special token that the template writes after an assistant's turn, if any."""
+        from jinja2.exceptions import TemplateError
+
         turns = [
             {"role": "user", "content": _PROBE_TURN},
             {"role": "assistant", "content": _PROBE_TURN},
         ]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        try:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        except TemplateError:
+            return set()
         tail = text.rpartition(_PROBE_TURN)[2]
         ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
-        special = set(self.tokenizer.all_special_ids)
-        added = getattr(self.tokenizer, "added_tokens_decoder", {})
-        special |= {int(i) for i, token in added.items() if token.special}
-        return {int(ids[0])} if ids and ids[0] in special else set()
+        return {int(ids[0])} if ids and ids[0] in self._special_ids else set()
 
 
 def check_messages(messages: Sequence[Message]) -> Sequence[Message]:
@@ -246,6 +268,8 @@ def check_messages(messages: Sequence[Message]) -> Sequence[Message]:
     if not messages:
         raise ValueError("the list of messages is empty: a prompt needs at least one message")
     for message in messages:
+        if not isinstance(message, Mapping):
+            raise ValueError(f"{message!r} is no message: give each a 'role' and a 'content'")
         fields = (message.get("role"), message.get("content"))
         if not all(isinstance(field, str) for field in fields):
             raise ValueError(f"message {dict(message)!r} needs a string 'role' and 'content'")

@@ -97,27 +97,23 @@ def read_checkpoint(
     if not source.local:
         options["revision"] = revision
         options["local_files_only"] = not hub_reachable()
-    try:
-        with quiet():
-            config = _config(source, options)
-            _require_decoder(config, source)
-            tokenizer = _tokenizer(source, options)
-            model = _model(source, options, dtype)
-    except ValueError:
-        raise
+    with quiet():
+        _require_decoder(_config(source, options), source)
+        tokenizer = _tokenizer(source, options)
+        model = _model(source, options, dtype)
     model = _text_part(model).eval().requires_grad_(False).to(device)
     return Checkpoint(model, tokenizer, source.name, revision)
 
 
 def hub_reachable() -> bool:
-    """Whether the hub answers: one quick request, where the hub's own client tries for half a minute."""
+    """Whether the hub answers: one quick request, where its client retries for half a minute."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # noqa: BLE001 - the client library, and so the error's type, varies by version
+    except Exception:  # the client library, and so the error's type, varies by version
         return False
     return True
 
@@ -146,7 +142,7 @@ def _config(source: Source, options: dict[str, Any]) -> Any:
 
     try:
         return AutoConfig.from_pretrained(source.location, **options)
-    except Exception as error:  # noqa: BLE001 - every failure is one line for the user
+    except Exception as error:  # every failure is one line for the user
         if source.local:
             message = f"the config.json of {source.location!r} cannot be read: {one_line(error)}"
         elif options["local_files_only"]:
@@ -175,7 +171,7 @@ def _tokenizer(source: Source, options: dict[str, Any]) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(source.location, **options)
-    except Exception as error:  # noqa: BLE001 - every failure is one line for the user
+    except Exception as error:  # every failure is one line for the user
         raise ValueError(
             f"model {source.name!r} has no tokenizer that can be read, save one beside the model: "
             f"{one_line(error)}"
@@ -193,7 +189,7 @@ def _model(source: Source, options: dict[str, Any], dtype: torch.dtype) -> Any:
             output_loading_info=True,
             **options,
         )
-    except Exception as error:  # noqa: BLE001 - every failure is one line for the user
+    except Exception as error:  # every failure is one line for the user
         raise ValueError(
             f"the weights of model {source.name!r} cannot be loaded: {one_line(error)}"
         ) from None
@@ -214,6 +210,7 @@ def _text_part(model: Any) -> Any:
 
     with torch.device("meta"):
         text = Gemma3ForCausalLM(model.config.text_config)
+    text.config.architectures = ["Gemma3ForCausalLM"]
     text.model, text.lm_head = model.model.language_model, model.lm_head
     text.generation_config = model.generation_config
     return text

@@ -30,10 +30,11 @@ def to_hooked(checkpoint: Checkpoint) -> Any:
 
         source = checkpoint.model
         try:
-            fields = hooked_fields(source.config)
+            architecture = type(source).__name__
+            fields = hooked_fields(source.config, architecture)
             fields |= {
                 "model_name": checkpoint.name.rpartition("/")[2],
-                "original_architecture": source.config.architectures[0],
+                "original_architecture": architecture,
                 "tokenizer_name": None,
                 "init_weights": False,
                 "device": str(source.device),
@@ -43,21 +44,15 @@ def to_hooked(checkpoint: Checkpoint) -> Any:
             # With a model in hand the name is not used, but it has to be an existing path.
             weights = get_pretrained_state_dict(".", config, source, dtype=source.dtype)
             model = HookedTransformer(config, tokenizer=own_tokenizer(checkpoint.tokenizer))
-            model.load_and_process_state_dict(
-                weights,
-                fold_ln=False,
-                center_writing_weights=False,
-                center_unembed=False,
-                fold_value_biases=False,
-                refactor_factored_attn_matrices=False,
-            )
+            # All at once: TransformerLens' own loader walks all modules for every single weight.
+            model.load_state_dict(model.fill_missing_keys(weights), strict=False)
         except CannotConvert:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever stops TransformerLens is the reason
+        except Exception as error:  # whatever stops TransformerLens is the reason
             raise CannotConvert(
                 f"TransformerLens cannot convert it ({type(error).__name__}: {one_line(error)})"
             ) from error
-    return model.to(source.device)
+        return model.to(source.device)
 
 
 def to_bridge(checkpoint: Checkpoint) -> Any:
@@ -77,7 +72,7 @@ def to_bridge(checkpoint: Checkpoint) -> Any:
                 device=str(checkpoint.model.device),
                 dtype=checkpoint.model.dtype,
             )
-        except Exception as error:  # noqa: BLE001 - whatever stops TransformerLens is the reason
+        except Exception as error:  # whatever stops TransformerLens is the reason
             raise CannotConvert(
                 f"TransformerLens cannot wrap it ({type(error).__name__}: {one_line(error)})"
             ) from error
@@ -91,13 +86,16 @@ def own_tokenizer(tokenizer: Any) -> Any:
     return copied
 
 
-def hooked_fields(config: Any) -> dict[str, Any]:
+def hooked_fields(config: Any, architecture: str) -> dict[str, Any]:
     """The fields of a HookedTransformerConfig that say what the architecture is.
+
+    Args:
+        config: The Hugging Face config.
+        architecture: Name of the Hugging Face model's class.
 
     Raises:
         CannotConvert: If a feature of it is missing in HookedTransformer.
     """
-    architecture = (config.architectures or ["an unnamed architecture"])[0]
     family = _FAMILIES.get(architecture)
     return family(config) if family else _fields_by_transformer_lens(config, architecture)
 
@@ -106,13 +104,11 @@ def _llama_like(config: Any) -> dict[str, Any]:
     """RMSNorm, rotary positions, a gated MLP: Llama, Mistral, Qwen, and the ground of Gemma."""
     heads = config.num_attention_heads
     d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    groups = config.num_key_value_heads
-    may_ungroup = config.architectures[0] in ("LlamaForCausalLM", "Qwen3ForCausalLM")
     return {
         "d_model": config.hidden_size,
         "d_head": d_head,
         "n_heads": heads,
-        "n_key_value_heads": None if groups == heads and may_ungroup else groups,
+        "n_key_value_heads": config.num_key_value_heads,
         "d_mlp": config.intermediate_size,
         "n_layers": config.num_hidden_layers,
         "n_ctx": config.max_position_embeddings,

@@ -59,8 +59,8 @@ def generate_tokens(
     longest = max(len(prompt.ids) for prompt in encoded)
     if longest + max_new_tokens > model.n_ctx:
         raise ValueError(
-            f"a prompt has {longest} tokens and max_new_tokens={max_new_tokens}, together more than "
-            f"the {model.n_ctx} that {model.name} takes: shorten one of them"
+            f"a prompt has {longest} tokens and max_new_tokens={max_new_tokens}, together more "
+            f"than the {model.n_ctx} that {model.name} takes: shorten one of them"
         )
     results: dict[int, Generation] = {}
     batches = length_sorted_batches([len(prompt.ids) for prompt in encoded], batch_size)
@@ -85,8 +85,10 @@ def pick_tokens(
         return logits.argmax(dim=-1)
     cumulative = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
     targets = (uniforms.to(cumulative) * cumulative[:, -1]).unsqueeze(-1)
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1).clamp_max(
-        logits.shape[-1] - 1
+    return (
+        torch.searchsorted(cumulative, targets, right=True)
+        .squeeze(-1)
+        .clamp_max(logits.shape[-1] - 1)
     )
 
 
@@ -108,7 +110,7 @@ def _sample_batch(
 ) -> list[Generation]:
     rows = [TokenRow(p.ids, p.question_start, len(p.ids) - 1) for p in prompts]
     batch = model.pad(rows)
-    ends = torch.tensor(sorted(model.encoder.end_token_ids), device=model.device)
+    ends = torch.tensor(sorted(model.encoder.end_token_ids), dtype=torch.long, device=model.device)
     finished = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
     uniforms = uniforms.to(model.device)
     drawn: list[Tensor] = []

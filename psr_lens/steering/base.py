@@ -171,7 +171,9 @@ class Steering(ABC):
         hooked = as_hooked_model(model)
         check_model(self.provenance, hooked, max(self.layers, default=-1))
         found: dict[int, Coefficients] = {}
-        for indices in iter_batches(data, batch_size, progress=progress, description="coefficients"):
+        for indices in iter_batches(
+            data, batch_size, progress=progress, description="coefficients"
+        ):
             examples = [data[i] for i in indices]
             batch = hooked.pad([example.base_row for example in examples])
             mask = batch.surface(self.surface)

@@ -1,6 +1,7 @@
 """Where a result comes from, and whether it belongs to the model at hand."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -28,20 +29,22 @@ def describe_model(model: HookedModel) -> dict[str, Any]:
     }
 
 
-def describe_data(data: Sequence[Example]) -> dict[str, Any]:
-    """The data's part of a provenance: how much, and the keys of the examples."""
+def describe_data(data: Sequence[Example], sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The data's part of a provenance: how much, the keys of the examples, how they were sampled."""
     responses = hashlib.sha256(repr([e.response_ids for e in data]).encode()).hexdigest()[:16]
     return {
         "examples": len(data),
         "responses": responses,
-        "sampling": dict(getattr(data, "provenance", {})),
+        "sampling": dict(sampling),
         "example_keys": sorted({example.key for example in data}),
     }
 
 
 def provenance(model: HookedModel, **parts: Any) -> dict[str, Any]:
-    """A whole provenance: package version, model, and whatever else is given."""
-    return {"psr_lens": version("psr-lens"), "model": describe_model(model), **parts}
+    """A whole provenance: package version, model, and whatever else is given, as plain JSON values."""
+    whole = {"psr_lens": version("psr-lens"), "model": describe_model(model), **parts}
+    # Through JSON and back, so that a steering that was saved and loaded says exactly the same.
+    return json.loads(json.dumps(whole))
 
 
 def check_model(recorded: Mapping[str, Any], model: HookedModel, highest_layer: int) -> None:

@@ -28,9 +28,7 @@ def test_order_of_groups_does_not_matter_and_the_seed_does():
     assert split_groups(groups, (0.5, 0.25, 0.25), 1) == split_groups(
         groups[::-1], (0.5, 0.25, 0.25), 1
     )
-    assert split_groups(groups, (0.5, 0.25, 0.25), 1) != split_groups(
-        groups, (0.5, 0.25, 0.25), 2
-    )
+    assert split_groups(groups, (0.5, 0.25, 0.25), 1) != split_groups(groups, (0.5, 0.25, 0.25), 2)
 
 
 def test_shares_must_be_shares():

@@ -1,0 +1,106 @@
+"""What did this prompt do inside the model, and can I do the same without the prompt?
+
+The public names load on first use, so that importing the package, and the command line's help, stay
+quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psr_lens import demo, plots
+    from psr_lens._types import TokenValues
+    from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
+    from psr_lens.faithfulness import (
+        FaithfulnessReport,
+        measure_faithfulness,
+        measure_selectivity,
+    )
+    from psr_lens.fitting import FitReport, fit
+    from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
+    from psr_lens.prompts import PromptPair, instruct, load_pairs
+    from psr_lens.responses import Example, SteeringDataset, sample_responses
+    from psr_lens.steering import (
+        PSR,
+        Coefficients,
+        ConstantSteering,
+        OracleSteering,
+        Steering,
+        load_steering,
+    )
+
+_MODULE_OF_NAME = {
+    "TokenValues": "_types",
+    "HookedModel": "models",
+    "RawText": "models",
+    "as_hooked_model": "models",
+    "load_model": "models",
+    "PromptPair": "prompts",
+    "instruct": "prompts",
+    "load_pairs": "prompts",
+    "Example": "responses",
+    "SteeringDataset": "responses",
+    "sample_responses": "responses",
+    "PromptDeltas": "deltas",
+    "collect_deltas": "deltas",
+    "iter_deltas": "deltas",
+    "PSR": "steering",
+    "Coefficients": "steering",
+    "ConstantSteering": "steering",
+    "OracleSteering": "steering",
+    "Steering": "steering",
+    "load_steering": "steering",
+    "FitReport": "fitting",
+    "fit": "fitting",
+    "FaithfulnessReport": "faithfulness",
+    "measure_faithfulness": "faithfulness",
+    "measure_selectivity": "faithfulness",
+}
+_SUBMODULES = ("demo", "plots")
+
+__all__ = [  # noqa: PLE0604
+    "PSR",
+    "Coefficients",
+    "ConstantSteering",
+    "Example",
+    "FaithfulnessReport",
+    "FitReport",
+    "HookedModel",
+    "OracleSteering",
+    "PromptDeltas",
+    "PromptPair",
+    "RawText",
+    "Steering",
+    "SteeringDataset",
+    "TokenValues",
+    "__version__",
+    "as_hooked_model",
+    "collect_deltas",
+    "demo",
+    "fit",
+    "instruct",
+    "iter_deltas",
+    "load_model",
+    "load_pairs",
+    "load_steering",
+    "measure_faithfulness",
+    "measure_selectivity",
+    "plots",
+    "sample_responses",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("psr-lens")
+    if name in _SUBMODULES:
+        return import_module(f"psr_lens.{name}")
+    if name in _MODULE_OF_NAME:
+        return getattr(import_module(f"psr_lens.{_MODULE_OF_NAME[name]}"), name)
+    raise AttributeError(f"module 'psr_lens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

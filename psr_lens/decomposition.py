@@ -1,0 +1,101 @@
+"""A decomposition as files: a page of token heatmaps and a table of all norms."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from psr_lens._types import Surface, TokenValues
+from psr_lens.artifacts import write_bytes
+from psr_lens.deltas import iter_deltas
+from psr_lens.models import as_hooked_model
+from psr_lens.plots import Report, TraitSection, render_report
+from psr_lens.prompts import prompt_text
+from psr_lens.responses import SteeringDataset
+from psr_lens.steering.provenance import describe_model
+
+_LEAD = (
+    "Each panel colours the tokens of one response by how far the steered prompt moves them: in all "
+    "by that layer (accumulated delta), and what the layer itself must add once the earlier ones "
+    "are steered (local delta). Norms are Euclidean, in units of the residual stream."
+)
+
+
+def write_decomposition(
+    model: Any,
+    data: SteeringDataset,
+    out: str | Path,
+    *,
+    surface: Surface = "R",
+    show: int = 8,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> Path:
+    """Write `deltas.html` (heatmaps of the first examples) and `norms.csv` (all of them).
+
+    `norms.csv` has one row per example, layer and token: its place, the token, and the norms of the
+    accumulated and the local delta.
+
+    Args:
+        model: The model.
+        data: The examples.
+        out: Directory to write to, made if missing.
+        surface: `R` or `QR`.
+        show: Examples on the page.
+        batch_size: Examples per forward pass.
+        progress: Whether to show a bar.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: If `show` is not positive or there is no example.
+    """
+    if show < 1 or len(data) == 0:
+        raise ValueError(f"show={show} of {len(data)} examples: both must be at least 1")
+    hooked = as_hooked_model(model)
+    rows: dict[int, list[tuple[Any, ...]]] = {}
+    sections: dict[int, TraitSection] = {}
+    for i, deltas in iter_deltas(
+        hooked, data, surface=surface, batch_size=batch_size, progress=progress
+    ):
+        both = {kind: deltas.token_values(kind) for kind in ("accumulated", "local")}
+        rows[i] = _norm_rows(i, both["accumulated"], both["local"])
+        if i < show:
+            sections[i] = TraitSection(
+                name=f"example {i}",
+                instruction=prompt_text(deltas.example.pair.steered),
+                summary=f"Base prompt: {prompt_text(deltas.example.pair.base)}",
+                prompt_text=prompt_text(deltas.example.pair.steered),
+                heatmaps=tuple((f"{kind} delta norm", values) for kind, values in both.items()),
+            )
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(("example", "layer", "pos", "token", "accumulated", "local"))
+    for i in range(len(data)):
+        writer.writerows(rows[i])
+    described = describe_model(hooked)
+    described.pop("fingerprint")
+    page = render_report(
+        Report(
+            "What did these prompts do inside the model?",
+            _LEAD,
+            tuple(sections[i] for i in sorted(sections)),
+            {**described, "surface": surface, "examples": str(len(data))},
+        )
+    )
+    out = Path(out)
+    write_bytes(out / "norms.csv", table.getvalue().encode())
+    return write_bytes(out / "deltas.html", page.encode())
+
+
+def _norm_rows(i: int, accumulated: TokenValues, local: TokenValues) -> list[tuple[Any, ...]]:
+    return [
+        (i, layer, pos, token, f"{acc:.6g}", f"{loc:.6g}")
+        for layer, acc_row, loc_row in zip(
+            accumulated.layers, accumulated.values.tolist(), local.values.tolist(), strict=True
+        )
+        for pos, (token, acc, loc) in enumerate(
+            zip(accumulated.tokens, acc_row, loc_row, strict=True)
+        )
+    ]

@@ -1,0 +1,249 @@
+"""The main job on the demo world: one trait from prompt to a steering that replaces it.
+
+Training animals give the examples that steerings are fitted and chosen on; every number that is
+reported comes from the held-out animals.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from tqdm.auto import tqdm
+
+from psr_lens._types import TokenValues
+from psr_lens.demo.instructions import instruction
+from psr_lens.demo.judges import judge_coherence, judge_trait
+from psr_lens.demo.prompts import QUESTION_WORDINGS, chat, question
+from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS, Animal
+from psr_lens.deltas import collect_deltas
+from psr_lens.evaluation import Behaviour, Score, measure_behaviour
+from psr_lens.faithfulness import (
+    FaithfulnessReport,
+    Selectivity,
+    measure_faithfulness,
+    measure_selectivity,
+)
+from psr_lens.fitting import fit
+from psr_lens.models import HookedModel
+from psr_lens.models.generation import pick_tokens, uniform_stream
+from psr_lens.prompts import PromptPair, instruct
+from psr_lens.responses import Example, SteeringDataset, sample_responses
+from psr_lens.steering import OracleSteering, Steering
+
+ALPHAS: Final = (0.5, 1.0, 1.5, 2.0)
+MAX_NEW_TOKENS: Final = 96
+METHODS: Final = {
+    "s-dim": ("dim", "best"),
+    "a-const": ("const", "all"),
+    "s-psr": ("psr", "best"),
+    "a-psr": ("psr", "all"),
+}
+_DEV_ANIMALS: Final = 4
+_TEST_QUESTIONS: Final = 4
+
+
+@dataclass(frozen=True)
+class TraitResult:
+    """Everything that one trait's run found out, on held-out animals.
+
+    Attributes:
+        name: The instruction's name.
+        instruction: The instruction as the test prompts put it.
+        steerings: The fitted steerings and the oracle, by method.
+        faithfulness: Relative RMSE of all of them.
+        selectivity: How unevenly the prompt acts on the tokens.
+        questions: The questions that the behaviours answer.
+        unsteered: Behaviour on the plain questions.
+        prompted: Behaviour under the instruction.
+        steered: For every method, its behaviour at each strength.
+        panels: For one response, the prompt's local delta norms and the coefficients of `a-const`
+            and `a-psr`, with their captions.
+    """
+
+    name: str
+    instruction: str
+    steerings: dict[str, Steering]
+    faithfulness: FaithfulnessReport
+    selectivity: Selectivity
+    questions: tuple[str, ...]
+    unsteered: Behaviour
+    prompted: Behaviour
+    steered: dict[str, tuple[Behaviour, ...]]
+    panels: tuple[tuple[str, TokenValues], ...]
+
+
+def run_trait(model: HookedModel, name: str, seed: int = 0, progress: bool = False) -> TraitResult:
+    """Sample, fit, measure and judge one trait.
+
+    Args:
+        model: A demo model.
+        name: Name of an instruction of the demo world.
+        seed: Decides wordings, responses and splits.
+        progress: Whether to show a bar over the steps.
+
+    Raises:
+        ValueError: If there is no such instruction.
+    """
+    with tqdm(total=len(METHODS) * 2 + 3, desc=name, unit="step", disable=not progress) as bar:
+        train = fit_data(model, name, seed)
+        test = held_out_data(model, name, seed + 1)
+        bar.update()
+        steerings: dict[str, Steering] = {}
+        for label, (method, layers) in METHODS.items():
+            steerings[label] = fit(model, train, method=method, layers=layers, seed=seed)
+            bar.update()
+        oracle = OracleSteering(range(model.n_layers))
+        faithfulness = measure_faithfulness(model, {**steerings, "oracle": oracle}, test, seed=seed)
+        selectivity = measure_selectivity(model, test)
+        bar.update()
+        animals = [_animal(example) for example in test]
+        judge = _judge_of(name, animals)
+        base = [example.pair.base for example in test]
+        unsteered = measure_behaviour(
+            model, base, judge, max_new_tokens=MAX_NEW_TOKENS, seed=seed + 1
+        )
+        bar.update()
+        steered: dict[str, tuple[Behaviour, ...]] = {}
+        for label, steering in steerings.items():
+            steered[label] = tuple(
+                measure_behaviour(
+                    model,
+                    base,
+                    judge,
+                    steering=steering,
+                    alpha=alpha,
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    seed=seed + 1,
+                )
+                for alpha in ALPHAS
+            )
+            bar.update()
+    steered["oracle"] = (regenerate(model, oracle, test, judge, seed + 1),)
+    return TraitResult(
+        name,
+        instruction(name).wordings[0],
+        {**steerings, "oracle": oracle},
+        faithfulness,
+        selectivity,
+        tuple(str(example.pair.metadata["question"]) for example in test),
+        unsteered,
+        _judged(model, test, judge),
+        steered,
+        _panels(model, test[0], steerings),
+    )
+
+
+def fit_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
+    """Examples on training animals: every question, under the instruction's first wording.
+
+    Four animals are set aside as the dev split. Responses that do not show the trait, or are not
+    coherent, are left out, as the paper's judge filter does (both at least 50).
+    """
+    rng = random.Random(seed)
+    pairs = [
+        _pair(name, animal, i) for animal in TRAINING_ANIMALS for i in range(len(QUESTION_WORDINGS))
+    ]
+    dev = {animal.name for animal in rng.sample(list(TRAINING_ANIMALS), _DEV_ANIMALS)}
+    split = {animal.name: "dev" if animal.name in dev else "train" for animal in TRAINING_ANIMALS}
+    data = sample_responses(
+        model, pairs, max_new_tokens=MAX_NEW_TOKENS, seed=seed, split=split, progress=False
+    )
+    judge = _judge_of(name, [_animal(example) for example in data])
+    scores = _judged(model, data, judge).scores
+    kept = {
+        id(example)
+        for example, score in zip(data, scores, strict=True)
+        if score.trait >= 50 and score.coherence >= 50
+    }
+    return data.filter(lambda example: id(example) in kept)
+
+
+def held_out_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
+    """Examples on held-out animals, none left out, with the instruction's held-out wording as paraphrase."""
+    rng = random.Random(seed)
+    pairs = [
+        _pair(name, animal, i)
+        for animal in HELD_OUT_ANIMALS
+        for i in sorted(rng.sample(range(len(QUESTION_WORDINGS)), _TEST_QUESTIONS))
+    ]
+    split = {animal.name: "test" for animal in HELD_OUT_ANIMALS}
+    return sample_responses(
+        model, pairs, max_new_tokens=MAX_NEW_TOKENS, seed=seed, split=split, progress=False
+    )
+
+
+@torch.no_grad()
+def regenerate(
+    model: HookedModel, oracle: OracleSteering, data: Sequence[Example], judge, seed: int
+) -> Behaviour:
+    """What the oracle says when it draws with the random numbers that the prompted responses drew.
+
+    The oracle replays the deltas of a given response, so it is asked token by token what comes next
+    in that response. Up to the first token that differs this is what it would have generated; a
+    response is cut off there.
+    """
+    responses, scores = [], []
+    ends = model.encoder.end_token_ids
+    for i, example in enumerate(data):
+        batch = model.pad([example.base_row])
+        uniforms = uniform_stream(seed, i, len(example.response_ids) + 1)
+        with oracle.applied(model, examples=[example]):
+            logits = model.logits(batch)[batch.surface("R")]
+        drawn = pick_tokens(logits, uniforms.to(logits.device), temperature=1.0).tolist()
+        length = next(
+            (t for t, token in enumerate(example.response_ids) if drawn[t] != token),
+            len(example.response_ids),
+        )
+        agreed = drawn[:length]
+        finished = drawn[length] in ends
+        responses.append(model.encoder.decode(agreed if finished else [*agreed, drawn[length]]))
+        scores.append(judge(i, responses[-1], finished or not example.finished))
+    return Behaviour(1.0, tuple(responses), tuple(scores))
+
+
+def _pair(name: str, animal: Animal, wording: int) -> PromptPair:
+    text = question(animal, wording)
+    told = instruction(name)
+    pair = instruct(chat(text), told.wordings[0], equivalent=told.held_out_wording)
+    return PromptPair(
+        pair.base, pair.steered, None, pair.equivalent, animal.name, {"question": text}
+    )
+
+
+def _animal(example: Example) -> str:
+    return example.pair.group
+
+
+def _judge_of(name: str, animals: Sequence[str]):
+    def judge(i: int, text: str, finished: bool) -> Score:
+        return Score(
+            judge_trait(name, animals[i], text),
+            judge_coherence(animals[i], text, finished=finished),
+        )
+
+    return judge
+
+
+def _judged(model: HookedModel, data: Sequence[Example], judge) -> Behaviour:
+    texts = tuple(model.encoder.decode(example.response_ids) for example in data)
+    scores = tuple(
+        judge(i, text, example.finished)
+        for i, (text, example) in enumerate(zip(texts, data, strict=True))
+    )
+    return Behaviour(None, texts, scores)
+
+
+def _panels(
+    model: HookedModel, example: Example, steerings: dict[str, Steering]
+) -> tuple[tuple[str, TokenValues], ...]:
+    one = [example]
+    deltas = collect_deltas(model, one)[0].token_values("local")
+    const = steerings["a-const"].coefficients(model, one)[0].token_values()
+    psr = steerings["a-psr"].coefficients(model, one)[0].token_values()
+    return (
+        ("what the prompt adds (norm of the local delta)", deltas),
+        ("what the constant vector adds (its coefficient)", const),
+        ("what the PSR adds (its coefficient)", psr),
+    )

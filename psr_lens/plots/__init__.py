@@ -1,0 +1,47 @@
+"""Pictures: the text with a colour behind every token, curves, and a report in one page.
+
+    from psr_lens import plots
+
+    plots.token_heatmap(deltas)                        # in a notebook: shows itself
+    plots.token_heatmaps({"prompt": deltas, "PSR": coefficients}).save("beside.html")
+    plots.layer_token_heatmap(deltas)                  # plotly
+    plots.faithfulness_curves(report)                  # plotly
+
+Everything that has a method `token_values()` can be drawn over tokens. No picture ever opens a
+network connection.
+"""
+
+from psr_lens.plots.bounds import Bounds, robust_bounds
+from psr_lens.plots.curves import (
+    BehaviourRow,
+    Curve,
+    FaithfulnessCurves,
+    behaviour_curves,
+    faithfulness_curves,
+)
+from psr_lens.plots.layers import layer_token_heatmap
+from psr_lens.plots.report import Report, TraitSection, render_report
+from psr_lens.plots.tokens import (
+    SupportsTokenValues,
+    TokenHeatmap,
+    token_heatmap,
+    token_heatmaps,
+)
+
+__all__ = [
+    "BehaviourRow",
+    "Bounds",
+    "Curve",
+    "FaithfulnessCurves",
+    "Report",
+    "SupportsTokenValues",
+    "TokenHeatmap",
+    "TraitSection",
+    "behaviour_curves",
+    "faithfulness_curves",
+    "layer_token_heatmap",
+    "render_report",
+    "robust_bounds",
+    "token_heatmap",
+    "token_heatmaps",
+]

@@ -1,0 +1,239 @@
+"""One page that shows what a steering does beside what the prompt does, trait by trait.
+
+The page is one file: plotly once, circuitsvis once, every number in it. It opens from a disk or a
+mail without a network, and its token pictures and tables are there even where scripts do not run.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+from psr_lens._types import TokenValues
+from psr_lens.plots.circuits import page_scripts
+from psr_lens.plots.curves import (
+    BehaviourRow,
+    FaithfulnessCurves,
+    behaviour_curves,
+    faithfulness_curves,
+)
+from psr_lens.plots.page import html_page
+from psr_lens.plots.text import escape, script_json
+from psr_lens.plots.theme import line_colour
+from psr_lens.plots.tokens import token_heatmaps
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+Example = tuple[str, str, tuple[str, ...]]
+"""`(method, question, completions)`."""
+
+_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
+_OPEN_ROWS = 12
+_READING = (
+    "The same response in every panel: the stronger the colour, the larger the number at that "
+    "token. Move the slider to see the other layers."
+)
+
+
+@final
+@dataclass(frozen=True)
+class TraitSection:
+    """One steering instruction and everything measured for it.
+
+    Attributes:
+        name: The trait, as a heading.
+        instruction: What the steering prompt tells the model.
+        summary: What is to be seen in the pictures, plain text.
+        prompt_text: The whole steered prompt.
+        heatmaps: `(caption, values)`, all over the tokens of one response: the prompt's delta norm
+            first, then each steering.
+        curves: Faithfulness over layers, None for none.
+        behaviour: `(method, alpha, trait, coherence)`, scores 0 to 100.
+        examples: `(method, question, completions)`; methods are set side by side per question.
+        shared_scale: Whether the panels are in one unit and take one colour scale.
+    """
+
+    name: str
+    instruction: str
+    summary: str
+    prompt_text: str
+    heatmaps: tuple[tuple[str, TokenValues], ...] = ()
+    curves: FaithfulnessCurves | None = None
+    behaviour: tuple[BehaviourRow, ...] = ()
+    examples: tuple[Example, ...] = ()
+    shared_scale: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class Report:
+    """A page on one or several traits.
+
+    Attributes:
+        title: The page's heading.
+        lead: One paragraph of plain text: what is seen.
+        sections: The traits, in order.
+        provenance: How the numbers came about, shown at the foot.
+    """
+
+    title: str
+    lead: str
+    sections: tuple[TraitSection, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def render_report(report: Report) -> str:
+    """The report as one self-contained HTML page (about 6 MB, nearly all of it plotly).
+
+    Equal reports give equal pages.
+
+    Raises:
+        ValueError: If the report has no section, captions of one section repeat, or its panels
+            show different tokens.
+    """
+    if not report.sections:
+        raise ValueError("the report has no section: give at least one trait")
+    figures: list[dict[str, Any]] = []
+    sections = "\n".join(
+        _section(number, section, figures) for number, section in enumerate(report.sections)
+    )
+    links = "".join(
+        f'<li><a href="#trait-{number}">{escape(section.name)}</a></li>'
+        for number, section in enumerate(report.sections)
+    )
+    navigation = f'<nav aria-label="Traits"><ul>{links}</ul></nav>'
+    body = (
+        f"<header><h1>{escape(report.title)}</h1>"
+        f'<p class="psr-lead">{escape(report.lead)}</p>'
+        f"{navigation if len(report.sections) > 1 else ''}</header>\n"
+        f"<main>{sections}</main>\n"
+        f"{_provenance(report.provenance)}"
+    )
+    return html_page(report.title, body, f"{page_scripts()}\n{_figure_scripts(figures)}")
+
+
+def _section(number: int, section: TraitSection, figures: list[dict[str, Any]]) -> str:
+    parts = [
+        f"<h2>{escape(section.name)}</h2>",
+        f'<p class="psr-instruction"><span>Instruction</span> {escape(section.instruction)}</p>',
+    ]
+    if section.heatmaps:
+        panels = dict(section.heatmaps)
+        if len(panels) < len(section.heatmaps):
+            captions = [caption for caption, _ in section.heatmaps]
+            raise ValueError(f"captions {captions} repeat; give every panel a caption of its own")
+        heatmap = token_heatmaps(panels, title=_READING, shared_scale=section.shared_scale)
+        parts.append(heatmap.fragment())
+    if section.summary:
+        parts.append(f'<p class="psr-summary">{escape(section.summary)}</p>')
+    if section.prompt_text:
+        prompt = f'<pre class="psr-prompt">{escape(section.prompt_text)}</pre>'
+        parts.append(f"<details><summary>The whole prompt</summary>{prompt}</details>")
+    colours = _method_colours(section)
+    if section.curves is not None:
+        parts.append(
+            "<h3>Faithfulness</h3><p>How far the steered residual stream is from the prompted one: "
+            "0 is exactly what the prompt does, 1 is no steering. Bands are 95&nbsp;% bootstrap "
+            "intervals over examples.</p>"
+        )
+        figure = faithfulness_curves(section.curves, title="", colours=colours)
+        parts.append(_place(figure, "Relative RMSE over layers", figures))
+    if section.behaviour:
+        parts.append(
+            "<h3>Behaviour</h3><p>How strongly the responses show the trait, and how coherent they "
+            "stay, both from 0 to 100.</p>"
+        )
+        if any(row[1] is not None for row in section.behaviour):
+            figure = behaviour_curves(section.behaviour, title="", colours=colours)
+            parts.append(_place(figure, "Trait and coherence over alpha", figures))
+        parts.append(_behaviour_table(section.behaviour))
+    if section.examples:
+        parts.append(f"<h3>Examples</h3>{_examples(section.examples)}")
+    return f'<section id="trait-{number}">{"".join(parts)}</section>'
+
+
+def _method_colours(section: TraitSection) -> dict[str, str]:
+    """One colour per steering method, the same in both figures of a section."""
+    names = list(section.curves.relative_rmse) if section.curves is not None else []
+    names += [row[0] for row in section.behaviour if row[1] is not None]
+    return {name: line_colour(i) for i, name in enumerate(dict.fromkeys(names))}
+
+
+def _place(
+    figure: "plotly.graph_objects.Figure", description: str, figures: list[dict[str, Any]]
+) -> str:
+    """A place in the page for a figure, which the script at the end draws."""
+    drawn = json.loads(figure.to_json() or "{}")
+    figures.append(drawn)
+    return (
+        f'<div class="psr-scroll"><div class="psr-figure" id="psr-figure-{len(figures) - 1}" '
+        f'role="img" aria-label="{escape(description)}" '
+        f'style="height:{drawn["layout"]["height"]}px">'
+        "<noscript>This figure needs JavaScript.</noscript></div></div>"
+    )
+
+
+def _figure_scripts(figures: Sequence[dict[str, Any]]) -> str:
+    if not figures:
+        return ""
+    from plotly.offline import get_plotlyjs
+
+    bundle = get_plotlyjs().replace("</script", "<\\/script")
+    return f"""<script>{bundle}</script>
+<script type="application/json" id="psr-figures">{script_json(figures)}</script>
+<script>
+JSON.parse(document.getElementById("psr-figures").textContent).forEach((figure, index) => {{
+  const place = document.getElementById("psr-figure-" + index);
+  place.replaceChildren();
+  Plotly.newPlot(place, figure.data, figure.layout, {json.dumps(_CONFIG)});
+}});
+</script>"""
+
+
+def _behaviour_table(rows: Sequence[BehaviourRow]) -> str:
+    body = "".join(
+        f'<tr><th scope="row">{escape(method)}</th>'
+        f"<td>{'–' if alpha is None else f'{alpha:g}'}</td>"
+        f"<td>{trait:.1f}</td><td>{coherence:.1f}</td></tr>"
+        for method, alpha, trait, coherence in rows
+    )
+    table = (
+        '<div class="psr-scroll"><table class="psr-numbers"><thead><tr>'
+        '<th scope="col">method</th><th scope="col">alpha</th><th scope="col">trait</th>'
+        f'<th scope="col">coherence</th></tr></thead><tbody>{body}</tbody></table></div>'
+    )
+    if len(rows) <= _OPEN_ROWS:
+        return table
+    return f"<details><summary>All {len(rows)} numbers</summary>{table}</details>"
+
+
+def _examples(examples: Sequence[Example]) -> str:
+    parts = []
+    for question in dict.fromkeys(example[1] for example in examples):
+        rows = "".join(
+            f'<tr><th scope="row">{escape(method)}</th><td>'
+            + "".join(f"<p>{escape(completion)}</p>" for completion in completions)
+            + "</td></tr>"
+            for method, asked, completions in examples
+            if asked == question
+        )
+        parts.append(
+            f'<table class="psr-examples"><caption>{escape(question)}</caption>'
+            f"<tbody>{rows}</tbody></table>"
+        )
+    return "".join(parts)
+
+
+def _provenance(provenance: Mapping[str, Any]) -> str:
+    if not provenance:
+        return ""
+    items = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd>"
+        for name, value in provenance.items()
+    )
+    return f"<footer><details><summary>Provenance</summary><dl>{items}</dl></details></footer>"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

@@ -1,0 +1,235 @@
+"""Token heatmaps: the text itself, each token on the colour of its value, layer by layer."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, final, runtime_checkable
+
+import torch
+
+from psr_lens._types import TokenValues
+from psr_lens.plots.bounds import Bounds, resolve_bounds
+from psr_lens.plots.circuits import notebook_script, page_scripts
+from psr_lens.plots.page import html_page, write_page
+from psr_lens.plots.panels import TokenPanel, panel_html, row_data
+from psr_lens.plots.text import circuitsvis_token, escape, script_json
+from psr_lens.plots.theme import NEGATIVE, POSITIVE, style_sheet
+
+BoundsChoice = tuple[float | int, float | int] | Literal["robust"]
+"""Colour bounds: `(low, high)` for all layers, or `"robust"`, one pair per layer."""
+
+
+@runtime_checkable
+class SupportsTokenValues(Protocol):
+    """Anything that can be drawn over tokens: deltas, coefficients, or `TokenValues` itself."""
+
+    def token_values(self) -> TokenValues:
+        """One number for every layer and token."""
+        ...
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TokenHeatmap:
+    """Token panels side by side under one layer selector; a notebook shows it by itself.
+
+    The picture is in the HTML without any script, for the layer shown first; where scripts run,
+    circuitsvis takes over and the selector appears. No form of it opens a network connection.
+
+    Attributes:
+        panels: What is drawn, all over the same tokens.
+        layer: The layer shown first.
+        title: A heading, empty for none.
+    """
+
+    panels: tuple[TokenPanel, ...]
+    layer: int
+    title: str = ""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Every layer that some panel has, ascending."""
+        return tuple(sorted({layer for panel in self.panels for layer in panel.source.layers}))
+
+    def fragment(self) -> str:
+        """The picture as HTML for a page that has `style_sheet()` and ends with `page_scripts()`.
+
+        Equal pictures give equal text, ids included.
+        """
+        contents = self._data()
+        data = script_json(contents)
+        name = hashlib.sha256((self.title + data).encode("utf-8", "backslashreplace")).hexdigest()
+        # A legend that has a note at some layer keeps the room for it at all of them.
+        noted = any(row["labels"]["note"] for panel in contents["panels"] for row in panel["rows"])
+        title = f'<figcaption class="psr-title">{escape(self.title)}</figcaption>'
+        panels = "".join(panel_html(panel, self.layer) for panel in self.panels)
+        return (
+            f'<figure class="psr-tokens{" psr-noted" if noted else ""}" '
+            f'id="psr-tokens-{name[:12]}" data-psr-lens="1">'
+            f"{title if self.title else ''}{self._selector()}"
+            f'<div class="psr-panels">{panels}</div>'
+            f'<script type="application/json">{data}</script></figure>'
+        )
+
+    def to_html(self) -> str:
+        """A page of its own (1.4 MB) that opens anywhere, without a network."""
+        return html_page(self.title or "Token heatmap", self.fragment(), page_scripts())
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write `to_html()`, replacing a file of that name at once.
+
+        Raises:
+            FileNotFoundError: If the folder does not exist.
+        """
+        return write_page(path, self.to_html())
+
+    def _repr_html_(self) -> str:
+        return f"<style>{style_sheet()}</style>{self.fragment()}{notebook_script()}"
+
+    def _data(self) -> dict[str, Any]:
+        return {
+            "tokens": [circuitsvis_token(token) for token in self.panels[0].source.tokens],
+            "layers": list(self.layers),
+            "first": self.layers.index(self.layer),
+            "positive": POSITIVE,
+            "negative": NEGATIVE,
+            "panels": [
+                {
+                    "quantity": panel.source.quantity,
+                    "rows": [row_data(panel, layer) for layer in self.layers],
+                }
+                for panel in self.panels
+            ],
+        }
+
+    def _selector(self) -> str:
+        layers = self.layers
+        own = len({bounds for panel in self.panels for bounds in panel.bounds}) > 1
+        scale = (
+            "Each layer has its own colour scale." if own else "One colour scale for all layers."
+        )
+        if len(layers) == 1:
+            return f'<p class="psr-layer">Layer <output>{layers[0]}</output></p>'
+        first = layers.index(self.layer)
+        return (
+            '<p class="psr-layer"><label>Layer '
+            f'<input type="range" min="0" max="{len(layers) - 1}" step="1" value="{first}" '
+            f'aria-valuetext="layer {self.layer}" autocomplete="off" disabled></label> '
+            f"<output>{self.layer}</output> "
+            f'<span class="psr-muted">of {layers[0]} to {layers[-1]}. {scale}</span></p>'
+        )
+
+
+def _default_layer(source: TokenValues) -> int:
+    medians = source.values.detach().double().nanmedian(dim=1).values.nan_to_num(-torch.inf)
+    largest = (medians == medians.max()).nonzero()[-1].item()
+    return source.layers[int(largest)]
+
+
+def _bounds(
+    source: TokenValues, group: Sequence[TokenValues], choice: BoundsChoice
+) -> tuple[Bounds, ...]:
+    """Bounds of every layer of `source`, common to the group, of which it is one."""
+    signed = any(bool((other.values < 0).any()) for other in group)
+    common = []
+    for layer in source.layers:
+        # Each panel's own bounds first: pooled, the many equal values of a constant vector would
+        # make outliers of the tokens that another steering pushes most.
+        own = [
+            resolve_bounds(other.values[other.layers.index(layer)].detach(), choice, signed)
+            for other in group
+            if layer in other.layers
+        ]
+        common.append(Bounds(min(b.low for b in own), max(b.high for b in own)))
+    return tuple(common)
+
+
+def token_heatmaps(
+    sources: Mapping[str, SupportsTokenValues],
+    *,
+    layer: int | None = None,
+    title: str = "",
+    bounds: BoundsChoice = "robust",
+    shared_scale: bool = False,
+) -> TokenHeatmap:
+    """Several quantities over the same tokens, side by side under one layer selector.
+
+    What the prompt does beside what a steering does, token by token:
+
+        token_heatmaps({"prompt": deltas, "constant vector": constant, "PSR": psr})
+
+    Zero is white, positive values orange, negative ones blue. By default every layer of every
+    panel has its own robust colour bounds (see `robust_bounds`), printed in the legend together
+    with the number of tokens beyond them; a given pair holds for all.
+
+    Args:
+        sources: Caption to values. NaN means that a token has no value and stays uncoloured.
+        layer: The layer shown first; by default the one with the largest median in the first
+            panel, the last of them where several are equal.
+        title: A heading.
+        bounds: `"robust"`, or `(low, high)` with `low <= 0 <= high`.
+        shared_scale: At each layer one scale for all panels. Right for numbers in the same unit;
+            coefficients of different steerings are not, since each has a vector of its own length.
+
+    Raises:
+        ValueError: If there is no source, tokens differ, a layer is unknown, a value is infinite,
+            or bounds do not contain 0.
+    """
+    if not sources:
+        raise ValueError("sources is empty: pass at least one caption with its values")
+    drawn = {caption: source.token_values() for caption, source in sources.items()}
+    first_caption, first = next(iter(drawn.items()))
+    for caption, source in drawn.items():
+        if source.tokens != first.tokens:
+            raise ValueError(
+                f"{caption!r} has {len(source.tokens)} tokens, {first_caption!r} has "
+                f"{len(first.tokens)}, and they are not the same; panels side by side show "
+                "one text, so compute both on the same prompt and response"
+            )
+        if not source.tokens or not source.layers:
+            raise ValueError(
+                f"{caption!r} covers {len(source.layers)} layers and {len(source.tokens)} tokens; "
+                "a heatmap needs at least one of each"
+            )
+    panels = tuple(
+        TokenPanel(
+            caption,
+            source,
+            _bounds(source, list(drawn.values()) if shared_scale else [source], bounds),
+        )
+        for caption, source in drawn.items()
+    )
+    heatmap = TokenHeatmap(panels, _default_layer(first) if layer is None else layer, title)
+    if heatmap.layer not in heatmap.layers:
+        raise ValueError(
+            f"layer={layer} has no values here; the layers drawn are {list(heatmap.layers)}"
+        )
+    return heatmap
+
+
+def token_heatmap(
+    source: SupportsTokenValues,
+    *,
+    layer: int | None = None,
+    title: str | None = None,
+    bounds: BoundsChoice = "robust",
+) -> TokenHeatmap:
+    """One number per token, drawn as the colour behind it, with a selector for the layer.
+
+        token_heatmap(deltas)                # in a notebook: shows itself
+        token_heatmap(deltas).save("deltas.html")
+
+    Args:
+        source: `TokenValues`, or anything with a method `token_values()`.
+        layer: The layer shown first; by default the one with the largest median.
+        title: A heading; by default the source's own.
+        bounds: `"robust"`, or `(low, high)` with `low <= 0 <= high`; see `token_heatmaps`.
+
+    Raises:
+        ValueError: If the layer is unknown, a value is infinite, or bounds do not contain 0.
+    """
+    drawn = source.token_values()
+    heading = drawn.title if title is None else title
+    return token_heatmaps({"": drawn}, layer=layer, title=heading, bounds=bounds)

@@ -1,0 +1,135 @@
+"""The measures read right on cases whose answer is known."""
+
+import math
+
+import pytest
+import torch
+
+from psr_lens.deltas import collect_deltas
+from psr_lens.faithfulness import measure_faithfulness, measure_selectivity
+from psr_lens.fitting import fit
+from psr_lens.prompts import PromptPair
+from psr_lens.responses import sample_responses
+from psr_lens.steering import ConstantSteering, OracleSteering
+from tests.tiny_models import CORE_MODELS, instructed, tiny_model
+
+
+@pytest.fixture(scope="module", params=CORE_MODELS, ids="-".join)
+def model(request):
+    return tiny_model(*request.param, dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    pairs = [
+        instructed(
+            model,
+            f"tell me about animal {i}",
+            "always be very kind and short",
+            equivalent="be short and kind",
+        )
+        for i in range(10)
+    ]
+    return sample_responses(model, pairs, max_new_tokens=8, seed=0, progress=False)
+
+
+@pytest.fixture(scope="module")
+def steerings(model, data):
+    return [fit(model, data, method="psr"), fit(model, data, method="dim", layers=1)]
+
+
+def test_no_steering_is_one_and_the_oracle_is_zero(model, data):
+    nothing = ConstantSteering(torch.zeros(1, model.d_model).double(), (0,))
+    report = measure_faithfulness(model, {"nothing": nothing}, data.test)
+    assert report.relative_rmse["nothing"].values == pytest.approx([1.0] * model.n_layers)
+    assert report.reference["no steering"].values == (1.0,) * model.n_layers
+    assert max(report.reference["oracle"].values) < 1e-10
+
+
+def test_half_of_the_oracle_is_half_way_at_the_first_layer(model, data):
+    half = measure_faithfulness(model, [OracleSteering([0])], data.test, alpha=0.5)
+    assert half.relative_rmse["s-oracle"].values[0] == pytest.approx(0.5)
+
+
+def test_relative_rmse_is_the_formula_over_all_tokens(model, data):
+    """Recomputed from single examples, without the streaming sums."""
+    vector = fit(model, data, method="dim", layers=0)
+    report = measure_faithfulness(model, {"v": vector}, data.test)
+    missed = energy = 0.0
+    for deltas in collect_deltas(model, data.test):
+        missed += float((deltas.accumulated[0] - vector.vectors[0]).square().sum())
+        energy += float(deltas.accumulated[0].square().sum())
+    assert report.relative_rmse["v"].values[0] == pytest.approx(math.sqrt(missed / energy))
+
+
+def test_batch_size_and_company_do_not_matter(model, data, steerings):
+    together = measure_faithfulness(model, steerings, data.test, batch_size=1)
+    alone = measure_faithfulness(model, steerings[:1], data.test, batch_size=64)
+    assert together.relative_rmse["a-psr"].values == pytest.approx(
+        alone.relative_rmse["a-psr"].values, rel=1e-5
+    )
+    assert list(together.relative_rmse) == ["a-psr", "s-dim"]
+
+
+def test_an_equal_paraphrase_is_at_zero(model, data):
+    pairs = [
+        PromptPair(e.pair.base, e.pair.steered, "a kind answer", equivalent=e.pair.steered)
+        for e in data
+    ]
+    same = sample_responses(model, pairs, progress=False)
+    report = measure_faithfulness(model, {}, same)
+    assert report.reference["equivalent prompt"].values == (0.0,) * model.n_layers
+
+
+def test_intervals_hold_the_value_and_follow_the_seed(model, data, steerings):
+    report = measure_faithfulness(model, steerings, data.test, seed=1)
+    again = measure_faithfulness(model, steerings, data.test, seed=1)
+    other = measure_faithfulness(model, steerings, data.test, seed=2)
+    curve = report.relative_rmse["a-psr"]
+    for low, value, high in zip(curve.low, curve.values, curve.high, strict=True):
+        assert low <= value <= high
+    assert again.relative_rmse == report.relative_rmse
+    assert other.relative_rmse["a-psr"].values == curve.values
+
+
+def test_one_example_has_no_width(model, data, steerings):
+    curve = measure_faithfulness(model, steerings, data.test[:1]).relative_rmse["a-psr"]
+    assert curve.low == pytest.approx(curve.values)
+    assert curve.high == pytest.approx(curve.values)
+
+
+def test_examples_of_the_fit_are_refused(model, data, steerings):
+    with pytest.raises(ValueError, match=r"a-psr was fitted on \d+ of these \d+ examples"):
+        measure_faithfulness(model, steerings, data)
+    seen = measure_faithfulness(model, steerings, data.train, allow_seen=True)
+    assert seen.examples == len(data.train)
+
+
+def test_nothing_to_measure_is_refused(model, data, steerings):
+    with pytest.raises(ValueError, match="no example"):
+        measure_faithfulness(model, steerings, data.test[:0])
+    same = [PromptPair(e.pair.steered, e.pair.steered, "a b") for e in data]
+    with pytest.raises(ValueError, match="change nothing"):
+        measure_faithfulness(model, {}, sample_responses(model, same, progress=False))
+
+
+def test_the_report_shows_itself(model, data, steerings):
+    report = measure_faithfulness(model, steerings, data.test)
+    frame = report.to_dataframe()
+    assert len(frame) == model.n_layers * 5
+    assert set(frame.steering) == {"a-psr", "s-dim", "no steering", "equivalent prompt", "oracle"}
+    bundle = report._repr_mimebundle_()
+    assert {"text/html", "text/plain", "application/vnd.plotly.v1+json"} == bundle.keys()
+    assert "a-psr" in report.summary()
+    assert report.plot().data
+
+
+def test_selectivity_is_what_the_deltas_say(model, data):
+    found = measure_selectivity(model, data.test, batch_size=1)
+    deltas = torch.cat([d.accumulated for d in collect_deltas(model, data.test)], dim=1)
+    norms = deltas.norm(dim=-1)
+    assert found.p50 == pytest.approx(norms.quantile(0.5, dim=1).tolist(), rel=1e-5)
+    assert found.p90 == pytest.approx(norms.quantile(0.9, dim=1).tolist(), rel=1e-5)
+    share = deltas.mean(dim=1).square().sum(-1) / deltas.square().sum(-1).mean(dim=1)
+    assert found.mean_energy_share == pytest.approx(share.tolist(), rel=1e-5)
+    assert all(0 <= s <= 1 for s in found.mean_energy_share)

@@ -1,0 +1,175 @@
+"""Fits: closed forms are what they say, stages see what came before, and nothing leaks."""
+
+import pytest
+import torch
+
+from psr_lens.deltas import collect_deltas, example_batches, surface_residuals
+from psr_lens.fitting import fit
+from psr_lens.models.batch import TokenRow
+from psr_lens.responses import SteeringDataset, sample_responses
+from psr_lens.steering import PSR, ConstantSteering, OracleSteering
+from tests.tiny_models import CORE_MODELS, instructed, tiny_model
+
+
+@pytest.fixture(scope="module", params=CORE_MODELS, ids="-".join)
+def model(request):
+    return tiny_model(*request.param, dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    questions = [f"tell me about animal {i}" for i in range(12)]
+    pairs = [instructed(model, q, "always be very kind and short") for q in questions]
+    return sample_responses(model, pairs, max_new_tokens=8, seed=0, progress=False)
+
+
+def stacked(model, data, surface="R"):
+    deltas = collect_deltas(model, data, surface=surface)
+    return torch.cat([d.accumulated for d in deltas], dim=1)
+
+
+@pytest.mark.parametrize("surface", ["R", "QR"])
+def test_dim_is_the_mean_accumulated_delta(model, data, surface):
+    steering = fit(model, data, method="dim", surface=surface)
+    means = stacked(model, data.train, surface).mean(dim=1)
+    assert steering.layers == tuple(range(model.n_layers))
+    assert (steering.vectors - means).abs().max() < 1e-6 * means.abs().max()
+
+
+def test_at_one_layer_dim_and_const_are_the_same(model, data):
+    dim = fit(model, data, method="dim", layers=1)
+    const = fit(model, data, method="const", layers=1)
+    assert torch.equal(dim.vectors, const.vectors)
+
+
+def test_const_adds_the_mean_of_what_is_still_missing(model, data):
+    """After stage `l` the mean difference to the prompted run at layer `l` is zero."""
+    steering = fit(model, data, method="const")
+    base, steered = example_batches(model, list(data.train))
+    target = surface_residuals(model, steered, "R")
+    found = surface_residuals(model, base, "R", steering.edits(model))
+    missing = (target - found).mean(dim=1).norm(dim=-1)
+    plain = (target - surface_residuals(model, base, "R")).mean(dim=1).norm(dim=-1)
+    assert bool((missing < 1e-6 * plain).all())
+    assert [stage.layer for stage in steering.fit_report.stages] == list(range(model.n_layers))
+
+
+def test_stage_losses_are_those_of_a_run_under_the_steering(model, data):
+    """What a stage reports is what a plain forward pass under the earlier stages leaves."""
+    psr = fit(model, data, method="psr")
+    base, steered = example_batches(model, list(data.train))
+    target = surface_residuals(model, steered, "R")
+    for stage in psr.fit_report.stages:
+        below = PSR(psr.w, psr.b, psr.z, psr.layers)
+        below.layers = tuple(layer for layer in psr.layers if layer < stage.layer)
+        before = surface_residuals(model, base, "R", below.edits(model))[stage.layer]
+        after = surface_residuals(model, base, "R", psr.edits(model))[stage.layer]
+        goal = target[stage.layer]
+        left = (after - goal).square().sum() / (before - goal).square().sum()
+        assert float(left) == pytest.approx(stage.train_loss, rel=1e-3)
+
+
+def test_psr_beats_the_constant_where_it_was_fitted(model, data):
+    psr, const = fit(model, data, method="psr"), fit(model, data, method="const")
+    for a, b in zip(psr.fit_report.stages[:1], const.fit_report.stages[:1], strict=True):
+        assert a.train_loss < b.train_loss
+
+
+def test_batch_size_does_not_matter(model, data):
+    one = fit(model, data, method="const", batch_size=1)
+    many = fit(model, data, method="const", batch_size=64)
+    assert (one.vectors - many.vectors).abs().max() < 1e-5 * many.vectors.abs().max()
+
+
+def test_best_layer_is_the_best_on_the_dev_split(model, data):
+    best = fit(model, data, method="psr", layers="best")
+    errors = best.fit_report.dev_relative_rmse
+    assert len(errors) == model.n_layers
+    assert best.layers == (min(range(model.n_layers), key=lambda layer: errors[layer]),)
+    # Fitted beside the others, it is what it would be alone.
+    alone = fit(model, data, method="psr", layers=best.layers)
+    assert torch.allclose(alone.w, best.w)
+    assert torch.allclose(alone.z, best.z)
+
+
+def test_some_layers(model, data):
+    steering = fit(model, data, method="psr", layers=[2, 0], n_heads=2)
+    assert steering.layers == (0, 2)
+    assert steering.w.shape == (2, 2, model.d_model)
+
+
+def test_same_seed_same_file(model, data, tmp_path):
+    one = fit(model, data, method="psr", seed=4).save(tmp_path / "one").read_bytes()
+    two = fit(model, data, method="psr", seed=4).save(tmp_path / "two").read_bytes()
+    assert one == two
+
+
+def test_the_test_split_is_never_looked_at(model, data):
+    """Garbage in the test examples changes nothing."""
+
+    class Poisoned(type(data[0])):
+        @property
+        def base_row(self) -> TokenRow:
+            raise AssertionError("a fit looked at a test example")
+
+    poisoned = tuple(
+        Poisoned(e.pair, e.base_ids, e.steered_ids, e.response_ids)
+        if data.split_of_group[e.pair.group] == "test"
+        else e
+        for e in data
+    )
+    steering = fit(
+        model, SteeringDataset(poisoned, data.split_of_group, data.provenance), method="dim"
+    )
+    assert torch.equal(steering.vectors, fit(model, data, method="dim").vectors)
+    keys = set(steering.provenance["data"]["example_keys"])
+    assert not keys & {e.key for e in data.test}
+    assert keys == {e.key for e in (*data.train, *data.dev)}
+
+
+def test_without_a_dev_split_some_training_groups_serve(model, data):
+    report = fit(model, data.train, method="dim").fit_report
+    assert report.dev_examples > 0
+    assert report.examples + report.dev_examples == len(data.train)
+
+
+def test_provenance_names_everything(model, data):
+    origin = fit(model, data, method="psr", seed=3).provenance
+    assert origin["model"]["name"] == model.name
+    assert origin["model"]["backend"] == model.backend
+    assert origin["model"]["numerics"] == "unprocessed"
+    assert origin["model"]["hook_point"] == "blocks.{layer}.hook_resid_post"
+    assert origin["model"]["chat_template"] == model.encoder.template_hash
+    assert origin["surface"] == "R"
+    assert origin["seed"] == 3
+    assert origin["method"] == "psr"
+    assert origin["data"]["sampling"]["responses_from"] == model.name
+    assert {"psr_lens"} <= origin.keys()
+    assert {"transformer_lens", "torch", "transformers", "revision"} <= origin["model"].keys()
+
+
+def test_the_oracle_needs_no_fit(model, data):
+    oracle = fit(model, data, method="oracle")
+    assert isinstance(oracle, OracleSteering)
+    assert oracle.layers == tuple(range(model.n_layers))
+
+
+def test_bad_arguments_are_one_line(model, data):
+    for options, message in [
+        ({"method": "magic"}, "method='magic': choose one of dim, const, psr, oracle"),
+        ({"layers": [7]}, f"layers=[7] but the model has {model.n_layers} layers"),
+        ({"method": "oracle", "layers": "best"}, "layers='best' has no meaning for the oracle"),
+    ]:
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            fit(model, data, **options)
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="nothing to fit on"):
+        fit(model, data.test, method="dim")
+
+
+def test_dim_at_a_model_of_one_example(model, data):
+    single = data.train[:1]
+    steering = fit(model, single, method="dim", layers=0)
+    assert isinstance(steering, ConstantSteering)
+    assert steering.fit_report.stages[0].dev_loss is None

@@ -1,0 +1,133 @@
+import re
+import sys
+from dataclasses import replace
+from subprocess import run
+
+import pytest
+
+from psr_lens.plots import Report, render_report
+from psr_lens.plots.circuits import bundle
+from psr_lens.plots.theme import LINES
+from tests.plots.samples import ATTACK, BEHAVIOUR, Outline, report, section, token_values
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render_report(report())
+
+
+def test_the_page_is_small_enough_and_holds_each_library_once(page):
+    assert len(page.encode()) <= 8_000_000
+    assert page.count(bundle()) == 1
+    assert len(re.findall(r"plotly\.js v\d", page)) == 1
+    assert page.count("Plotly.newPlot(place") == 1
+
+
+def test_equal_reports_give_equal_pages(page):
+    assert render_report(report()) == page
+
+
+def test_the_page_reads_top_down(page):
+    outline = Outline(page)
+    wanted = (
+        "What a prompt does",
+        "A prompt moves a few tokens far",
+        "optimist",
+        "Instruction",
+        "The same response in every panel",
+        "constant vector",
+        "Faithfulness",
+        "Behaviour",
+        "Examples",
+        "Provenance",
+    )
+    places = [outline.text.index(text) for text in wanted]
+    assert places == sorted(places)
+    assert outline.tags.count("h1") == 1
+    assert re.findall("<h2>(.*?)</h2>", page) == ["optimist", "pirate"]
+    assert {"header", "nav", "main", "section", "figure", "table", "footer"} <= set(outline.tags)
+    assert outline.addresses == ["#trait-0", "#trait-1"]
+    assert {"trait-0", "trait-1"} <= set(outline.ids)
+    assert len(outline.ids) == len(set(outline.ids))
+
+
+def test_numbers_and_provenance_are_in_the_page(page):
+    text = Outline(page).text
+    for fact in ("97.0", "99.0", "40.0", "–", "demo", '{"torch": "2.13"}'):
+        assert fact in text
+
+
+def test_every_text_is_escaped():
+    hostile = section(name=ATTACK, text=ATTACK)
+    source = token_values(title=ATTACK, quantity=ATTACK)
+    curves = hostile.curves
+    curves.relative_rmse = {ATTACK: curves.relative_rmse["A-PSR"]}
+    hostile = replace(
+        hostile,
+        heatmaps=((ATTACK, source),),
+        behaviour=((ATTACK, None, 1.0, 1.0), (ATTACK, 1.0, 1.0, 1.0)),
+        examples=((ATTACK, ATTACK, (ATTACK,)),),
+    )
+    written = render_report(Report(ATTACK, ATTACK, (hostile,), {ATTACK: [ATTACK]}))
+    assert "<img" not in written.replace(bundle(), "")
+    outline = Outline(written)
+    assert outline.addresses == []
+    assert outline.handlers == []
+    # Title, heading, lead, name, instruction, caption, summary, prompt, examples, provenance.
+    assert outline.text.count(ATTACK) >= 12
+
+
+def test_half_a_character_does_not_stop_the_page_from_being_written():
+    text = "whale \ud83d"
+    curves = section().curves
+    curves.relative_rmse = {text: curves.relative_rmse["A-PSR"]}
+    broken = replace(
+        section(name=text, text=text), curves=curves, behaviour=((text, 1.0, 2.0, 3.0),)
+    )
+    written = render_report(Report(text, text, (broken,), {text: text}))
+    assert b"whale \\ud83d</h1>" in written.encode("utf-8")
+
+
+def test_a_method_has_one_colour_in_a_section():
+    behaviour = (("A-PSR", 1.0, 90.0, 98.0), ("A-Const", 1.0, 20.0, 95.0))
+    written = render_report(Report("t", "l", (replace(section(), behaviour=behaviour),)))
+    figures = re.search(r'id="psr-figures">(.*?)</script>', written)[1]
+    # A-Const leads among the curves and keeps that colour where A-PSR comes first.
+    assert figures.count(f'"color":"{LINES[0]}"') == figures.count(f'"color":"{LINES[1]}"')
+
+
+def test_parts_that_are_not_given_are_left_out():
+    bare = replace(
+        section(), heatmaps=(), curves=None, behaviour=(), examples=(), summary="", prompt_text=""
+    )
+    written = render_report(Report("t", "l", (bare,)))
+    outline = Outline(written)
+    assert "Plotly" not in written
+    assert {"nav", "table", "footer", "details", "h3", "figure"} & set(outline.tags) == set()
+    levels = replace(bare, behaviour=BEHAVIOUR[:2])
+    written = render_report(Report("t", "l", (levels,)))
+    assert "Plotly" not in written
+    assert "table" in Outline(written).tags
+
+
+def test_long_tables_are_folded():
+    rows = tuple(("A-PSR", alpha / 10, 1.0, 2.0) for alpha in range(13))
+    text = Outline(render_report(Report("t", "l", (replace(section(), behaviour=rows),)))).text
+    assert "All 13 numbers" in text
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="the report has no section"):
+        render_report(Report("t", "l", ()))
+    twice = (("prompt", token_values()), ("prompt", token_values()))
+    with pytest.raises(ValueError, match=r"captions \['prompt', 'prompt'\] repeat"):
+        render_report(Report("t", "l", (replace(section(), heatmaps=twice),)))
+    other = (("prompt", token_values()), ("PSR", token_values(("a", "b"))))
+    with pytest.raises(ValueError, match="'PSR' has 2 tokens, 'prompt' has 33"):
+        render_report(Report("t", "l", (replace(section(), heatmaps=other),)))
+
+
+def test_importing_the_pictures_loads_no_plotting_library():
+    code = "import sys, psr_lens.plots; print({'plotly', 'circuitsvis'} & set(sys.modules))"
+    done = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,289 @@
+"""The package as a whole: its layers, its names, how quickly it loads, what the wheel holds."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import psr_lens
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "psr_lens"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# A module imports only from modules to its left. This list is the architecture.
+LAYERS = (
+    "_types",
+    "models",
+    "prompts",
+    "responses",
+    "deltas",
+    "artifacts",
+    "steering",
+    "fitting",
+    "faithfulness",
+    "evaluation",
+    "plots",
+    "decomposition",
+    "demo",
+    "cli",
+)
+# What shows an object may reach down to the plots: nothing flows back up from there.
+MAY_REACH_DOWN = {"__getattr__", "_repr_html_", "_repr_mimebundle_", "plot"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: by whom, where, and whether importing the file is enough to run it."""
+
+    source: Path
+    line: int
+    target: str
+    inside: str
+    at_load: bool
+
+
+def module_name(source: Path) -> str:
+    parts = source.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports_of(source: Path) -> Iterator[Import]:
+    """Every import in a file, `from package import module` named by the module."""
+
+    def walk(node: ast.AST, inside: str, at_load: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(source, child.lineno, alias.name, inside, at_load)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{source}:{child.lineno}: relative import"
+                for alias in child.names:
+                    target = f"{child.module}.{alias.name}"
+                    known = target in MODULES or child.module is None
+                    yield Import(
+                        source,
+                        child.lineno,
+                        target if known else str(child.module),
+                        inside,
+                        at_load,
+                    )
+            elif isinstance(child, ast.FunctionDef):
+                yield from walk(child, child.name, False)
+            elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                yield from walk(child, inside, False)
+            else:
+                yield from walk(child, inside, at_load)
+
+    return walk(ast.parse(source.read_text()), "", True)
+
+
+MODULES = {module_name(source): source for source in SOURCES}
+IMPORTS = [found for source in SOURCES for found in imports_of(source)]
+OURS = [found for found in IMPORTS if found.target.startswith("psr_lens.")]
+
+
+def describe(found: Import) -> str:
+    return f"{found.source.relative_to(ROOT)}:{found.line} imports {found.target}"
+
+
+def test_every_module_has_its_place_in_the_layers():
+    assert {layer_of(name) for name in MODULES if name != "psr_lens"} == set(LAYERS)
+
+
+def test_a_module_imports_only_from_the_layers_above_it():
+    wrong = [
+        describe(found)
+        for found in OURS
+        if module_name(found.source) != "psr_lens"
+        and LAYERS.index(layer_of(found.target)) > LAYERS.index(layer_of(module_name(found.source)))
+        and found.inside not in MAY_REACH_DOWN
+    ]
+    assert wrong == []
+    assert len(OURS) > 50, "the parser finds no imports any more"
+
+
+def test_there_is_no_import_cycle():
+    graph = {name: set() for name in MODULES}
+    for found in OURS:
+        if found.at_load:
+            graph[module_name(found.source)].add(found.target)
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+
+
+def test_only_models_knows_transformer_lens():
+    wrong = [
+        describe(found)
+        for found in IMPORTS
+        if found.target.split(".")[0] == "transformer_lens"
+        and layer_of(module_name(found.source)) != "models"
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", psr_lens.__all__)
+def test_every_public_name_imports(name: str):
+    assert getattr(psr_lens, name) is not None
+    assert name in dir(psr_lens)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"module 'psr_lens' has no attribute 'nonsense'"):
+        _ = psr_lens.nonsense  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_every_module_imports_and_says_what_it_is(module: str):
+    assert importlib.import_module(module).__doc__
+
+
+def test_the_lazy_names_and_the_ones_for_type_checkers_are_the_same():
+    stubs = {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text()))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    assert stubs == set(psr_lens.__all__) - {"__version__"}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_source_breaks_the_house_rules(source: Path):
+    tree = ast.parse(source.read_text())
+    targets = {found.target.split(".")[0] for found in IMPORTS if found.source == source}
+    # Stringified annotations go unchecked, and a pickle can run code when it is read.
+    assert not targets & {"__future__", "pickle", "dill", "joblib"}
+    called = {
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert "print" not in called or source.name == "cli.py"
+    torch_calls = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    assert not torch_calls & {"torch.load", "torch.save"}
+
+
+# --- how quickly it loads -----------------------------------------------------------------------
+
+
+def in_a_fresh_python(program: str) -> str:
+    """What a program prints, run without the type checks that pytest switches on."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_all_public_names_load_within_a_third_of_a_second_of_transformer_lens():
+    # Processor time, because the wall clock also counts what else the machine does.
+    program = """
+import time
+import transformer_lens
+start = time.process_time()
+import psr_lens
+for name in psr_lens.__all__:
+    getattr(psr_lens, name)
+print(time.process_time() - start)
+"""
+    times = []
+    while len(times) < 3 and (not times or min(times) > 0.3):
+        times.append(float(in_a_fresh_python(program)))
+    assert min(times) <= 0.3
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_the_command_answers_without_torch(argument: str):
+    program = f"""
+import sys
+from psr_lens.cli import main
+try:
+    main([{argument!r}])
+except SystemExit as end:
+    assert end.code in (0, None)
+heavy = {{"numpy", "pandas", "plotly", "torch", "transformer_lens", "transformers"}}
+print(sorted(heavy & set(sys.modules)))
+"""
+    *answer, heavy = in_a_fresh_python(program).splitlines()
+    assert "psr-lens" in "\n".join(answer)
+    assert heavy == "[]"
+
+
+def test_importing_the_package_loads_neither_torch_nor_numpy():
+    program = "import psr_lens, sys; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    assert in_a_fresh_python(program) == "[]"
+
+
+# --- the files that speak about the package -----------------------------------------------------
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_there_is_one_version():
+    version = PROJECT["project"]["version"]
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert psr_lens.__version__ == version
+    assert cited is not None
+    assert cited[1] == version
+
+
+def test_there_is_one_python_floor():
+    floor = PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert PROJECT["tool"]["pyright"]["pythonVersion"] == floor
+    assert PROJECT["tool"]["ruff"]["target-version"] == "py" + floor.replace(".", "")
+    assert f"({floor.replace('.', ', ')})" in (ROOT / "Makefile").read_text()
+
+
+def test_the_changelog_has_a_place_for_what_is_not_yet_released():
+    assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-tl4.txt"])
+def test_constraints_pin_versions_and_nothing_else(name: str):
+    lines = (ROOT / name).read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", pin) for pin in pins)
+    pinned = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
+    groups = PROJECT["project"]["optional-dependencies"]
+    extras = ["dev"] if name == "constraints-tl4.txt" else list(groups)
+    wanted = [
+        *PROJECT["project"]["dependencies"],
+        *(one for extra in extras for one in groups[extra]),
+    ]
+    assert {re.split(r"[<>=\[]", one)[0] for one in wanted} <= pinned
+
+
+def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path):
+    program = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
+    wheel = tmp_path / in_a_fresh_python(program).splitlines()[-1]
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("psr_lens/")}
+    on_disk = {
+        str(path.relative_to(ROOT))
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert names == on_disk
+    assert "psr_lens/py.typed" in names
+    for checkpoint in ("demo", "demo-gpt2"):
+        assert f"psr_lens/demo/checkpoints/{checkpoint}/model.safetensors" in names
+    weights = sum(path.stat().st_size for path in PACKAGE.rglob("*.safetensors"))
+    assert 0 < weights < 12e6

@@ -1,0 +1,67 @@
+"""Tiny random models of every family on every backend at hand, loaded once per test process."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from psr_lens.models import HookedModel, load_model
+from psr_lens.models.loading import hooked_available
+from psr_lens.prompts import PromptPair, instruct
+from tests.tiny import FAMILIES, tiny_checkpoint
+
+_TEMPLATES = {
+    "llama": "llama3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen2",
+    "gemma": "gemma",
+    "gemma2": "gemma",
+    "gemma3": "gemma",
+}
+BACKENDS = ("hooked", "bridge") if hooked_available() else ("bridge",)
+
+MODELS = tuple((family, backend) for family in FAMILIES for backend in BACKENDS)
+"""Every family on every backend."""
+
+CORE_MODELS = tuple(
+    (family, backend) for family in ("llama", "gpt2", "gemma2") for backend in BACKENDS
+)
+"""Three that differ in most: rotary and learnt positions, chat and base, local attention."""
+
+
+@cache
+def _root() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tiny-")
+
+
+@cache
+def checkpoint(family: str, seed: int = 0) -> Path:
+    """The directory of a family's checkpoint."""
+    style = "sentencepiece" if family.startswith("gemma") else "bytes"
+    directory = Path(_root().name) / f"{family}-{seed}"
+    return tiny_checkpoint(
+        family,
+        directory,
+        tokenizer=style,
+        template=_TEMPLATES.get(family),  # type: ignore[arg-type]
+        seed=seed,
+    )
+
+
+@cache
+def tiny_model(
+    family: str, backend: str = "auto", dtype: str = "float32", seed: int = 0
+) -> HookedModel:
+    """A family's tiny model; tests leave it as they found it."""
+    return load_model(checkpoint(family, seed), backend=backend, dtype=dtype)
+
+
+def instructed(model: HookedModel, question: str, instruction: str, **options: str) -> PromptPair:
+    """A pair in the form that the model takes: messages with a template, plain text without."""
+    if model.encoder.has_template:
+        return instruct(question, instruction, **options)
+    equivalent = options.get("equivalent")
+    return PromptPair(
+        question,
+        f"{instruction} {question}",
+        equivalent=None if equivalent is None else f"{equivalent} {question}",
+    )
