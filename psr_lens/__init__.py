@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from psr_lens import demo, plots
     from psr_lens._types import TokenValues
     from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
@@ -58,7 +59,7 @@ _MODULE_OF_NAME = {
 }
 _SUBMODULES = ("demo", "plots")
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "PSR",
     "Coefficients",
     "ConstantSteering",

@@ -93,8 +93,8 @@ def read_artifact(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} was not written by psr_lens: it lacks its header") from None
     if header.get("format") != FORMAT:
         raise ValueError(
-            f"{path} has format {header.get('format')} but this version of psr_lens reads {FORMAT}: "
-            "upgrade psr_lens"
+            f"{path} has format {header.get('format')} but this version of psr_lens reads "
+            f"{FORMAT}: upgrade psr_lens"
         )
     if header.get("sha256") != _checksum(tensors):
         raise ValueError(f"{path} is damaged: its tensors do not match their checksum")

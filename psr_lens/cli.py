@@ -251,10 +251,10 @@ def _parse(args: list[str]):
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
-                Command,  # type: ignore[arg-type]
+                Command,
                 args=args,
                 prog="psr-lens",
-                description="What did this prompt do inside the model, and can I do the same without it?",
+                description="What did this prompt do inside the model?",
                 config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
             )
     except SystemExit as end:

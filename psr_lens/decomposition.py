@@ -15,9 +15,9 @@ from psr_lens.responses import SteeringDataset
 from psr_lens.steering.provenance import describe_model
 
 _LEAD = (
-    "Each panel colours the tokens of one response by how far the steered prompt moves them: in all "
-    "by that layer (accumulated delta), and what the layer itself must add once the earlier ones "
-    "are steered (local delta). Norms are Euclidean, in units of the residual stream."
+    "Each panel colours the tokens of one response by how far the steered prompt moves them: in "
+    "all by that layer (accumulated delta), and what the layer itself must add once the earlier "
+    "ones are steered (local delta). Norms are Euclidean, in units of the residual stream."
 )
 
 

@@ -4,8 +4,8 @@ With `A(x y)[l, i]` the residual stream after block `l` at token `i` (Heyman & V
 arXiv 2605.03907; symbols as in the documentation's chapter on the method):
 
 - accumulated delta `D_acc[l, i] = A(x'y')[l, i] - A(xy')[l, i]`: what the prompt did by layer `l`;
-- local delta `D_loc[l, i] = A(x'y')[l, i] - P[l, i]`: what layer `l` must still add once all earlier
-  layers are prompt-steered. `P` is the base run's residual stream in front of a replacement by
+- local delta `D_loc[l, i] = A(x'y')[l, i] - P[l, i]`: what layer `l` must still add once all
+  earlier layers are prompt-steered. `P` is the base run's residual stream in front of a replacement by
   `A(x'y')` at every layer ("replay"), so one pass gives the local deltas of all layers.
 
 Adding `D_loc` at every layer of a base run reproduces the prompt-steered run on the surface.
@@ -88,11 +88,9 @@ def collect_deltas(
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
     """
-    found: dict[int, PromptDeltas] = {}
-    for i, deltas in iter_deltas(
-        model, data, surface=surface, batch_size=batch_size, progress=progress
-    ):
-        found[i] = deltas
+    found = dict(
+        iter_deltas(model, data, surface=surface, batch_size=batch_size, progress=progress)
+    )
     return [found[i] for i in range(len(data))]
 
 

@@ -1,6 +1,6 @@
 """Is the steering doing what the prompt does? Distances to the prompt-steered residual stream.
 
-For a steering, run `x y'` under it, giving `S[l, i]` on the surface. Its relative RMSE at layer `l` is
+For a steering, run `x y'` under it, giving `S[l, i]` on the surface. Its relative RMSE at layer `l`:
 
 `sqrt( sum |S - A(x'y')|^2 / sum |A(xy') - A(x'y')|^2 )`, summed over examples and surface tokens:
 
@@ -55,8 +55,8 @@ class FaithfulnessReport:
 
     Attributes:
         relative_rmse: One curve per steering.
-        reference: The lines `no steering` (1 by definition), `equivalent prompt` (the instruction in
-            other words, where the examples have one) and `oracle` (0 up to rounding).
+        reference: The lines `no steering` (1 by definition), `equivalent prompt` (the instruction
+            in other words, where the examples have one) and `oracle` (0 up to rounding).
         alpha: The strength at which the steerings acted.
         surface: Where they were measured.
         examples: Number of examples.
@@ -148,8 +148,8 @@ def measure_faithfulness(
 
     Args:
         model: A `HookedModel`, HookedTransformer or TransformerBridge.
-        steerings: Steerings by name, or a list, which is named by method and layers (`a-psr` for all
-            layers, `s-dim` for one).
+        steerings: Steerings by name, or a list, which is named by method and layers (`a-psr` for
+            all layers, `s-dim` for one).
         data: Examples that no steering was fitted on: `data.test`.
         alpha: Strength.
         surface: Where to measure.
@@ -224,7 +224,7 @@ def measure_faithfulness(
 
 
 def name_steerings(steerings: Sequence[Steering], model: HookedModel) -> dict[str, Steering]:
-    """Names like `a-psr` (all layers), `s-dim` (one layer) or `psr-3-layers`, numbered if repeated."""
+    """Names: `a-psr` (all layers), `s-dim` (one layer), `psr-3-layers`; numbered if repeated."""
     named: dict[str, Steering] = {}
     for steering in steerings:
         method = steering.provenance.get("method", steering.method)
@@ -246,8 +246,8 @@ def _refuse_seen(name: str, steering: Steering, data: Sequence[Example]) -> None
     shared = sum(example.key in seen for example in data)
     if shared:
         raise ValueError(
-            f"{name} was fitted on {shared} of these {len(data)} examples: measure on data.test, or "
-            "pass allow_seen=True"
+            f"{name} was fitted on {shared} of these {len(data)} examples: measure on data.test, "
+            "or pass allow_seen=True"
         )
 
 

@@ -248,5 +248,6 @@ def split_groups(
         if shares[i] > 0 and counts[i] == 0 and sum(counts) < len(distinct):
             counts[i] = 1
     counts[0 if shares[0] > 0 else counts.index(max(counts))] += len(distinct) - sum(counts)
-    names = [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
-    return dict(zip(shuffled, names, strict=True))
+    last_of_train, last_of_dev = counts[0], counts[0] + counts[1]
+    parts = (shuffled[:last_of_train], shuffled[last_of_train:last_of_dev], shuffled[last_of_dev:])
+    return {group: split for split, part in zip(SPLITS, parts, strict=True) for group in part}

@@ -5,20 +5,20 @@ reported comes from the held-out animals.
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, Literal
 
 import torch
-from tqdm.auto import tqdm
 
 from psr_lens._types import TokenValues
+from psr_lens.deltas import collect_deltas, iter_batches
 from psr_lens.demo.instructions import instruction
 from psr_lens.demo.judges import judge_coherence, judge_trait
-from psr_lens.demo.prompts import QUESTION_WORDINGS, chat, question
+from psr_lens.demo.prompts import QUESTION_WORDINGS, question
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS, Animal
-from psr_lens.deltas import collect_deltas
-from psr_lens.evaluation import Behaviour, Score, measure_behaviour
+from psr_lens.evaluation import Behaviour, Judge, Score, measure_behaviour
 from psr_lens.faithfulness import (
     FaithfulnessReport,
     Selectivity,
@@ -29,17 +29,18 @@ from psr_lens.fitting import fit
 from psr_lens.models import HookedModel
 from psr_lens.models.generation import pick_tokens, uniform_stream
 from psr_lens.prompts import PromptPair, instruct
-from psr_lens.responses import Example, SteeringDataset, sample_responses
+from psr_lens.responses import Example, Split, SteeringDataset, sample_responses
 from psr_lens.steering import OracleSteering, Steering
 
 ALPHAS: Final = (0.5, 1.0, 1.5, 2.0)
 MAX_NEW_TOKENS: Final = 96
-METHODS: Final = {
+METHODS: Final[dict[str, tuple[str, Literal["all", "best"]]]] = {
     "s-dim": ("dim", "best"),
     "a-const": ("const", "all"),
     "s-psr": ("psr", "best"),
     "a-psr": ("psr", "all"),
 }
+STEPS: Final = 2 + 2 * len(METHODS)
 _DEV_ANIMALS: Final = 4
 _TEST_QUESTIONS: Final = 4
 
@@ -74,52 +75,44 @@ class TraitResult:
     panels: tuple[tuple[str, TokenValues], ...]
 
 
-def run_trait(model: HookedModel, name: str, seed: int = 0, progress: bool = False) -> TraitResult:
+def run_trait(
+    model: HookedModel,
+    name: str,
+    seed: int = 0,
+    done: Callable[[str], None] = lambda step: None,
+) -> TraitResult:
     """Sample, fit, measure and judge one trait.
 
     Args:
         model: A demo model.
         name: Name of an instruction of the demo world.
         seed: Decides wordings, responses and splits.
-        progress: Whether to show a bar over the steps.
+        done: Called after each of `STEPS` steps, with what was done.
 
     Raises:
         ValueError: If there is no such instruction.
     """
-    with tqdm(total=len(METHODS) * 2 + 3, desc=name, unit="step", disable=not progress) as bar:
-        train = fit_data(model, name, seed)
-        test = held_out_data(model, name, seed + 1)
-        bar.update()
-        steerings: dict[str, Steering] = {}
-        for label, (method, layers) in METHODS.items():
-            steerings[label] = fit(model, train, method=method, layers=layers, seed=seed)
-            bar.update()
-        oracle = OracleSteering(range(model.n_layers))
-        faithfulness = measure_faithfulness(model, {**steerings, "oracle": oracle}, test, seed=seed)
-        selectivity = measure_selectivity(model, test)
-        bar.update()
-        animals = [_animal(example) for example in test]
-        judge = _judge_of(name, animals)
-        base = [example.pair.base for example in test]
-        unsteered = measure_behaviour(
-            model, base, judge, max_new_tokens=MAX_NEW_TOKENS, seed=seed + 1
-        )
-        bar.update()
-        steered: dict[str, tuple[Behaviour, ...]] = {}
-        for label, steering in steerings.items():
-            steered[label] = tuple(
-                measure_behaviour(
-                    model,
-                    base,
-                    judge,
-                    steering=steering,
-                    alpha=alpha,
-                    max_new_tokens=MAX_NEW_TOKENS,
-                    seed=seed + 1,
-                )
-                for alpha in ALPHAS
-            )
-            bar.update()
+    train = fit_data(model, name, seed)
+    test = held_out_data(model, name, seed + 1)
+    done(f"{name}: responses")
+    steerings: dict[str, Steering] = {}
+    for label, (method, layers) in METHODS.items():
+        steerings[label] = fit(model, train, method=method, layers=layers, seed=seed)
+        done(f"{name}: fitted {label}")
+    oracle = OracleSteering(range(model.n_layers))
+    faithfulness = measure_faithfulness(model, {**steerings, "oracle": oracle}, test, seed=seed)
+    selectivity = measure_selectivity(model, test)
+    done(f"{name}: faithfulness")
+    judge = _judge_of(name, [_animal(example) for example in test])
+    base = [example.pair.base for example in test]
+    respond = partial(
+        measure_behaviour, model, base, judge, max_new_tokens=MAX_NEW_TOKENS, seed=seed + 1
+    )
+    unsteered = respond()
+    steered: dict[str, tuple[Behaviour, ...]] = {}
+    for label, steering in steerings.items():
+        steered[label] = tuple(respond(steering=steering, alpha=alpha) for alpha in ALPHAS)
+        done(f"{name}: responses under {label}")
     steered["oracle"] = (regenerate(model, oracle, test, judge, seed + 1),)
     return TraitResult(
         name,
@@ -146,7 +139,9 @@ def fit_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
         _pair(name, animal, i) for animal in TRAINING_ANIMALS for i in range(len(QUESTION_WORDINGS))
     ]
     dev = {animal.name for animal in rng.sample(list(TRAINING_ANIMALS), _DEV_ANIMALS)}
-    split = {animal.name: "dev" if animal.name in dev else "train" for animal in TRAINING_ANIMALS}
+    split: dict[str, Split] = {
+        animal.name: "dev" if animal.name in dev else "train" for animal in TRAINING_ANIMALS
+    }
     data = sample_responses(
         model, pairs, max_new_tokens=MAX_NEW_TOKENS, seed=seed, split=split, progress=False
     )
@@ -161,14 +156,14 @@ def fit_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
 
 
 def held_out_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
-    """Examples on held-out animals, none left out, with the instruction's held-out wording as paraphrase."""
+    """Examples on held-out animals, none left out; the paraphrase is the held-out wording."""
     rng = random.Random(seed)
     pairs = [
         _pair(name, animal, i)
         for animal in HELD_OUT_ANIMALS
         for i in sorted(rng.sample(range(len(QUESTION_WORDINGS)), _TEST_QUESTIONS))
     ]
-    split = {animal.name: "test" for animal in HELD_OUT_ANIMALS}
+    split: dict[str, Split] = {animal.name: "test" for animal in HELD_OUT_ANIMALS}
     return sample_responses(
         model, pairs, max_new_tokens=MAX_NEW_TOKENS, seed=seed, split=split, progress=False
     )
@@ -176,7 +171,7 @@ def held_out_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
 
 @torch.no_grad()
 def regenerate(
-    model: HookedModel, oracle: OracleSteering, data: Sequence[Example], judge, seed: int
+    model: HookedModel, oracle: OracleSteering, data: Sequence[Example], judge: Judge, seed: int
 ) -> Behaviour:
     """What the oracle says when it draws with the random numbers that the prompted responses drew.
 
@@ -184,32 +179,32 @@ def regenerate(
     in that response. Up to the first token that differs this is what it would have generated; a
     response is cut off there.
     """
-    responses, scores = [], []
-    ends = model.encoder.end_token_ids
-    for i, example in enumerate(data):
-        batch = model.pad([example.base_row])
-        uniforms = uniform_stream(seed, i, len(example.response_ids) + 1)
-        with oracle.applied(model, examples=[example]):
+    responses: list[str] = [""] * len(data)
+    scores: list[Score] = [Score(0.0, 0.0)] * len(data)
+    for indices in iter_batches(data, 32, progress=False, description=""):
+        examples = [data[i] for i in indices]
+        batch = model.pad([example.base_row for example in examples])
+        with oracle.applied(model, examples=examples):
             logits = model.logits(batch)[batch.surface("R")]
-        drawn = pick_tokens(logits, uniforms.to(logits.device), temperature=1.0).tolist()
-        length = next(
-            (t for t, token in enumerate(example.response_ids) if drawn[t] != token),
-            len(example.response_ids),
-        )
-        agreed = drawn[:length]
-        finished = drawn[length] in ends
-        responses.append(model.encoder.decode(agreed if finished else [*agreed, drawn[length]]))
-        scores.append(judge(i, responses[-1], finished or not example.finished))
+        lengths = [example.surface_length("R") for example in examples]
+        for i, example, own in zip(indices, examples, logits.split(lengths), strict=True):
+            uniforms = uniform_stream(seed, i, len(own)).to(own.device)
+            drawn = pick_tokens(own, uniforms, temperature=1.0).tolist()
+            same = [a == b for a, b in zip(drawn, example.response_ids, strict=False)]
+            agreed = same.index(False) if False in same else len(same)
+            finished = drawn[agreed] in model.encoder.end_token_ids
+            whole = finished or agreed == len(example.response_ids)
+            said = drawn[:agreed] if whole else drawn[: agreed + 1]
+            responses[i] = model.encoder.decode(said)
+            scores[i] = judge(i, responses[i], finished)
     return Behaviour(1.0, tuple(responses), tuple(scores))
 
 
 def _pair(name: str, animal: Animal, wording: int) -> PromptPair:
     text = question(animal, wording)
     told = instruction(name)
-    pair = instruct(chat(text), told.wordings[0], equivalent=told.held_out_wording)
-    return PromptPair(
-        pair.base, pair.steered, None, pair.equivalent, animal.name, {"question": text}
-    )
+    pair = instruct(text, told.wordings[0], equivalent=told.held_out_wording, group=animal.name)
+    return replace(pair, metadata={"question": text})
 
 
 def _animal(example: Example) -> str:
@@ -226,7 +221,7 @@ def _judge_of(name: str, animals: Sequence[str]):
     return judge
 
 
-def _judged(model: HookedModel, data: Sequence[Example], judge) -> Behaviour:
+def _judged(model: HookedModel, data: Sequence[Example], judge: Judge) -> Behaviour:
     texts = tuple(model.encoder.decode(example.response_ids) for example in data)
     scores = tuple(
         judge(i, text, example.finished)

@@ -1,5 +1,4 @@
-"""`results.json`: the numbers of a demo run, without anything that changes between equal runs but
-the times."""
+"""`results.json`: the numbers of a demo run. Of two equal runs only the times differ."""
 
 import json
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from psr_lens.artifacts import write_bytes
-from psr_lens.demo.experiment import TraitResult, run_trait
+from psr_lens.demo.experiment import STEPS, TraitResult, run_trait
 from psr_lens.demo.instructions import instruction
 from psr_lens.demo.report import demo_report
 from psr_lens.demo.results import results_json
@@ -44,7 +44,7 @@ def run_demo(
     seed: int = 0,
     progress: bool = True,
 ) -> DemoRun:
-    """Run every trait and write `report.html`, `results.json` and `steering/NAME-a-psr.safetensors`.
+    """Run every trait; write `report.html`, `results.json` and `steering/NAME-a-psr.safetensors`.
 
     Nothing is written before the last trait is done; the files are made beside their place and then
     moved there.
@@ -66,10 +66,13 @@ def run_demo(
         instruction(name)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    results = tuple(
-        run_trait(model, name, seed, progress)
-        for name in tqdm(traits, desc="traits", unit="trait", disable=not progress)
-    )
+    with tqdm(total=STEPS * len(traits), unit="step", disable=not progress) as bar:
+
+        def done(step: str) -> None:
+            bar.set_description(step)
+            bar.update()
+
+        results = tuple(run_trait(model, name, seed, done) for name in traits)
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as staging:
         staged = Path(staging)
         for result in results:

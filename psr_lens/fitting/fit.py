@@ -145,10 +145,8 @@ def fit(
     )
     errors: tuple[float, ...] = ()
     if layers == "best":
-        errors = tuple(
-            _last_layer_error(hooked, solver.steering((layer,), surface), dev or train, batch_size)
-            for layer in chosen
-        )
+        candidates = [solver.steering((layer,), surface) for layer in chosen]
+        errors = _last_layer_errors(hooked, candidates, dev or train, surface, batch_size)
         chosen = (min(chosen, key=lambda layer: errors[layer]),)
     steering = solver.steering(chosen, surface)
     steering.provenance = origin
@@ -190,7 +188,8 @@ class _Solver:
             torch.stack(parts) for parts in zip(*(self.tensors[i] for i in layers), strict=True)
         ]
         if self.method == "psr":
-            return PSR(*stacked, layers, surface=surface)
+            w, b, z = stacked
+            return PSR(w, b, z, layers, surface=surface)
         return ConstantSteering(stacked[0], layers, surface=surface)
 
 
@@ -203,8 +202,8 @@ def _train_and_dev(data: SteeringDataset, seed: int) -> tuple[SteeringDataset, S
     train, dev = data.train, data.dev
     if len(train) == 0:
         raise ValueError(
-            f"there is nothing to fit on: {data!r} has no training example; pass the whole data set, "
-            "or one whose split gives train a share"
+            f"there is nothing to fit on: {data!r} has no training example; pass the whole data "
+            "set, or one whose split gives train a share"
         )
     if len(dev) == 0:
         groups = sorted({example.pair.group for example in train})
@@ -216,19 +215,24 @@ def _train_and_dev(data: SteeringDataset, seed: int) -> tuple[SteeringDataset, S
 
 
 @torch.no_grad()
-def _last_layer_error(
-    model: HookedModel, steering: Steering, data: Sequence[Example], batch_size: int
-) -> float:
-    """Relative RMSE at the last layer, up to the common denominator's square root."""
-    missed = 0.0
+def _last_layer_errors(
+    model: HookedModel,
+    candidates: Sequence[Steering],
+    data: Sequence[Example],
+    surface: Surface,
+    batch_size: int,
+) -> tuple[float, ...]:
+    """Relative RMSE of every candidate at the last layer; the prompt's runs are shared."""
+    missed = [0.0] * len(candidates)
     energy = 0.0
     for indices in iter_batches(data, batch_size, progress=False, description=""):
         examples = [data[i] for i in indices]
         base, steered = example_batches(model, examples)
-        target = surface_residuals(model, steered, steering.surface)[-1]
-        plain = surface_residuals(model, base, steering.surface)[-1]
-        edits = steering.edits(model, 1.0, examples)
-        acted = surface_residuals(model, base, steering.surface, edits)[-1]
-        missed += float((acted - target).double().square().sum())
+        target = surface_residuals(model, steered, surface)[-1]
+        plain = surface_residuals(model, base, surface)[-1]
         energy += float((plain - target).double().square().sum())
-    return (missed / max(energy, 1e-30)) ** 0.5
+        for i, candidate in enumerate(candidates):
+            edits = candidate.edits(model, 1.0, examples)
+            acted = surface_residuals(model, base, surface, edits)[-1]
+            missed[i] += float((acted - target).double().square().sum())
+    return tuple((left / max(energy, 1e-30)) ** 0.5 for left in missed)

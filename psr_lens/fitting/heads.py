@@ -5,9 +5,9 @@ Given residual streams `x` and what is missing at each token, `y`, minimise
 $\sum_t \lVert y_t - \sum_k \mathrm{ReLU}(w_k \cdot x_t + b_k)\, z_k \rVert^2$.
 
 For given coefficients `c = ReLU(x w + b)` the best directions are a linear regression,
-$z = (c^T c)^{-1} c^T y$, so they are eliminated (variable projection; Golub & Pereyra 1973) and only
-`w, b` are searched, with L-BFGS on standardised inputs. The start is closed-form: the first principal
-direction of `y`, uncentred, and the ridge regression of the projection on it.
+$z = (c^T c)^{-1} c^T y$, so they are eliminated (variable projection; Golub & Pereyra 1973) and
+only `w, b` are searched, with L-BFGS on standardised inputs. The start is closed-form: the first
+principal direction of `y`, uncentred, and the ridge regression of the projection on it.
 """
 
 from dataclasses import dataclass

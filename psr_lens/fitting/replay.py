@@ -1,10 +1,10 @@
 """Stage-wise replay: all examples go up the layers together, one block at a time.
 
 At layer `l` the base walk holds the residual streams that the already fitted layers produce, the
-steered walk holds `A(x'y')[l]`. Their difference is what layer `l` must add; a stage solver turns it
-into a push, the push is applied, and both walks go through the next block. So a fit costs one base
-run, one prompt-steered run and the regressions, whatever the number of layers, with no gradient
-through the model. Memory is bounded by one layer's residual streams of all examples.
+steered walk holds `A(x'y')[l]`. Their difference is what layer `l` must add; a stage solver turns
+it into a push, the push is applied, and both walks go through the next block. So a fit costs one
+base run, one prompt-steered run and the regressions, whatever the number of layers, with no
+gradient through the model. Memory is bounded by one layer's residual streams of all examples.
 """
 
 from collections.abc import Callable, Sequence

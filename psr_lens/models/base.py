@@ -48,7 +48,8 @@ class HookedModel(ABC):
         revision: str | None = None,
         end_token_ids: Sequence[int] = (),
     ):
-        self.raw = raw
+        # Untyped: the two classes of TransformerLens share no type that says what is used here.
+        self.raw: Any = raw
         self.name = name
         self.revision = revision
         self.encoder = PromptEncoder(tokenizer, end_token_ids)
@@ -232,10 +233,10 @@ class HookedModel(ABC):
         Raises:
             ValueError: If the list is empty.
         """
-        listed = list(prompts) if is_prompt_list(prompts) else [prompts]
+        listed: list[Any] = list(prompts) if is_prompt_list(prompts) else [prompts]  # type: ignore[arg-type]
         if not listed:
             raise ValueError("the list of prompts is empty: pass at least one prompt")
-        return listed  # type: ignore[return-value]
+        return listed
 
     def to_batch(self, prompts: Prompt | Sequence[Prompt]) -> TokenBatch:
         """Prompts as a left-padded batch; the surface `R` is each prompt's last token."""

@@ -82,8 +82,7 @@ class BridgeModel(HookedModel):
             pass
         finally:
             handle.remove()
-        # Caught in front of the hooks that keep padding finite, so that is done here.
-        return torch.where(batch.attention_mask.unsqueeze(-1), captured[0], 0.0)
+        return captured[0]
 
     def _forward_cached(
         self, tokens: Int[Tensor, "batch new"], attention_mask: Tensor, cache: Any
@@ -113,7 +112,8 @@ class BridgeModel(HookedModel):
             return torch.where(mask.unsqueeze(-1), resid, 0.0)
 
         points = [self.hook_point(layer) for layer in range(self.n_layers)]
-        handles = [point.register_forward_hook(clean) for point in points]
+        # In front of all others, so that no edit ever sees a NaN.
+        handles = [point.register_forward_hook(clean, prepend=True) for point in points]
         try:
             yield
         finally:

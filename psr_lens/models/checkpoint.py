@@ -64,7 +64,7 @@ def find_source(name_or_path: str | Path) -> Source:
         return _directory(Path(str(directory)), text)
     path = Path(text).expanduser()
     written_as_path = text.startswith((".", "/", "~")) or "\\" in text or text.count("/") > 1
-    if isinstance(name_or_path, Path) or written_as_path or path.is_dir():
+    if isinstance(name_or_path, Path) or written_as_path or (text and path.is_dir()):
         return _directory(path, path.resolve().name)
     if not _HUB_NAME.fullmatch(text):
         raise ValueError(
@@ -147,13 +147,13 @@ def _config(source: Source, options: dict[str, Any]) -> Any:
             message = f"the config.json of {source.location!r} cannot be read: {one_line(error)}"
         elif options["local_files_only"]:
             message = (
-                f"model {source.name!r} is not in the local cache and the hub cannot be reached: "
-                "go online once, or pass a checkpoint directory"
+                f"model {source.name!r} is no directory, is not in the local cache of the hub, and "
+                "the hub cannot be reached: go online once, or pass a checkpoint directory"
             )
         else:
             message = (
-                f"model {source.name!r} is neither a directory nor a model on the hub that can be "
-                f"read: {one_line(error)}"
+                f"model {source.name!r} is neither a directory nor a model that the hub gives out: "
+                f"{one_line(error)}"
             )
         raise ValueError(message) from None
 

@@ -139,10 +139,11 @@ def as_hooked_model(model: Any) -> HookedModel:
         raise ValueError(
             f"this {kind} has no tokenizer, which prompts need: set one with model.{remedy}"
         )
+    # Also where it is wrapped already: weights can be processed later.
+    refuse_processed_weights(model)
     wrapper, its_tokenizer = model.__dict__.get(_WRAPPER, (None, None))
     if wrapper is not None and its_tokenizer is tokenizer:
         return wrapper
-    refuse_processed_weights(model)
     hugging_face = model.original_model if kind == "TransformerBridge" else None
     return _wrap(
         kind,

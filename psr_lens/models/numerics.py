@@ -1,9 +1,9 @@
 """Is this the residual stream that we mean? Checks on load, and the fingerprint of a model.
 
-Folding LayerNorm into the weights or centring what writes to the residual stream leaves the logits
-as they are and changes every residual, so a steering fitted on one numerics is wrong on the other.
-Processed weights are refused, and every artifact carries a fingerprint of the residual stream that
-it was fitted on.
+TransformerLens can fold LayerNorm into the weights that read the residual stream and centre those
+that write to it. The logits stay as they are, the residuals do not, so a steering fitted on one
+numerics is wrong on the other. Processed weights are refused, and every artifact carries a
+fingerprint of the residual stream that it was fitted on.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,8 @@ class Fingerprint:
         d_model: Width of the residual stream.
         d_vocab: Number of logits per position.
         norms: Norm of the residual stream after every block at the last token of a fixed probe.
-        coordinates: A few of its coordinates, `[layer][coordinate]`, divided by its norm.
+        coordinates: A few of its coordinates, divided by its norm, and last its cosine to the
+            all-ones vector, which is what centring takes away; `[layer][coordinate]`.
     """
 
     n_layers: int
@@ -73,12 +74,14 @@ def fingerprint(model: "HookedModel") -> Fingerprint:
     norms = last.norm(dim=-1)
     units = last / norms.clamp_min(1e-30).unsqueeze(-1)
     step = max(1, model.d_model // _COORDINATES)
+    means = units.sum(dim=-1, keepdim=True) / model.d_model**0.5
+    coordinates = torch.cat([units[:, ::step], means], dim=-1)
     return Fingerprint(
         model.n_layers,
         model.d_model,
         model.d_vocab,
         tuple(norms.tolist()),
-        tuple(tuple(row) for row in units[:, ::step].tolist()),
+        tuple(tuple(row) for row in coordinates.tolist()),
     )
 
 
@@ -163,7 +166,10 @@ def refuse_processed_weights(raw: nn.Module) -> None:
     elif _writes_are_centred(raw):
         found = "centred writing weights"
     if found:
-        raise ValueError(f"the model has {found}, which changes the residual stream: {_REMEDY}")
+        raise ValueError(
+            f"the model has {found}, and psr_lens takes the residual stream as the model was "
+            f"trained with it: {_REMEDY}"
+        )
 
 
 def _writes_are_centred(raw: nn.Module) -> bool:

@@ -1,6 +1,5 @@
 """What `load_model` takes, what it refuses, and in which words."""
 
-import json
 import shutil
 import time
 import warnings
@@ -9,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from psr_lens.models import HookedModel, as_hooked_model, checkpoint as checkpoints, load_model
+from psr_lens.models import HookedModel, TokenRow, as_hooked_model, load_model
+from psr_lens.models import checkpoint as checkpoints
 from psr_lens.models.checkpoint import end_token_ids, find_source
 from psr_lens.models.conversion import own_tokenizer
 from psr_lens.models.loading import resolve_device, resolve_dtype
@@ -20,13 +20,11 @@ from tests.tiny_models import BACKENDS, checkpoint, tiny_model
 
 def refusal(*args, **options):
     """The message of the ValueError, which has to be one line without a chain behind it."""
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as caught:
         load_model(*args, **options)
-    message = str(caught.value)
-    assert "\n" not in message
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
-    return message
+    return str(caught.value)
 
 
 # --- arguments ----------------------------------------------------------------------------------
@@ -80,7 +78,7 @@ def test_hub_names(name):
     assert (source.local, source.location, source.name) == (False, name, name)
 
 
-@pytest.mark.parametrize("name", ["", "two words", "a//b", "owner/model?", "a:b"])
+@pytest.mark.parametrize("name", ["", "two words", "owner/model?", "a:b"])
 def test_what_is_neither(name):
     assert refusal(name).startswith(f"model {name!r} is neither a directory nor a hub name: pass ")
 
@@ -210,14 +208,14 @@ def test_a_hub_model_from_the_cache(backend, hub_cache):
 def test_a_hub_model_that_is_not_in_the_cache(hub_cache):
     began = time.monotonic()
     assert refusal("owner/another") == (
-        "model 'owner/another' is not in the local cache and the hub cannot be reached: "
-        "go online once, or pass a checkpoint directory"
+        "model 'owner/another' is no directory, is not in the local cache of the hub, and the hub "
+        "cannot be reached: go online once, or pass a checkpoint directory"
     )
     assert time.monotonic() - began < 10
 
 
 def test_an_unknown_revision(hub_cache):
-    assert "is not in the local cache" in refusal("owner/tiny", revision="v2")
+    assert "is not in the local cache of the hub" in refusal("owner/tiny", revision="v2")
 
 
 def test_without_a_network_the_hub_is_given_up_at_once(monkeypatch):
@@ -240,7 +238,7 @@ def test_without_a_network_the_hub_is_given_up_at_once(monkeypatch):
 def test_a_hub_that_answers_but_has_no_such_model(hub_cache, monkeypatch):
     monkeypatch.setattr(checkpoints, "hub_reachable", lambda: True)
     message = refusal("owner/another")
-    assert message.startswith("model 'owner/another' is neither a directory nor a model on the hub")
+    assert message.startswith("model 'owner/another' is neither a directory nor a model that")
 
 
 # --- tokenizers and end tokens ------------------------------------------------------------------
@@ -284,16 +282,11 @@ def test_own_tokenizer_is_not_loaded_again():
 
 @every_backend
 def test_context_length_is_the_checkpoints(backend):
+    # TransformerLens itself caps these two at 2048.
     assert tiny_model("mistral", backend).n_ctx == 256
+    model = tiny_model("qwen3", backend)
     with pytest.raises(ValueError, match="has 300 tokens but qwen3-0 takes 256"):
-        model = tiny_model("qwen3", backend)
-        model.pad([checkpoints_row(300)])
-
-
-def checkpoints_row(length):
-    from psr_lens.models import TokenRow
-
-    return TokenRow((5,) * length, 0, length - 1)
+        model.pad([TokenRow((5,) * 300, 0, 299)])
 
 
 # --- models of one's own ------------------------------------------------------------------------
@@ -343,14 +336,18 @@ def test_a_bridge_of_ones_own():
 def test_a_bridge_without_a_tokenizer():
     raw = own_bridge()
     raw.tokenizer = None
-    with pytest.raises(ValueError, match="TransformerBridge has no tokenizer.*model.tokenizer = "):
+    with pytest.raises(
+        ValueError, match=r"TransformerBridge has no tokenizer.*model\.tokenizer = "
+    ):
         as_hooked_model(raw)
 
 
 def test_another_tokenizer_makes_another_wrapper():
+    from transformers import AutoTokenizer
+
     raw = own_bridge()
     first = as_hooked_model(raw)
-    raw.tokenizer = tiny_tokenizer("sentencepiece")
+    raw.tokenizer = AutoTokenizer.from_pretrained(checkpoint("gemma"))
     second = as_hooked_model(raw)
     assert second is not first
     assert second.encoder.tokenizer is raw.tokenizer
@@ -367,8 +364,3 @@ def test_a_hooked_transformer_of_ones_own():
     raw.tokenizer = None
     with pytest.raises(ValueError, match=r"HookedTransformer has no tokenizer.*set_tokenizer"):
         as_hooked_model(raw)
-
-
-def test_a_config_with_several_ends_on_disk():
-    written = json.loads((checkpoint("gemma") / "generation_config.json").read_text())
-    assert len(written["eos_token_id"]) == 2

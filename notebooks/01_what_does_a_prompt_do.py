@@ -1,0 +1,128 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What does a prompt do?
+#
+# A system prompt says "talk like a pirate", and the answer begins with *arr*. Somewhere in between, the
+# instruction changed the numbers that flow through the model: the **residual stream**, one vector for
+# every layer and token. This notebook looks at that change, and then makes the same change without the
+# prompt.
+#
+# It runs on the demo model, a small chat model that comes with the package and knows about animals.
+
+# %%
+import psr_lens as pl
+
+model = pl.load_model("demo")
+model
+
+# %% [markdown]
+# ## One question, twice
+#
+# A *pair* is the same question without and with a steering instruction.
+
+# %%
+pair = pl.instruct("describe the fox .", "talk like a pirate .")
+print("without:", model.generate(pair.base, seed=3))
+print("with:   ", model.generate(pair.steered, seed=3))
+
+# %% [markdown]
+# ## What the instruction changed
+#
+# Take the model's answer to the steered prompt. Run it once after the plain question and once after the
+# steered one. The difference between the two residual streams, at every layer and token of the answer, is
+# what the prompt did: the **accumulated delta**. (The **local delta** is what one layer must still add once
+# the layers below are already steered.)
+
+# %%
+data = pl.sample_responses(model, [pair], seed=3, progress=False)
+deltas = pl.collect_deltas(model, data)
+deltas[0]
+
+# %% [markdown]
+# Colour is the norm of the local delta. It is far from even: the prompt acts at the start of sentences,
+# where a pirate's call goes, and leaves most other tokens nearly alone. Move the slider for the other
+# layers.
+
+# %%
+pl.plots.token_heatmap(deltas[0].token_values("local"))
+
+# %% [markdown]
+# All layers at once:
+
+# %%
+pl.plots.layer_token_heatmap(deltas[0])
+
+# %% [markdown]
+# ## The same, without the prompt
+#
+# A constant steering vector would push every token alike. A **PSR** has a small probe in each layer that
+# reads the token's residual stream and decides how hard to push:
+# $A \leftarrow A + \mathrm{ReLU}(w \cdot A + b)\,z$. To fit one, we need more examples than one: questions
+# about other animals, answered under the same instruction.
+
+# %%
+from psr_lens.demo import HELD_OUT_ANIMALS, QUESTION_WORDINGS, TRAINING_ANIMALS
+
+pairs = [
+    pl.instruct(wording.format(animal=animal.name), "talk like a pirate .", group=animal.name)
+    for animal in TRAINING_ANIMALS
+    for wording in QUESTION_WORDINGS[:4]
+]
+examples = pl.sample_responses(model, pairs, progress=False)
+psr = pl.fit(model, examples, method="psr")
+vector = pl.fit(model, examples, method="const")
+psr
+
+# %% [markdown]
+# Its coefficients on the answer from above, an animal that it was not fitted on: it pushes where the prompt
+# pushes.
+
+# %%
+pl.plots.token_heatmaps(
+    {
+        "what the prompt adds": deltas[0].token_values("local"),
+        "what the PSR adds": psr.coefficients(model, data)[0],
+        "what a constant vector adds": vector.coefficients(model, data)[0],
+    },
+    shared_scale=True,
+)
+
+# %% [markdown]
+# And its answer, to the plain question:
+
+# %%
+with psr.applied(model):
+    print(model.generate(pair.base, seed=3))
+
+# %% [markdown]
+# ## How faithful is it?
+#
+# The relative RMSE says how far the steered residual stream is from the prompted one: 0 is the prompt itself,
+# 1 is no steering. Measured on the held-out animals, which no fit has seen.
+
+# %%
+held_out = [
+    pl.instruct(
+        QUESTION_WORDINGS[0].format(animal=animal.name),
+        "talk like a pirate .",
+        equivalent="your job is to sound like a captain at sea .",
+        group=animal.name,
+    )
+    for animal in HELD_OUT_ANIMALS
+]
+test = pl.sample_responses(model, held_out, seed=1, progress=False)
+report = pl.measure_faithfulness(model, [psr, vector], test)
+print(report.summary())
+report.plot()

@@ -1,0 +1,142 @@
+"""The command line: what it writes, and how it says no."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from psr_lens.cli import main
+from psr_lens.steering import PSR, load_steering
+from tests.browser import open_page
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    lines = [
+        {
+            "base": f"describe the {animal} .",
+            "steered": [
+                {"role": "system", "content": "shout ."},
+                {"role": "user", "content": f"describe the {animal} ."},
+            ],
+        }
+        for animal in ("fox", "bat", "crane", "mouse", "whale")
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+def refuse(capsys, *args):
+    """The one line that a wrong call prints; exit code 2, nothing on standard output."""
+    with pytest.raises(SystemExit) as end:
+        main([str(arg) for arg in args])
+    printed = capsys.readouterr()
+    assert end.value.code == 2
+    assert printed.out == ""
+    last = printed.err.strip().splitlines()
+    assert len(last) == 1, printed.err
+    assert last[0].startswith("psr-lens: ")
+    return last[0]
+
+
+def test_version(capsys):
+    from importlib.metadata import version
+
+    main(["--version"])
+    assert capsys.readouterr().out == f"psr-lens {version('psr-lens')}\n"
+
+
+def test_help_names_every_subcommand(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("demo", "decompose", "fit", "steer"))
+
+
+def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
+    assert "nonsense" in refuse(capsys, "nonsense")
+    assert "--bogus" in refuse(capsys, "demo", "--bogus", "1")
+    assert "seed" in refuse(capsys, "demo", "--seed", "many")
+    assert "psr-lens" in refuse(capsys)
+    missing = refuse(capsys, "fit", "--model", "demo")
+    assert "--pairs" in missing
+    out = tmp_path / "out"
+    assert "no instruction 'sulker'" in refuse(capsys, "demo", "--traits", "sulker", "--out", out)
+    absent = refuse(
+        capsys, "decompose", "--model", "demo", "--pairs", tmp_path / "no.jsonl", "--out", out
+    )
+    assert "no pairs file" in absent
+    unknown = refuse(
+        capsys, "decompose", "--model", tmp_path / "none", "--pairs", pairs_file, "--out", out
+    )
+    assert str(tmp_path / "none") in unknown
+    assert "--layers 'top'" in refuse(
+        capsys, "fit", "--model", "demo", "--pairs", pairs_file, "--layers", "top", "--out", out
+    )
+    assert "layers=[9] but the model has 6" in refuse(
+        capsys, "fit", "--model", "demo", "--pairs", pairs_file, "--layers", "9", "--out", out
+    ).replace("demo has", "the model has")
+    assert "no steering file" in refuse(
+        capsys, "steer", "--model", "demo", "--steering", tmp_path / "no", "--prompt", "hi ."
+    )
+    (tmp_path / "file").write_text("x")
+    assert "is a file" in refuse(capsys, "demo", "--out", tmp_path / "file")
+    assert not out.exists()
+
+
+def test_decompose_fit_steer(capsys, tmp_path, pairs_file):
+    common = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "60"]
+    main(["decompose", *common, "--out", str(tmp_path / "deltas"), "--show", "2"])
+    rows = (tmp_path / "deltas" / "norms.csv").read_text().splitlines()
+    assert rows[0] == "example,layer,pos,token,accumulated,local"
+    assert {row.split(",")[0] for row in rows[1:]} == {"0", "1", "2", "3", "4"}
+    page = (tmp_path / "deltas" / "deltas.html").read_text()
+    assert "example 1" in page
+    assert "example 2" not in page
+
+    main(["fit", *common, "--out", str(tmp_path / "loud"), "--method", "psr"])
+    assert "relative RMSE" in capsys.readouterr().out.replace("Relative", "relative")
+    steering = load_steering(tmp_path / "loud")
+    assert isinstance(steering, PSR)
+    assert steering.layers == (0, 1, 2, 3, 4, 5)
+
+    ask = ["steer", "--model", "demo", "--prompt", "describe the otter .", "--temperature", "0"]
+    main([*ask, "--steering", str(tmp_path / "loud")])
+    steered = capsys.readouterr().out
+    main([*ask, "--steering", str(tmp_path / "loud"), "--alpha", "0"])
+    plain = capsys.readouterr().out
+    assert plain == plain.lower()
+    assert sum(c.isupper() for c in steered) > 10
+
+
+def test_a_steering_of_another_model_is_one_line(capsys, tmp_path, pairs_file):
+    main(
+        ["fit", "--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "40"]
+        + ["--method", "dim", "--layers", "2", "--out", str(tmp_path / "v")]
+    )
+    capsys.readouterr()
+    message = refuse(
+        capsys, "steer", "--model", "demo-gpt2", "--steering", tmp_path / "v", "--prompt", "hi ."
+    )
+    assert "was fitted on 'demo'" in message
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys\n"
+        "from psr_lens.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_decomposition_page_opens_offline(tmp_path, pairs_file):
+    args = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "30"]
+    main(["decompose", *args, "--out", str(tmp_path), "--show", "1"])
+    visit = open_page(tmp_path / "deltas.html")
+    assert visit.console_errors == ()
+    assert "<assistant>" in visit.text

@@ -1,0 +1,179 @@
+"""The main job on the demo model: what it writes, and the figures that it has to reach."""
+
+import json
+import math
+
+import pytest
+
+from psr_lens.demo.experiment import (
+    ALPHAS,
+    MAX_NEW_TOKENS,
+    METHODS,
+    fit_data,
+    held_out_data,
+    run_trait,
+)
+from psr_lens.demo.judges import judge_coherence, judge_trait
+from psr_lens.demo.run import DEFAULT_TRAITS, run_demo
+from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS
+from psr_lens.evaluation import Score, measure_behaviour
+from psr_lens.faithfulness import measure_faithfulness
+from psr_lens.fitting import fit
+from psr_lens.models import load_model
+from psr_lens.steering import load_steering
+from tests.browser import open_page
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("demo")
+
+
+@pytest.fixture(scope="module")
+def run(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo") / "report"
+    return run_demo(model, out, traits=("pirate",), progress=False)
+
+
+def without_times(text):
+    content = json.loads(text)
+    for trait in content["traits"].values():
+        for method in trait["methods"].values():
+            del method["fit_seconds"]
+    return content
+
+
+def test_results_follow_the_schema(run, model):
+    content = json.loads(run.numbers.read_text())
+    assert content["schema"] == 1
+    assert content["provenance"]["model"]["name"] == "demo"
+    assert content["provenance"]["seed"] == 0
+    pirate = content["traits"]["pirate"]
+    layers = model.n_layers
+    assert pirate["prompt"].keys() == pirate["unsteered"].keys() == {"trait", "coherence"}
+    assert len(pirate["equivalent_prompt"]["relative_rmse"]) == layers
+    assert pirate["selectivity"].keys() == {"p10", "p50", "p90", "mean_energy_share"}
+    assert all(len(values) == layers for values in pirate["selectivity"].values())
+    assert pirate["methods"].keys() == {*METHODS, "oracle"}
+    for name, method in pirate["methods"].items():
+        assert len(method["relative_rmse"]) == layers
+        assert method["fit_seconds"] >= 0
+        alphas = [row["alpha"] for row in method["behaviour"]]
+        assert alphas == ([1.0] if name == "oracle" else list(ALPHAS))
+        for row in method["behaviour"]:
+            assert 0 <= row["trait"] <= 100
+            assert 0 <= row["coherence"] <= 100
+    assert all(math.isfinite(x) for x in pirate["methods"]["a-psr"]["relative_rmse"])
+
+
+def test_the_oracle_says_what_the_prompt_says(run):
+    result = run.results[0]
+    assert max(result.faithfulness.relative_rmse["oracle"].values) < 1e-3
+    assert result.steered["oracle"][0].responses == result.prompted.responses
+
+
+def test_only_finished_files_are_there(run):
+    found = sorted(str(p.relative_to(run.report.parent)) for p in run.report.parent.rglob("*"))
+    assert found == ["report.html", "results.json", "steering", "steering/pirate-a-psr.safetensors"]
+    assert run.report.stat().st_size <= 8e6
+
+
+def test_the_saved_steering_is_the_one_reported(run, model):
+    result = run.results[0]
+    saved = load_steering(run.steerings[0], model)
+    prompt = [{"role": "user", "content": result.questions[0]}]
+    options = {"max_new_tokens": MAX_NEW_TOKENS, "seed": 1}
+    with saved.applied(model):
+        assert model.generate([prompt], **options)[0] == result.steered["a-psr"][1].responses[0]
+
+
+def test_the_same_seed_gives_the_same_numbers(run, model, tmp_path):
+    again = run_demo(model, tmp_path / "again", traits=("pirate",), progress=False)
+    assert without_times(again.numbers.read_text()) == without_times(run.numbers.read_text())
+    assert again.steerings[0].read_bytes() == run.steerings[0].read_bytes()
+
+
+def test_the_page_opens_offline_and_shows_special_tokens(run):
+    visit = open_page(run.report)
+    assert visit.console_errors == ()
+    assert visit.requests == ()
+    for shown in ("<assistant>", "pirate", "matey", "Relative RMSE" and "no steering"):
+        assert shown in visit.text
+
+
+def test_fit_and_report_share_no_animal(model):
+    train, test = fit_data(model, "pirate", 0), held_out_data(model, "pirate", 1)
+    training = {animal.name for animal in TRAINING_ANIMALS}
+    held_out = {animal.name for animal in HELD_OUT_ANIMALS}
+    assert {e.pair.group for e in train} <= training
+    assert {e.pair.group for e in test} == held_out
+    assert not training & held_out
+    assert not {e.key for e in train} & {e.key for e in test}
+
+
+def test_nothing_is_written_when_interrupted(model, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("psr_lens.demo.run.run_trait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(model, tmp_path / "out", traits=("pirate",), progress=False)
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_bfloat16_goes_the_whole_way(tmp_path):
+    model = load_model("demo", dtype="bfloat16")
+    result = run_demo(model, tmp_path, traits=("shouter",), progress=False).results[0]
+    curves = result.faithfulness.relative_rmse
+    assert max(curves["oracle"].values) < 0.05
+    assert curves["a-psr"].values[-1] < 0.5
+    assert result.steered["a-psr"][1].trait >= 90
+
+
+def test_the_targets_of_the_main_job(model):
+    """Means over the five default traits, held-out animals."""
+    const, psr, oracle, trait, coherence = [], [], [], [], []
+    for name in DEFAULT_TRAITS:
+        train, test = fit_data(model, name, 0), held_out_data(model, name, 1)
+        steerings = {
+            m: fit(model, train, method=m.removeprefix("a-")) for m in ("a-const", "a-psr")
+        }
+        report = measure_faithfulness(model, steerings, test, n_bootstrap=10)
+        const.append(report.relative_rmse["a-const"].values)
+        psr.append(report.relative_rmse["a-psr"].values)
+        oracle.append(report.reference["oracle"].values[-1])
+        animals = [example.pair.group for example in test]
+
+        def judge(i, text, finished, name=name, animals=animals):
+            return Score(
+                judge_trait(name, animals[i], text),
+                judge_coherence(animals[i], text, finished=finished),
+            )
+
+        behaviour = measure_behaviour(
+            model,
+            [example.pair.base for example in test],
+            judge,
+            steering=steerings["a-psr"],
+            max_new_tokens=MAX_NEW_TOKENS,
+        )
+        trait.append(behaviour.trait)
+        coherence.append(behaviour.coherence)
+
+    def mean(values):
+        return sum(values) / len(values)
+
+    per_layer = [
+        (mean(c), mean(p))
+        for c, p in zip(zip(*const, strict=True), zip(*psr, strict=True), strict=True)
+    ]
+    assert all(p < c for c, p in per_layer), per_layer
+    assert per_layer[-1][1] <= 0.33
+    assert mean(oracle) <= 1e-3
+    assert mean(trait) >= 95, trait
+    assert mean(coherence) >= 95, coherence
+
+
+def test_an_unknown_trait_is_named(model):
+    with pytest.raises(ValueError, match="no instruction 'sulker'"):
+        run_trait(model, "sulker")

@@ -1,0 +1,289 @@
+"""Prompts as token ids, for both kinds of tokenizer and every kind of template."""
+
+import functools
+
+import pytest
+
+from psr_lens.models import RawText
+from psr_lens.models.chat import PromptEncoder, common_suffix_length, with_instruction
+from tests.tiny import tiny_tokenizer
+
+STYLES = ("bytes", "sentencepiece")
+TEMPLATES = ("llama3", "qwen2", "gemma")
+QUESTION = "Tell me about the otter."
+ASK = {"role": "user", "content": QUESTION}
+SHOUT = {"role": "system", "content": "Shout all the time!"}
+
+every_style = pytest.mark.parametrize("style", STYLES)
+every_template = pytest.mark.parametrize("template", TEMPLATES)
+
+
+@functools.cache
+def encoder(style, template=None):
+    return PromptEncoder(tiny_tokenizer(style, template))
+
+
+def count(enc, ids, token):
+    return ids.count(enc.tokenizer.convert_tokens_to_ids(token))
+
+
+# --- templates and the beginning of a sequence --------------------------------------------------
+
+
+@every_style
+@every_template
+def test_templated_text_has_the_bos_of_its_template_and_no_other(style, template):
+    enc = encoder(style, template)
+    for prompt in (QUESTION, [ASK], [SHOUT, ASK]):
+        ids = enc.encode(prompt).ids
+        bos = enc.tokenizer.bos_token_id
+        assert ids.count(bos) == (0 if bos is None else 1)
+        assert bos is None or ids[0] == bos
+
+
+@every_style
+@pytest.mark.parametrize("template", [None, "llama3", "gemma"])
+def test_plain_text_has_one_bos_also_where_it_is_written_out(style, template):
+    enc = encoder(style, template)
+    bos = enc.tokenizer.bos_token
+    for text in (QUESTION, bos + QUESTION):
+        ids = enc.encode(RawText(text)).ids
+        assert count(enc, ids, bos) == 1
+        assert ids[0] == enc.tokenizer.bos_token_id
+
+
+@every_style
+def test_a_string_is_a_user_turn_with_a_template_and_plain_text_without(style):
+    chat, base = encoder(style, "llama3"), encoder(style)
+    assert chat.encode(QUESTION) == chat.encode([ASK])
+    assert chat.encode(QUESTION) != chat.encode(RawText(QUESTION))
+    assert base.encode(QUESTION) == base.encode(RawText(QUESTION))
+
+
+def test_the_end_token_that_a_tokenizer_appends_is_dropped():
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer("bytes")
+    ends = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=ends
+    )
+    enc = PromptEncoder(tokenizer)
+    assert enc.encode(QUESTION).ids == encoder("bytes").encode(QUESTION).ids
+    assert enc.encode(f"{QUESTION}</s>").ids[-1] == tokenizer.eos_token_id
+    assert enc.encode_response(QUESTION, " It swims.") == encoder("bytes").encode_response(
+        QUESTION, " It swims."
+    )
+
+
+def test_a_template_that_takes_no_system_role_gets_the_instruction_in_the_user_turn():
+    enc = encoder("sentencepiece", "gemma")
+    assert not enc.takes_system_role
+    assert enc.text([SHOUT, ASK]) == (
+        "<bos><start_of_turn>user\nShout all the time!\n\nTell me about the otter.<end_of_turn>\n"
+        "<start_of_turn>model\n"
+    )
+    turns = [SHOUT, ASK, {"role": "assistant", "content": "It swims."}, ASK]
+    assert enc.text(turns).count("Shout all the time!") == 1
+    with pytest.raises(ValueError, match="no system role and there is no user message to carry"):
+        enc.text([SHOUT])
+
+
+def test_a_template_that_drops_the_system_role_is_noticed():
+    tokenizer = tiny_tokenizer("bytes", "llama3")
+    tokenizer.chat_template = (
+        "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}<|eot|>{% endfor %}"
+    )
+    enc = PromptEncoder(tokenizer)
+    assert not enc.takes_system_role
+    assert enc.text([SHOUT, ASK]) == f"Shout all the time!\n\n{QUESTION}<|eot|>"
+
+
+@pytest.mark.parametrize("template", ["llama3", "qwen2"])
+def test_a_template_with_a_system_role_gets_the_instruction_there(template):
+    enc = encoder("bytes", template)
+    assert enc.takes_system_role
+    text = enc.text([SHOUT, ASK])
+    assert text.index("system") < text.index("Shout") < text.index("user") < text.index(QUESTION)
+    assert "You are a helpful assistant" not in text
+
+
+@every_template
+def test_a_begun_answer_is_left_open(template):
+    enc = encoder("bytes", template)
+    text = enc.text([ASK, {"role": "assistant", "content": "The otter"}])
+    assert text.endswith("The otter")
+
+
+def test_refusals_of_a_template_are_named():
+    tokenizer = tiny_tokenizer("bytes", "llama3")
+    tokenizer.chat_template = (
+        "{% if messages | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}"
+        "{{ messages[0]['content'] }}"
+    )
+    enc = PromptEncoder(tokenizer)
+    with pytest.raises(ValueError, match=r"refuses messages with roles \['user', 'user'\]: one at"):
+        enc.text([ASK, ASK])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ([], "the list of messages is empty"),
+        ([{"role": "user"}], r"needs a string 'role' and 'content'"),
+        ([ASK, {"content": "Hi"}], r"needs a string 'role' and 'content'"),
+    ],
+)
+def test_malformed_messages(prompt, words):
+    with pytest.raises(ValueError, match=words):
+        encoder("bytes", "llama3").encode(prompt)
+
+
+def test_messages_without_a_template():
+    with pytest.raises(ValueError, match="the tokenizer has no chat template: pass a plain string"):
+        encoder("bytes").encode([ASK])
+
+
+def test_a_prompt_without_a_token():
+    with pytest.raises(ValueError, match="has no token: a prompt needs at least one"):
+        encoder("bytes", "qwen2").encode(RawText(""))
+
+
+# --- where the question begins ------------------------------------------------------------------
+
+
+@every_style
+@every_template
+def test_the_question_is_what_an_instruction_leaves_as_it_is(style, template):
+    enc = encoder(style, template)
+    base = enc.encode([ASK])
+    for instruction in ("Shout all the time!", "Answer like a pirate"):
+        steered = enc.encode(with_instruction([ASK], instruction))
+        length = len(base.ids) - base.question_start
+        assert base.ids[-length:] == steered.ids[-length:]
+        assert common_suffix_length(base.ids, steered.ids) == length
+    shown = enc.decode(base.ids[base.question_start :])
+    assert QUESTION in shown
+    assert "helpful assistant" not in shown
+
+
+def test_a_default_system_prompt_is_no_part_of_the_question():
+    # The trap: without a system message the template writes one, which the instruction replaces.
+    enc = encoder("bytes", "qwen2")
+    base = enc.encode([ASK])
+    context = enc.tokenizer.decode(base.ids[: base.question_start])
+    assert context == "<|im_start|>system\nYou are a helpful assistant."
+    assert enc.tokenizer.decode(base.ids[base.question_start :]) == (
+        f"<|im_end|>\n<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@every_style
+def test_all_of_a_plain_text_but_its_bos_is_question(style):
+    assert encoder(style).encode(QUESTION).question_start == 1
+    assert encoder(style, "qwen2").encode(RawText(QUESTION)).question_start == 0
+
+
+def test_common_suffixes():
+    assert common_suffix_length((1, 2, 3), (9, 2, 3)) == 2
+    assert common_suffix_length((1, 2), (1, 2)) == 2
+    assert common_suffix_length((1,), (2,)) == common_suffix_length((), (1,)) == 0
+
+
+def test_instructions_are_joined_to_a_system_message():
+    assert with_instruction([SHOUT, ASK], "Be brief.") == [
+        {"role": "system", "content": "Be brief.\nShout all the time!"},
+        ASK,
+    ]
+    assert with_instruction([ASK], "Be brief.")[0] == {"role": "system", "content": "Be brief."}
+
+
+# --- responses and text -------------------------------------------------------------------------
+
+RESPONSES = ("The fox swims.", " otters", "\n\nYes", "  two spaces", "é — 🐋!", " ")
+
+
+@every_style
+@pytest.mark.parametrize("template", [None, *TEMPLATES])
+@pytest.mark.parametrize("response", RESPONSES)
+def test_responses_come_back_as_they_were(style, template, response):
+    enc = encoder(style, template)
+    for prompt in (QUESTION, RawText("Tell me about ot")):
+        ids = enc.encode_response(prompt, response)
+        assert enc.decode(ids) == response
+        assert not set(ids) & set(enc.tokenizer.all_special_ids)
+
+
+def test_a_response_is_tokenised_as_it_follows_the_prompt():
+    enc = encoder("sentencepiece", "llama3")
+    # By itself the text would get a leading space.
+    assert enc.str_tokens(enc.encode_response([ASK], "The fox"))[0] == "T"
+    assert (
+        enc.str_tokens(enc.tokenizer("The fox", add_special_tokens=False)["input_ids"])[0] == " T"
+    )
+
+
+def test_a_response_that_would_change_the_prompts_tokens_stands_alone():
+    enc = encoder("bytes")
+    prompt = RawText("The whal")
+    assert enc.str_tokens(enc.encode(RawText("The whale")).ids)[-1] == " whale"
+    ids = enc.encode_response(prompt, "e swims")
+    assert enc.decode(enc.encode(prompt).ids) + enc.decode(ids) == "The whale swims"
+
+
+@every_style
+def test_tokens_as_text(style):
+    enc = encoder(style, "gemma")
+    ids = enc.encode([{"role": "user", "content": "<div> owl\nthe"}]).ids
+    shown = enc.str_tokens(ids)
+    assert len(shown) == len(ids)
+    assert shown[:2] == ("<bos>", "<start_of_turn>")
+    assert "".join(shown) == (
+        "<bos><start_of_turn>user\n<div> owl\nthe<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+@every_style
+def test_rows_of_the_vocabulary_that_no_token_uses(style):
+    enc = encoder(style)
+    unused = len(enc.tokenizer) + 2
+    assert enc.str_tokens([unused]) == (f"<id {unused}>",)
+    assert enc.decode([unused]) == ""
+
+
+# --- ends ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        (None, {"</s>"}),
+        ("llama3", {"<|end|>", "<|eot|>"}),
+        ("qwen2", {"<|im_end|>"}),
+        ("gemma", {"<eos>", "<end_of_turn>"}),
+    ],
+)
+def test_end_tokens_are_eos_and_the_end_of_a_turn(template, ends):
+    enc = encoder("bytes", template)
+    assert set(enc.tokenizer.convert_ids_to_tokens(sorted(enc.end_token_ids))) == ends
+    more = PromptEncoder(enc.tokenizer, [5, 7])
+    assert more.end_token_ids == enc.end_token_ids | {5, 7}
+
+
+def test_padding_without_a_pad_token():
+    tokenizer = tiny_tokenizer("bytes")
+    assert PromptEncoder(tokenizer).pad_token_id == tokenizer.eos_token_id
+    tokenizer.pad_token = None
+    assert PromptEncoder(tokenizer).pad_token_id == tokenizer.eos_token_id
+    tokenizer.eos_token = None
+    assert PromptEncoder(tokenizer).pad_token_id == 0
+    assert PromptEncoder(tokenizer).end_token_ids == frozenset()
+
+
+def test_the_hash_tells_templates_apart():
+    hashes = {encoder("bytes", template).template_hash for template in (None, *TEMPLATES)}
+    assert len(hashes) == 4
+    assert encoder("bytes").template_hash == ""
+    assert (
+        encoder("sentencepiece", "gemma").template_hash == encoder("bytes", "gemma").template_hash
+    )

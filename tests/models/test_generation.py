@@ -1,0 +1,175 @@
+"""Cached, uncached, batched and single runs draw the same tokens, edited or not."""
+
+import contextlib
+
+import pytest
+import torch
+
+from psr_lens.models import RawText
+from psr_lens.models.batch import RESPONSE
+from psr_lens.models.generation import Generation, generate_tokens, pick_tokens
+from tests.models.cases import TEXTS, every_backend, every_model
+from tests.tiny_models import tiny_model
+
+PROMPTS = (*TEXTS, "What does a fox eat? Yes", "the")
+
+
+def ladder(model, scale=0.7):
+    """A push after every block that depends on the residual, on the response alone."""
+
+    def edit(resid, region):
+        generator = torch.Generator().manual_seed(3)
+        read, write = torch.randn(2, resid.shape[-1], generator=generator).to(resid)
+        strength = (resid @ read).relu() * (region == RESPONSE)
+        return resid + scale * strength.unsqueeze(-1) * write
+
+    return dict.fromkeys(range(model.n_layers), edit)
+
+
+@every_model
+@pytest.mark.parametrize(("temperature", "edited"), [(0.0, True), (1.0, True), (1.0, False)])
+def test_cached_is_uncached_is_batched_is_single(family, backend, temperature, edited):
+    model = tiny_model(family, backend)
+    options = {"max_new_tokens": 5, "temperature": temperature, "seed": 11}
+    with model.edited(ladder(model)) if edited else contextlib.nullcontext():
+        cached = generate_tokens(model, PROMPTS, **options)
+        assert generate_tokens(model, PROMPTS, use_cache=False, **options) == cached
+        assert generate_tokens(model, PROMPTS, batch_size=2, **options) == cached
+        if temperature == 0:
+            alone = [generate_tokens(model, [prompt], **options)[0] for prompt in PROMPTS]
+            assert alone == cached
+    assert len({generation.tokens for generation in cached}) > 1
+
+
+@every_backend
+def test_edits_change_what_is_drawn(backend):
+    model = tiny_model("llama", backend)
+    plain = generate_tokens(model, PROMPTS, max_new_tokens=6)
+    with model.edited(ladder(model)):
+        assert generate_tokens(model, PROMPTS, max_new_tokens=6) != plain
+    assert generate_tokens(model, PROMPTS, max_new_tokens=6) == plain
+
+
+@every_backend
+def test_greedy_tokens_are_the_argmax_of_the_whole_sequence(backend):
+    model = tiny_model("gemma2", backend)
+    (found,) = generate_tokens(model, [PROMPTS[0]], max_new_tokens=8, temperature=0.0)
+    ids = model.encoder.encode(PROMPTS[0]).ids
+    for i, token in enumerate(found.tokens):
+        text = torch.tensor([ids + found.tokens[:i]])
+        assert int(model.raw(text)[0, -1].argmax()) == token
+
+
+@every_backend
+def test_seeds_and_places_draw_differently(backend):
+    model = tiny_model("llama", backend)
+    same = generate_tokens(model, ["the"] * 3, max_new_tokens=6, seed=1)
+    assert len({generation.tokens for generation in same}) == 3
+    assert generate_tokens(model, ["the"] * 3, max_new_tokens=6, seed=2) != same
+    # A prompt's stream is made of the seed and its place, not of what stands beside it.
+    assert generate_tokens(model, ["the", *PROMPTS], max_new_tokens=6, seed=1)[0] == same[0]
+
+
+@every_backend
+def test_a_response_ends_at_any_end_token_and_does_not_hold_it(backend):
+    model = tiny_model("qwen2", backend)
+    found = generate_tokens(model, ["the"] * 400, max_new_tokens=3, temperature=3.0, batch_size=400)
+    assert {generation.finished for generation in found} == {True, False}
+    for generation in found:
+        assert not set(generation.tokens) & model.encoder.end_token_ids
+        assert len(generation.tokens) < 3 if generation.finished else len(generation.tokens) == 3
+
+
+def test_ends_stop_the_whole_batch(monkeypatch):
+    model = tiny_model("llama")
+    steps = []
+    end = min(model.encoder.end_token_ids)
+
+    def always_end(logits, uniforms, temperature):
+        steps.append(logits.shape)
+        return torch.full_like(uniforms, end, dtype=torch.long)
+
+    monkeypatch.setattr("psr_lens.models.generation.pick_tokens", always_end)
+    found = generate_tokens(model, PROMPTS, max_new_tokens=50)
+    assert found == [Generation((), finished=True)] * len(PROMPTS)
+    assert len(steps) == 1
+
+
+def test_a_model_without_an_end_token_runs_on(monkeypatch):
+    model = tiny_model("llama")
+    monkeypatch.setattr(model.encoder, "end_token_ids", frozenset())
+    (found,) = generate_tokens(model, ["the"], max_new_tokens=5)
+    assert not found.finished
+    assert len(found.tokens) == 5
+
+
+@every_backend
+def test_text_in_text_out(backend):
+    model = tiny_model("llama", backend)
+    options = {"max_new_tokens": 5, "seed": 4}
+    one = model.generate("the", **options)
+    assert isinstance(one, str)
+    assert model.generate(["the"], **options) == [one]
+    chat = [{"role": "user", "content": "the"}]
+    assert model.generate(chat, **options) == one
+    assert model.generate([chat, chat], **options)[0] == one
+    assert model.generate(RawText("the"), **options) != one
+
+
+# --- picking ------------------------------------------------------------------------------------
+
+
+def test_pick_tokens_inverts_the_cumulative_distribution():
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(6, 4)
+    uniforms = torch.tensor([0.0, 0.0999, 0.1001, 0.5999, 0.6001, 0.999999], dtype=torch.float64)
+    assert pick_tokens(logits, uniforms, 1.0).tolist() == [0, 0, 1, 2, 3, 3]
+    assert pick_tokens(logits, uniforms, 0.0).tolist() == [3] * 6
+    # At temperature 1/2 the probabilities are squared: 1, 4, 9 and 16 thirtieths.
+    thirtieths = torch.tensor([0.9, 1.1, 4.9, 5.1, 13.9, 14.1], dtype=torch.float64) / 30
+    assert pick_tokens(logits, thirtieths, 0.5).tolist() == [0, 1, 1, 2, 2, 3]
+
+
+def test_impossible_tokens_are_never_picked():
+    logits = torch.full((5, 4), -torch.inf)
+    logits[:, 2] = 0.0
+    uniforms = torch.tensor([0.0, 0.2, 0.5, 0.9, 1 - 2**-53], dtype=torch.float64)
+    assert pick_tokens(logits, uniforms, 1.0).tolist() == [2] * 5
+
+
+def test_drawn_frequencies_are_the_models_probabilities():
+    model = tiny_model("gpt2")
+    count = 1000
+    found = generate_tokens(model, ["the"] * count, max_new_tokens=1, seed=9, batch_size=count)
+    probabilities = model("the")[0, -1].softmax(-1)
+    top = int(probabilities.argmax())
+    drawn = sum(g.tokens[:1] == (top,) for g in found) / count
+    expected = float(probabilities[top])
+    # Five standard errors.
+    assert abs(drawn - expected) < 5 * (expected * (1 - expected) / count) ** 0.5
+    assert expected > 0.02
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0: it must be at least 1"),
+        ({"temperature": -1.0}, r"temperature=-1\.0: it must be 0 \(greedy\) or positive"),
+        ({"temperature": float("nan")}, "temperature=nan: it must be 0"),
+        ({"batch_size": 0}, "batch_size=0: it must be at least 1"),
+        (
+            {"max_new_tokens": 256},
+            r"max_new_tokens=256, together more than the 256 that llama-0 takes",
+        ),
+    ],
+)
+def test_arguments_out_of_range(options, words):
+    with pytest.raises(ValueError, match=words):
+        tiny_model("llama").generate("the", **options)
+
+
+def test_no_prompts():
+    with pytest.raises(ValueError, match="the list of prompts is empty: pass at least one prompt"):
+        tiny_model("llama").generate([])

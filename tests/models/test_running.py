@@ -1,0 +1,335 @@
+"""One protocol, two backends: padded batches, single blocks, and edits that come and go."""
+
+import pytest
+import torch
+
+from psr_lens.models import RawText, TokenRow, as_hooked_model
+from psr_lens.models.batch import CONTEXT, QUESTION, RESPONSE
+from psr_lens.models.generation import generate_tokens
+from psr_lens.models.numerics import record_residuals
+from tests.models.cases import TEXTS, core_models, every_backend, every_model
+from tests.tiny_models import tiny_model
+
+PROMPTS = [RawText(text) for text in TEXTS]
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def rows_of(model, prompts=PROMPTS):
+    """Prompts with a made-up question and response inside, so that every region occurs."""
+    encoded = [model.encoder.encode(prompt).ids for prompt in prompts]
+    return [TokenRow(ids, len(ids) // 4, len(ids) // 2) for ids in encoded]
+
+
+def push(layer_seed, scale=1.0):
+    """An edit that adds a fixed uneven vector on the response."""
+
+    def edit(resid, region):
+        generator = torch.Generator().manual_seed(layer_seed)
+        vector = torch.randn(resid.shape[-1], generator=generator).to(resid)
+        return resid + scale * vector * (region == RESPONSE).unsqueeze(-1)
+
+    return edit
+
+
+def pushes(model, scale=1.0):
+    return {layer: push(layer, scale) for layer in range(model.n_layers)}
+
+
+# --- forward passes -----------------------------------------------------------------------------
+
+
+@every_model
+def test_dimensions(family, backend):
+    model = tiny_model(family, backend)
+    assert (model.n_layers, model.d_model, model.n_ctx) == (3, 32, 256)
+    assert model.d_vocab == model.logits(model.to_batch("Hi")).shape[-1]
+    assert model.device == torch.device("cpu")
+    assert (
+        repr(model) == f"{type(model).__name__}('{family}-0', 3 layers, d_model=32, float32 on cpu)"
+    )
+
+
+@core_models
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_residuals_of_a_padded_batch_equal_the_singles(family, backend, dtype):
+    model = tiny_model(family, backend, dtype)
+    rows = rows_of(model)
+    together = record_residuals(model, rows)
+    # The bridge takes the softmax of attention in float32.
+    tolerance = {"float32": 1e-4, "float64": 1e-6 if backend == "bridge" else 1e-11}[dtype]
+    for i, row in enumerate(rows):
+        alone = record_residuals(model, [row])[:, 0]
+        gap = together[:, i, -len(row.tokens) :] - alone
+        assert float(gap.abs().max() / alone.abs().max()) < tolerance
+        assert bool(together[:, i].isfinite().all())
+
+
+@every_model
+def test_walking_the_blocks_is_the_forward_pass(family, backend):
+    model = tiny_model(family, backend)
+    rows = rows_of(model)
+    batch = model.pad(rows)
+    expected = record_residuals(model, rows)
+    resid = model.embed(batch)
+    for layer in range(model.n_layers):
+        resid = model.run_block(layer, resid, batch)
+        gap = (resid - expected[layer])[batch.attention_mask].abs().max()
+        assert float(gap / expected[layer].abs().max()) < 1e-5
+
+
+@core_models
+def test_a_block_runs_on_any_residual_and_under_edits(family, backend):
+    model = tiny_model(family, backend, "float64")
+    batch = model.pad(rows_of(model))
+    resid = model.embed(batch)
+    other = resid + 0.5
+    plain = model.run_block(1, other, batch)
+    assert not torch.allclose(plain, model.run_block(1, resid, batch))
+    with model.edited({1: push(1)}):
+        pushed = model.run_block(1, other, batch)
+    mask = batch.attention_mask
+    expected = push(1)(plain, batch.region)
+    torch.testing.assert_close(pushed[mask], expected[mask])
+    torch.testing.assert_close(model.run_block(1, other, batch)[mask], plain[mask])
+
+
+@core_models
+def test_run_feeds_the_edits_what_logits_would(family, backend):
+    model = tiny_model(family, backend)
+    batch = model.pad(rows_of(model))
+    seen = {}
+
+    def record(resid, region):
+        seen.setdefault("resid", []).append(resid.clone())
+        seen.setdefault("region", []).append(region.clone())
+
+    with model.edited({model.n_layers - 1: record}):
+        model.run(batch)
+        model.logits(batch)
+    mask = batch.attention_mask
+    torch.testing.assert_close(seen["resid"][0][mask], seen["resid"][1][mask])
+    assert all(torch.equal(region, batch.region) for region in seen["region"])
+
+
+@core_models
+def test_cached_steps_are_the_whole_pass(family, backend):
+    model = tiny_model(family, backend)
+    batch = model.pad(rows_of(model))
+    whole = model.logits(batch)
+    start = batch.tokens.shape[1] - 4
+    cache, pieces = None, []
+    for begin, end in (
+        (0, start),
+        (start, start + 1),
+        (start + 1, start + 3),
+        (start + 3, start + 4),
+    ):
+        logits, cache = model.step(
+            batch.tokens[:, begin:end],
+            batch.attention_mask[:, :end],
+            batch.region[:, begin:end],
+            cache,
+        )
+        pieces.append(logits)
+    gap = (torch.cat(pieces, dim=1) - whole)[batch.attention_mask].abs().max()
+    assert float(gap / whole.abs().max()) < 1e-4
+
+
+@every_backend
+def test_calling_the_model_and_reading_its_cache(backend):
+    model = tiny_model("llama", backend)
+    logits, cache = model.run_with_cache(PROMPTS)
+    torch.testing.assert_close(logits, model(PROMPTS))
+    residuals = record_residuals(
+        model, [TokenRow(model.encoder.encode(p).ids, 0, 0) for p in PROMPTS]
+    )
+    for layer in range(model.n_layers):
+        torch.testing.assert_close(cache[f"blocks.{layer}.hook_resid_post"], residuals[layer])
+    with model.edited(pushes(model)):
+        edited, cache = model.run_with_cache(PROMPTS)
+        torch.testing.assert_close(edited, model(PROMPTS))
+        last = cache[f"blocks.{model.n_layers - 1}.hook_resid_post"]
+    assert not torch.allclose(edited, logits)
+    # What is cached is what the edits have made.
+    assert not torch.allclose(last, residuals[-1])
+
+
+# --- edits --------------------------------------------------------------------------------------
+
+
+@core_models
+def test_edits_reach_exactly_the_response(family, backend):
+    model = tiny_model(family, backend)
+    rows = rows_of(model)
+    batch = model.pad(rows)
+    before = record_residuals(model, rows)
+    with model.edited({0: push(0)}):
+        during = record_residuals(model, rows)
+    on = batch.surface("R")
+    moved = (during[0] - before[0]).norm(dim=-1)
+    assert bool((moved[on] > 1).all())
+    assert bool((moved[~on & batch.attention_mask] == 0).all())
+    # Nothing before the response can see it, and at the last layer everything in it does.
+    later = (during[-1] - before[-1]).norm(dim=-1)
+    assert bool((later[~on & batch.attention_mask] == 0).all())
+    assert bool((later[on] > 0).all())
+
+
+@core_models
+def test_logits_after_the_edits_are_the_untouched_ones_exactly(family, backend):
+    model = tiny_model(family, backend)
+    batch = model.pad(rows_of(model))
+    before = model.logits(batch)
+    with model.edited(pushes(model)):
+        assert not torch.equal(model.logits(batch), before)
+    assert torch.equal(model.logits(batch), before)
+
+
+@every_backend
+@pytest.mark.parametrize("where", ["inside the context", "inside an edit", "on entering"])
+def test_hooks_are_gone_after_an_exception(backend, where):
+    model = tiny_model("llama", backend)
+    batch = model.pad(rows_of(model))
+    before = model.logits(batch)
+    hooks = count_hooks(model)
+
+    def fail(resid, region):
+        raise KeyError("in the edit")
+
+    edits = pushes(model)
+    if where == "inside an edit":
+        edits[1] = fail
+    if where == "on entering":
+        edits[99] = push(0)
+
+    def broken_run():
+        with model.edited(edits):
+            assert where != "on entering"
+            model.logits(batch)
+            raise KeyError("in the context")
+
+    with pytest.raises((KeyError, IndexError)):
+        broken_run()
+    assert count_hooks(model) == hooks
+    assert "generate" not in model.raw.__dict__
+    assert torch.equal(model.logits(batch), before)
+
+
+def count_hooks(model):
+    return sum(len(module._forward_hooks) for module in model.raw.modules())
+
+
+@every_backend
+def test_nested_edits_act_one_after_the_other(backend):
+    model = tiny_model("llama", backend, "float64")
+    batch = model.pad(rows_of(model))
+    plain = model.logits(batch)
+
+    def double(resid, region):
+        return 2 * resid
+
+    def both(resid, region):
+        return double(push(1)(resid, region), region)
+
+    with model.edited({1: push(1)}):
+        outer = model.logits(batch)
+        with model.edited({1: double}):
+            nested = model.logits(batch)
+        assert torch.equal(model.logits(batch), outer)
+    with model.edited({1: both}):
+        torch.testing.assert_close(model.logits(batch), nested)
+    assert torch.equal(model.logits(batch), plain)
+
+
+@every_backend
+def test_an_edit_may_only_look(backend):
+    model = tiny_model("llama", backend)
+    batch = model.pad(rows_of(model))
+    before = model.logits(batch)
+    with model.edited({0: lambda resid, region: None}):
+        assert torch.equal(model.logits(batch), before)
+
+
+@every_backend
+def test_transformer_lens_hooks_live_beside_the_edits(backend):
+    model = tiny_model("llama", backend)
+    batch = model.pad(rows_of(model))
+    seen = []
+    with model.edited(pushes(model)):
+        during = model.logits(batch)
+        model.raw.run_with_hooks(
+            batch.tokens,
+            attention_mask=batch.attention_mask.long(),
+            fwd_hooks=[("blocks.0.hook_resid_post", lambda value, hook: seen.append(value))],
+        )
+        assert torch.equal(model.logits(batch), during)
+    assert len(seen) == 1
+
+
+# --- the raw object, called by hand -------------------------------------------------------------
+
+
+def regions_seen(model, call, **options):
+    """The regions that an edit is told, one list per pass."""
+    seen = []
+    with model.edited({0: lambda resid, region: seen.append(region[0].tolist())}, **options):
+        call()
+    return seen
+
+
+@every_backend
+def test_regions_of_raw_calls(backend):
+    model = tiny_model("llama", backend)
+    ids = model.to_batch(RawText("Tell me about")).tokens
+    length = ids.shape[1]
+
+    def forward():
+        model.raw(ids)
+
+    assert regions_seen(model, forward) == [[CONTEXT] * (length - 1) + [RESPONSE]]
+    assert regions_seen(model, forward, prompt_length=3, question_start=1) == [
+        [CONTEXT, QUESTION] + [RESPONSE] * (length - 2)
+    ]
+    # What the model's own methods run has regions of its own.
+    row = TokenRow(tuple(ids[0].tolist()), 2, 3)
+    assert regions_seen(model, lambda: model.logits(model.pad([row])), prompt_length=1) == [
+        [CONTEXT] * 2 + [QUESTION] + [RESPONSE] * (length - 3)
+    ]
+
+
+@core_models
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_generate_of_the_raw_object_is_edited_like_ours(family, backend, use_cache):
+    model = tiny_model(family, backend)
+    assert as_hooked_model(model.raw) is model
+    prompt = RawText(TEXTS[1])
+    ids = model.to_batch(prompt).tokens
+
+    def by_hand():
+        tokens = model.raw.generate(
+            ids,
+            max_new_tokens=8,
+            do_sample=False,
+            use_past_kv_cache=use_cache,
+            stop_at_eos=False,
+            return_type="tokens",
+            verbose=False,
+        )
+        return tokens[0, ids.shape[1] :].tolist()
+
+    def ours():
+        (found,) = generate_tokens(model, [prompt], max_new_tokens=8, temperature=0.0)
+        return list(found.tokens)
+
+    plain = by_hand()
+    with model.edited(pushes(model, 3.0)):
+        edited = by_hand()
+        expected = ours()
+        assert edited[: len(expected)] == expected
+    assert expected != plain[: len(expected)]
+    assert by_hand() == plain
