@@ -58,13 +58,16 @@ class _PairOptions(_ModelOptions):
     seed: int = 0
     """The same seed gives the same result."""
 
-    def sample(self):
+    def read(self):
         from psr_lens.prompts import load_pairs
-        from psr_lens.responses import sample_responses
 
         pairs = load_pairs(self.pairs)
-        model = self.load()
-        data = sample_responses(
+        return self.load(), pairs
+
+    def sample(self, model, pairs):
+        from psr_lens.responses import sample_responses
+
+        return sample_responses(
             model,
             pairs,
             max_new_tokens=self.max_new_tokens,
@@ -72,7 +75,6 @@ class _PairOptions(_ModelOptions):
             seed=self.seed,
             batch_size=self.batch_size,
         )
-        return model, data
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Decompose(_PairOptions):
         _refuse_file(self.out)
         from psr_lens.decomposition import write_decomposition
 
-        model, data = self.sample()
+        model, pairs = self.read()
+        data = self.sample(model, pairs)
         written = write_decomposition(
             model, data, self.out, surface=self.surface, show=self.show, batch_size=self.batch_size
         )
@@ -153,12 +156,18 @@ class Fit(_PairOptions):
     def run(self) -> None:
         """Sample, fit, measure, save."""
         layers = _parse_layers(self.layers)
+        if self.heads < 1:
+            raise ValueError(f"--heads {self.heads}: it must be at least 1")
         if self.out.is_dir():
             raise ValueError(f"--out {self.out} is a directory: name a file")
+        from psr_lens._types import resolve_layers
         from psr_lens.faithfulness import measure_faithfulness
         from psr_lens.fitting import fit
 
-        model, data = self.sample()
+        model, pairs = self.read()
+        if layers != "best":
+            resolve_layers(layers, model.n_layers)
+        data = self.sample(model, pairs)
         steering = fit(
             model,
             data,
@@ -269,8 +278,8 @@ def _parse(args: list[str]):
 def _one_line(text: str) -> str:
     """An error box as one line, without its frame and its title."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    lines = [line.strip(" │|╭╮╰╯─-") for line in plain.splitlines()]
-    kept = [line for line in lines if line]
+    lines = [line.strip(" │|") for line in plain.splitlines()]
+    kept = [line for line in lines if line.strip("╭╮╰╯─- ")]
     return " ".join(kept[1:] or kept) or "the arguments make no sense: see psr-lens --help"
 
 

@@ -182,7 +182,7 @@ def _model(source: Source, options: dict[str, Any], dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
             dtype=dtype,
             attn_implementation="eager",
@@ -193,6 +193,7 @@ def _model(source: Source, options: dict[str, Any], dtype: torch.dtype) -> Any:
         raise ValueError(
             f"the weights of model {source.name!r} cannot be loaded: {one_line(error)}"
         ) from None
+    model, report = loaded
     lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if lacking:
         raise ValueError(

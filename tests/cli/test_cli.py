@@ -76,9 +76,9 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
     assert "--layers 'top'" in refuse(
         capsys, "fit", "--model", "demo", "--pairs", pairs_file, "--layers", "top", "--out", out
     )
-    assert "layers=[9] but the model has 6" in refuse(
+    assert "layers=[9] but the model has 6 layers (0 to 5)" in refuse(
         capsys, "fit", "--model", "demo", "--pairs", pairs_file, "--layers", "9", "--out", out
-    ).replace("demo has", "the model has")
+    )
     assert "no steering file" in refuse(
         capsys, "steer", "--model", "demo", "--steering", tmp_path / "no", "--prompt", "hi ."
     )
@@ -113,10 +113,8 @@ def test_decompose_fit_steer(capsys, tmp_path, pairs_file):
 
 
 def test_a_steering_of_another_model_is_one_line(capsys, tmp_path, pairs_file):
-    main(
-        ["fit", "--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "40"]
-        + ["--method", "dim", "--layers", "2", "--out", str(tmp_path / "v")]
-    )
+    common = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "40"]
+    main(["fit", *common, "--method", "dim", "--layers", "2", "--out", str(tmp_path / "v")])
     capsys.readouterr()
     message = refuse(
         capsys, "steer", "--model", "demo-gpt2", "--steering", tmp_path / "v", "--prompt", "hi ."
@@ -139,4 +137,5 @@ def test_the_decomposition_page_opens_offline(tmp_path, pairs_file):
     main(["decompose", *args, "--out", str(tmp_path), "--show", "1"])
     visit = open_page(tmp_path / "deltas.html")
     assert visit.console_errors == ()
-    assert "<assistant>" in visit.text
+    # A word joiner keeps the page from reading a tag; a reader does not see it.
+    assert "<assistant>" in visit.text.replace("\u2060", "")

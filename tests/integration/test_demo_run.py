@@ -97,8 +97,10 @@ def test_the_page_opens_offline_and_shows_special_tokens(run):
     visit = open_page(run.report)
     assert visit.console_errors == ()
     assert visit.requests == ()
-    for shown in ("<assistant>", "pirate", "matey", "Relative RMSE" and "no steering"):
-        assert shown in visit.text
+    # A word joiner keeps the page from reading a token as a tag; a reader does not see it.
+    text = visit.text.replace("\u2060", "")
+    for shown in ("<assistant>", "pirate", "matey", "no steering", "what the PSR adds"):
+        assert shown in text
 
 
 def test_fit_and_report_share_no_animal(model):
