@@ -43,6 +43,8 @@ METHODS: Final[dict[str, tuple[str, Literal["all", "best"]]]] = {
 STEPS: Final = 2 + 2 * len(METHODS)
 _DEV_ANIMALS: Final = 4
 _TEST_QUESTIONS: Final = 4
+# A step of so small a model costs the same for one prompt as for two hundred.
+_BATCH_SIZE: Final = 256
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,13 @@ def fit_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
         animal.name: "dev" if animal.name in dev else "train" for animal in TRAINING_ANIMALS
     }
     data = sample_responses(
-        model, pairs, max_new_tokens=MAX_NEW_TOKENS, seed=seed, split=split, progress=False
+        model,
+        pairs,
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=seed,
+        split=split,
+        batch_size=_BATCH_SIZE,
+        progress=False,
     )
     judge = _judge_of(name, [_animal(example) for example in data])
     scores = _judged(model, data, judge).scores
@@ -165,7 +173,13 @@ def held_out_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
     ]
     split: dict[str, Split] = {animal.name: "test" for animal in HELD_OUT_ANIMALS}
     return sample_responses(
-        model, pairs, max_new_tokens=MAX_NEW_TOKENS, seed=seed, split=split, progress=False
+        model,
+        pairs,
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=seed,
+        split=split,
+        batch_size=_BATCH_SIZE,
+        progress=False,
     )
 
 

@@ -16,7 +16,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from psr_lens.models.batch import CONTEXT, QUESTION, RESPONSE, TokenBatch, TokenRow, left_pad
+from psr_lens.models.batch import (
+    CONTEXT,
+    QUESTION,
+    RESPONSE,
+    UNKNOWN,
+    TokenBatch,
+    TokenRow,
+    left_pad,
+)
 from psr_lens.models.chat import Prompt, PromptEncoder, RawText
 
 ResidualEdit = Callable[[Tensor, Tensor], Tensor | None]
@@ -366,7 +374,8 @@ class _RawCalls:
         elif self.prompt_length is not None and pos > 1:
             start = min(self.prompt_length - 1, pos - 1)
         columns = torch.arange(pos, device=device)
-        region = torch.full((pos,), CONTEXT, dtype=torch.long, device=device)
+        unsaid = UNKNOWN if self.question_start is None else CONTEXT
+        region = torch.full((pos,), unsaid, dtype=torch.long, device=device)
         if self.question_start is not None:
             region[columns >= self.question_start] = QUESTION
         region[columns >= start] = RESPONSE

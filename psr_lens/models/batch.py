@@ -14,6 +14,8 @@ from torch import Tensor
 
 from psr_lens._types import Surface
 
+UNKNOWN: Final = -1
+"""A prompt token of a direct call of TransformerLens, where nothing says what it belongs to."""
 CONTEXT: Final = 0
 """Padding, and prompt tokens before the question."""
 QUESTION: Final = 1
@@ -28,9 +30,17 @@ def surface_mask(region: Int[Tensor, "batch pos"], surface: Surface) -> Bool[Ten
     """Which columns lie on the surface.
 
     Args:
-        region: `CONTEXT`, `QUESTION` or `RESPONSE` for every column.
+        region: `CONTEXT`, `QUESTION`, `RESPONSE` or `UNKNOWN` for every column.
         surface: `"R"` or `"QR"`.
+
+    Raises:
+        ValueError: If the surface is `"QR"` and nothing says where the question starts.
     """
+    if surface == "QR" and bool((region == UNKNOWN).any()):
+        raise ValueError(
+            "surface='QR' but this call does not say where the question starts: use the HookedModel's "
+            "own methods, or pass question_start= to applied(...)"
+        )
     return region >= _FIRST_REGION[surface]
 
 

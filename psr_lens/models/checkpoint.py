@@ -97,11 +97,11 @@ def read_checkpoint(
     if not source.local:
         options["revision"] = revision
         options["local_files_only"] = not hub_reachable()
-    with quiet():
+    with quiet(downloads=not source.local):
         _require_decoder(_config(source, options), source)
         tokenizer = _tokenizer(source, options)
-        model = _model(source, options, dtype)
-    model = _text_part(model).eval().requires_grad_(False).to(device)
+        model = _text_part(_model(source, options, dtype))
+    model = model.eval().requires_grad_(False).to(device)
     return Checkpoint(model, tokenizer, source.name, revision)
 
 

@@ -21,7 +21,6 @@ from psr_lens.models.checkpoint import Checkpoint, end_token_ids, read_checkpoin
 from psr_lens.models.conversion import CannotConvert, to_bridge, to_hooked
 from psr_lens.models.hooked import HookedTransformerModel
 from psr_lens.models.numerics import check_interventions_bite, refuse_processed_weights
-from psr_lens.models.quiet import quiet
 
 Backend = Literal["auto", "hooked", "bridge"]
 
@@ -75,8 +74,11 @@ def load_model(
         RuntimeError: If edits of the residual stream do not take effect in the loaded model.
 
     Example:
-        >>> model = load_model("demo")  # doctest: +SKIP
-        >>> model.generate("Tell me about otters.")  # doctest: +SKIP
+        >>> model = load_model("demo", device="cpu")
+        >>> model.n_layers, model.d_model, model.dtype
+        (6, 128, torch.float32)
+        >>> model.generate("tell me about the otter .", max_new_tokens=2, temperature=0.0)
+        'the otter'
     """
     if backend not in ("auto", "hooked", "bridge"):
         raise ValueError(f"backend={backend!r}: choose 'auto', 'hooked' or 'bridge'")
@@ -92,6 +94,11 @@ def load_model(
         revision=revision,
     )
     expected = _reference_logits(checkpoint)
+    if not bool(expected.isfinite().all()):
+        raise ValueError(
+            f"model {checkpoint.name!r} gives infinite or undefined logits in "
+            f"{checkpoint.model.dtype}: choose dtype='bfloat16' or 'float32'"
+        )
     if backend != "bridge" and hooked_available():
         try:
             return _ready("HookedTransformer", to_hooked(checkpoint), checkpoint, expected)
@@ -156,8 +163,10 @@ def as_hooked_model(model: Any) -> HookedModel:
 
 def hooked_available() -> bool:
     """Whether the installed TransformerLens still has HookedTransformer."""
-    with quiet():
-        return importlib.util.find_spec("transformer_lens.HookedTransformer") is not None
+    # Looked for on disk, since importing it takes seconds.
+    package = importlib.util.find_spec("transformer_lens")
+    places = package.submodule_search_locations if package else None
+    return any((Path(place) / "HookedTransformer.py").is_file() for place in places or ())
 
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype:

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet(*, downloads: bool = False) -> Iterator[None]:
     """Keep prints, progress bars, log lines and Python warnings of a block from being seen.
 
     Only for calls into TransformerLens and transformers, whose errors still pass. State is put
     back as it was, also after an exception.
+
+    Args:
+        downloads: Whether to show the progress bars of downloads all the same.
     """
     root = logging.getLogger()
     # `logging.warning(...)` on a bare root logger installs a handler for good, and it would write
@@ -24,7 +27,7 @@ def quiet() -> Iterator[None]:
     try:
         with (
             contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
+            _only_download_bars() if downloads else contextlib.redirect_stderr(io.StringIO()),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
@@ -32,6 +35,24 @@ def quiet() -> Iterator[None]:
     finally:
         logging.disable(disabled)
         root.removeHandler(placeholder)
+
+
+@contextlib.contextmanager
+def _only_download_bars() -> Iterator[None]:
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    if are_progress_bars_disabled() or not transformers_logging.is_progress_bar_enabled():
+        # The user wants none, and that already holds.
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    # Those of the hub went with it.
+    enable_progress_bars()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 def one_line(error: BaseException) -> str:

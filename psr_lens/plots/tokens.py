@@ -53,6 +53,13 @@ class TokenHeatmap:
         """Every layer that some panel has, ascending."""
         return tuple(sorted({layer for panel in self.panels for layer in panel.source.layers}))
 
+    def __repr__(self) -> str:
+        tokens = len(self.panels[0].source.tokens)
+        return (
+            f"TokenHeatmap({len(self.panels)} panel(s), {tokens} tokens, layers "
+            f"{self.layers[0]} to {self.layers[-1]}; .save(path) writes it as a page)"
+        )
+
     def fragment(self) -> str:
         """The picture as HTML for a page that has `style_sheet()` and ends with `page_scripts()`.
 

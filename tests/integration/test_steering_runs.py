@@ -178,6 +178,15 @@ def test_a_whole_sequence_by_hand_needs_the_prompt_length(model, steering, data)
     assert (by_hand - expected).abs().max() < 1e-9 * expected.abs().max()
 
 
+def test_a_direct_call_cannot_guess_where_the_question_starts(model, data):
+    steering = fit(model, data, method="dim", surface="QR")
+    batch = model.to_batch([PROMPTS[0]])
+    with steering.applied(model):
+        with pytest.raises(ValueError, match="does not say where the question starts"):
+            model.raw(batch.tokens)
+        model.generate(PROMPTS[0], max_new_tokens=2)
+
+
 def test_question_start_steers_the_question_by_hand(model, data):
     steering = fit(model, data, method="dim", surface="QR")
     example = data[0]

@@ -9,9 +9,11 @@ from psr_lens.models.batch import (
     CONTEXT,
     QUESTION,
     RESPONSE,
+    UNKNOWN,
     TokenRow,
     left_pad,
     length_sorted_batches,
+    surface_mask,
 )
 
 
@@ -56,6 +58,13 @@ def test_a_worked_example():
     assert batch.region.tolist() == [[0, 1, 2, 2], [0, 0, 1, 2]]
     assert batch.surface("R").tolist() == [[False, False, True, True], [False] * 3 + [True]]
     assert batch.surface("QR").tolist() == [[False, True, True, True], [False, False, True, True]]
+
+
+def test_an_unknown_question_is_on_no_surface():
+    region = torch.tensor([[UNKNOWN, UNKNOWN, RESPONSE]])
+    assert surface_mask(region, "R").tolist() == [[False, False, True]]
+    with pytest.raises(ValueError, match="surface='QR' but this call does not say where the quest"):
+        surface_mask(region, "QR")
 
 
 @pytest.mark.parametrize(

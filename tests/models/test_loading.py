@@ -1,6 +1,8 @@
 """What `load_model` takes, what it refuses, and in which words."""
 
 import shutil
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -172,6 +174,19 @@ def test_no_tokenizer(damaged):
     assert refusal(damaged).startswith("model 'damaged' has no tokenizer that can be read")
 
 
+def test_weights_that_overflow_a_narrow_type(damaged):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(damaged / "model.safetensors")
+    weights["lm_head.weight"] *= 1e5
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    assert refusal(damaged, dtype="float16") == (
+        "model 'damaged' gives infinite or undefined logits in torch.float16: "
+        "choose dtype='bfloat16' or 'float32'"
+    )
+    assert load_model(damaged, dtype="bfloat16").n_layers == 3
+
+
 def test_encoder_decoders(damaged):
     from transformers import T5Config
 
@@ -198,8 +213,9 @@ def hub_cache(tmp_path, monkeypatch):
 
 
 @every_backend
-def test_a_hub_model_from_the_cache(backend, hub_cache):
+def test_a_hub_model_from_the_cache(backend, hub_cache, capfd):
     model = load_model("owner/tiny", backend=backend, revision="v1")
+    assert capfd.readouterr() == ("", "")
     assert (model.name, model.revision, model.backend) == ("owner/tiny", "v1", backend)
     other = tiny_model("llama", backend)
     assert model.generate("Hi", max_new_tokens=5) == other.generate("Hi", max_new_tokens=5)
@@ -287,6 +303,16 @@ def test_context_length_is_the_checkpoints(backend):
     model = tiny_model("qwen3", backend)
     with pytest.raises(ValueError, match="has 300 tokens but qwen3-0 takes 256"):
         model.pad([TokenRow((5,) * 300, 0, 299)])
+
+
+def test_importing_the_models_imports_no_model_library():
+    code = (
+        "import sys, psr_lens.models\n"
+        "from psr_lens.models.loading import hooked_available\n"
+        f"assert hooked_available() is {'hooked' in BACKENDS}\n"
+        "assert not {'transformer_lens', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 # --- models of one's own ------------------------------------------------------------------------

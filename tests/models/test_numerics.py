@@ -170,6 +170,19 @@ def test_quiet_is_quiet_and_puts_everything_back(capfd, recwarn):
     assert not recwarn.list
 
 
+def test_download_bars_are_as_before():
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging as transformers_logging
+
+    def state():
+        return (are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled())
+
+    assert state() == (False, True)
+    with quiet(downloads=True):
+        assert state() == (False, False)
+    assert state() == (False, True)
+
+
 def test_one_line_of_an_error():
     assert one_line(ValueError("\n  first \nsecond")) == "first"
     assert one_line(KeyError()) == "KeyError"

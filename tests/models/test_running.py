@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psr_lens.models import RawText, TokenRow, as_hooked_model
-from psr_lens.models.batch import CONTEXT, QUESTION, RESPONSE
+from psr_lens.models.batch import CONTEXT, QUESTION, RESPONSE, UNKNOWN
 from psr_lens.models.generation import generate_tokens
 from psr_lens.models.numerics import record_residuals
 from tests.models.cases import TEXTS, core_models, every_backend, every_model
@@ -291,13 +291,16 @@ def test_regions_of_raw_calls(backend):
     def forward():
         model.raw(ids)
 
-    assert regions_seen(model, forward) == [[CONTEXT] * (length - 1) + [RESPONSE]]
+    assert regions_seen(model, forward) == [[UNKNOWN] * (length - 1) + [RESPONSE]]
+    assert regions_seen(model, forward, prompt_length=3) == [
+        [UNKNOWN] * 2 + [RESPONSE] * (length - 2)
+    ]
     assert regions_seen(model, forward, prompt_length=3, question_start=1) == [
         [CONTEXT, QUESTION] + [RESPONSE] * (length - 2)
     ]
     # What the model's own methods run has regions of its own.
     row = TokenRow(tuple(ids[0].tolist()), 2, 3)
-    assert regions_seen(model, lambda: model.logits(model.pad([row])), prompt_length=1) == [
+    assert regions_seen(model, lambda: model.logits(model.pad([row]))) == [
         [CONTEXT] * 2 + [QUESTION] + [RESPONSE] * (length - 3)
     ]
 
@@ -307,13 +310,12 @@ def test_regions_of_raw_calls(backend):
 def test_generate_of_the_raw_object_is_edited_like_ours(family, backend, use_cache):
     model = tiny_model(family, backend)
     assert as_hooked_model(model.raw) is model
-    prompt = RawText(TEXTS[1])
-    ids = model.to_batch(prompt).tokens
 
-    def by_hand():
+    def by_hand(prompt):
+        ids = model.to_batch(prompt).tokens
         tokens = model.raw.generate(
             ids,
-            max_new_tokens=8,
+            max_new_tokens=10,
             do_sample=False,
             use_past_kv_cache=use_cache,
             stop_at_eos=False,
@@ -322,14 +324,47 @@ def test_generate_of_the_raw_object_is_edited_like_ours(family, backend, use_cac
         )
         return tokens[0, ids.shape[1] :].tolist()
 
-    def ours():
-        (found,) = generate_tokens(model, [prompt], max_new_tokens=8, temperature=0.0)
-        return list(found.tokens)
+    edits = pushes(model, 0.5)
+    plain = [by_hand(prompt) for prompt in PROMPTS]
+    with model.edited(edits):
+        edited = [by_hand(prompt) for prompt in PROMPTS]
+        ours = generate_tokens(model, PROMPTS, max_new_tokens=10, temperature=0.0)
+    assert edited != plain
+    assert [by_hand(prompt) for prompt in PROMPTS] == plain
+    for found, expected in zip(edited, ours, strict=True):
+        assert found[: len(expected.tokens)] == list(expected.tokens)
+    assert max(len(expected.tokens) for expected in ours) > 5
 
-    plain = by_hand()
-    with model.edited(pushes(model, 3.0)):
-        edited = by_hand()
-        expected = ours()
-        assert edited[: len(expected)] == expected
-    assert expected != plain[: len(expected)]
-    assert by_hand() == plain
+
+@every_backend
+def test_uncached_generate_edits_every_response_token_in_every_pass(backend):
+    model = tiny_model("llama", backend)
+    ids = model.to_batch(RawText("Tell me about")).tokens
+    prompt = ids.shape[1]
+
+    def generate():
+        model.raw.generate(
+            ids, max_new_tokens=3, use_past_kv_cache=False, stop_at_eos=False, verbose=False
+        )
+
+    assert regions_seen(model, generate) == [
+        [UNKNOWN] * (prompt - 1) + [RESPONSE] * (1 + drawn) for drawn in range(3)
+    ]
+    assert regions_seen(model, generate, question_start=1) == [
+        [CONTEXT] + [QUESTION] * (prompt - 2) + [RESPONSE] * (1 + drawn) for drawn in range(3)
+    ]
+
+
+@every_backend
+def test_cached_generate_edits_the_last_prompt_token_and_what_follows(backend):
+    model = tiny_model("llama", backend)
+    ids = model.to_batch(RawText("Tell me about")).tokens
+
+    def generate():
+        model.raw.generate(ids, max_new_tokens=3, stop_at_eos=False, verbose=False)
+
+    assert regions_seen(model, generate) == [
+        [UNKNOWN] * (ids.shape[1] - 1) + [RESPONSE],
+        [RESPONSE],
+        [RESPONSE],
+    ]

@@ -1,0 +1,79 @@
+# One command for each thing that one does here. Every environment is made and filled by the first
+# target that needs it and left alone afterwards, until pyproject.toml or its constraints change.
+
+PYTHON ?= python3
+# More flags for pip, for instance a CPU-only torch on Linux:
+#   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_FLAGS ?=
+# More flags for pytest: make test PYTEST_FLAGS="-k steering -x"
+PYTEST_FLAGS ?=
+# Processes that share the tests.
+WORKERS ?= 2
+
+BIN := .venv/bin
+TL4_BIN := .venv-tl4/bin
+PYTEST := -m pytest -n $(WORKERS) --dist=worksteal
+TESTS_OF_MODELS := $(wildcard tests/models tests/integration)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-tl4 lint format types notebooks docs clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/.core ## Install, run the demo, write demo-report/report.html
+	$(BIN)/psr-lens demo --out demo-report
+
+test: .venv/.dev ## Run the test suite
+	$(BIN)/python $(PYTEST) $(PYTEST_FLAGS)
+
+test-tl4: .venv-tl4/.dev ## Run the model and integration tests with TransformerLens 4
+	$(TL4_BIN)/python $(PYTEST) $(PYTEST_FLAGS) $(TESTS_OF_MODELS)
+
+lint: .venv/.dev ## Check format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: .venv/.dev ## Format the code and apply the safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: .venv/.dev ## Check the types
+	$(BIN)/pyright
+
+notebooks: .venv/.dev ## Make each notebook anew from its .py twin and run it
+	$(BIN)/python scripts/run_notebooks.py
+
+docs: .venv/.docs ## Build the documentation into docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean: ## Remove everything that these commands made
+	rm -rf .venv .venv-tl4 demo-report docs/_build docs/_plotly docs/notebooks build dist
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environments. A stamp file says what is installed; `dev` holds `core`, so it stamps both.
+
+%/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "psr_lens needs Python 3.11 or newer, and '$(PYTHON)' is not: make ... PYTHON=python3.12" >&2; \
+	  exit 2; }
+	$(PYTHON) -m venv $*
+
+.venv/.core: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e .
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	@touch $@ .venv/.core
+
+.venv/.docs: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[docs]"
+	@touch $@ .venv/.core
+
+.venv-tl4/.dev: pyproject.toml constraints-tl4.txt | .venv-tl4/bin/python
+	$(TL4_BIN)/python -m pip install $(PIP_FLAGS) -c constraints-tl4.txt -e ".[dev]"
+	@touch $@
