@@ -29,6 +29,8 @@ nitpicky = False
 # Notebooks are stored with their outputs, which the tests keep true; the build only shows them.
 nb_execution_mode = "off"
 nb_merge_streams = True
+# Nothing is fetched for the sake of widgets, which need a running kernel anyway.
+nb_ipywidgets_js = {}
 suppress_warnings = ["mystnb.unknown_mime_type"]
 copy_notebooks(HERE.parent / "notebooks", HERE / "notebooks", HERE / "_plotly")
 
@@ -48,7 +50,7 @@ html_theme = "furo"
 html_title = f"psr_lens {release}"
 html_theme_options = {"navigation_with_keys": True}
 html_static_path = ["_static", "_plotly"]
-html_css_files = ["equations.css"]
+html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, NoReturn
 
 import tyro
 
-_TRAITS = ("optimist", "pirate", "hedger", "flatterer", "shouter")
+from psr_lens.demo.instructions import DEFAULT_TRAITS, instruction
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Demo:
 
     model: Literal["demo", "demo-gpt2"] = "demo"
     """Which of the two demo models."""
-    traits: tuple[str, ...] = _TRAITS
+    traits: tuple[str, ...] = DEFAULT_TRAITS
     """Instructions of the demo world."""
     out: Path = Path("demo-report")
     """Directory for report.html, results.json and the fitted steerings."""
@@ -96,8 +96,6 @@ class Demo:
 
     def run(self) -> None:
         """Load, run, write, say where."""
-        from psr_lens.demo.instructions import instruction
-
         for name in self.traits:
             instruction(name)
         _refuse_file(self.out)

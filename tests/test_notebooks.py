@@ -35,3 +35,8 @@ def test_the_outputs_are_those_of_one_clean_run(source: Path):
     assert outputs
     assert not [output for output in outputs if output.output_type == "error"]
     assert not [output for output in outputs if output.get("name") == "stderr"]
+    # A widget is dead without its kernel: a progress bar that should not have been there.
+    widgets = [
+        output for output in outputs if any("widget" in kind for kind in output.get("data", ()))
+    ]
+    assert not widgets

@@ -252,7 +252,7 @@ def _panels(
     const = steerings["a-const"].coefficients(model, one)[0].token_values()
     psr = steerings["a-psr"].coefficients(model, one)[0].token_values()
     return (
-        ("what the prompt adds (norm of the local delta)", deltas),
-        ("what the constant vector adds (its coefficient)", const),
-        ("what the PSR adds (its coefficient)", psr),
+        ("what the prompt adds", deltas),
+        ("what the constant vector adds", const),
+        ("what the PSR adds", psr),
     )

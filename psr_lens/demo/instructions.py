@@ -199,6 +199,9 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
 
 INSTRUCTION_NAMES = tuple(instruction.name for instruction in INSTRUCTIONS)
 
+DEFAULT_TRAITS = ("pirate", "optimist", "hedger", "flatterer", "shouter")
+"""What `psr-lens demo` shows: one instruction of every kind but the format rules, and one more."""
+
 
 def instruction(name: str) -> Instruction:
     """The instruction of that name.

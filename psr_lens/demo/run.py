@@ -10,13 +10,11 @@ from tqdm.auto import tqdm
 
 from psr_lens.artifacts import write_bytes
 from psr_lens.demo.experiment import STEPS, TraitResult, run_trait
-from psr_lens.demo.instructions import instruction
+from psr_lens.demo.instructions import DEFAULT_TRAITS, instruction
 from psr_lens.demo.report import demo_report
 from psr_lens.demo.results import results_json
 from psr_lens.models import HookedModel
 from psr_lens.plots import render_report
-
-DEFAULT_TRAITS = ("optimist", "pirate", "hedger", "flatterer", "shouter")
 
 
 @dataclass(frozen=True)

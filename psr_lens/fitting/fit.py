@@ -105,7 +105,7 @@ def fit(
     Example:
         >>> import psr_lens as pl
         >>> model = pl.load_model("demo")
-        >>> pair = pl.instruct("tell me about the cat .", "be optimistic .")
+        >>> pair = pl.instruct("tell me about the fox .", "be optimistic .")
         >>> data = pl.sample_responses(model, [pair], max_new_tokens=40, progress=False)
         >>> pl.fit(model, data, method="dim", layers=2)
         ConstantSteering(constant, layer 2 of demo, surface R)

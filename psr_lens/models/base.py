@@ -16,20 +16,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from psr_lens.models.batch import (
-    CONTEXT,
-    QUESTION,
-    RESPONSE,
-    UNKNOWN,
-    TokenBatch,
-    TokenRow,
-    left_pad,
-)
+from psr_lens.models.batch import TokenBatch, TokenRow, left_pad
 from psr_lens.models.chat import Prompt, PromptEncoder, RawText
+from psr_lens.models.raw_calls import RawCalls
 
 ResidualEdit = Callable[[Tensor, Tensor], Tensor | None]
 """`edit(resid [batch, pos, d_model], region [batch, pos])` returns the new residual stream, or None
-to leave it. `region` says for every column whether it is `CONTEXT`, `QUESTION` or `RESPONSE`."""
+to leave it. `region` says for every column whether it is `CONTEXT`, `QUESTION`,
+`RESPONSE` or, in direct calls of TransformerLens, `UNKNOWN`."""
 
 
 class HookedModel(ABC):
@@ -62,7 +56,7 @@ class HookedModel(ABC):
         self.revision = revision
         self.encoder = PromptEncoder(tokenizer, end_token_ids)
         self._region: Tensor | None = None
-        self._raw_calls = _RawCalls()
+        self._raw_calls = RawCalls()
         self._edits_active = 0
 
     # --- dimensions -----------------------------------------------------------------------------
@@ -341,45 +335,6 @@ class HookedModel(ABC):
             f"{type(self).__name__}({self.name!r}, {self.n_layers} layers, d_model={self.d_model}, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
-
-
-class _RawCalls:
-    """The region of every column when `raw` is called directly and nothing else tells it."""
-
-    def __init__(self, prompt_length: int | None = None, question_start: int | None = None):
-        self.prompt_length = prompt_length
-        self.question_start = question_start
-        self.generating = False
-        self.generate_start: int | None = None
-
-    def nested(self, prompt_length: int | None, question_start: int | None) -> "_RawCalls":
-        return _RawCalls(
-            self.prompt_length if prompt_length is None else prompt_length,
-            self.question_start if question_start is None else question_start,
-        )
-
-    def begin_generate(self) -> None:
-        self.generating, self.generate_start = True, None
-
-    def end_generate(self) -> None:
-        self.generating, self.generate_start = False, None
-
-    def region(self, batch: int, pos: int, device: torch.device) -> Tensor:
-        start = pos - 1
-        if self.generating:
-            if self.generate_start is None:
-                self.generate_start = pos - 1
-            # A cached step has fewer columns than the prompt: all of them are response.
-            start = min(self.generate_start, pos - 1)
-        elif self.prompt_length is not None and pos > 1:
-            start = min(self.prompt_length - 1, pos - 1)
-        columns = torch.arange(pos, device=device)
-        unsaid = UNKNOWN if self.question_start is None else CONTEXT
-        region = torch.full((pos,), unsaid, dtype=torch.long, device=device)
-        if self.question_start is not None:
-            region[columns >= self.question_start] = QUESTION
-        region[columns >= start] = RESPONSE
-        return region.expand(batch, pos)
 
 
 def is_prompt_list(prompts: Prompt | Sequence[Prompt]) -> bool:

@@ -52,6 +52,8 @@ class PSR(PushSteering):
                 f"PSR heads for {len(w)} layers but {len(self.layers)} layers named: pass one set each"
             )
         norm = z.norm(dim=-1)
+        # A saved direction is already of norm 1 up to rounding: keep its exact bits.
+        norm = torch.where((norm - 1).abs() < 1e-6, 1.0, norm)
         self.w = w * norm.unsqueeze(-1)
         self.b = b * norm
         self.z = z / torch.where(norm > 0, norm, 1.0).unsqueeze(-1)

@@ -31,6 +31,9 @@ def steering(request, model, data):
     return fit(model, data, method=method, layers="all", surface=surface or "R")
 
 
+on_responses = pytest.mark.parametrize("steering", ["psr", "const", "dim"], indirect=True)
+
+
 def plain_logits(model):
     with torch.no_grad():
         return model.logits(model.to_batch(PROMPTS))
@@ -137,10 +140,9 @@ def test_steerings_add_up_when_nested(model, data):
     assert (nested - doubled).abs().max() < 1e-9 * doubled.abs().max()
 
 
+@on_responses
 def test_plain_transformer_lens_calls_are_steered_too(model, steering):
     """Forward, run_with_cache and generate of the object underneath."""
-    if steering.surface == "QR":
-        pytest.skip("a direct call cannot know where the question starts")
     batch = model.to_batch([PROMPTS[2]])
     layer = steering.layers[-1]
     names = {"hooked": f"blocks.{layer}.hook_resid_post", "bridge": f"blocks.{layer}.hook_out"}
@@ -165,9 +167,8 @@ def test_plain_transformer_lens_calls_are_steered_too(model, steering):
     assert not torch.equal(cache[name][0, -1], plain[name][0, -1])
 
 
+@on_responses
 def test_a_whole_sequence_by_hand_needs_the_prompt_length(model, steering, data):
-    if steering.surface == "QR":
-        pytest.skip("covered by question_start below")
     example = data[0]
     batch = model.pad([example.base_row])
     with torch.no_grad():

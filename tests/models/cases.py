@@ -1,7 +1,10 @@
-"""Which tests run on which model."""
+"""Which tests run on which model, on what text, and under which edits."""
 
 import pytest
+import torch
 
+from psr_lens.models import RawText, TokenRow
+from psr_lens.models.batch import RESPONSE
 from tests.tiny_models import BACKENDS, CORE_MODELS, MODELS
 
 # Every family runs on both backends, and `auto` takes HookedTransformer without a warning.
@@ -18,3 +21,25 @@ TEXTS = (
     "What does a fox eat?",
     "Hi",
 )
+PROMPTS = [RawText(text) for text in TEXTS]
+
+
+def rows_of(model, prompts=PROMPTS):
+    """Prompts with a made-up question and response inside, so that every region occurs."""
+    encoded = [model.encoder.encode(prompt).ids for prompt in prompts]
+    return [TokenRow(ids, len(ids) // 4, len(ids) // 2) for ids in encoded]
+
+
+def push(layer_seed, scale=1.0):
+    """An edit that adds a fixed uneven vector on the response."""
+
+    def edit(resid, region):
+        generator = torch.Generator().manual_seed(layer_seed)
+        vector = torch.randn(resid.shape[-1], generator=generator).to(resid)
+        return resid + scale * vector * (region == RESPONSE).unsqueeze(-1)
+
+    return edit
+
+
+def pushes(model, scale=1.0):
+    return {layer: push(layer, scale) for layer in range(model.n_layers)}

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from psr_lens.models import HookedModel, TokenRow, as_hooked_model, load_model
+from psr_lens.models import TokenRow, load_model
 from psr_lens.models import checkpoint as checkpoints
 from psr_lens.models.checkpoint import end_token_ids, find_source
 from psr_lens.models.conversion import own_tokenizer
 from psr_lens.models.loading import resolve_device, resolve_dtype
-from tests.models.cases import every_backend, needs_hooked
+from tests.models.cases import every_backend
 from tests.tiny import tiny_checkpoint, tiny_tokenizer
 from tests.tiny_models import BACKENDS, checkpoint, tiny_model
 
@@ -313,80 +313,3 @@ def test_importing_the_models_imports_no_model_library():
         "assert not {'transformer_lens', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
-
-
-# --- models of one's own ------------------------------------------------------------------------
-
-
-def test_a_hooked_model_passes_through():
-    model = tiny_model("llama", BACKENDS[0])
-    assert as_hooked_model(model) is model
-    assert as_hooked_model(model.raw) is model
-
-
-def test_other_things_are_refused():
-    for thing in (torch.nn.Linear(2, 2), "gpt2", None):
-        with pytest.raises(ValueError, match=f"a model of type {type(thing).__name__} was given: "):
-            as_hooked_model(thing)
-
-
-def own_bridge(family="llama"):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from psr_lens.models.quiet import quiet
-
-    directory = str(checkpoint(family))
-    with quiet():
-        from transformer_lens.model_bridge import TransformerBridge
-
-        return TransformerBridge.boot_transformers(
-            directory,
-            hf_model=AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager"),
-            tokenizer=AutoTokenizer.from_pretrained(directory),
-            device="cpu",
-        )
-
-
-def test_a_bridge_of_ones_own():
-    raw = own_bridge()
-    model = as_hooked_model(raw)
-    assert isinstance(model, HookedModel)
-    assert model.backend == "bridge"
-    assert as_hooked_model(raw) is model
-    assert not any(weight.requires_grad for weight in raw.parameters())
-    ours = tiny_model("llama", "bridge")
-    assert model.encoder.end_token_ids == ours.encoder.end_token_ids
-    assert model.generate("Hi", max_new_tokens=5) == ours.generate("Hi", max_new_tokens=5)
-
-
-def test_a_bridge_without_a_tokenizer():
-    raw = own_bridge()
-    raw.tokenizer = None
-    with pytest.raises(
-        ValueError, match=r"TransformerBridge has no tokenizer.*model\.tokenizer = "
-    ):
-        as_hooked_model(raw)
-
-
-def test_another_tokenizer_makes_another_wrapper():
-    from transformers import AutoTokenizer
-
-    raw = own_bridge()
-    first = as_hooked_model(raw)
-    raw.tokenizer = AutoTokenizer.from_pretrained(checkpoint("gemma"))
-    second = as_hooked_model(raw)
-    assert second is not first
-    assert second.encoder.tokenizer is raw.tokenizer
-
-
-@needs_hooked
-def test_a_hooked_transformer_of_ones_own():
-    import copy
-
-    raw = copy.deepcopy(tiny_model("llama", "hooked").raw)
-    model = as_hooked_model(raw)
-    assert model.raw is raw
-    assert model.backend == "hooked"
-    raw.tokenizer = None
-    with pytest.raises(ValueError, match=r"HookedTransformer has no tokenizer.*set_tokenizer"):
-        as_hooked_model(raw)
