@@ -11,11 +11,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import tyro
 
 from psr_lens.demo.instructions import DEFAULT_TRAITS, instruction
+
+if TYPE_CHECKING:
+    from psr_lens.models import HookedModel
+    from psr_lens.prompts import PromptPair
+    from psr_lens.responses import SteeringDataset
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class _ModelOptions:
     revision: str | None = None
     """Revision on the hub."""
 
-    def load(self):
+    def load(self) -> "HookedModel":
         from psr_lens.models import load_model
 
         return load_model(
@@ -58,13 +63,13 @@ class _PairOptions(_ModelOptions):
     seed: int = 0
     """The same seed gives the same result."""
 
-    def read(self):
+    def read(self) -> "tuple[HookedModel, list[PromptPair]]":
         from psr_lens.prompts import load_pairs
 
         pairs = load_pairs(self.pairs)
         return self.load(), pairs
 
-    def sample(self, model, pairs):
+    def sample(self, model: "HookedModel", pairs: "Sequence[PromptPair]") -> "SteeringDataset":
         from psr_lens.responses import sample_responses
 
         return sample_responses(

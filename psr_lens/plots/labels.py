@@ -61,6 +61,20 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return placed
 
 
+def keep_below(heights: Sequence[float], top: float, gap: float) -> list[float]:
+    """Heights pushed down until none is above `top` and neighbours still are `gap` apart.
+
+    >>> keep_below([99.0, 90.0, 101.0], 100.0, 2.0)
+    [98.0, 90.0, 100.0]
+    """
+    placed = list(heights)
+    limit = top
+    for index in sorted(range(len(heights)), key=lambda index: -heights[index]):
+        placed[index] = min(placed[index], limit)
+        limit = placed[index] - gap
+    return placed
+
+
 def label_lines(
     figure: "plotly.graph_objects.Figure",
     ends: Sequence[LineEnd],
@@ -76,7 +90,7 @@ def label_lines(
         plot_height: Height of the plotting area in pixels.
     """
     gap = _GAP * (span[1] - span[0]) / plot_height
-    heights = spread([end.height for end in ends], gap)
+    heights = keep_below(spread([end.height for end in ends], gap), span[1], gap)
     for end, height in zip(ends, heights, strict=True):
         figure.add_annotation(
             x=1,
