@@ -55,6 +55,8 @@ clean: ## Remove everything that these commands made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environments. A stamp file says what is installed; `dev` holds `core`, so it stamps both.
+# pip would compile every module of every package at once; Python compiles the few it uses.
+INSTALL := -m pip install --no-compile
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -63,17 +65,17 @@ clean: ## Remove everything that these commands made
 	$(PYTHON) -m venv $*
 
 .venv/.core: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e .
+	$(BIN)/python $(INSTALL) $(PIP_FLAGS) -c constraints.txt -e .
 	@touch $@
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/python $(INSTALL) $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
 	@touch $@ .venv/.core
 
 .venv/.docs: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[docs]"
+	$(BIN)/python $(INSTALL) $(PIP_FLAGS) -c constraints.txt -e ".[docs]"
 	@touch $@ .venv/.core
 
 .venv-tl4/.dev: pyproject.toml constraints-tl4.txt | .venv-tl4/bin/python
-	$(TL4_BIN)/python -m pip install $(PIP_FLAGS) -c constraints-tl4.txt -e ".[dev]"
+	$(TL4_BIN)/python $(INSTALL) $(PIP_FLAGS) -c constraints-tl4.txt -e ".[dev]"
 	@touch $@

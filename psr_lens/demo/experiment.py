@@ -144,15 +144,7 @@ def fit_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
     split: dict[str, Split] = {
         animal.name: "dev" if animal.name in dev else "train" for animal in TRAINING_ANIMALS
     }
-    data = sample_responses(
-        model,
-        pairs,
-        max_new_tokens=MAX_NEW_TOKENS,
-        seed=seed,
-        split=split,
-        batch_size=_BATCH_SIZE,
-        progress=False,
-    )
+    data = _sample(model, pairs, seed, split)
     judge = _judge_of(name, [_animal(example) for example in data])
     scores = _judged(model, data, judge).scores
     kept = {
@@ -172,15 +164,7 @@ def held_out_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
         for i in sorted(rng.sample(range(len(QUESTION_WORDINGS)), _TEST_QUESTIONS))
     ]
     split: dict[str, Split] = {animal.name: "test" for animal in HELD_OUT_ANIMALS}
-    return sample_responses(
-        model,
-        pairs,
-        max_new_tokens=MAX_NEW_TOKENS,
-        seed=seed,
-        split=split,
-        batch_size=_BATCH_SIZE,
-        progress=False,
-    )
+    return _sample(model, pairs, seed, split)
 
 
 @torch.no_grad()
@@ -212,6 +196,20 @@ def regenerate(
             responses[i] = model.encoder.decode(said)
             scores[i] = judge(i, responses[i], finished)
     return Behaviour(1.0, tuple(responses), tuple(scores))
+
+
+def _sample(
+    model: HookedModel, pairs: Sequence[PromptPair], seed: int, split: dict[str, Split]
+) -> SteeringDataset:
+    return sample_responses(
+        model,
+        pairs,
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=seed,
+        split=split,
+        batch_size=_BATCH_SIZE,
+        progress=False,
+    )
 
 
 def _pair(name: str, animal: Animal, wording: int) -> PromptPair:

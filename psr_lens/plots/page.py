@@ -1,9 +1,9 @@
 """A page in one file: nothing is fetched, and the browser is told to refuse any fetch."""
 
 import os
-import tempfile
 from pathlib import Path
 
+from psr_lens.artifacts import write_bytes
 from psr_lens.plots.text import escape
 from psr_lens.plots.theme import style_sheet
 
@@ -52,16 +52,4 @@ def write_page(path: str | os.PathLike[str], text: str) -> Path:
         raise FileNotFoundError(
             f"{target.parent} is not a folder; create it first or save to another path"
         )
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        # mkstemp makes the file private; a page is as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return target
+    return write_bytes(target, text.encode())
