@@ -27,7 +27,8 @@ def quiet(*, downloads: bool = False) -> Iterator[None]:
     try:
         with (
             contextlib.redirect_stdout(io.StringIO()),
-            _only_download_bars() if downloads else contextlib.redirect_stderr(io.StringIO()),
+            contextlib.nullcontext() if downloads else contextlib.redirect_stderr(io.StringIO()),
+            _without_loading_bars(downloads),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
@@ -38,21 +39,24 @@ def quiet(*, downloads: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _only_download_bars() -> Iterator[None]:
+def _without_loading_bars(downloads: bool) -> Iterator[None]:
+    """No bar of transformers; in a notebook they are widgets, which no redirection catches."""
     from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
-    if are_progress_bars_disabled() or not transformers_logging.is_progress_bar_enabled():
-        # The user wants none, and that already holds.
-        yield
-        return
+    shown = transformers_logging.is_progress_bar_enabled()
+    hub_shown = not are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()
-    # Those of the hub went with it.
-    enable_progress_bars()
+    if downloads and hub_shown:
+        # Those of the hub went with it.
+        enable_progress_bars()
     try:
         yield
     finally:
-        transformers_logging.enable_progress_bar()
+        if shown:
+            transformers_logging.enable_progress_bar()
+        if hub_shown:
+            enable_progress_bars()
 
 
 def one_line(error: BaseException) -> str:
