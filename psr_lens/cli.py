@@ -247,6 +247,9 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"psr-lens {version('psr-lens')}")
         return
     command = _parse(given)
+    # Threads that wait for each other spin, and on a busy machine they spin in place of those that
+    # they wait for. Read once, when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         command.run()
     except KeyboardInterrupt:
