@@ -24,6 +24,7 @@ from psr_lens._types import Surface, TokenValues
 from psr_lens.models import HookedModel, TokenBatch, as_hooked_model
 from psr_lens.models.base import ResidualEdit
 from psr_lens.models.batch import length_sorted_batches
+from psr_lens.models.columns import Columns
 from psr_lens.responses import Example
 
 Kind = Literal["accumulated", "local"]
@@ -169,7 +170,7 @@ def surface_residuals(
     seen: dict[int, Tensor] = {}
 
     def recorder(layer: int) -> ResidualEdit:
-        def edit(resid: Tensor, region: Tensor) -> None:
+        def edit(resid: Tensor, columns: Columns) -> None:
             seen[layer] = resid[mask].to(working_dtype(resid.dtype))
 
         return edit
@@ -205,7 +206,7 @@ def local_deltas(
     missing: dict[int, Tensor] = {}
 
     def replacer(layer: int) -> ResidualEdit:
-        def edit(resid: Tensor, region: Tensor) -> Tensor:
+        def edit(resid: Tensor, columns: Columns) -> Tensor:
             missing[layer] = target[layer] - resid[mask].to(target)
             replaced = resid.clone()
             replaced[mask] = target[layer].to(resid)
@@ -228,7 +229,7 @@ def add_at(
     """
 
     def adder(delta: Tensor) -> ResidualEdit:
-        def edit(resid: Tensor, region: Tensor) -> Tensor:
+        def edit(resid: Tensor, columns: Columns) -> Tensor:
             added = resid.clone()
             added[mask] = (resid[mask].to(delta) + delta).to(resid)
             return added

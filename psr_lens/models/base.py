@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from psr_lens.models.batch import TokenBatch, TokenRow, left_pad
 from psr_lens.models.chat import Prompt, PromptEncoder, RawText
+from psr_lens.models.columns import Columns
 from psr_lens.models.raw_calls import RawCalls
 
-ResidualEdit = Callable[[Tensor, Tensor], Tensor | None]
-"""`edit(resid [batch, pos, d_model], region [batch, pos])` returns the new residual stream, or None
-to leave it. `region` says for every column whether it is `CONTEXT`, `QUESTION`,
-`RESPONSE` or, in direct calls of TransformerLens, `UNKNOWN`."""
+ResidualEdit = Callable[[Tensor, Columns], Tensor | None]
+"""`edit(resid [batch, pos, d_model], columns)` returns the new residual stream, or None to leave it;
+`columns` says what every column of the pass is."""
 
 
 class HookedModel(ABC):
@@ -55,7 +55,7 @@ class HookedModel(ABC):
         self.name = name
         self.revision = revision
         self.encoder = PromptEncoder(tokenizer, end_token_ids)
-        self._region: Tensor | None = None
+        self._columns: Columns | None = None
         self._raw_calls = RawCalls()
         self._edits_active = 0
 
@@ -128,31 +128,31 @@ class HookedModel(ABC):
 
     def logits(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
         """Next-token logits at every column of a padded batch, `[batch, pos, d_vocab]`."""
-        with self._running(batch.region):
+        with self._running(batch.columns):
             return self._forward(batch)
 
     def run(self, batch: TokenBatch) -> None:
         """Run all blocks for what the edits record; no logits where the backend can skip them."""
-        with self._running(batch.region):
+        with self._running(batch.columns):
             self._forward_without_unembedding(batch)
 
     def embed(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream that enters block 0."""
-        with self._running(batch.region):
+        with self._running(batch.columns):
             return self._embed(batch)
 
     def run_block(
         self, layer: int, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
     ) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream after block `layer`, given the one that enters it."""
-        with self._running(batch.region):
+        with self._running(batch.columns):
             return self._run_block(layer, resid, batch)
 
     def step(
         self,
         tokens: Int[Tensor, "batch new"],
         attention_mask: Tensor,
-        region: Int[Tensor, "batch new"],
+        columns: Columns,
         cache: Any = None,
     ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
         """One cached forward pass: logits of the new columns, and the grown cache.
@@ -160,10 +160,10 @@ class HookedModel(ABC):
         Args:
             tokens: The new tokens.
             attention_mask: True on real tokens, over cached and new columns.
-            region: Region of the new columns.
+            columns: What the new columns are.
             cache: What the last call returned; None to begin.
         """
-        with self._running(region):
+        with self._running(columns):
             return self._forward_cached(tokens, attention_mask, cache)
 
     def __call__(self, prompts: Prompt | Sequence[Prompt]) -> Float[Tensor, "batch pos d_vocab"]:
@@ -178,7 +178,7 @@ class HookedModel(ABC):
             options: Passed on, `names_filter` for one.
         """
         batch = self.to_batch(prompts)
-        with self._running(batch.region), torch.no_grad():
+        with self._running(batch.columns), torch.no_grad():
             mask = batch.attention_mask.long()
             return self.raw.run_with_cache(batch.tokens, attention_mask=mask, **options)
 
@@ -272,7 +272,7 @@ class HookedModel(ABC):
     ) -> Iterator[None]:
         """Apply residual edits to every forward pass inside the context; none is left after it.
 
-        Through this object's own methods the region of every column is known. Where `raw` is
+        Through this object's own methods it is known what every column is. Where `raw` is
         called directly, the last column of a pass counts as the last prompt token, later tokens of
         `raw.generate` as response; for a whole sequence given to `raw`, pass `prompt_length`.
 
@@ -289,6 +289,8 @@ class HookedModel(ABC):
         try:
             if own_generate:
                 self._watch_raw_generate()
+            # The block is entered once per pass, whatever calls it.
+            handles.append(self.raw.blocks[0].register_forward_pre_hook(self._begin_pass))
             for layer, edit in edits.items():
                 handles.append(self.hook_point(layer).register_forward_hook(self._as_hook(edit)))
             yield
@@ -302,12 +304,15 @@ class HookedModel(ABC):
 
     def _as_hook(self, edit: ResidualEdit):
         def hook(module: nn.Module, args: Any, resid: Tensor) -> Tensor | None:
-            region = self._region
-            if region is None:
-                region = self._raw_calls.region(resid.shape[0], resid.shape[1], resid.device)
-            return edit(resid, region)
+            columns = self._columns
+            if columns is None:
+                columns = self._raw_calls.columns(resid.shape[0], resid.shape[1], resid.device)
+            return edit(resid, columns)
 
         return hook
+
+    def _begin_pass(self, module: nn.Module, args: Any) -> None:
+        self._raw_calls.begin_pass()
 
     def _watch_raw_generate(self) -> None:
         """Let uncached `raw.generate` know where its prompt ended, for as long as edits are on."""
@@ -323,12 +328,12 @@ class HookedModel(ABC):
         self.raw.__dict__["generate"] = generate
 
     @contextmanager
-    def _running(self, region: Tensor) -> Iterator[None]:
-        outer, self._region = self._region, region
+    def _running(self, columns: Columns) -> Iterator[None]:
+        outer, self._columns = self._columns, columns
         try:
             yield
         finally:
-            self._region = outer
+            self._columns = outer
 
     def __repr__(self) -> str:
         return (

@@ -1,4 +1,4 @@
-"""Token sequences as a left-padded batch, with the region of every column.
+"""Token sequences as a left-padded batch, with what every column is.
 
 Responses are aligned from the right, in the base run and in the prompt-steered run alike, so
 batches are padded on the left: the last columns of every row are its response.
@@ -6,43 +6,13 @@ batches are padded on the left: the last columns of every row are its response.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from psr_lens._types import Surface
-
-UNKNOWN: Final = -1
-"""A prompt token of a direct call of TransformerLens, where nothing says what it belongs to."""
-CONTEXT: Final = 0
-"""Padding, and prompt tokens before the question."""
-QUESTION: Final = 1
-"""Question tokens: on surface `QR`, not on `R`."""
-RESPONSE: Final = 2
-"""The last prompt token and every response token: on both surfaces."""
-
-_FIRST_REGION: Final[dict[Surface, int]] = {"R": RESPONSE, "QR": QUESTION}
-
-
-def surface_mask(region: Int[Tensor, "batch pos"], surface: Surface) -> Bool[Tensor, "batch pos"]:
-    """Which columns lie on the surface.
-
-    Args:
-        region: `CONTEXT`, `QUESTION`, `RESPONSE` or `UNKNOWN` for every column.
-        surface: `"R"` or `"QR"`.
-
-    Raises:
-        ValueError: If the surface is `"QR"` and nothing says where the question starts.
-    """
-    if surface == "QR" and bool((region == UNKNOWN).any()):
-        raise ValueError(
-            "surface='QR' but this call does not say where the question starts: use the HookedModel's "
-            "own methods, or pass question_start= to applied(...)"
-        )
-    return region >= _FIRST_REGION[surface]
-
+from psr_lens.models.columns import Columns
 
 @dataclass(frozen=True)
 class TokenRow:
@@ -66,16 +36,16 @@ class TokenBatch:
     Attributes:
         tokens: Token ids, `[batch, pos]`, padded on the left.
         attention_mask: True on real tokens, `[batch, pos]`.
-        region: `CONTEXT`, `QUESTION` or `RESPONSE` for every column, `[batch, pos]`.
+        columns: What every column is.
     """
 
     tokens: Int[Tensor, "batch pos"]
     attention_mask: Bool[Tensor, "batch pos"]
-    region: Int[Tensor, "batch pos"]
+    columns: Columns
 
     def surface(self, surface: Surface) -> Bool[Tensor, "batch pos"]:
         """Mask of the columns on the surface."""
-        return surface_mask(self.region, surface)
+        return self.columns.surface(surface)
 
 
 def left_pad(
@@ -95,15 +65,18 @@ def left_pad(
         raise ValueError("a batch needs at least one row and every row at least one token")
     width = max(len(row.tokens) for row in rows)
     tokens = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
-    region = torch.zeros((len(rows), width), dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.bool)
     for i, row in enumerate(rows):
         offset = width - len(row.tokens)
         tokens[i, offset:] = torch.tensor(row.tokens)
         mask[i, offset:] = True
-        region[i, offset + row.question_start :] = QUESTION
-        region[i, offset + row.response_start :] = RESPONSE
-    return TokenBatch(tokens.to(device), mask.to(device), region.to(device))
+    offsets = torch.tensor([[width - len(row.tokens)] for row in rows])
+    columns = Columns(
+        (torch.arange(width) - offsets).to(device),
+        torch.tensor([[row.response_start] for row in rows], device=device),
+        torch.tensor([[row.question_start] for row in rows], device=device),
+    )
+    return TokenBatch(tokens.to(device), mask.to(device), columns)
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from psr_lens.models.batch import RESPONSE, TokenBatch, TokenRow, length_sorted_batches
+from psr_lens.models.batch import TokenBatch, TokenRow, length_sorted_batches
 from psr_lens.models.chat import Prompt, PromptTokens
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _sample_batch(
     cache, new = None, batch
     for step in range(uniforms.shape[1]):
         if use_cache:
-            logits, cache = model.step(new.tokens, batch.attention_mask, new.region, cache)
+            logits, cache = model.step(new.tokens, batch.attention_mask, new.columns, cache)
         else:
             logits = model.logits(batch)
         tokens = pick_tokens(logits[:, -1], uniforms[:, step], temperature)
@@ -132,13 +132,11 @@ def _sample_batch(
 def _append(batch: TokenBatch, tokens: Int[Tensor, " batch"]) -> tuple[TokenBatch, TokenBatch]:
     """The batch grown by one response column, and that column alone."""
     column = tokens.unsqueeze(-1)
-    new = TokenBatch(
-        column, torch.ones_like(column, dtype=torch.bool), torch.full_like(column, RESPONSE)
-    )
+    new = TokenBatch(column, torch.ones_like(column, dtype=torch.bool), batch.columns.next())
     grown = TokenBatch(
         torch.cat([batch.tokens, new.tokens], dim=1),
         torch.cat([batch.attention_mask, new.attention_mask], dim=1),
-        torch.cat([batch.region, new.region], dim=1),
+        batch.columns.grown(),
     )
     return grown, new
 

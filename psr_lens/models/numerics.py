@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from psr_lens.models.batch import TokenRow
+from psr_lens.models.columns import Columns
 
 if TYPE_CHECKING:
     from psr_lens.models.base import HookedModel
@@ -102,7 +103,7 @@ def record_residuals(
     seen: dict[int, Tensor] = {}
 
     def recorder(layer: int):
-        def edit(resid: Tensor, region: Tensor) -> None:
+        def edit(resid: Tensor, columns: Columns) -> None:
             seen[layer] = resid
 
         return edit
@@ -125,7 +126,7 @@ def check_interventions_bite(model: "HookedModel") -> None:
     batch = model.pad([row] * (model.n_layers + 1))
 
     def pusher(layer: int):
-        def edit(resid: Tensor, region: Tensor) -> Tensor:
+        def edit(resid: Tensor, columns: Columns) -> Tensor:
             # Uneven over coordinates: LayerNorm would take an even push out again.
             push = torch.linspace(-1, 1, resid.shape[-1], device=resid.device, dtype=resid.dtype)
             pushed = resid.clone()

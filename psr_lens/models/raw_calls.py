@@ -1,11 +1,10 @@
-"""The region of every column where TransformerLens is called directly and nothing else tells it."""
+"""What the columns are where TransformerLens is called directly and nothing else tells it."""
 
 from typing import final
 
 import torch
-from torch import Tensor
 
-from psr_lens.models.batch import CONTEXT, QUESTION, RESPONSE, UNKNOWN
+from psr_lens.models.columns import Columns
 
 
 @final
@@ -20,8 +19,10 @@ class RawCalls:
     def __init__(self, prompt_length: int | None = None, question_start: int | None = None):
         self.prompt_length = prompt_length
         self.question_start = question_start
-        self.generating = False
-        self.generate_start: int | None = None
+        self._generating = False
+        self._prompt_of_generate: int | None = None
+        self._total = 0
+        self._current: Columns | None = None
 
     def nested(self, prompt_length: int | None, question_start: int | None) -> "RawCalls":
         """The same for a context inside, which may say more."""
@@ -32,26 +33,41 @@ class RawCalls:
 
     def begin_generate(self) -> None:
         """From here on the passes belong to one `generate`."""
-        self.generating, self.generate_start = True, None
+        self._generating, self._prompt_of_generate, self._total = True, None, 0
 
     def end_generate(self) -> None:
         """It is over."""
-        self.generating, self.generate_start = False, None
+        self._generating = False
 
-    def region(self, batch: int, pos: int, device: torch.device) -> Tensor:
-        """Region of the columns of a pass, `[batch, pos]`."""
-        start = pos - 1
-        if self.generating:
-            if self.generate_start is None:
-                self.generate_start = pos - 1
-            # A cached step has fewer columns than the prompt: all of them are response.
-            start = min(self.generate_start, pos - 1)
+    def begin_pass(self) -> None:
+        """A forward pass enters the first block."""
+        self._current = None
+
+    def columns(self, batch: int, pos: int, device: torch.device) -> Columns:
+        """What the columns of the current pass are, as far as can be told."""
+        # A pass that starts above the first block does not announce itself.
+        if self._current is None or self._current.position.shape != (batch, pos):
+            self._current = self._work_out(batch, pos, device)
+        return self._current
+
+    def _work_out(self, batch: int, pos: int, device: torch.device) -> Columns:
+        first, response_start = 0, pos - 1
+        if self._generating and self._prompt_of_generate is None:
+            self._prompt_of_generate, self._total = pos, pos
+        elif self._generating and self._prompt_of_generate is not None:
+            # Without a cache, every pass holds all columns so far and one more.
+            first = self._total if pos <= self._total else 0
+            self._total = first + pos
+            response_start = self._prompt_of_generate - 1
         elif self.prompt_length is not None and pos > 1:
-            start = min(self.prompt_length - 1, pos - 1)
-        columns = torch.arange(pos, device=device)
-        unsaid = UNKNOWN if self.question_start is None else CONTEXT
-        region = torch.full((pos,), unsaid, dtype=torch.long, device=device)
-        if self.question_start is not None:
-            region[columns >= self.question_start] = QUESTION
-        region[columns >= start] = RESPONSE
-        return region.expand(batch, pos)
+            response_start = min(self.prompt_length - 1, pos - 1)
+
+        def start(position: int) -> torch.Tensor:
+            return torch.full((batch, 1), position, device=device)
+
+        return Columns(
+            torch.arange(first, first + pos, device=device).expand(batch, pos),
+            start(response_start),
+            None if self.question_start is None else start(self.question_start),
+            padding_known=False,
+        )

@@ -1,17 +1,28 @@
 """Interventions that stand in for a prompt, and how to load them."""
 
-from psr_lens.steering.base import Coefficients, PushSteering, Steering
+from psr_lens.steering.ablation import DirectionalAblation
+from psr_lens.steering.actadd import ActAdd
+from psr_lens.steering.base import PushSteering, Steering, SumSteering
+from psr_lens.steering.coefficients import Coefficients
 from psr_lens.steering.constant import ConstantSteering
 from psr_lens.steering.loading import load_steering
 from psr_lens.steering.oracle import OracleSteering
+from psr_lens.steering.projection import ProjectionMatch
 from psr_lens.steering.psr import PSR
+from psr_lens.steering.reft import LoReFT, ReFTr1
 
 __all__ = [
     "PSR",
+    "ActAdd",
     "Coefficients",
     "ConstantSteering",
+    "DirectionalAblation",
+    "LoReFT",
     "OracleSteering",
+    "ProjectionMatch",
     "PushSteering",
+    "ReFTr1",
     "Steering",
+    "SumSteering",
     "load_steering",
 ]

@@ -5,63 +5,35 @@ layer reads the residual stream that already carries the earlier layers' pushes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from psr_lens._types import Surface, TokenValues
+from psr_lens._types import Surface
 from psr_lens.artifacts import write_artifact
-from psr_lens.deltas import iter_batches, working_dtype
+from psr_lens.deltas import working_dtype
 from psr_lens.models import HookedModel, as_hooked_model
 from psr_lens.models.base import ResidualEdit
-from psr_lens.models.batch import surface_mask
+from psr_lens.models.columns import Columns
 from psr_lens.responses import Example
+from psr_lens.steering.coefficients import Coefficients, measure_pushes
 from psr_lens.steering.provenance import check_model
 
-
-@dataclass(frozen=True)
-class Coefficients:
-    """How strongly a steering pushed every layer and token of one response.
-
-    Attributes:
-        example: The triplet.
-        tokens: The surface tokens as text.
-        layers: The layers that the steering covers.
-        values: Length of the push at every layer and token, in units of the residual stream, so
-            that it compares with delta norms and across methods. 0 where nothing is pushed. For
-            one head, `alpha * c(A) * |z|`.
-    """
-
-    example: Example
-    tokens: tuple[str, ...]
-    layers: tuple[int, ...]
-    values: Float[Tensor, "layer pos"]
-
-    def token_values(self) -> TokenValues:
-        """The values, ready to be drawn."""
-        return TokenValues(self.tokens, self.values, self.layers, "coefficient")
-
-    def _repr_html_(self) -> str:
-        from psr_lens.plots import token_heatmap
-
-        return token_heatmap(self)._repr_html_()
-
-    def __repr__(self) -> str:
-        share = float((self.values == 0).float().mean())
-        return (
-            f"Coefficients({len(self.layers)} layers, {len(self.tokens)} tokens, "
-            f"up to {float(self.values.max()):.3g}, exactly 0 at {share:.0%})"
-        )
+Push = Callable[[Tensor, Columns], Tensor]
+"""What a layer adds at strength 1, given residual streams `[batch, pos, d_model]` in the working
+precision and what their columns are."""
 
 
 class Steering(ABC):
     """An intervention on the residual stream that stands in for a prompt.
+
+    Steerings compose: `a + b` pushes by the sum of what both would push, each on its own layers and
+    surface; `0.5 * a` and `-a` scale.
 
     Attributes:
         layers: The layers that it covers, ascending.
@@ -85,16 +57,18 @@ class Steering(ABC):
         self.provenance: Mapping[str, Any] = dict(provenance or {})
         self.fit_report = fit_report
 
+    # --- what a kind of steering is -------------------------------------------------------------
+
     @abstractmethod
-    def edits(
-        self, model: HookedModel, alpha: float = 1.0, examples: Sequence[Example] | None = None
-    ) -> Mapping[int, ResidualEdit]:
-        """The residual edits of this steering, by layer.
+    def pushes(
+        self, device: torch.device, dtype: torch.dtype, context: "Context | None" = None
+    ) -> Mapping[int, Push]:
+        """What every layer adds at strength 1.
 
         Args:
-            model: The model to act on.
-            alpha: Strength.
-            examples: The rows of the batch, for a steering that depends on the example.
+            device: Where the residual streams will be.
+            dtype: Their working precision.
+            context: Model and examples, for a steering that depends on the example.
         """
 
     @abstractmethod
@@ -106,7 +80,50 @@ class Steering(ABC):
     def from_tensors(
         cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
     ) -> "Steering":
-        """The inverse of `tensors`."""
+        """The inverse of `tensors` and `options`."""
+
+    def options(self) -> dict[str, Any]:
+        """What `save` stores beside the tensors: arguments of `from_tensors`, as JSON values."""
+        return {}
+
+    def acts_on(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
+        """Which columns it may push."""
+        return columns.surface(self.surface)
+
+    def check(self, model: HookedModel) -> None:
+        """Refuse a model that this steering does not belong to.
+
+        Raises:
+            ValueError: If it was fitted on another model or other numerics, or covers a layer that
+                the model lacks.
+        """
+        check_model(self.provenance, model, max(self.layers, default=-1))
+
+    # --- acting ---------------------------------------------------------------------------------
+
+    def edits(
+        self, model: HookedModel, alpha: float = 1.0, examples: Sequence[Example] | None = None
+    ) -> Mapping[int, ResidualEdit]:
+        """The residual edits of this steering, by layer; other columns keep their exact bits.
+
+        Args:
+            model: The model to act on.
+            alpha: Strength.
+            examples: The rows of the batch, for a steering that depends on the example.
+        """
+        context = None if examples is None else Context(model, examples)
+        pushes = self.pushes(model.device, working_dtype(model.dtype), context)
+        return {layer: self._edit(push, alpha) for layer, push in pushes.items()}
+
+    def _edit(self, push: Push, alpha: float) -> ResidualEdit:
+        def edit(resid: Tensor, columns: Columns) -> Tensor:
+            exact = resid.to(working_dtype(resid.dtype))
+            pushed = torch.add(exact, push(exact, columns), alpha=alpha).to(resid.dtype)
+            if columns.all_response:
+                return pushed
+            return torch.where(self.acts_on(columns).unsqueeze(-1), pushed, resid)
+
+        return edit
 
     @contextmanager
     def applied(
@@ -142,12 +159,11 @@ class Steering(ABC):
         if not torch.isfinite(torch.tensor(float(alpha))):
             raise ValueError(f"alpha={alpha}: it must be a finite number")
         hooked = as_hooked_model(model)
-        check_model(self.provenance, hooked, max(self.layers, default=-1))
+        self.check(hooked)
         edits = self.edits(hooked, alpha, examples)
         with hooked.edited(edits, prompt_length=prompt_length, question_start=question_start):
             yield hooked
 
-    @torch.no_grad()
     def coefficients(
         self,
         model: Any,
@@ -159,7 +175,7 @@ class Steering(ABC):
     ) -> list[Coefficients]:
         """How strongly every layer and token of every response is pushed, in the data's order.
 
-        Runs `x y'` under the steering and takes down the length of each push.
+        Runs `x y'` under the steering and takes down the length of each push, whatever the method.
 
         Args:
             model: The model.
@@ -169,27 +185,44 @@ class Steering(ABC):
             progress: Whether to show a bar.
         """
         hooked = as_hooked_model(model)
-        check_model(self.provenance, hooked, max(self.layers, default=-1))
-        found: dict[int, Coefficients] = {}
-        for indices in iter_batches(
-            data, batch_size, progress=progress, description="coefficients"
-        ):
-            examples = [data[i] for i in indices]
-            batch = hooked.pad([example.base_row for example in examples])
-            mask = batch.surface(self.surface)
-            pushes: dict[int, Tensor] = {}
-            edits = self.edits(hooked, alpha, examples)
-            measured = {
-                layer: _measure_push(edit, mask, pushes, layer) for layer, edit in edits.items()
-            }
-            with hooked.edited(measured):
-                hooked.run(batch)
-            lengths = [example.surface_length(self.surface) for example in examples]
-            values = torch.stack([pushes[layer] for layer in self.layers]).cpu()
-            for i, example, own in zip(indices, examples, values.split(lengths, 1), strict=True):
-                tokens = hooked.encoder.str_tokens(example.base_row.tokens[-own.shape[1] :])
-                found[i] = Coefficients(example, tokens, self.layers, own)
-        return [found[i] for i in range(len(data))]
+        self.check(hooked)
+        return measure_pushes(
+            hooked,
+            data,
+            lambda examples: self.edits(hooked, alpha, examples),
+            self.layers,
+            self.surface,
+            batch_size,
+            progress,
+        )
+
+    # --- composing ------------------------------------------------------------------------------
+
+    def __add__(self, other: "Steering") -> "Steering":
+        return SumSteering([*_weighted(self), *_weighted(other)])
+
+    def __sub__(self, other: "Steering") -> "Steering":
+        return self + -other
+
+    def __mul__(self, weight: float) -> "Steering":
+        return SumSteering([(weight * own, part) for own, part in _weighted(self)])
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Steering":
+        return -1.0 * self
+
+    # --- keeping --------------------------------------------------------------------------------
+
+    def header(self) -> dict[str, Any]:
+        """Everything but the tensors, as JSON values."""
+        return {
+            "method": self.method,
+            "layers": list(self.layers),
+            "surface": self.surface,
+            "options": self.options(),
+            "provenance": dict(self.provenance),
+        }
 
     def save(self, path: str | Path) -> Path:
         """Write the steering with its provenance to a safetensors file.
@@ -200,18 +233,19 @@ class Steering(ABC):
         Returns:
             The path of the file.
         """
-        header = {
-            "method": self.method,
-            "layers": list(self.layers),
-            "surface": self.surface,
-            "provenance": dict(self.provenance),
-        }
-        return write_artifact(path, self.tensors(), header)
+        return write_artifact(path, self.tensors(), self.header())
 
     def __repr__(self) -> str:
         origin = self.provenance.get("model", {}).get("name", "an unnamed model")
         where = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         return f"{type(self).__name__}({self.method}, {where} of {origin}, surface {self.surface})"
+
+
+class Context:
+    """What a steering that depends on the example may look at: the model, the batch's examples."""
+
+    def __init__(self, model: HookedModel, examples: Sequence[Example]):
+        self.model, self.examples = model, examples
 
 
 class PushSteering(Steering):
@@ -228,32 +262,111 @@ class PushSteering(Steering):
             resid: Residual streams in the working precision.
         """
 
-    def edits(
-        self, model: HookedModel, alpha: float = 1.0, examples: Sequence[Example] | None = None
-    ) -> Mapping[int, ResidualEdit]:
-        """One edit per layer; positions off the surface keep their exact bits."""
+    def to(self, device: torch.device, dtype: torch.dtype) -> "PushSteering":
+        """The same steering with its tensors there."""
+        moved = {name: tensor.to(device, dtype) for name, tensor in self.tensors().items()}
+        placed = type(self).from_tensors(
+            moved, self.layers, surface=self.surface, **self.options()
+        )
+        assert isinstance(placed, PushSteering)
+        return placed
 
-        def pusher(layer: int) -> ResidualEdit:
-            def edit(resid: Tensor, region: Tensor) -> Tensor:
-                exact = resid.to(working_dtype(resid.dtype))
-                pushed = (exact + alpha * self.push(layer, exact)).to(resid)
-                return torch.where(surface_mask(region, self.surface).unsqueeze(-1), pushed, resid)
+    def pushes(
+        self, device: torch.device, dtype: torch.dtype, context: Context | None = None
+    ) -> Mapping[int, Push]:
+        """One push per layer, with the tensors moved once."""
+        placed = self.to(device, dtype)
 
-            return edit
+        def pusher(layer: int) -> Push:
+            return lambda resid, columns: placed.push(layer, resid)
 
         return {layer: pusher(layer) for layer in self.layers}
 
 
-def _measure_push(
-    edit: ResidualEdit, mask: Tensor, pushes: dict[int, Tensor], layer: int
-) -> ResidualEdit:
-    def measured(resid: Tensor, region: Tensor) -> Tensor | None:
-        pushed = edit(resid, region)
-        if pushed is None:
-            pushes[layer] = torch.zeros(int(mask.sum()), device=resid.device)
-        else:
-            difference = pushed[mask].to(working_dtype(resid.dtype)) - resid[mask]
-            pushes[layer] = difference.norm(dim=-1)
-        return pushed
+class SumSteering(Steering):
+    r"""$A \leftarrow A + \alpha \sum_p a_p\, \mathrm{push}_p(A)$: several steerings at once (ours).
 
-    return measured
+    Made by `a + b`, `0.5 * a`, `-a`. Every part reads the same residual stream.
+
+    Args:
+        parts: Weights and steerings.
+        provenance: Where it comes from; put together from the parts' if not given.
+    """
+
+    method: ClassVar[str] = "sum"
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[float, Steering]],
+        *,
+        provenance: Mapping[str, Any] | None = None,
+    ):
+        layers = sorted({layer for _, part in parts for layer in part.layers})
+        surface: Surface = "QR" if any(part.surface == "QR" for _, part in parts) else "R"
+        super().__init__(layers, surface=surface, provenance=provenance or _origin(parts))
+        self.parts = tuple((float(weight), part) for weight, part in parts)
+
+    def pushes(
+        self, device: torch.device, dtype: torch.dtype, context: Context | None = None
+    ) -> Mapping[int, Push]:
+        """The weighted sums of the parts' pushes, each on its own surface."""
+        summands: dict[int, list[tuple[float, Steering, Push]]] = {i: [] for i in self.layers}
+        for weight, part in self.parts:
+            for layer, push in part.pushes(device, dtype, context).items():
+                summands[layer].append((weight, part, push))
+
+        def pusher(layer: int) -> Push:
+            def push(resid: Tensor, columns: Columns) -> Tensor:
+                total = torch.zeros_like(resid)
+                for weight, part, own in summands[layer]:
+                    on = part.acts_on(columns).unsqueeze(-1)
+                    total = total + torch.where(on, weight * own(resid, columns), 0.0)
+                return total
+
+            return push
+
+        return {layer: pusher(layer) for layer in self.layers}
+
+    def acts_on(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
+        """Where any part acts."""
+        masks = [part.acts_on(columns) for _, part in self.parts]
+        return torch.stack(masks).any(dim=0)
+
+    def check(self, model: HookedModel) -> None:
+        """Every part has to belong to the model."""
+        for _, part in self.parts:
+            part.check(model)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parts' tensors, with the number of the part in front of the name."""
+        return {
+            f"{i}.{name}": tensor
+            for i, (_, part) in enumerate(self.parts)
+            for name, tensor in part.tensors().items()
+        }
+
+    def options(self) -> dict[str, Any]:
+        """Weights and headers of the parts."""
+        return {"parts": [{"weight": weight, **part.header()} for weight, part in self.parts]}
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
+    ) -> "SumSteering":
+        """From parts that are steerings already, `parts=[(weight, steering)]`."""
+        return cls(options["parts"], provenance=options.get("provenance"))
+
+    def __repr__(self) -> str:
+        return " + ".join(f"{weight:g} * {part!r}" for weight, part in self.parts)
+
+
+def _weighted(steering: Steering) -> Sequence[tuple[float, Steering]]:
+    return steering.parts if isinstance(steering, SumSteering) else [(1.0, steering)]
+
+
+def _origin(parts: Sequence[tuple[float, Steering]]) -> dict[str, Any]:
+    """The first part's model, and every example that any part has seen."""
+    provenances = [part.provenance for _, part in parts]
+    keys = {k for p in provenances for k in p.get("data", {}).get("example_keys", ())}
+    model = next(({"model": p["model"]} for p in provenances if "model" in p), {})
+    return {**model, "method": "sum", "data": {"example_keys": sorted(keys)}}

@@ -1,18 +1,34 @@
 """Read a saved steering, whatever its kind."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from torch import Tensor
+
 from psr_lens.artifacts import read_artifact
 from psr_lens.models import as_hooked_model
-from psr_lens.steering.base import Steering
+from psr_lens.steering.ablation import DirectionalAblation
+from psr_lens.steering.actadd import ActAdd
+from psr_lens.steering.base import Steering, SumSteering
 from psr_lens.steering.constant import ConstantSteering
 from psr_lens.steering.oracle import OracleSteering
-from psr_lens.steering.provenance import check_model
+from psr_lens.steering.projection import ProjectionMatch
 from psr_lens.steering.psr import PSR
+from psr_lens.steering.reft import LoReFT, ReFTr1
 
 _CLASSES: Final[dict[str, type[Steering]]] = {
-    cls.method: cls for cls in (ConstantSteering, PSR, OracleSteering)
+    cls.method: cls
+    for cls in (
+        ActAdd,
+        ConstantSteering,
+        DirectionalAblation,
+        LoReFT,
+        OracleSteering,
+        ProjectionMatch,
+        PSR,
+        ReFTr1,
+    )
 }
 
 
@@ -30,15 +46,30 @@ def load_steering(path: str | Path, model: Any = None) -> Steering:
     """
     tensors, header = read_artifact(path)
     try:
-        cls = _CLASSES[header["method"]]
-        steering = cls.from_tensors(
-            tensors, header["layers"], surface=header["surface"], provenance=header["provenance"]
-        )
+        steering = _build(tensors, header)
     except KeyError as error:
         raise ValueError(
             f"{path} holds no steering that this version knows: {error} is missing or unknown "
             f"(methods are {sorted(_CLASSES)})"
         ) from None
     if model is not None:
-        check_model(steering.provenance, as_hooked_model(model), max(steering.layers, default=-1))
+        steering.check(as_hooked_model(model))
     return steering
+
+
+def _build(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering:
+    """The steering of a header; the parts of a sum have headers of their own."""
+    if header["method"] == SumSteering.method:
+        parts: list[tuple[float, Steering]] = []
+        for i, part in enumerate(header["options"]["parts"]):
+            prefix = f"{i}."
+            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            parts.append((part["weight"], _build(own, part)))
+        return SumSteering(parts, provenance=header["provenance"])
+    return _CLASSES[header["method"]].from_tensors(
+        tensors,
+        header["layers"],
+        surface=header["surface"],
+        provenance=header["provenance"],
+        **header["options"],
+    )

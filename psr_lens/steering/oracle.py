@@ -1,30 +1,41 @@
-"""The oracle: every example's own local deltas, the upper bound of any steering."""
+"""The oracle: every example's own deltas, the upper bound of any steering."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface
-from psr_lens.deltas import add_at, example_batches, local_deltas, surface_residuals
-from psr_lens.models import HookedModel
-from psr_lens.models.base import ResidualEdit
-from psr_lens.responses import Example
-from psr_lens.steering.base import Steering
+from psr_lens.deltas import surface_residuals
+from psr_lens.models.columns import Columns
+from psr_lens.steering.base import Context, Push, Steering
 
 
 @final
 class OracleSteering(Steering):
-    r"""$A[l, i] \leftarrow A[l, i] + \alpha D_{loc}[l, i]$ on the example's own response (ours).
+    r"""$A[l, i] \leftarrow A[l, i] + \alpha P_l (A(x'y')[l, i] - A[l, i])$ on its own response (ours).
 
-    At `alpha = 1` it reproduces the prompt-steered residual stream and logits on the surface. It
-    needs the steered prompt and the response, so it measures and cannot generate: it looks the
-    deltas up by running the prompt, two passes for every batch of examples.
+    $P_l$ is the identity (the full oracle) or the projection on the span of some directions. At
+    `alpha = 1` the full oracle adds exactly the local delta at every layer, so it reproduces the
+    prompt-steered residual stream and logits on the surface. With the directions of a steering
+    (`along`), it shows what that steering would reach with perfect coefficients; with the leading
+    principal directions of the local deltas, what any k directions per layer can reach. Each layer
+    makes up for what the earlier ones left, as a fitted steering's does.
+
+    It needs the steered prompt and the response, so it measures and cannot generate: it runs the
+    prompt, one pass for every batch of examples.
 
     Args:
         layers: The layers; with all of them the steered run is reproduced at every layer.
+        basis: Orthonormal directions per layer, zero rows where a layer has fewer; None: full.
         surface: Where it acts.
         provenance: Where it comes from.
+        fit_report: How the fit went.
+
+    Raises:
+        ValueError: If there is not one basis per layer.
     """
 
     method: ClassVar[str] = "oracle"
@@ -33,37 +44,84 @@ class OracleSteering(Steering):
         self,
         layers: Sequence[int],
         *,
+        basis: Float[Tensor, "layer rank d_model"] | None = None,
         surface: Surface = "R",
         provenance: Mapping[str, Any] | None = None,
         fit_report: Any = None,
     ):
         super().__init__(layers, surface=surface, provenance=provenance, fit_report=fit_report)
+        if basis is not None and len(basis) != len(self.layers):
+            raise ValueError(f"{len(basis)} bases for {len(self.layers)} layers: pass one per layer")
+        self.basis = basis
 
-    def edits(
-        self, model: HookedModel, alpha: float = 1.0, examples: Sequence[Example] | None = None
-    ) -> Mapping[int, ResidualEdit]:
-        """Edits for one batch of examples, in that order.
+    @classmethod
+    def along(cls, steering: Steering) -> "OracleSteering":
+        """The oracle confined to a steering's own directions: perfect coefficients for them.
+
+        Args:
+            steering: A PSR (its `z`) or a constant steering (its vectors).
+
+        Raises:
+            ValueError: If the steering has no directions.
+        """
+        directions = steering.tensors().get("z", steering.tensors().get("vectors"))
+        if directions is None:
+            raise ValueError(f"{steering!r} has no directions: pass a PSR or a constant steering")
+        rows = directions if directions.ndim == 3 else directions.unsqueeze(1)
+        return cls(
+            steering.layers,
+            basis=torch.stack([orthonormal_rows(own) for own in rows]),
+            surface=steering.surface,
+            provenance={**steering.provenance, "method": "oracle-along"},
+        )
+
+    def pushes(
+        self, device: torch.device, dtype: torch.dtype, context: Context | None = None
+    ) -> Mapping[int, Push]:
+        """Pushes for one batch of examples, in that order.
 
         Raises:
             ValueError: If no examples are given.
         """
-        if examples is None:
+        if context is None:
             raise ValueError(
                 "the oracle replays the deltas of given examples: pass examples=, it cannot generate"
             )
-        base, steered = example_batches(model, examples)
-        target = surface_residuals(model, steered, self.surface)
-        deltas = local_deltas(model, base, target, self.surface, self.layers)
-        pushes = {layer: alpha * deltas[row] for row, layer in enumerate(self.layers)}
-        return add_at(base.surface(self.surface), pushes)
+        steered = context.model.pad([example.steered_row for example in context.examples])
+        target = surface_residuals(context.model, steered, self.surface)
+
+        def pusher(row: int, layer: int) -> Push:
+            basis = None if self.basis is None else self.basis[row].to(device, dtype)
+
+            def push(resid: Tensor, columns: Columns) -> Tensor:
+                mask = columns.surface(self.surface)
+                missing = target[layer].to(dtype) - resid[mask]
+                if basis is not None:
+                    missing = missing @ basis.T @ basis
+                pushed = torch.zeros_like(resid)
+                pushed[mask] = missing
+                return pushed
+
+            return push
+
+        return {layer: pusher(row, layer) for row, layer in enumerate(self.layers)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Nothing: the deltas belong to the examples."""
-        return {}
+        """The basis, if it has one: the deltas belong to the examples."""
+        return {} if self.basis is None else {"basis": self.basis}
 
     @classmethod
     def from_tensors(
         cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
     ) -> "OracleSteering":
         """The inverse of `tensors`."""
-        return cls(layers, **options)
+        return cls(layers, basis=tensors.get("basis"), **options)
+
+
+def orthonormal_rows(rows: Float[Tensor, "rank d_model"]) -> Float[Tensor, "rank d_model"]:
+    """An orthonormal basis of the span of the rows, filled up with zeros to their number."""
+    _, singular, directions = torch.linalg.svd(rows, full_matrices=False)
+    kept = singular > 1e-6 * singular.max().clamp_min(1e-30)
+    basis = torch.zeros_like(rows)
+    basis[: len(directions)] = torch.where(kept.unsqueeze(-1), directions, 0.0)
+    return basis

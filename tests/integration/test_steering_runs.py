@@ -65,7 +65,7 @@ def test_steered_logits_are_the_formula_token_for_token(model, steering, data):
     seen = {}
 
     def by_hand(layer):
-        def edit(resid, region):
+        def edit(resid, columns):
             pushed = resid.clone()
             for i in range(resid.shape[1]):
                 if surface[i] and layer in steering.layers:

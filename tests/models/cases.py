@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psr_lens.models import RawText, TokenRow
-from psr_lens.models.batch import RESPONSE
+from psr_lens.models.columns import RESPONSE
 from tests.tiny_models import BACKENDS, CORE_MODELS, MODELS
 
 # Every family runs on both backends, and `auto` takes HookedTransformer without a warning.
@@ -33,10 +33,10 @@ def rows_of(model, prompts=PROMPTS):
 def push(layer_seed, scale=1.0):
     """An edit that adds a fixed uneven vector on the response."""
 
-    def edit(resid, region):
+    def edit(resid, columns):
         generator = torch.Generator().manual_seed(layer_seed)
         vector = torch.randn(resid.shape[-1], generator=generator).to(resid)
-        return resid + scale * vector * (region == RESPONSE).unsqueeze(-1)
+        return resid + scale * vector * (columns.region == RESPONSE).unsqueeze(-1)
 
     return edit
 

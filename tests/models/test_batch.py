@@ -5,16 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psr_lens.models.batch import (
-    CONTEXT,
-    QUESTION,
-    RESPONSE,
-    UNKNOWN,
-    TokenRow,
-    left_pad,
-    length_sorted_batches,
-    surface_mask,
-)
+from psr_lens.models.batch import TokenRow, left_pad, length_sorted_batches
+from psr_lens.models.columns import CONTEXT, QUESTION, RESPONSE, UNKNOWN, Columns
 
 
 @st.composite
@@ -32,7 +24,7 @@ def test_every_token_keeps_its_region_and_padding_has_none(drawn):
     listed = [TokenRow(tuple(tokens), question, response) for tokens, question, response in drawn]
     batch = left_pad(listed, pad_token_id=0)
     width = max(len(row.tokens) for row in listed)
-    assert batch.tokens.shape == batch.attention_mask.shape == batch.region.shape
+    assert batch.tokens.shape == batch.attention_mask.shape == batch.columns.position.shape
     for i, row in enumerate(listed):
         offset = width - len(row.tokens)
         assert batch.tokens[i].tolist() == [0] * offset + list(row.tokens)
@@ -45,7 +37,7 @@ def test_every_token_keeps_its_region_and_padding_has_none(drawn):
             else CONTEXT
             for j in range(len(row.tokens))
         ]
-        assert batch.region[i].tolist() == [CONTEXT] * offset + regions
+        assert batch.columns.region[i].tolist() == [CONTEXT] * offset + regions
         # The response is aligned from the right, on both surfaces to its last token.
         assert int(batch.surface("R")[i].sum()) == len(row.tokens) - row.response_start
         assert int(batch.surface("QR")[i].sum()) == len(row.tokens) - row.question_start
@@ -55,16 +47,17 @@ def test_every_token_keeps_its_region_and_padding_has_none(drawn):
 def test_a_worked_example():
     batch = left_pad([TokenRow((1, 2, 3, 4), 1, 2), TokenRow((5, 6), 0, 1)], pad_token_id=9)
     assert batch.tokens.tolist() == [[1, 2, 3, 4], [9, 9, 5, 6]]
-    assert batch.region.tolist() == [[0, 1, 2, 2], [0, 0, 1, 2]]
+    assert batch.columns.region.tolist() == [[0, 1, 2, 2], [0, 0, 1, 2]]
     assert batch.surface("R").tolist() == [[False, False, True, True], [False] * 3 + [True]]
     assert batch.surface("QR").tolist() == [[False, True, True, True], [False, False, True, True]]
 
 
 def test_an_unknown_question_is_on_no_surface():
-    region = torch.tensor([[UNKNOWN, UNKNOWN, RESPONSE]])
-    assert surface_mask(region, "R").tolist() == [[False, False, True]]
+    columns = Columns(torch.tensor([[0, 1, 2]]), torch.tensor([[2]]), None)
+    assert columns.region.tolist() == [[UNKNOWN, UNKNOWN, RESPONSE]]
+    assert columns.surface("R").tolist() == [[False, False, True]]
     with pytest.raises(ValueError, match="surface='QR' but this call does not say where the quest"):
-        surface_mask(region, "QR")
+        columns.surface("QR")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +85,6 @@ def test_no_batches_of_nothing():
 
 def test_batches_live_on_the_device_that_was_asked_for():
     batch = left_pad([TokenRow((1,), 0, 0)], 0, device="meta")
-    assert {batch.tokens.device, batch.attention_mask.device, batch.region.device} == {
+    assert {batch.tokens.device, batch.attention_mask.device, batch.columns.position.device} == {
         torch.device("meta")
     }

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psr_lens.models import RawText, TokenRow, as_hooked_model
-from psr_lens.models.batch import CONTEXT, QUESTION, RESPONSE, UNKNOWN
+from psr_lens.models.columns import CONTEXT, QUESTION, RESPONSE, UNKNOWN
 from psr_lens.models.generation import generate_tokens
 from psr_lens.models.numerics import record_residuals
 from tests.models.cases import PROMPTS, core_models, every_backend, push, pushes, rows_of
@@ -53,7 +53,7 @@ def test_hooks_are_gone_after_an_exception(backend, where):
     before = model.logits(batch)
     hooks = count_hooks(model)
 
-    def fail(resid, region):
+    def fail(resid, columns):
         raise KeyError("in the edit")
 
     edits = pushes(model)
@@ -85,11 +85,11 @@ def test_nested_edits_act_one_after_the_other(backend):
     batch = model.pad(rows_of(model))
     plain = model.logits(batch)
 
-    def double(resid, region):
+    def double(resid, columns):
         return 2 * resid
 
-    def both(resid, region):
-        return double(push(1)(resid, region), region)
+    def both(resid, columns):
+        return double(push(1)(resid, columns), columns)
 
     with model.edited({1: push(1)}):
         outer = model.logits(batch)
@@ -106,7 +106,7 @@ def test_an_edit_may_only_look(backend):
     model = tiny_model("llama", backend)
     batch = model.pad(rows_of(model))
     before = model.logits(batch)
-    with model.edited({0: lambda resid, region: None}):
+    with model.edited({0: lambda resid, columns: None}):
         assert torch.equal(model.logits(batch), before)
 
 
@@ -132,7 +132,7 @@ def test_transformer_lens_hooks_live_beside_the_edits(backend):
 def regions_seen(model, call, **options):
     """The regions that an edit is told, one list per pass."""
     seen = []
-    with model.edited({0: lambda resid, region: seen.append(region[0].tolist())}, **options):
+    with model.edited({0: lambda resid, columns: seen.append(columns.region[0].tolist())}, **options):
         call()
     return seen
 

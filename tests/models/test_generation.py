@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from psr_lens.models import RawText
-from psr_lens.models.batch import RESPONSE
+from psr_lens.models.columns import RESPONSE
 from psr_lens.models.generation import Generation, generate_tokens, pick_tokens
 from tests.models.cases import TEXTS, every_backend, every_model
 from tests.tiny_models import tiny_model
@@ -17,10 +17,10 @@ PROMPTS = (*TEXTS, "What does a fox eat? Yes", "the")
 def ladder(model, scale=0.7):
     """A push after every block that depends on the residual, on the response alone."""
 
-    def edit(resid, region):
+    def edit(resid, columns):
         generator = torch.Generator().manual_seed(3)
         read, write = torch.randn(2, resid.shape[-1], generator=generator).to(resid)
-        strength = (resid @ read).relu() * (region == RESPONSE)
+        strength = (resid @ read).relu() * (columns.region == RESPONSE)
         return resid + scale * strength.unsqueeze(-1) * write
 
     return dict.fromkeys(range(model.n_layers), edit)

@@ -106,7 +106,7 @@ def test_centred_weights_have_another_fingerprint(family, monkeypatch):
 def test_the_fingerprint_of_a_model_is_taken_without_its_edits(backend):
     model = load_model(checkpoint("llama"), backend=backend)
     untouched = model_fingerprint(model)
-    with model.edited({0: lambda resid, region: resid + 1}):
+    with model.edited({0: lambda resid, columns: resid + 1}):
         assert model_fingerprint(model) == untouched
         assert untouched.difference(fingerprint(model)) != ""
     assert model_fingerprint(as_hooked_model(model.raw)) is untouched

@@ -73,7 +73,7 @@ def test_a_block_runs_on_any_residual_and_under_edits(family, backend):
     with model.edited({1: push(1)}):
         pushed = model.run_block(1, other, batch)
     mask = batch.attention_mask
-    expected = push(1)(plain, batch.region)
+    expected = push(1)(plain, batch.columns)
     torch.testing.assert_close(pushed[mask], expected[mask])
     torch.testing.assert_close(model.run_block(1, other, batch)[mask], plain[mask])
 
@@ -84,16 +84,16 @@ def test_run_feeds_the_edits_what_logits_would(family, backend):
     batch = model.pad(rows_of(model))
     seen = {}
 
-    def record(resid, region):
+    def record(resid, columns):
         seen.setdefault("resid", []).append(resid.clone())
-        seen.setdefault("region", []).append(region.clone())
+        seen.setdefault("region", []).append(columns.region.clone())
 
     with model.edited({model.n_layers - 1: record}):
         model.run(batch)
         model.logits(batch)
     mask = batch.attention_mask
     torch.testing.assert_close(seen["resid"][0][mask], seen["resid"][1][mask])
-    assert all(torch.equal(region, batch.region) for region in seen["region"])
+    assert all(torch.equal(region, batch.columns.region) for region in seen["region"])
 
 
 @core_models
@@ -112,7 +112,7 @@ def test_cached_steps_are_the_whole_pass(family, backend):
         logits, cache = model.step(
             batch.tokens[:, begin:end],
             batch.attention_mask[:, :end],
-            batch.region[:, begin:end],
+            batch.columns[begin:end],
             cache,
         )
         pieces.append(logits)

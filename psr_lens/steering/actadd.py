@@ -1,0 +1,135 @@
+"""Activation addition: the difference of one contrastive pair, added position by position."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from psr_lens._types import Layers, Surface, resolve_layers
+from psr_lens.models import as_hooked_model
+from psr_lens.models.batch import TokenRow
+from psr_lens.models.columns import Columns
+from psr_lens.models.numerics import record_residuals
+from psr_lens.steering.base import Context, Push, Steering
+from psr_lens.steering.provenance import provenance as provenance_of
+
+Alignment = Literal["start", "surface"]
+"""Where row 0 goes: the first token of the sequence, or the first token of the surface."""
+
+
+@final
+class ActAdd(Steering):
+    r"""$A[l, a + j] \leftarrow A[l, a + j] + \alpha\, (h^+_l[j] - h^-_l[j])$ for $j$ up to the pair's length.
+
+    Turner et al. (arXiv 2308.10248, algorithm 1): both texts of one pair are run alone, and the
+    differences are added to the first positions of the prompt (`aligned="start"`, see
+    `from_texts`). `fit(..., method="actadd")` takes one example instead and lays its accumulated
+    delta from the start of the surface on (`aligned="surface"`): on that very example, at one
+    layer, this is exactly what the prompt did. Later positions get nothing.
+
+    Args:
+        rows: The differences, in units of the residual stream.
+        layers: The layers, ascending.
+        aligned: Where row 0 goes.
+        surface: Where the surface starts; unused with `aligned="start"`.
+        provenance: Where it comes from.
+        fit_report: How the fit went.
+
+    Raises:
+        ValueError: If there is not one set of rows per layer, or the alignment is unknown.
+    """
+
+    method: ClassVar[str] = "actadd"
+
+    def __init__(
+        self,
+        rows: Float[Tensor, "layer shift d_model"],
+        layers: Sequence[int],
+        *,
+        aligned: Alignment = "surface",
+        surface: Surface = "R",
+        provenance: Mapping[str, Any] | None = None,
+        fit_report: Any = None,
+    ):
+        super().__init__(layers, surface=surface, provenance=provenance, fit_report=fit_report)
+        if len(rows) != len(self.layers):
+            raise ValueError(
+                f"rows for {len(rows)} layers but {len(self.layers)} layers named: pass one set each"
+            )
+        self.rows = rows
+        self.aligned: Alignment = aligned
+
+    @classmethod
+    def from_texts(
+        cls, model: Any, positive: str, negative: str, layers: Layers, *, pad: str = " "
+    ) -> "ActAdd":
+        """The source's way: two texts, run as they are, with the beginning-of-sequence token.
+
+        Args:
+            model: The model.
+            positive: The text to move towards ("Love").
+            negative: The text to move away from ("Hate").
+            layers: One or more layers, after whose blocks the difference is taken and added.
+            pad: Fills the shorter text up to the longer one's number of tokens.
+
+        Raises:
+            ValueError: If `pad` is not one token or more.
+        """
+        from psr_lens.models import RawText
+
+        hooked = as_hooked_model(model)
+        ids = [hooked.encoder.encode(RawText(text)).ids for text in (positive, negative)]
+        filler = hooked.encoder.encode_response("", pad)
+        length = max(len(own) for own in ids)
+        if not filler:
+            raise ValueError(f"pad={pad!r} has no token in this model's vocabulary: pass another")
+        padded = [(own + tuple(filler) * length)[:length] for own in ids]
+        with torch.no_grad():
+            seen = record_residuals(hooked, [TokenRow(own, 0, len(own) - 1) for own in padded])
+        chosen = resolve_layers(layers, hooked.n_layers)
+        rows = (seen[:, 0] - seen[:, 1])[list(chosen)].float()
+        origin = provenance_of(hooked, method="actadd", texts=[positive, negative])
+        return cls(rows, chosen, aligned="start", provenance=origin)
+
+    def acts_on(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
+        """The columns that have a row."""
+        place = self._place(columns)
+        return (place >= 0) & (place < self.rows.shape[1])
+
+    def pushes(
+        self, device: torch.device, dtype: torch.dtype, context: Context | None = None
+    ) -> Mapping[int, Push]:
+        """Every column's own row."""
+
+        def pusher(rows: Tensor) -> Push:
+            def push(resid: Tensor, columns: Columns) -> Tensor:
+                place = self._place(columns)
+                own = rows[place.clamp(0, len(rows) - 1)]
+                return torch.where(self.acts_on(columns).unsqueeze(-1), own, 0.0)
+
+            return push
+
+        moved = self.rows.to(device, dtype)
+        return {layer: pusher(moved[row]) for row, layer in enumerate(self.layers)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The rows."""
+        return {"rows": self.rows}
+
+    def options(self) -> dict[str, Any]:
+        """The alignment."""
+        return {"aligned": self.aligned}
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
+    ) -> "ActAdd":
+        """The inverse of `tensors`."""
+        return cls(tensors["rows"], layers, **options)
+
+    def _place(self, columns: Columns) -> Tensor:
+        if self.aligned == "surface":
+            return columns.position - columns.start(self.surface)
+        return columns.position

@@ -1,0 +1,95 @@
+"""How strongly a steering pushed every layer and token: one number for every method."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from psr_lens._types import Surface, TokenValues
+from psr_lens.deltas import iter_batches, working_dtype
+from psr_lens.models import HookedModel
+from psr_lens.models.base import ResidualEdit
+from psr_lens.models.columns import Columns
+from psr_lens.responses import Example
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """How strongly a steering pushed every layer and token of one response.
+
+    Attributes:
+        example: The triplet.
+        tokens: The surface tokens as text.
+        layers: The layers that the steering covers.
+        values: Length of the push at every layer and token, in units of the residual stream, so
+            that it compares with delta norms and across methods. 0 where nothing is pushed. For
+            one head, `alpha * c(A) * |z|`.
+    """
+
+    example: Example
+    tokens: tuple[str, ...]
+    layers: tuple[int, ...]
+    values: Float[Tensor, "layer pos"]
+
+    def token_values(self) -> TokenValues:
+        """The values, ready to be drawn."""
+        return TokenValues(self.tokens, self.values, self.layers, "coefficient")
+
+    def _repr_html_(self) -> str:
+        from psr_lens.plots import token_heatmap
+
+        return token_heatmap(self)._repr_html_()
+
+    def __repr__(self) -> str:
+        share = float((self.values == 0).float().mean())
+        return (
+            f"Coefficients({len(self.layers)} layers, {len(self.tokens)} tokens, "
+            f"up to {float(self.values.max()):.3g}, exactly 0 at {share:.0%})"
+        )
+
+
+@torch.no_grad()
+def measure_pushes(
+    model: HookedModel,
+    data: Sequence[Example],
+    edits_for: Callable[[Sequence[Example]], Mapping[int, ResidualEdit]],
+    layers: tuple[int, ...],
+    surface: Surface,
+    batch_size: int,
+    progress: bool,
+) -> list[Coefficients]:
+    """Run `x y'` under the edits and take down the length of each push, in the data's order."""
+    found: dict[int, Coefficients] = {}
+    for indices in iter_batches(data, batch_size, progress=progress, description="coefficients"):
+        examples = [data[i] for i in indices]
+        batch = model.pad([example.base_row for example in examples])
+        mask = batch.surface(surface)
+        lengths = [example.surface_length(surface) for example in examples]
+        pushes = {layer: torch.zeros(sum(lengths)) for layer in layers}
+        with model.edited(
+            {
+                layer: _measured(edit, mask, pushes, layer)
+                for layer, edit in edits_for(examples).items()
+            }
+        ):
+            model.run(batch)
+        values = torch.stack([pushes[layer] for layer in layers])
+        for i, example, own in zip(indices, examples, values.split(lengths, 1), strict=True):
+            tokens = model.encoder.str_tokens(example.base_row.tokens[-own.shape[1] :])
+            found[i] = Coefficients(example, tokens, layers, own)
+    return [found[i] for i in range(len(data))]
+
+
+def _measured(
+    edit: ResidualEdit, mask: Bool[Tensor, "batch pos"], pushes: dict[int, Tensor], layer: int
+) -> ResidualEdit:
+    def measured(resid: Tensor, columns: Columns) -> Tensor | None:
+        pushed = edit(resid, columns)
+        if pushed is not None:
+            difference = pushed[mask].to(working_dtype(resid.dtype)) - resid[mask]
+            pushes[layer] = difference.norm(dim=-1).cpu()
+        return pushed
+
+    return measured
