@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from psr_lens.models.batch import TokenBatch, TokenRow, left_pad
 from psr_lens.models.chat import Prompt, PromptEncoder, RawText
 from psr_lens.models.columns import Columns
+from psr_lens.models.prefix import KeyValues
 from psr_lens.models.raw_calls import RawCalls
 
 ResidualEdit = Callable[[Tensor, Columns], Tensor | None]
@@ -124,6 +125,19 @@ class HookedModel(ABC):
         self, layer: int, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
     ) -> Float[Tensor, "batch pos d_model"]: ...
 
+    @abstractmethod
+    def _forward_keeping_keys(self, batch: TokenBatch) -> KeyValues: ...
+
+    @abstractmethod
+    def _forward_suffix(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch new d_model"],
+        suffix: TokenBatch,
+        prefix: KeyValues,
+        unembed: bool,
+    ) -> Tensor: ...
+
     # --- running --------------------------------------------------------------------------------
 
     def logits(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
@@ -165,6 +179,32 @@ class HookedModel(ABC):
         """
         with self._running(columns):
             return self._forward_cached(tokens, attention_mask, cache)
+
+    def prefill(self, batch: TokenBatch) -> KeyValues:
+        """Keys and values at every layer of a left-padded batch of prefixes."""
+        with self._running(batch.columns):
+            return self._forward_keeping_keys(batch)
+
+    def run_suffix(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch new d_model"],
+        suffix: TokenBatch,
+        prefix: KeyValues,
+        *,
+        unembed: bool = False,
+    ) -> Tensor:
+        """Run the blocks from `layer` on, over what follows the prefixes; gradients flow.
+
+        Args:
+            layer: The first block to run; `n_layers` for none.
+            resid: The residual stream that enters it.
+            suffix: What follows the prefixes, as `right_pad` lays it out.
+            prefix: Keys and values of the prefixes.
+            unembed: Return logits, `[batch, new, d_vocab]`, and not the last residual stream.
+        """
+        with self._running(suffix.columns):
+            return self._forward_suffix(layer, resid, suffix, prefix, unembed)
 
     def __call__(self, prompts: Prompt | Sequence[Prompt]) -> Float[Tensor, "batch pos d_vocab"]:
         """Next-token logits of one prompt or several, left-padded."""

@@ -79,6 +79,38 @@ def left_pad(
     return TokenBatch(tokens.to(device), mask.to(device), columns)
 
 
+def right_pad(
+    rows: Sequence[TokenRow],
+    cuts: Sequence[int],
+    pad_token_id: int,
+    device: torch.device | str = "cpu",
+) -> TokenBatch:
+    """What follows the prefixes of rows: `tokens[cut:]` of each, padded on the right.
+
+    After a left-padded batch of the prefixes, this continues every row without a gap. Padding
+    columns lie past the row's end: mask them out with `attention_mask`.
+
+    Args:
+        rows: The whole sequences.
+        cuts: Length of every row's prefix.
+        pad_token_id: The id that fills the empty columns.
+        device: Where the tensors live.
+    """
+    suffixes = [row.tokens[cut:] for row, cut in zip(rows, cuts, strict=True)]
+    width = max(len(suffix) for suffix in suffixes)
+    tokens = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, suffix in enumerate(suffixes):
+        tokens[i, : len(suffix)] = torch.tensor(suffix)
+        mask[i, : len(suffix)] = True
+    columns = Columns(
+        (torch.arange(width) + torch.tensor([[cut] for cut in cuts])).to(device),
+        torch.tensor([[row.response_start] for row in rows], device=device),
+        torch.tensor([[row.question_start] for row in rows], device=device),
+    )
+    return TokenBatch(tokens.to(device), mask.to(device), columns)
+
+
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Indices in batches of neighbouring lengths, longest first, so that little is padded.
 

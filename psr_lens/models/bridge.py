@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
+from psr_lens.models.prefix import KeyValues
 
 
 class _Captured(Exception):
@@ -60,13 +61,77 @@ class BridgeModel(HookedModel):
     def _run_block(
         self, layer: int, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
     ) -> Float[Tensor, "batch pos d_model"]:
-        # The bridge cannot start at a layer: blocks below run on the tokens and their result is
-        # replaced. A walk up all L blocks costs L (L + 1) / 2 of them.
-        entering = self.raw.blocks[layer].hook_in.register_forward_hook(lambda *_: resid)
-        try:
+        with self._entering(layer, resid):
             return self._capture(self.hook_point(layer), batch)
+
+    def _forward_keeping_keys(self, batch: TokenBatch) -> KeyValues:
+        _, cache = self._forward_cached(batch.tokens, batch.attention_mask, None)
+        return KeyValues(
+            torch.stack([own.keys for own in cache.layers]).transpose(2, 3),
+            torch.stack([own.values for own in cache.layers]).transpose(2, 3),
+            batch.attention_mask,
+        )
+
+    def _forward_suffix(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch new d_model"],
+        suffix: TokenBatch,
+        prefix: KeyValues,
+        unembed: bool,
+    ) -> Tensor:
+        cache = self._whole_cache()
+        for i, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
+            cache.update(keys.transpose(1, 2), values.transpose(1, 2), i)
+        mask = torch.cat([prefix.attention_mask, suffix.attention_mask], dim=1)
+        last: list[Tensor] = []
+
+        def keep(module: nn.Module, args: Any, out: Tensor) -> None:
+            last.append(out)
+
+        handle = self.hook_point(self.n_layers - 1).register_forward_hook(keep)
+        try:
+            with self._entering(layer, resid):
+                logits, _ = self._forward_cached(suffix.tokens, mask, cache)
         finally:
-            entering.remove()
+            handle.remove()
+        if unembed:
+            return logits
+        return last[0] if last else resid
+
+    def _whole_cache(self) -> Any:
+        # Made without a configuration it keeps every column, in sliding-window layers too.
+        from transformers import DynamicCache
+
+        return DynamicCache()
+
+    @contextmanager
+    def _entering(self, layer: int, resid: Tensor) -> Iterator[None]:
+        """Let `resid` enter block `layer`; the blocks below only hand on what they get.
+
+        The bridge cannot start at a layer. Going through idle blocks leaves everything that the
+        model prepares for its blocks, masks and rotary angles, to the model itself.
+        """
+
+        def idle(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return hidden_states
+
+        def enter(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return resid
+
+        below = list(self.raw.blocks)[:layer]
+        for block in below:
+            block.__dict__["forward"] = enter if block is below[-1] else idle
+        entering = None
+        if layer == 0:
+            entering = self.raw.blocks[0].hook_in.register_forward_hook(lambda *_: resid)
+        try:
+            yield
+        finally:
+            for block in below:
+                del block.__dict__["forward"]
+            if entering is not None:
+                entering.remove()
 
     def _capture(self, point: nn.Module, batch: TokenBatch) -> Tensor:
         captured: list[Tensor] = []
@@ -87,6 +152,8 @@ class BridgeModel(HookedModel):
     def _forward_cached(
         self, tokens: Int[Tensor, "batch new"], attention_mask: Tensor, cache: Any
     ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
+        if cache is None:
+            cache = self._whole_cache()
         with self._finite_padding(attention_mask[:, -tokens.shape[1] :]):
             return self.raw(
                 tokens,

@@ -2,11 +2,13 @@
 
 from typing import Any, ClassVar, final
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
+from psr_lens.models.prefix import KeyValues
 
 
 @final
@@ -64,11 +66,45 @@ class HookedTransformerModel(HookedModel):
         self, tokens: Int[Tensor, "batch new"], attention_mask: Tensor, cache: Any
     ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
         if cache is None:
-            from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-            cache = TransformerLensKeyValueCache.init_cache(
-                self.raw.cfg, self.device, tokens.shape[0]
-            )
+            cache = self._empty_cache(tokens.shape[0])
         # The cache keeps the mask of its own columns and takes that of the new ones.
         mask = attention_mask[:, -tokens.shape[1] :].long()
         return self.raw(tokens, attention_mask=mask, past_kv_cache=cache), cache
+
+    def _forward_keeping_keys(self, batch: TokenBatch) -> KeyValues:
+        cache = self._empty_cache(len(batch.tokens))
+        mask = batch.attention_mask.long()
+        self.raw(
+            batch.tokens, attention_mask=mask, past_kv_cache=cache, stop_at_layer=self.n_layers
+        )
+        return KeyValues(
+            torch.stack([entry.past_keys for entry in cache.entries]),
+            torch.stack([entry.past_values for entry in cache.entries]),
+            batch.attention_mask,
+        )
+
+    def _forward_suffix(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch new d_model"],
+        suffix: TokenBatch,
+        prefix: KeyValues,
+        unembed: bool,
+    ) -> Tensor:
+        cache = self._empty_cache(len(resid))
+        for entry, keys, values in zip(cache.entries, prefix.keys, prefix.values, strict=True):
+            entry.past_keys, entry.past_values = keys, values
+        # A frozen cache is read and not grown.
+        cache.freeze()
+        return self.raw(
+            resid,
+            start_at_layer=layer,
+            stop_at_layer=None if unembed else self.n_layers,
+            past_kv_cache=cache,
+            attention_mask=torch.cat([prefix.attention_mask, suffix.attention_mask], 1).long(),
+        )
+
+    def _empty_cache(self, batch: int) -> Any:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        return TransformerLensKeyValueCache.init_cache(self.raw.cfg, self.device, batch)

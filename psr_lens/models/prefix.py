@@ -1,0 +1,63 @@
+"""Keys and values of prefixes that do not change, so that only what follows them is run again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class RowKeyValues:
+    """Keys and values of one row's prefix, without padding.
+
+    Attributes:
+        keys: As the backend's cache keeps them (before or after rotation).
+        values: Likewise.
+    """
+
+    keys: Float[Tensor, "layer pos head d_head"]
+    values: Float[Tensor, "layer pos head d_head"]
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValues:
+    """Keys and values of a batch of prefixes, padded on the left.
+
+    Attributes:
+        keys: As the backend's cache keeps them.
+        values: Likewise.
+        attention_mask: True on real columns.
+    """
+
+    keys: Float[Tensor, "layer batch pos head d_head"]
+    values: Float[Tensor, "layer batch pos head d_head"]
+    attention_mask: Bool[Tensor, "batch pos"]
+
+    def rows(self) -> list[RowKeyValues]:
+        """One row each, without its padding."""
+        lengths = self.attention_mask.sum(dim=1).tolist()
+        width = self.attention_mask.shape[1]
+        return [
+            RowKeyValues(
+                self.keys[:, i, width - length :].clone(),
+                self.values[:, i, width - length :].clone(),
+            )
+            for i, length in enumerate(lengths)
+        ]
+
+    @classmethod
+    def of(cls, rows: Sequence[RowKeyValues]) -> "KeyValues":
+        """Rows as one batch."""
+        lengths = [row.keys.shape[1] for row in rows]
+        width = max(lengths)
+        layers, _, heads, d_head = rows[0].keys.shape
+        shape = (layers, len(rows), width, heads, d_head)
+        keys, values = rows[0].keys.new_zeros(shape), rows[0].values.new_zeros(shape)
+        mask = torch.zeros(len(rows), width, dtype=torch.bool, device=keys.device)
+        for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            keys[:, i, width - length :] = row.keys
+            values[:, i, width - length :] = row.values
+            mask[i, width - length :] = True
+        return cls(keys, values, mask)
