@@ -13,7 +13,8 @@ Axis names in jaxtyping annotations mean the same thing everywhere:
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from operator import index
+from typing import Any, Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -56,6 +57,65 @@ class TokenValues:
         return self
 
 
+def check_surface(surface: Any) -> Surface:
+    """The surface, if it is one.
+
+    Raises:
+        ValueError: If it is neither `R` nor `QR`.
+    """
+    if surface not in get_args(Surface):
+        raise ValueError(
+            f"surface={surface!r}: choose 'R' (last prompt token and response) or 'QR' (the question "
+            "too)"
+        )
+    return surface
+
+
+def check_seed(seed: Any) -> int:
+    """The seed, if it is one.
+
+    Raises:
+        ValueError: If it is no whole number from 0 to 2^63 - 1.
+    """
+    try:
+        found = index(seed)
+    except TypeError:
+        found = -1
+    if not 0 <= found < 2**63:
+        raise ValueError(f"seed={seed!r}: it must be a whole number from 0 to 2^63 - 1")
+    return found
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """A number of things, if it is one.
+
+    Raises:
+        ValueError: If it is no whole number, or below `least`.
+    """
+    try:
+        found = index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r}: it must be a whole number") from None
+    if found < least:
+        raise ValueError(f"{name}={value}: it must be at least {least}")
+    return found
+
+
+def check_alpha(alpha: Any) -> float:
+    """A strength, if it is one.
+
+    Raises:
+        ValueError: If it is no finite number.
+    """
+    try:
+        found = float(alpha)
+    except (TypeError, ValueError):
+        found = float("nan")
+    if not abs(found) < float("inf"):
+        raise ValueError(f"alpha={alpha!r}: it must be a finite number")
+    return found
+
+
 def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
     """The layers as an ascending tuple without repetition.
 
@@ -68,9 +128,14 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
     """
     if layers == "all":
         return tuple(range(n_layers))
-    if isinstance(layers, str):
-        raise ValueError(f"layers={layers!r}: pass 'all', one index, or a list of indices")
-    listed = [layers] if isinstance(layers, int) else list(layers)
+    refusal = f"layers={layers!r}: pass 'all', one index, or a list of indices"
+    if isinstance(layers, str | bool):
+        raise ValueError(refusal)
+    try:
+        # Whatever counts as an index: NumPy's integers too.
+        listed = [index(layer) for layer in (layers if hasattr(layers, "__iter__") else [layers])]
+    except TypeError:
+        raise ValueError(refusal) from None
     if not listed:
         raise ValueError("layers is empty: name at least one layer, or 'all'")
     wrong = [layer for layer in listed if not -n_layers <= layer < n_layers]

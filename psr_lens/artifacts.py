@@ -1,7 +1,7 @@
 """Files: named tensors and a JSON header in one safetensors file. No pickle anywhere.
 
 safetensors metadata maps strings to strings, so the whole header is one JSON string under the key
-`psr_lens`, with a checksum of the tensors beside it. A file is written to a temporary name and then
+`psr_lens`, with a checksum of it all. A file is written to a temporary name and then
 moved, so an interrupted save leaves what was there before.
 """
 
@@ -46,8 +46,14 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
 
 
 def artifact_path(path: str | Path) -> Path:
-    """The path with the suffix `.safetensors`, added where it is missing."""
+    """The path with the suffix `.safetensors`, added where it is missing.
+
+    Raises:
+        ValueError: If the path has no last part that could be a file's name.
+    """
     path = Path(path)
+    if not path.name:
+        raise ValueError(f"{str(path)!r} names no file: pass the path of a .safetensors file")
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
 
 
@@ -65,7 +71,8 @@ def write_artifact(
         The path of the file.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    full = {"format": FORMAT, "sha256": _checksum(stored), **header}
+    plain = json.loads(json.dumps({"format": FORMAT, **header}))
+    full = {**plain, "sha256": _checksum(stored, plain)}
     metadata = {_KEY: json.dumps(full, sort_keys=True)}
     return write_bytes(artifact_path(path), save(stored, metadata))
 
@@ -78,8 +85,8 @@ def read_artifact(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: If it is damaged, not of this package, or of a newer format.
     """
     given = Path(path)
-    path = given if given.is_file() else artifact_path(given)
-    if not path.is_file():
+    path = next((p for p in (artifact_path(given), given) if p.is_file()), None)
+    if path is None:
         raise FileNotFoundError(f"no steering file {str(given)!r}")
     try:
         with safe_open(path, framework="pt") as file:
@@ -89,6 +96,8 @@ def read_artifact(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
     try:
         header = json.loads(metadata[_KEY])
+        if not isinstance(header, dict):
+            raise KeyError(_KEY)
     except (KeyError, json.JSONDecodeError):
         raise ValueError(f"{path} was not written by psr_lens: it lacks its header") from None
     if header.get("format") != FORMAT:
@@ -96,13 +105,14 @@ def read_artifact(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} has format {header.get('format')} but this version of psr_lens reads "
             f"{FORMAT}: upgrade psr_lens"
         )
-    if header.get("sha256") != _checksum(tensors):
-        raise ValueError(f"{path} is damaged: its tensors do not match their checksum")
+    recorded = header.pop("sha256", None)
+    if recorded != _checksum(tensors, header):
+        raise ValueError(f"{path} is damaged: its contents do not match their checksum")
     return tensors, header
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,8 @@ class Decompose(_PairOptions):
     def run(self) -> None:
         """Sample, collect, write."""
         _refuse_file(self.out)
+        if self.show < 1:
+            raise ValueError(f"--show {self.show}: it must be at least 1")
         from psr_lens.decomposition import write_decomposition
 
         model, pairs = self.read()
@@ -163,6 +166,7 @@ class Fit(_PairOptions):
             raise ValueError(f"--heads {self.heads}: it must be at least 1")
         if self.out.is_dir():
             raise ValueError(f"--out {self.out} is a directory: name a file")
+        _refuse_unwritable(self.out.absolute().parent)
         from psr_lens._types import resolve_layers
         from psr_lens.faithfulness import measure_faithfulness
         from psr_lens.fitting import fit
@@ -182,6 +186,7 @@ class Fit(_PairOptions):
             batch_size=self.batch_size,
             progress=True,
         )
+        saved = steering.save(self.out)
         if len(data.test):
             report = measure_faithfulness(
                 model, [steering], data.test, surface=self.surface, batch_size=self.batch_size
@@ -189,7 +194,7 @@ class Fit(_PairOptions):
             print(report.summary())
         else:
             print("no test examples: too few groups of pairs to hold some out")
-        print(f"saved {steering.save(self.out)}")
+        print(f"saved {saved}")
 
 
 @dataclass(frozen=True)
@@ -297,6 +302,19 @@ def _fail(message: str, code: int) -> NoReturn:
 def _refuse_file(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"--out {directory} is a file: name a directory")
+    _refuse_unwritable(directory.absolute())
+
+
+def _refuse_unwritable(directory: Path) -> None:
+    """Before the work and not after it: can files be made there?"""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".psr-lens-"):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--out: cannot write in {existing} ({error.strerror}): name another"
+        ) from None
 
 
 def _parse_layers(text: str) -> "int | list[int] | Literal['all', 'best']":

@@ -13,19 +13,19 @@ Adding `D_loc` at every layer of a base run reproduces the prompt-steered run on
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from psr_lens._types import Surface, TokenValues
+from psr_lens._types import Surface, TokenValues, check_surface
 from psr_lens.models import HookedModel, TokenBatch, as_hooked_model
 from psr_lens.models.base import ResidualEdit
 from psr_lens.models.batch import length_sorted_batches
 from psr_lens.models.columns import Columns
-from psr_lens.responses import Example
+from psr_lens.responses import Example, check_examples
 
 Kind = Literal["accumulated", "local"]
 
@@ -50,6 +50,8 @@ class PromptDeltas:
 
     def norms(self, kind: Kind = "accumulated") -> Float[Tensor, "layer pos"]:
         """Euclidean norm of the delta at every layer and token."""
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind={kind!r}: choose 'accumulated' or 'local'")
         return (self.accumulated if kind == "accumulated" else self.local).norm(dim=-1)
 
     def token_values(self, kind: Kind = "accumulated") -> TokenValues:
@@ -89,6 +91,7 @@ def collect_deltas(
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
     """
+    check_examples(data)
     found = dict(
         iter_deltas(model, data, surface=surface, batch_size=batch_size, progress=progress)
     )
@@ -108,6 +111,7 @@ def iter_deltas(
     Holds no more than one batch; three forward passes per batch.
     """
     hooked = as_hooked_model(model)
+    check_surface(surface)
     for indices in iter_batches(data, batch_size, progress=progress, description="deltas"):
         examples = [data[i] for i in indices]
         base, steered = example_batches(hooked, examples)
@@ -132,6 +136,7 @@ def iter_batches(
     data: Sequence[Example], batch_size: int, *, progress: bool, description: str
 ) -> Iterator[list[int]]:
     """Indices of examples in batches of like length, with a progress bar over examples."""
+    check_examples(data)
     lengths = [len(e.steered_ids) + len(e.response_ids) for e in data]
     with tqdm(total=len(data), desc=description, unit="example", disable=not progress) as bar:
         for indices in length_sorted_batches(lengths, batch_size):

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_count, check_seed, check_surface
 from psr_lens.deltas import example_batches, iter_batches, surface_residuals
 from psr_lens.models import HookedModel, as_hooked_model
-from psr_lens.responses import Example
+from psr_lens.responses import Example, check_examples
 from psr_lens.steering import OracleSteering, Steering
-from psr_lens.steering.provenance import check_model, describe_data, provenance
+from psr_lens.steering.provenance import describe_data, provenance
 
 if TYPE_CHECKING:
     import pandas
@@ -99,7 +99,8 @@ class FaithfulnessReport:
 
     def summary(self) -> str:
         """What the numbers say, one line per steering."""
-        lines = [f"Relative RMSE at the last layer, {self.examples} examples, 95 % intervals:"]
+        count = "1 example" if self.examples == 1 else f"{self.examples} examples"
+        lines = [f"Relative RMSE at the last layer, {count}, 95 % intervals:"]
         equivalent = self.reference.get(EQUIVALENT_PROMPT)
         for name, curve in self.relative_rmse.items():
             value = curve.values[-1]
@@ -114,6 +115,9 @@ class FaithfulnessReport:
         if equivalent is not None:
             lines.append(f"a paraphrase of the prompt: {equivalent.values[-1]:.2f}")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return self.summary()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The plot where plotly can draw, a table elsewhere, words on a terminal."""
@@ -130,7 +134,7 @@ class FaithfulnessReport:
 @torch.no_grad()
 def measure_faithfulness(
     model: Any,
-    steerings: Mapping[str, Steering] | Sequence[Steering],
+    steerings: Mapping[str, Steering] | Sequence[Steering] | Steering,
     data: Sequence[Example],
     *,
     alpha: float = 1.0,
@@ -148,7 +152,7 @@ def measure_faithfulness(
 
     Args:
         model: A `HookedModel`, HookedTransformer or TransformerBridge.
-        steerings: Steerings by name, or a list, which is named by method and layers (`a-psr` for
+        steerings: Steerings by name, or one, or a list, which is named by method and layers (`a-psr` for
             all layers, `s-dim` for one).
         data: Examples that no steering was fitted on: `data.test`.
         alpha: Strength.
@@ -164,11 +168,18 @@ def measure_faithfulness(
             another model.
     """
     hooked = as_hooked_model(model)
-    if len(data) == 0:
+    if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass the test split of a data set")
+    check_surface(surface)
+    check_seed(seed)
+    check_count("n_bootstrap", n_bootstrap, 0)
+    if isinstance(steerings, Steering):
+        steerings = [steerings]
     named = dict(steerings) if isinstance(steerings, Mapping) else name_steerings(steerings, hooked)
     for name, steering in named.items():
-        check_model(steering.provenance, hooked, max(steering.layers, default=-1))
+        if name in (NO_STEERING, EQUIVALENT_PROMPT):
+            raise ValueError(f"a steering is called {name!r}, which is a reference line: rename it")
+        steering.check(hooked)
         if not allow_seen:
             _refuse_seen(name, steering, data)
     runs: dict[str, Steering] = {

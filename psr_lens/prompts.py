@@ -8,6 +8,7 @@ from typing import Any
 
 from psr_lens.models.chat import Message, Prompt, RawText, check_messages, with_instruction
 
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 _FIELDS = ("base", "steered", "response", "equivalent", "group")
 
 
@@ -34,6 +35,19 @@ class PromptPair:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        for name in ("response", "group"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name == "response" and value is None):
+                raise ValueError(f"{name}={value!r}: it must be a string")
+        for name in ("base", "steered", "equivalent"):
+            value = getattr(self, name)
+            if isinstance(value, Mapping) or not (
+                isinstance(value, str | RawText | Sequence)
+                or (name == "equivalent" and value is None)
+            ):
+                raise ValueError(
+                    f"{name}={value!r}: pass a string, a list of messages or RawText(...)"
+                )
         if not self.group:
             object.__setattr__(self, "group", prompt_text(self.base))
 
@@ -61,6 +75,11 @@ def instruct(
         >>> [message["role"] for message in pair.steered]
         ['system', 'user']
     """
+    for name, value in (("instruction", instruction), ("equivalent", equivalent)):
+        if not isinstance(value, str) and (name == "instruction" or value is not None):
+            raise ValueError(f"{name}={value!r}: it must be a string")
+    if not isinstance(question, str | Sequence):
+        raise ValueError(f"question={question!r}: pass a string or a list of messages")
     chat = [{"role": "user", "content": question}] if isinstance(question, str) else question
     check_messages(chat)
     return PromptPair(
@@ -96,7 +115,8 @@ def load_pairs(path: str | Path) -> list[PromptPair]:
     if not path.is_file():
         raise FileNotFoundError(f"no pairs file {str(path)!r}: pass a JSON Lines file")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # At line feeds alone: JSON may hold the other characters that `splitlines` takes for one.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
     pairs = [
@@ -114,6 +134,14 @@ def _parse_line(line: str, where: str) -> PromptPair:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON that can be read ({error})") from None
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{where}: a lone surrogate, which is no text; write the character"
+        ) from None
     if not isinstance(record, dict):
         raise ValueError(f"{where}: {type(record).__name__} instead of an object with 'base' ...")
     missing = [key for key in ("base", "steered") if key not in record]
@@ -141,6 +169,10 @@ def _parse_prompt(value: Any, where: str) -> Prompt:
     if isinstance(value, dict) and set(value) == {"raw"} and isinstance(value["raw"], str):
         return RawText(value["raw"])
     if isinstance(value, list) and all(isinstance(message, dict) for message in value):
+        roles = [message.get("role") for message in value]
+        unknown = [role for role in roles if role not in _ROLES]
+        if unknown:
+            raise ValueError(f"{where}: role {unknown[0]!r}: choose one of {', '.join(_ROLES)}")
         try:
             return list(check_messages(value))
         except ValueError as error:

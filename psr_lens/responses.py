@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 
 import torch
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_count, check_seed
 from psr_lens.models import HookedModel, TokenRow, as_hooked_model
 from psr_lens.models.chat import common_suffix_length
 from psr_lens.models.generation import generate_tokens
@@ -78,6 +78,22 @@ class Example:
         return TokenRow(
             prompt + self.response_ids, len(prompt) - self.question_length, len(prompt) - 1
         )
+
+
+def check_examples(data: Any) -> "Sequence[Example]":
+    """The examples, if they are that.
+
+    Raises:
+        ValueError: If it is anything but a data set or a sequence of examples.
+    """
+    if isinstance(data, Example):
+        raise ValueError("one Example was given where several are taken: pass [example]")
+    if not isinstance(data, Sequence) or not all(isinstance(one, Example) for one in data):
+        raise ValueError(
+            f"data of type {type(data).__name__} holds no examples: pass what sample_responses "
+            "returns, or one of its splits"
+        )
+    return data
 
 
 @dataclass(frozen=True)
@@ -164,13 +180,20 @@ def sample_responses(
     Raises:
         ValueError: If there is no pair, or an argument is out of its range.
     """
+    pairs = list(pairs) if not isinstance(pairs, PromptPair | str) else [pairs]
     if not pairs:
         raise ValueError("there are no pairs to sample responses for: pass at least one")
+    for pair in pairs:
+        if not isinstance(pair, PromptPair):
+            raise ValueError(f"{pair!r} is no PromptPair: make one with psr_lens.instruct(...)")
     if isinstance(split, Mapping) and any(pair.group not in split for pair in pairs):
         unnamed = next(pair.group for pair in pairs if pair.group not in split)
         raise ValueError(f"split names no part for group {unnamed!r}: name train, dev or test")
-    if samples_per_pair < 1:
-        raise ValueError(f"samples_per_pair={samples_per_pair}: it must be at least 1")
+    if isinstance(split, Mapping) and not set(split.values()) <= set(SPLITS):
+        wrong = next(name for name in split.values() if name not in SPLITS)
+        raise ValueError(f"split names a part {wrong!r}: choose train, dev or test")
+    check_count("samples_per_pair", samples_per_pair)
+    check_seed(seed)
     hooked = as_hooked_model(model)
     wanted = [pair for pair in pairs for _ in range(samples_per_pair if not pair.response else 1)]
     to_sample = [pair for pair in wanted if pair.response is None]
@@ -195,10 +218,9 @@ def sample_responses(
         else:
             ids = hooked.encoder.encode_response(pair.base, pair.response)
             examples.append(make_example(hooked, pair, ids))
-    groups = [pair.group for pair in pairs]
     return SteeringDataset(
         tuple(examples),
-        dict(split) if isinstance(split, Mapping) else split_groups(groups, split, seed),
+        dict(split) if isinstance(split, Mapping) else split_examples(examples, split, seed),
         {
             "responses_from": hooked.name,
             "sampled": len(to_sample),
@@ -227,6 +249,31 @@ def make_example(
     )
 
 
+def split_examples(
+    examples: Sequence[Example], shares: tuple[float, float, float], seed: int
+) -> dict[str, Split]:
+    """`split_groups`, with groups that share a pair of prompts kept on one side.
+
+    Two questions that differ in unknown words alone are the same tokens to the model, and so the
+    same example, whatever their groups are called.
+    """
+    root: dict[str, str] = {}
+
+    def find(group: str) -> str:
+        while root.setdefault(group, group) != group:
+            group = root[group]
+        return group
+
+    first_with: dict[str, str] = {}
+    for example in examples:
+        group = find(example.pair.group)
+        other = find(first_with.setdefault(example.key, group))
+        # The smaller name stands for both, whatever the order of the examples.
+        root[max(group, other)] = min(group, other)
+    part = split_groups([find(group) for group in root], shares, seed)
+    return {group: part[find(group)] for group in root}
+
+
 def split_groups(
     groups: Sequence[str], shares: tuple[float, float, float], seed: int
 ) -> dict[str, Split]:
@@ -238,7 +285,8 @@ def split_groups(
     Raises:
         ValueError: If a share is negative or they do not sum to 1.
     """
-    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    valid = isinstance(shares, Sequence) and len(shares) == 3
+    if not valid or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"split={shares}: shares of train, dev and test must be >= 0 and sum to 1")
     distinct = sorted(set(groups))
     generator = torch.Generator().manual_seed(seed)

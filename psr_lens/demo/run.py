@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from psr_lens._types import check_seed
 from psr_lens.artifacts import write_bytes
 from psr_lens.demo.experiment import STEPS, TraitResult, run_trait
 from psr_lens.demo.instructions import DEFAULT_TRAITS, instruction
@@ -62,8 +63,8 @@ def run_demo(
         raise ValueError(f"traits={list(traits)}: name at least one trait, each once")
     for name in traits:
         instruction(name)
+    check_seed(seed)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=STEPS * len(traits), unit="step", disable=not progress) as bar:
 
         def done(step: str) -> None:
@@ -71,6 +72,7 @@ def run_demo(
             bar.update()
 
         results = tuple(run_trait(model, name, seed, done) for name in traits)
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as staging:
         staged = Path(staging)
         for result in results:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from psr_lens._types import Layers, Surface, resolve_layers
+from psr_lens._types import Layers, Surface, check_seed, check_surface, resolve_layers
 from psr_lens.deltas import example_batches, iter_batches, surface_residuals
 from psr_lens.fitting.heads import fit_heads
 from psr_lens.fitting.replay import Push, StageData, replay
@@ -111,6 +111,12 @@ def fit(
         ConstantSteering(constant, layer 2 of demo, surface R)
     """
     hooked = as_hooked_model(model)
+    if not isinstance(data, SteeringDataset):
+        raise ValueError(
+            f"data of type {type(data).__name__} has no splits: pass what sample_responses returns"
+        )
+    check_surface(surface)
+    check_seed(seed)
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")
     train, dev = _train_and_dev(data, seed)

@@ -59,6 +59,7 @@ class HookedModel(ABC):
         self._columns: Columns | None = None
         self._raw_calls = RawCalls()
         self._edits_active = 0
+        self._level = 0
 
     # --- dimensions -----------------------------------------------------------------------------
 
@@ -342,8 +343,21 @@ class HookedModel(ABC):
                 self.raw.__dict__.pop("generate", None)
             self._raw_calls = outer
 
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """Suspend the edits that are on; edits made inside the context act."""
+        self._level += 1
+        try:
+            yield
+        finally:
+            self._level -= 1
+
     def _as_hook(self, edit: ResidualEdit):
+        level = self._level
+
         def hook(module: nn.Module, args: Any, resid: Tensor) -> Tensor | None:
+            if self._level != level:
+                return None
             columns = self._columns
             if columns is None:
                 columns = self._raw_calls.columns(resid.shape[0], resid.shape[1], resid.device)

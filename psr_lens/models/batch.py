@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_count
 from psr_lens.models.columns import Columns
+
 
 @dataclass(frozen=True)
 class TokenRow:
@@ -119,7 +120,6 @@ def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[
     Raises:
         ValueError: If `batch_size` is not positive.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: it must be at least 1")
+    check_count("batch_size", batch_size)
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from psr_lens._types import check_count, check_seed
 from psr_lens.models.batch import TokenBatch, TokenRow, length_sorted_batches
 from psr_lens.models.chat import Prompt, PromptTokens
 
@@ -51,9 +52,9 @@ def generate_tokens(
         ValueError: If an argument is out of its range, or a prompt and `max_new_tokens` together
             exceed the model's context.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: it must be at least 1")
-    if not temperature >= 0:
+    check_count("max_new_tokens", max_new_tokens)
+    check_seed(seed)
+    if not isinstance(temperature, int | float) or not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: it must be 0 (greedy) or positive")
     encoded = [model.encoder.encode(prompt) for prompt in prompts]
     longest = max(len(prompt.ids) for prompt in encoded)

@@ -80,6 +80,8 @@ def load_model(
         >>> model.generate("tell me about the otter .", max_new_tokens=2, temperature=0.0)
         'the otter'
     """
+    if not isinstance(name_or_path, str | Path):
+        raise ValueError(f"model {name_or_path!r}: pass a hub name or the path of a checkpoint")
     if backend not in ("auto", "hooked", "bridge"):
         raise ValueError(f"backend={backend!r}: choose 'auto', 'hooked' or 'bridge'")
     if backend == "hooked" and not hooked_available():
@@ -194,10 +196,12 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if resolved.type == "meta":
+            raise NotImplementedError
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
         raise ValueError(
-            f"device={str(device)!r} cannot be used here ({type(error).__name__}): "
-            "pass 'cpu', or a device that torch lists"
+            f"device={str(device)!r} cannot be used here: pass 'cpu', or a device that this machine "
+            "has"
         ) from None
     return resolved
 

@@ -20,7 +20,7 @@ from psr_lens.models.columns import Columns
 if TYPE_CHECKING:
     from psr_lens.models.base import HookedModel
 
-_PROBE_LENGTH = 8
+PROBE_LENGTH = 8
 _COORDINATES = 8
 _REMEDY = (
     "load it with psr_lens.load_model(...), HookedTransformer.from_pretrained_no_processing(...), "
@@ -36,9 +36,10 @@ class Fingerprint:
         n_layers: Number of blocks.
         d_model: Width of the residual stream.
         d_vocab: Number of logits per position.
-        norms: Norm of the residual stream after every block at the last token of a fixed probe.
-        coordinates: A few of its coordinates, divided by its norm, and last its cosine to the
-            all-ones vector, which is what centring takes away; `[layer][coordinate]`.
+        norms: Norm of the residual stream after every block at the last token of a fixed probe, and
+            last that of the logits there.
+        coordinates: A few coordinates of the same, divided by the norm, and last the cosine to the
+            all-ones vector, which is what centring takes away.
     """
 
     n_layers: int
@@ -47,18 +48,25 @@ class Fingerprint:
     norms: tuple[float, ...]
     coordinates: tuple[tuple[float, ...], ...]
 
-    def difference(self, other: "Fingerprint") -> str:
-        """In what the two differ by more than rounding in bfloat16, empty if in nothing."""
+    def difference(self, other: "Fingerprint", exact: bool = False) -> str:
+        """In what the two differ by more than rounding, empty if in nothing.
+
+        Args:
+            other: The other one.
+            exact: Whether rounding is that of float32, and not of bfloat16.
+        """
         for field in ("n_layers", "d_model", "d_vocab"):
             mine, its = getattr(self, field), getattr(other, field)
             if mine != its:
                 return f"{field} is {its}, not {mine}"
+        rounding = 0.002 if exact else 0.05
         ours, theirs = torch.tensor(self.norms), torch.tensor(other.norms)
-        if bool(((ours - theirs).abs() > 0.05 * ours.abs()).any()):
+        if len(ours) != len(theirs) or bool(((ours - theirs).abs() > rounding * ours.abs()).any()):
             return "the residual stream has other norms (other weights, or processed ones)"
-        gap = (torch.tensor(self.coordinates) - torch.tensor(other.coordinates)).abs().max()
+        pairs = zip(self.coordinates, other.coordinates, strict=True)
+        gap = max(abs(a - b) for mine, its in pairs for a, b in zip(mine, its, strict=True))
         # Coordinates of a unit vector: chance level is about 1 / sqrt(d_model).
-        if float(gap) > 0.25 / self.d_model**0.5:
+        if gap > 5 * rounding / self.d_model**0.5:
             return "the residual stream has other directions (other weights, or processed ones)"
         return ""
 
@@ -69,31 +77,58 @@ def fingerprint(model: "HookedModel") -> Fingerprint:
 
     The same on both backends up to rounding; different for other weights and for processed ones.
     """
-    ids = tuple((7 + 31 * i) % model.d_vocab for i in range(_PROBE_LENGTH))
-    seen = record_residuals(model, [TokenRow(ids, 0, len(ids) - 1)])
-    last = seen[:, 0, -1].double().cpu()
-    norms = last.norm(dim=-1)
-    units = last / norms.clamp_min(1e-30).unsqueeze(-1)
-    step = max(1, model.d_model // _COORDINATES)
-    means = units.sum(dim=-1, keepdim=True) / model.d_model**0.5
-    coordinates = torch.cat([units[:, ::step], means], dim=-1)
+    row = TokenRow(probe_ids(model.d_vocab), 0, PROBE_LENGTH - 1)
+    # A steering that acts at the moment is no part of the model.
+    with model.unedited():
+        resid = record_residuals(model, [row])[:, 0, -1]
+        logits = model.logits(model.pad([row]))[0, -1]
+    return summarise(resid, logits)
+
+
+def probe_ids(d_vocab: int) -> tuple[int, ...]:
+    """The fixed token ids that a fingerprint is taken on."""
+    return tuple((7 + 31 * i) % d_vocab for i in range(PROBE_LENGTH))
+
+
+def summarise(
+    resid: Float[Tensor, "layer d_model"], logits: Float[Tensor, " d_vocab"]
+) -> Fingerprint:
+    """A fingerprint from what a model makes of the last probe token.
+
+    Args:
+        resid: The residual stream after every block.
+        logits: The logits.
+    """
+    rows = [*resid.double().cpu(), logits.double().cpu()]
+    norms = [float(row.norm()) for row in rows]
+    units = [row / max(norm, 1e-30) for row, norm in zip(rows, norms, strict=True)]
     return Fingerprint(
-        model.n_layers,
-        model.d_model,
-        model.d_vocab,
-        tuple(norms.tolist()),
-        tuple(tuple(row) for row in coordinates.tolist()),
+        len(resid),
+        resid.shape[1],
+        len(logits),
+        tuple(norms),
+        tuple(
+            (
+                *unit[:: max(1, len(unit) // _COORDINATES)].tolist(),
+                float(unit.sum()) / len(unit) ** 0.5,
+            )
+            for unit in units
+        ),
     )
 
 
-_FINGERPRINTS: "WeakKeyDictionary[nn.Module, Fingerprint]" = WeakKeyDictionary()
+_Weights = tuple[tuple[int, int], ...]
+_FINGERPRINTS: "WeakKeyDictionary[nn.Module, tuple[_Weights, Fingerprint]]" = WeakKeyDictionary()
 
 
 def model_fingerprint(model: "HookedModel") -> Fingerprint:
-    """`fingerprint`, taken once per model: inside a steering's context it would see its pushes."""
-    if model.raw not in _FINGERPRINTS:
-        _FINGERPRINTS[model.raw] = fingerprint(model)
-    return _FINGERPRINTS[model.raw]
+    """`fingerprint`, taken anew only where the weights were exchanged or written to."""
+    weights = tuple((id(own), own._version) for own in model.raw.parameters())
+    known = _FINGERPRINTS.get(model.raw)
+    if known is None or known[0] != weights:
+        known = (weights, fingerprint(model))
+        _FINGERPRINTS[model.raw] = known
+    return known[1]
 
 
 def record_residuals(

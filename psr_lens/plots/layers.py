@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from psr_lens.plots.bounds import resolve_bounds
 from psr_lens.plots.text import plotly_text, visible_token
 from psr_lens.plots.theme import DIVERGING, MUTED, SEQUENTIAL, template
-from psr_lens.plots.tokens import BoundsChoice, SupportsTokenValues
+from psr_lens.plots.tokens import BoundsChoice, SupportsTokenValues, values_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -38,7 +38,7 @@ def layer_token_heatmap(
     """
     from plotly import graph_objects as go
 
-    drawn = source.token_values()
+    drawn = values_of(source)
     if not drawn.tokens or not drawn.layers:
         raise ValueError(
             f"the source covers {len(drawn.layers)} layers and {len(drawn.tokens)} tokens; "

@@ -129,6 +129,18 @@ class TokenHeatmap:
         )
 
 
+def values_of(source: Any) -> TokenValues:
+    """The values that a source has to draw.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if not isinstance(source, SupportsTokenValues):
+        hint = "pass one of its elements" if isinstance(source, Sequence) else "pass TokenValues"
+        raise ValueError(f"a {type(source).__name__} has no values over tokens: {hint}")
+    return source.token_values()
+
+
 def _default_layer(source: TokenValues) -> int:
     medians = source.values.detach().double().nanmedian(dim=1).values.nan_to_num(-torch.inf)
     largest = (medians == medians.max()).nonzero()[-1].item()
@@ -186,7 +198,11 @@ def token_heatmaps(
     """
     if not sources:
         raise ValueError("sources is empty: pass at least one caption with its values")
-    drawn = {caption: source.token_values() for caption, source in sources.items()}
+    if not isinstance(sources, Mapping):
+        raise ValueError(
+            f"sources of type {type(sources).__name__}: pass a mapping from captions to values"
+        )
+    drawn = {caption: values_of(source) for caption, source in sources.items()}
     first_caption, first = next(iter(drawn.items()))
     for caption, source in drawn.items():
         if source.tokens != first.tokens:
@@ -237,6 +253,6 @@ def token_heatmap(
     Raises:
         ValueError: If the layer is unknown, a value is infinite, or bounds do not contain 0.
     """
-    drawn = source.token_values()
+    drawn = values_of(source)
     heading = drawn.title if title is None else title
     return token_heatmaps({"": drawn}, layer=layer, title=heading, bounds=bounds)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_alpha, check_surface
 from psr_lens.artifacts import write_artifact
 from psr_lens.deltas import working_dtype
 from psr_lens.models import HookedModel, as_hooked_model
@@ -53,7 +53,9 @@ class Steering(ABC):
         fit_report: Any = None,
     ):
         self.layers = tuple(layers)
-        self.surface: Surface = surface
+        if list(self.layers) != sorted(set(self.layers)) or any(i < 0 for i in self.layers):
+            raise ValueError(f"layers={list(self.layers)}: name each once, from the lowest up")
+        self.surface: Surface = check_surface(surface)
         self.provenance: Mapping[str, Any] = dict(provenance or {})
         self.fit_report = fit_report
 
@@ -111,6 +113,7 @@ class Steering(ABC):
             alpha: Strength.
             examples: The rows of the batch, for a steering that depends on the example.
         """
+        alpha = check_alpha(alpha)
         context = None if examples is None else Context(model, examples)
         pushes = self.pushes(model.device, working_dtype(model.dtype), context)
         return {layer: self._edit(push, alpha) for layer, push in pushes.items()}
@@ -156,8 +159,6 @@ class Steering(ABC):
             ValueError: If the model is not the one that the steering belongs to, or `alpha` is not
                 finite.
         """
-        if not torch.isfinite(torch.tensor(float(alpha))):
-            raise ValueError(f"alpha={alpha}: it must be a finite number")
         hooked = as_hooked_model(model)
         self.check(hooked)
         edits = self.edits(hooked, alpha, examples)
@@ -265,9 +266,7 @@ class PushSteering(Steering):
     def to(self, device: torch.device, dtype: torch.dtype) -> "PushSteering":
         """The same steering with its tensors there."""
         moved = {name: tensor.to(device, dtype) for name, tensor in self.tensors().items()}
-        placed = type(self).from_tensors(
-            moved, self.layers, surface=self.surface, **self.options()
-        )
+        placed = type(self).from_tensors(moved, self.layers, surface=self.surface, **self.options())
         assert isinstance(placed, PushSteering)
         return placed
 

@@ -12,7 +12,7 @@ from psr_lens.deltas import iter_batches, working_dtype
 from psr_lens.models import HookedModel
 from psr_lens.models.base import ResidualEdit
 from psr_lens.models.columns import Columns
-from psr_lens.responses import Example
+from psr_lens.responses import Example, check_examples
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def measure_pushes(
     progress: bool,
 ) -> list[Coefficients]:
     """Run `x y'` under the edits and take down the length of each push, in the data's order."""
+    check_examples(data)
     found: dict[int, Coefficients] = {}
     for indices in iter_batches(data, batch_size, progress=progress, description="coefficients"):
         examples = [data[i] for i in indices]

@@ -47,10 +47,10 @@ def load_steering(path: str | Path, model: Any = None) -> Steering:
     tensors, header = read_artifact(path)
     try:
         steering = _build(tensors, header)
-    except KeyError as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} holds no steering that this version knows: {error} is missing or unknown "
-            f"(methods are {sorted(_CLASSES)})"
+            f"{path} holds no steering that this version knows: {error} is missing, unknown or "
+            f"wrong (methods are {sorted(_CLASSES)})"
         ) from None
     if model is not None:
         steering.check(as_hooked_model(model))

@@ -51,7 +51,9 @@ class OracleSteering(Steering):
     ):
         super().__init__(layers, surface=surface, provenance=provenance, fit_report=fit_report)
         if basis is not None and len(basis) != len(self.layers):
-            raise ValueError(f"{len(basis)} bases for {len(self.layers)} layers: pass one per layer")
+            raise ValueError(
+                f"{len(basis)} bases for {len(self.layers)} layers: pass one per layer"
+            )
         self.basis = basis
 
     @classmethod

@@ -56,9 +56,7 @@ class ReFTr1(PushSteering):
         self.strength = strength
         self._row_of_layer = {layer: row for row, layer in enumerate(self.layers)}
 
-    def latent(
-        self, layer: int, resid: Float[Tensor, "*batch d_model"]
-    ) -> Float[Tensor, "*batch"]:
+    def latent(self, layer: int, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
         """`ReLU(A . w)`: how strongly the concept is present at a token."""
         return torch.relu(resid @ self.w[self._row_of_layer[layer]].to(resid))
 

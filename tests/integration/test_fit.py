@@ -60,8 +60,8 @@ def test_stage_losses_are_those_of_a_run_under_the_steering(model, data):
     base, steered = example_batches(model, list(data.train))
     target = surface_residuals(model, steered, "R")
     for stage in psr.fit_report.stages:
-        below = PSR(psr.w, psr.b, psr.z, psr.layers)
-        below.layers = tuple(layer for layer in psr.layers if layer < stage.layer)
+        under = [row for row, layer in enumerate(psr.layers) if layer < stage.layer]
+        below = PSR(psr.w[under], psr.b[under], psr.z[under], [psr.layers[row] for row in under])
         before = surface_residuals(model, base, "R", below.edits(model))[stage.layer]
         after = surface_residuals(model, base, "R", psr.edits(model))[stage.layer]
         goal = target[stage.layer]

@@ -132,7 +132,9 @@ def test_transformer_lens_hooks_live_beside_the_edits(backend):
 def regions_seen(model, call, **options):
     """The regions that an edit is told, one list per pass."""
     seen = []
-    with model.edited({0: lambda resid, columns: seen.append(columns.region[0].tolist())}, **options):
+    with model.edited(
+        {0: lambda resid, columns: seen.append(columns.region[0].tolist())}, **options
+    ):
         call()
     return seen
 

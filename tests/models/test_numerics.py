@@ -108,8 +108,27 @@ def test_the_fingerprint_of_a_model_is_taken_without_its_edits(backend):
     untouched = model_fingerprint(model)
     with model.edited({0: lambda resid, columns: resid + 1}):
         assert model_fingerprint(model) == untouched
-        assert untouched.difference(fingerprint(model)) != ""
+        assert untouched.difference(fingerprint(model), exact=True) == ""
     assert model_fingerprint(as_hooked_model(model.raw)) is untouched
+
+
+@every_backend
+def test_weights_that_were_written_to_have_another_fingerprint(backend):
+    model = load_model(checkpoint("llama"), backend=backend)
+    before = model_fingerprint(model)
+    parameters = dict(model.raw.named_parameters())
+    written = [
+        own for name, own in parameters.items() if name.endswith(("W_O", "W_U", "_proj.weight"))
+    ]
+    assert len(written) > 2
+    for own in (written[0], written[-1]):
+        kept = own.detach().clone()
+        with torch.no_grad():
+            own.mul_(1.05)
+        assert before.difference(model_fingerprint(model), exact=True) != ""
+        with torch.no_grad():
+            own.copy_(kept)
+        assert before.difference(model_fingerprint(model), exact=True) == ""
 
 
 # --- do interventions bite ----------------------------------------------------------------------

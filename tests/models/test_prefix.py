@@ -40,7 +40,9 @@ def residuals_of_single_rows(model):
 def test_the_suffix_equals_the_whole_run(family, backend):
     model = tiny_model(family, backend, dtype="float64")
     rows = model.prefill(
-        model.pad([TokenRow(row.tokens[:cut], 0, cut - 1) for row, cut in zip(ROWS, CUTS, strict=True)])
+        model.pad(
+            [TokenRow(row.tokens[:cut], 0, cut - 1) for row, cut in zip(ROWS, CUTS, strict=True)]
+        )
     ).rows()
     # In another order than they were computed in, so with other padding.
     order = [2, 0, 1]

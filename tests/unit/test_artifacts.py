@@ -54,6 +54,25 @@ def test_one_changed_byte_is_noticed(tmp_path_factory, place, flip):
         read_artifact(path)
 
 
+def test_a_changed_header_is_noticed(tmp_path):
+    path = write_artifact(tmp_path / "t", TENSORS, {"layers": [3]})
+    path.write_bytes(path.read_bytes().replace(b"[3]", b"[2]"))
+    with pytest.raises(ValueError, match="do not match their checksum"):
+        read_artifact(path)
+
+
+def test_a_name_without_the_suffix_is_not_mixed_up_with_another_file(tmp_path):
+    (tmp_path / "mine").write_text("notes")
+    write_artifact(tmp_path / "mine", TENSORS, {"method": "x"})
+    assert read_artifact(tmp_path / "mine")[1]["method"] == "x"
+
+
+@pytest.mark.parametrize("path", [".", "", "/"])
+def test_a_path_without_a_name_is_refused(path):
+    with pytest.raises(ValueError, match="names no file"):
+        write_artifact(path, TENSORS, {})
+
+
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
 def test_a_cut_file_is_noticed(tmp_path, keep):
     path = write_artifact(tmp_path / "t", TENSORS, {})

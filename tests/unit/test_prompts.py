@@ -41,6 +41,13 @@ def test_load_pairs_reads_all_forms(tmp_path):
         ('{"base": "a"}', "line 2: key 'steered' is missing"),
         ('{"base": "", "steered": "b"}', "line 2, 'base': ''"),
         ('{"base": 3, "steered": "b"}', "line 2, 'base': 3"),
+        ('{"base": "a", "n": ' + "9" * 5000 + "}", "line 2: not JSON that can be read"),
+        ("[" * 200_000, "line 2: not JSON that can be read"),
+        (r'{"base": "a \ud800", "steered": "b"}', "line 2: a lone surrogate"),
+        (
+            '{"base": [{"role": "king", "content": "a"}], "steered": "b"}',
+            "line 2, 'base': role 'king': choose one of system",
+        ),
         ('{"base": [], "steered": "b"}', "line 2, 'base': the list of messages is empty"),
         ('{"base": [{"role": "user"}], "steered": "b"}', "line 2, 'base': message"),
         ('{"base": "a", "steered": "b", "response": 5}', "line 2: 'response' must be a string"),
@@ -52,6 +59,14 @@ def test_a_wrong_line_is_named_by_its_number(tmp_path, line, message):
         load_pairs(path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    odd = "a\u2028b\u0085c"
+    path = tmp_path / "p.jsonl"
+    record = json.dumps({"base": odd, "steered": "b"}, ensure_ascii=False)
+    path.write_bytes((record + "\r\n" + record + "\n").encode())
+    assert [pair.base for pair in load_pairs(path)] == [odd, odd]
 
 
 def test_an_empty_or_missing_file_is_refused(tmp_path):

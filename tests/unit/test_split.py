@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psr_lens.responses import split_groups
+from psr_lens.prompts import PromptPair
+from psr_lens.responses import Example, split_examples, split_groups
 
 
 @given(
@@ -36,3 +37,17 @@ def test_shares_must_be_shares():
         split_groups(["a"], (0.6, 0.6, 0.2), 0)
     with pytest.raises(ValueError, match="must be >= 0"):
         split_groups(["a"], (1.2, -0.2, 0.0), 0)
+
+
+def test_groups_that_share_an_example_stay_together():
+    """Questions that differ in unknown words alone are one example to the model."""
+
+    def example(group, ids):
+        return Example(PromptPair("x", "y", group=group), ids, (9, *ids), (1,))
+
+    examples = [example(f"g{i}", (i // 2, 1)) for i in range(20)]
+    part = split_examples(examples, (0.5, 0.25, 0.25), seed=0)
+    assert set(part) == {f"g{i}" for i in range(20)}
+    assert all(part[f"g{i}"] == part[f"g{i + 1}"] for i in range(0, 20, 2))
+    assert set(part.values()) == {"train", "dev", "test"}
+    assert split_examples(examples[::-1], (0.5, 0.25, 0.25), seed=0) == part

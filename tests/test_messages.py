@@ -1,0 +1,87 @@
+"""What a user reads who passes the wrong thing, without the type checks that the tests run under."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, sys
+import numpy as np, torch
+import psr_lens as pl
+from psr_lens import plots
+
+model = pl.load_model("demo")
+pairs = [pl.instruct(f"describe the {a} .", "be optimistic .", group=a)
+         for a in ("fox", "otter", "whale", "bat", "crow")]
+data = pl.sample_responses(model, pairs, max_new_tokens=20, progress=False)
+psr = pl.fit(model, data, method="dim", layers=np.int64(2))
+deltas = pl.collect_deltas(model, data)
+assert psr.layers == (2,)
+assert list(pl.measure_faithfulness(model, psr, data.test).relative_rmse) == ["s-dim"]
+found = {}
+for call in json.loads(sys.argv[1]):
+    try:
+        eval(call)
+        found[call] = "nothing"
+    except BaseException as error:
+        found[call] = f"{type(error).__name__}: {error}"
+print(json.dumps(found))
+"""
+
+EXPECTED = {
+    "pl.fit(model, data, surface='q')": "surface='q': choose 'R'",
+    "pl.collect_deltas(model, data, surface='r')": "surface='r': choose 'R'",
+    "pl.measure_faithfulness(model, [psr], data.test, surface='x')": "surface='x': choose 'R'",
+    "pl.fit(model, data, layers=1.5)": "layers=1.5: pass 'all', one index",
+    "pl.fit(model, data, layers=True)": "layers=True: pass 'all', one index",
+    "pl.fit(model, data, layers=['a'])": "layers=['a']: pass 'all', one index",
+    "pl.fit(model, pairs)": "pass what sample_responses returns",
+    "pl.fit(model, data, seed=-1)": "seed=-1: it must be a whole number",
+    "pl.collect_deltas(model, data[0])": "pass [example]",
+    "pl.collect_deltas(model, pairs)": "pass what sample_responses returns",
+    "psr.coefficients(model, data[0])": "pass [example]",
+    "psr.coefficients(model, data, alpha=float('nan'))": "alpha=nan: it must be a finite number",
+    "pl.measure_faithfulness(model, [psr], data.test, alpha='x')": "alpha='x': it must be a finite",
+    "pl.measure_faithfulness(model, {'no steering': psr}, data.test)": "reference line: rename it",
+    "pl.measure_faithfulness(model, [psr], data.test, n_bootstrap=-1)": "n_bootstrap=-1: it must be",
+    "pl.sample_responses(model, ['a'])": "'a' is no PromptPair",
+    "pl.sample_responses(model, pairs, split=(0.5, 0.5))": "split=(0.5, 0.5): shares of train",
+    "pl.sample_responses(model, pairs, split=0.8)": "split=0.8: shares of train",
+    "pl.sample_responses(model, pairs, split={p.group: 'training' for p in pairs})": "'training'",
+    "pl.sample_responses(model, pairs, seed=10**20)": "seed=100000000000000000000: it must be",
+    "pl.sample_responses(model, pairs, max_new_tokens='8')": "max_new_tokens='8': it must be a whole",
+    "pl.sample_responses(model, pairs, temperature=None)": "temperature=None: it must be 0",
+    "pl.sample_responses(model, pairs, batch_size=None)": "batch_size=None: it must be a whole",
+    "plots.token_heatmap(deltas)": "a list has no values over tokens: pass one of its elements",
+    "plots.layer_token_heatmap(torch.zeros(2, 3))": "a Tensor has no values over tokens",
+    "plots.token_heatmaps([deltas[0]])": "pass a mapping from captions to values",
+    "deltas[0].norms('locl')": "kind='locl': choose 'accumulated' or 'local'",
+    "pl.instruct('a', None)": "instruction=None: it must be a string",
+    "pl.instruct('a', 'b', response=3)": "response=3: it must be a string",
+    "pl.PromptPair({'role': 'user'}, 'y')": "pass a string, a list of messages",
+    "pl.load_model(None)": "model None: pass a hub name or the path",
+    "pl.load_model('demo', device='meta')": "device='meta' cannot be used here",
+    "pl.load_model('demo', device=3.5)": "device='3.5' cannot be used here",
+    "pl.ConstantSteering(torch.zeros(2, 4), [3, 1])": "layers=[3, 1]: name each once",
+}
+
+
+@pytest.fixture(scope="module")
+def found():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(list(EXPECTED))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("call", EXPECTED)
+def test_the_error_is_one_clear_line(found, call):
+    assert found[call].startswith("ValueError: ")
+    assert EXPECTED[call] in found[call]
+    assert "\n" not in found[call]
