@@ -12,6 +12,7 @@ Axis names in jaxtyping annotations mean the same thing everywhere:
 | `d_vocab` | size of the vocabulary |
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import index
 from typing import Any, Literal, get_args
@@ -133,7 +134,8 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
         raise ValueError(refusal)
     try:
         # Whatever counts as an index: NumPy's integers too.
-        listed = [index(layer) for layer in (layers if hasattr(layers, "__iter__") else [layers])]
+        many = layers if isinstance(layers, Iterable) else [layers]
+        listed = [index(layer) for layer in many]
     except TypeError:
         raise ValueError(refusal) from None
     if not listed:

@@ -85,8 +85,8 @@ def read_artifact(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: If it is damaged, not of this package, or of a newer format.
     """
     given = Path(path)
-    path = next((p for p in (artifact_path(given), given) if p.is_file()), None)
-    if path is None:
+    path = artifact_path(given) if artifact_path(given).is_file() else given
+    if not path.is_file():
         raise FileNotFoundError(f"no steering file {str(given)!r}")
     try:
         with safe_open(path, framework="pt") as file:

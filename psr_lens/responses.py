@@ -180,7 +180,9 @@ def sample_responses(
     Raises:
         ValueError: If there is no pair, or an argument is out of its range.
     """
-    pairs = list(pairs) if not isinstance(pairs, PromptPair | str) else [pairs]
+    if isinstance(pairs, PromptPair):
+        raise ValueError("one PromptPair was given where several are taken: pass [pair]")
+    pairs = list(pairs)
     if not pairs:
         raise ValueError("there are no pairs to sample responses for: pass at least one")
     for pair in pairs:

@@ -117,9 +117,8 @@ def test_weights_that_were_written_to_have_another_fingerprint(backend):
     model = load_model(checkpoint("llama"), backend=backend)
     before = model_fingerprint(model)
     parameters = dict(model.raw.named_parameters())
-    written = [
-        own for name, own in parameters.items() if name.endswith(("W_O", "W_U", "_proj.weight"))
-    ]
+    # The matrices between blocks and the unembedding; norms and zero biases say little.
+    written = [own for own in parameters.values() if own.ndim > 1 and own.abs().max() > 0][1:]
     assert len(written) > 2
     for own in (written[0], written[-1]):
         kept = own.detach().clone()
