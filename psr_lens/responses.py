@@ -30,6 +30,8 @@ class Example:
             last of them, so nothing on the surface lies after it.
         equivalent_ids: Token ids of the paraphrased `x'`, None where the pair has none.
         finished: Whether the model ended the response.
+        alpha: Strength at which a steering is fitted to this example: 1 for one that shows the
+            trait, negative for one that does not.
     """
 
     pair: PromptPair
@@ -38,6 +40,7 @@ class Example:
     response_ids: tuple[int, ...]
     equivalent_ids: tuple[int, ...] | None = None
     finished: bool = True
+    alpha: float = 1.0
 
     @cached_property
     def key(self) -> str:
@@ -143,6 +146,27 @@ class SteeringDataset(Sequence[Example]):
     def filter(self, keep: Callable[[Example], bool]) -> "SteeringDataset":
         """The examples for which `keep` holds: a judge's filter, say."""
         return replace(self, examples=tuple(e for e in self.examples if keep(e)))
+
+    def weighted(self, scores: Sequence[float], offset: float = -0.5) -> "SteeringDataset":
+        """Positives and negatives: `alpha = score + offset` for every example.
+
+        Heyman & Vandeputte's use of negatives, with `offset = b_m = -0.5`: a response that does not
+        show the trait gets a negative strength, so that the fit learns to push away from it.
+
+        Args:
+            scores: How much every example shows the trait, 0 to 1.
+            offset: What is added.
+
+        Raises:
+            ValueError: If there is not one score from 0 to 1 per example.
+        """
+        if len(scores) != len(self) or not all(0 <= score <= 1 for score in scores):
+            raise ValueError(
+                f"{len(scores)} scores for {len(self)} examples: pass one from 0 to 1 for each"
+            )
+        pairs = zip(self.examples, scores, strict=True)
+        weighted = tuple(replace(example, alpha=score + offset) for example, score in pairs)
+        return replace(self, examples=weighted)
 
     def _part(self, split: Split) -> "SteeringDataset":
         return self.filter(lambda example: self.split_of_group[example.pair.group] == split)

@@ -1,6 +1,20 @@
 """From examples to a steering."""
 
-from psr_lens.fitting.fit import FitReport, StageReport, fit
+from psr_lens.fitting.fit import fit
 from psr_lens.fitting.heads import Heads, fit_heads
+from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
+from psr_lens.fitting.report import FitReport, StageReport
+from psr_lens.fitting.trainable import random_heads
 
-__all__ = ["FitReport", "Heads", "StageReport", "fit", "fit_heads"]
+__all__ = [
+    "DEFAULT",
+    "PAPER",
+    "REFINE",
+    "FitReport",
+    "Heads",
+    "Recipe",
+    "StageReport",
+    "fit",
+    "fit_heads",
+    "random_heads",
+]

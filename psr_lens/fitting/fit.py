@@ -2,61 +2,42 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from torch import Tensor
 
-from psr_lens._types import Layers, Surface, check_seed, check_surface, resolve_layers
+from psr_lens._types import (
+    Layers,
+    Surface,
+    check_count,
+    check_seed,
+    check_surface,
+    resolve_layers,
+)
 from psr_lens.deltas import example_batches, iter_batches, surface_residuals
-from psr_lens.fitting.heads import fit_heads
-from psr_lens.fitting.replay import Push, StageData, replay
+from psr_lens.fitting.checkpoints import FitCheckpoint
+from psr_lens.fitting.closed import CLOSED, Maker, closed_form
+from psr_lens.fitting.live import LiveProblem, train
+from psr_lens.fitting.prepared import prepare, units_of
+from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
+from psr_lens.fitting.replay import replay
+from psr_lens.fitting.report import FitReport, StageReport, counting_forwards
+from psr_lens.fitting.stages import Stages
+from psr_lens.fitting.starts import make_trainable
+from psr_lens.fitting.trainable import TrainableReFTr1, Units
 from psr_lens.models import HookedModel, as_hooked_model
 from psr_lens.responses import Example, SteeringDataset, split_groups
-from psr_lens.steering import PSR, ConstantSteering, OracleSteering, Steering
+from psr_lens.steering import PSR, ConstantSteering, Steering
 from psr_lens.steering.provenance import describe_data, provenance
 
-METHODS: Final = ("dim", "const", "psr", "oracle")
+REPLAYED: Final = ("const", "psr")
 
-
-@dataclass(frozen=True)
-class StageReport:
-    """How the fit of one layer went.
-
-    Attributes:
-        layer: The layer.
-        train_loss: Share of what was missing that is still missing, on the training tokens.
-        dev_loss: The same on the dev tokens; None without dev examples.
-        steps: Optimiser steps taken, 0 for a closed form.
-    """
-
-    layer: int
-    train_loss: float
-    dev_loss: float | None
-    steps: int
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """How a fit went.
-
-    Attributes:
-        method: The method.
-        stages: One report per layer.
-        seconds: Wall-clock time.
-        examples: Training examples.
-        dev_examples: Dev examples.
-        dev_relative_rmse: Relative RMSE at the last layer on the dev examples, of every layer that
-            `layers="best"` tried; empty otherwise.
-    """
-
-    method: str
-    stages: tuple[StageReport, ...]
-    seconds: float
-    examples: int
-    dev_examples: int
-    dev_relative_rmse: tuple[float, ...] = ()
+METHODS: Final = (
+    *("dim", "pca", "const", "actadd", "projection"),
+    *("reft_r1", "loreft", "ablation", "psr", "oracle"),
+)
 
 
 def fit(
@@ -65,22 +46,41 @@ def fit(
     *,
     method: str = "psr",
     layers: Layers | Literal["best"] = "all",
+    objective: str | None = None,
+    solver: str = "auto",
     surface: Surface = "R",
     n_heads: int = 1,
+    rank: int | None = None,
+    along: Steering | None = None,
+    recipe: str | Recipe = "default",
+    epochs: int | None = None,
+    lr: float | None = None,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    precision: torch.dtype | None = None,
+    max_memory: int | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool = False,
 ) -> Steering:
-    """Fit a steering to what the prompt does, by stage-wise replay.
+    """Fit a steering to what the prompt does.
 
-    | method | what is fitted |
-    | --- | --- |
-    | `dim` | one vector per layer: the mean accumulated delta of the training surface |
-    | `const` | one vector per layer: the mean of what the earlier layers' vectors leave missing |
-    | `psr` | ReLU heads per layer, on what the earlier layers' heads leave missing |
-    | `oracle` | nothing: it replays each example's own local deltas |
+    | method | what is fitted | how |
+    | --- | --- | --- |
+    | `dim` | one vector per layer: the mean accumulated delta (CAA) | closed form |
+    | `pca` | the first principal direction of the symmetrised deltas | closed form |
+    | `const` | one vector per layer, fitted | replay, live |
+    | `actadd` | one pair's deltas, position by position | closed form |
+    | `projection` | a direction and the projection on it that every token gets | closed form |
+    | `reft_r1` | a direction that detects and steers (AxBench) | live |
+    | `loreft` | an affine map inside a low-rank subspace | live |
+    | `ablation` | a direction that is taken out | closed form |
+    | `psr` | ReLU heads that read a token and decide how strongly to push it | replay, live |
+    | `oracle` | nothing, or the directions of a limited oracle | closed form |
 
-    At a single layer, `dim` and `const` are the same vector.
+    `replay` goes up the layers once and fits each to what the layers below leave missing, with no
+    gradient through the model. `live` trains through the frozen model. `auto` replays and then goes
+    on live from there, as long as the dev split gets better; where replay cannot solve the
+    objective it is live alone, from the replayed start if there is one.
 
     Args:
         model: A `HookedModel`, HookedTransformer or TransformerBridge.
@@ -90,17 +90,33 @@ def fit(
         method: See the table.
         layers: One, several, `"all"`, or `"best"`: the single layer with the lowest relative RMSE
             at the last layer on the dev split.
+        objective: `"mse"`, distance to the prompt-steered residual stream at the intervened layer
+            and all above; `"ll"`, log-likelihood of the responses. By default `mse`, and `ll` for
+            `reft_r1`.
+        solver: `"auto"`, `"replay"` or `"live"`.
         surface: `R` or `QR`.
         n_heads: PSR heads per layer; 1 is the paper's.
-        seed: Decides the dev part where the data has none.
-        batch_size: Examples per batch.
-        progress: Whether to show a bar.
+        rank: Of `loreft` (4 if not given), or of a limited oracle.
+        along: A steering whose directions the oracle is confined to.
+        recipe: Of the live solver: `"default"` adapts to the model's scale and stops on the dev
+            split, `"paper"` is Heyman & Vandeputte's; or a `Recipe`.
+        epochs: In place of the recipe's.
+        lr: In place of the recipe's.
+        seed: Decides random starts, and the dev part where the data has none.
+        batch_size: Examples per batch; by default 32 for runs without gradients, the recipe's for
+            live steps.
+        precision: Number type of the replayed regressions; float32 by default.
+        max_memory: Bytes of residual streams that replay may hold; past that it uses the disk.
+        checkpoint: A directory to keep finished stages and epochs in; the same call with the same
+            directory goes on where an interrupted one was.
+        progress: Whether to show bars.
 
     Returns:
         The steering, with its `fit_report`.
 
     Raises:
-        ValueError: If an argument is unknown or out of range, or there is nothing to fit on.
+        ValueError: If an argument is unknown or out of range, options do not go together, or there
+            is nothing to fit on.
 
     Example:
         >>> import psr_lens as pl
@@ -117,90 +133,272 @@ def fit(
         )
     check_surface(surface)
     check_seed(seed)
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")
-    train, dev = _train_and_dev(data, seed)
-    start = time.perf_counter()
-    chosen = (
-        tuple(range(hooked.n_layers))
-        if layers == "best"
-        else resolve_layers(layers, hooked.n_layers)
-    )
+    objective = _check_choices(method, objective, solver, n_heads, rank, along)
+    examples, dev = _train_and_dev(data, seed)
+    if layers == "best":
+        if method in ("oracle", "ablation") or method not in (*CLOSED, *REPLAYED):
+            raise ValueError(f"layers='best' has no meaning for {method}: name layers, or 'all'")
+        tried = tuple(range(hooked.n_layers))
+    else:
+        tried = resolve_layers(layers, hooked.n_layers)
+    own_recipe = _recipe(recipe, objective, method in REPLAYED and solver == "auto")
+    changes = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+    own_recipe = replace(own_recipe, **{k: v for k, v in changes.items() if v is not None})
+    check_count("epochs", own_recipe.epochs, 0)
     origin = provenance(
         hooked,
         method=method,
+        objective=objective,
+        solver="closed form" if method in CLOSED else solver,
         surface=surface,
         seed=seed,
-        data=describe_data([*train, *dev], data.provenance),
+        data=describe_data([*examples, *dev], data.provenance),
     )
-    if method == "oracle":
-        if layers == "best":
-            raise ValueError("layers='best' has no meaning for the oracle: name layers, or 'all'")
-        return OracleSteering(chosen, surface=surface, provenance=origin)
-    solver = _Solver(method, n_heads)
-    replay(
+    settings = {
+        **{key: value for key, value in origin.items() if key != "model"},
+        "fingerprint": origin["model"]["fingerprint"],
+        "layers": [*tried, layers == "best"],
+        "heads": [n_heads, rank],
+        "recipe": asdict(own_recipe),
+        "precision": str(precision),
+    }
+    task = _Task(
         hooked,
-        train,
+        examples,
         dev,
-        chosen,
+        tried,
+        layers == "best",
+        method,
+        objective,
         solver,
-        surface=surface,
-        carry=method != "dim" and layers != "best",
-        batch_size=batch_size,
-        progress=progress,
+        surface,
+        n_heads,
+        rank,
+        along,
+        own_recipe,
+        seed,
+        batch_size or 32,
+        precision,
+        max_memory,
+        FitCheckpoint(checkpoint, settings),
+        progress,
     )
-    errors: tuple[float, ...] = ()
-    if layers == "best":
-        candidates = [solver.steering((layer,), surface) for layer in chosen]
-        errors = _last_layer_errors(hooked, candidates, dev or train, surface, batch_size)
-        chosen = (min(chosen, key=lambda layer: errors[layer]),)
-    steering = solver.steering(chosen, surface)
+    start = time.perf_counter()
+    with counting_forwards(hooked) as count:
+        steering, parts = _closed(task) if method in CLOSED else _solved(task)
+        errors = ()
+        if dev and method != "actadd":
+            errors = relative_rmse(hooked, [steering], dev, surface, task.batch_size)[0]
     steering.provenance = origin
     steering.fit_report = FitReport(
-        method,
-        tuple(solver.reports[layer] for layer in chosen),
-        time.perf_counter() - start,
-        len(train),
-        len(dev),
-        errors,
+        method=method,
+        objective=objective,
+        dev_relative_rmse=errors,
+        seconds=time.perf_counter() - start,
+        forwards=count.sequences,
+        examples=len(examples),
+        dev_examples=len(dev),
+        **parts,
     )
     return steering
 
 
-class _Solver:
-    """Fits the stages of one method, and makes the steering of them."""
+@dataclass(frozen=True)
+class _Task:
+    """The checked arguments of a fit."""
 
-    def __init__(self, method: str, n_heads: int):
-        self.method = method
-        self.n_heads = n_heads
-        self.tensors: dict[int, tuple[Tensor, ...]] = {}
-        self.reports: dict[int, StageReport] = {}
+    model: HookedModel
+    train: SteeringDataset
+    dev: SteeringDataset
+    layers: tuple[int, ...]
+    best: bool
+    method: str
+    objective: str
+    solver: str
+    surface: Surface
+    n_heads: int
+    rank: int | None
+    along: Steering | None
+    recipe: Recipe
+    seed: int
+    batch_size: int
+    precision: torch.dtype | None
+    max_memory: int | None
+    checkpoint: FitCheckpoint
+    progress: bool
 
-    def __call__(self, layer: int, stage: StageData) -> Push:
-        if self.method == "psr":
-            heads = fit_heads(stage.x, stage.y, n_heads=self.n_heads, dev=stage.dev)
-            self.tensors[layer] = (heads.w, heads.b, heads.z)
-            self.reports[layer] = StageReport(layer, heads.train_loss, heads.dev_loss, heads.steps)
-        else:
-            vector = stage.y.mean(dim=0)
-            self.tensors[layer] = (vector,)
-            dev_loss = None if stage.dev is None else _energy_left(stage.dev[1], vector)
-            self.reports[layer] = StageReport(layer, _energy_left(stage.y, vector), dev_loss, 0)
-        one = self.steering((layer,), "R")
-        return lambda resid: one.push(layer, resid)
-
-    def steering(self, layers: Sequence[int], surface: Surface) -> PSR | ConstantSteering:
-        stacked = [
-            torch.stack(parts) for parts in zip(*(self.tensors[i] for i in layers), strict=True)
-        ]
-        if self.method == "psr":
-            w, b, z = stacked
-            return PSR(w, b, z, layers, surface=surface)
-        return ConstantSteering(stacked[0], layers, surface=surface)
+    def choose(self, make: Maker) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """The layers, and with `layers="best"` what every layer alone reached."""
+        if not self.best:
+            return self.layers, ()
+        candidates = [make((layer,)) for layer in self.layers]
+        data = self.dev or self.train
+        errors = relative_rmse(self.model, candidates, data, self.surface, self.batch_size)
+        last = tuple(own[-1] for own in errors)
+        return (min(self.layers, key=lambda layer: last[layer]),), last
 
 
-def _energy_left(y: Tensor, vector: Tensor) -> float:
-    return float((y - vector).square().sum() / y.square().sum().clamp_min(1e-30))
+_Parts = dict[str, Any]
+
+
+def _closed(task: _Task) -> tuple[Steering, _Parts]:
+    make, reports = closed_form(
+        task.method,
+        task.model,
+        task.train,
+        surface=task.surface,
+        rank=task.rank,
+        along=task.along,
+        batch_size=task.batch_size,
+        progress=task.progress,
+    )
+    chosen, candidates = task.choose(make)
+    stages = tuple(reports[layer] for layer in chosen if layer in reports)
+    return make(chosen), _parts("closed form", stages, candidates=candidates)
+
+
+def _solved(task: _Task) -> tuple[Steering, _Parts]:
+    """Replay, live, or both."""
+    stages = Stages(task.method, task.n_heads, task.checkpoint)
+    chosen, candidates, reports = task.layers, (), ()
+    replayed: Steering | None = None
+    if task.method in REPLAYED and (task.solver != "live" or task.best):
+        replay(
+            task.model,
+            task.train,
+            task.dev,
+            task.layers,
+            stages,
+            surface=task.surface,
+            carry=not task.best,
+            batch_size=task.batch_size,
+            precision=task.precision,
+            max_memory=task.max_memory,
+            progress=task.progress,
+        )
+        chosen, candidates = task.choose(lambda layers: stages.steering(layers, task.surface))
+        replayed = stages.steering(chosen, task.surface)
+        reports = tuple(stages.reports[layer] for layer in chosen)
+        if task.solver == "replay":
+            return replayed, _parts("replay", reports, candidates=candidates)
+    start = None if task.solver == "live" else replayed
+    steering, losses, dev_losses = _trained(task, chosen, start)
+    name = "live" if start is None else "replay, then live"
+    return steering, _parts(name, reports, losses, dev_losses, candidates)
+
+
+def _trained(
+    task: _Task, layers: tuple[int, ...], start: Steering | None
+) -> tuple[Steering, tuple[float, ...], tuple[float, ...]]:
+    model, recipe = task.model, task.recipe
+    prepared, dev = (
+        prepare(
+            model,
+            part,
+            layers[0],
+            task.surface,
+            batch_size=task.batch_size,
+            progress=task.progress and bool(part),
+        )
+        for part in (task.train, task.dev)
+    )
+    units = (
+        units_of(prepared, model, layers)
+        if recipe.adaptive
+        else Units.plain(len(layers), model.d_model).to(model.device)
+    )
+    assert start is None or isinstance(start, PSR | ConstantSteering)
+    trainable = make_trainable(
+        task.method,
+        layers,
+        units,
+        start=start,
+        prepared=prepared,
+        n_heads=task.n_heads,
+        rank=task.rank or 4,
+        seed=task.seed,
+        adaptive=recipe.adaptive,
+    )
+    problem = LiveProblem(model, prepared, layers[0], task.objective, recipe)
+    dev_problem = LiveProblem(model, dev, layers[0], task.objective, recipe) if dev else None
+    state = train(
+        problem,
+        dev_problem,
+        trainable,
+        begin=task.checkpoint.live(),
+        after_epoch=task.checkpoint.save_live,
+        progress=task.progress,
+    )
+    if isinstance(trainable, TrainableReFTr1):
+        trainable.begin_strengths()
+        problem.mean_loss(trainable)
+    return trainable.steering(task.surface), state.losses, state.dev_losses
+
+
+def _parts(
+    solver: str,
+    stages: tuple[StageReport, ...],
+    losses: tuple[float, ...] = (),
+    dev_losses: tuple[float, ...] = (),
+    candidates: tuple[float, ...] = (),
+) -> _Parts:
+    return {
+        "solver": solver,
+        "stages": stages,
+        "losses": losses,
+        "dev_losses": dev_losses,
+        "candidates": candidates,
+    }
+
+
+def _check_choices(
+    method: str,
+    objective: str | None,
+    solver: str,
+    n_heads: int,
+    rank: int | None,
+    along: Steering | None,
+) -> str:
+    """Do the options go together? Returns the objective."""
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")
+    if solver not in ("auto", "replay", "live"):
+        raise ValueError(f"solver={solver!r}: choose 'auto', 'replay' or 'live'")
+    if objective not in (None, "mse", "ll"):
+        raise ValueError(f"objective={objective!r}: choose 'mse' or 'll'")
+    check_count("n_heads", n_heads)
+    if n_heads != 1 and method != "psr":
+        raise ValueError(f"n_heads={n_heads} with method={method!r}: only psr has heads")
+    if rank is not None:
+        check_count("rank", rank)
+        if method not in ("loreft", "oracle"):
+            raise ValueError(f"rank={rank} with method={method!r}: only loreft and oracle have one")
+    if along is not None and method != "oracle":
+        raise ValueError(f"along= with method={method!r}: only the oracle follows a steering")
+    if method in CLOSED:
+        if objective is not None or solver != "auto":
+            raise ValueError(
+                f"{method} has a closed form: leave objective and solver out, they are "
+                f"{objective!r} and {solver!r}"
+            )
+        return ""
+    objective = objective or ("ll" if method == "reft_r1" else "mse")
+    if solver == "replay" and (objective == "ll" or method not in REPLAYED):
+        raise ValueError(
+            f"solver='replay' with method={method!r}, objective={objective!r}: replay solves mse for "
+            "psr and const; choose 'live' or 'auto'"
+        )
+    return objective
+
+
+def _recipe(recipe: str | Recipe, objective: str, from_replay: bool) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe == "paper":
+        return PAPER[objective or "mse"]
+    if recipe == "default":
+        return REFINE if from_replay else DEFAULT
+    raise ValueError(f"recipe={recipe!r}: choose 'default', 'paper', or pass a Recipe")
 
 
 def _train_and_dev(data: SteeringDataset, seed: int) -> tuple[SteeringDataset, SteeringDataset]:
@@ -221,24 +419,26 @@ def _train_and_dev(data: SteeringDataset, seed: int) -> tuple[SteeringDataset, S
 
 
 @torch.no_grad()
-def _last_layer_errors(
+def relative_rmse(
     model: HookedModel,
     candidates: Sequence[Steering],
     data: Sequence[Example],
     surface: Surface,
     batch_size: int,
-) -> tuple[float, ...]:
-    """Relative RMSE of every candidate at the last layer; the prompt's runs are shared."""
-    missed = [0.0] * len(candidates)
-    energy = 0.0
+) -> list[tuple[float, ...]]:
+    """Relative RMSE of every candidate at every layer; the prompt's runs are shared."""
+    missed = torch.zeros(len(candidates), model.n_layers, dtype=torch.float64)
+    energy = torch.zeros(model.n_layers, dtype=torch.float64)
+
+    def squares(difference: torch.Tensor) -> torch.Tensor:
+        return difference.square().sum(dim=(1, 2)).double().cpu()
+
     for indices in iter_batches(data, batch_size, progress=False, description=""):
         examples = [data[i] for i in indices]
         base, steered = example_batches(model, examples)
-        target = surface_residuals(model, steered, surface)[-1]
-        plain = surface_residuals(model, base, surface)[-1]
-        energy += float((plain - target).double().square().sum())
+        target = surface_residuals(model, steered, surface)
+        energy += squares(surface_residuals(model, base, surface) - target)
         for i, candidate in enumerate(candidates):
             edits = candidate.edits(model, 1.0, examples)
-            acted = surface_residuals(model, base, surface, edits)[-1]
-            missed[i] += float((acted - target).double().square().sum())
-    return tuple((left / max(energy, 1e-30)) ** 0.5 for left in missed)
+            missed[i] += squares(surface_residuals(model, base, surface, edits) - target)
+    return [tuple(own.tolist()) for own in (missed / energy.clamp_min(1e-30)).sqrt()]

@@ -2,9 +2,10 @@ r"""One layer's PSR heads as a regression: pure functions of tensors.
 
 Given residual streams `x` and what is missing at each token, `y`, minimise
 
-$\sum_t \lVert y_t - \sum_k \mathrm{ReLU}(w_k \cdot x_t + b_k)\, z_k \rVert^2$.
+$\sum_t \lVert y_t - s_t \sum_k \mathrm{ReLU}(w_k \cdot x_t + b_k)\, z_k \rVert^2$, with $s_t$ the
+strength of the token's example, 1 as a rule.
 
-For given coefficients `c = ReLU(x w + b)` the best directions are a linear regression,
+For given coefficients `c = s ReLU(x w + b)` the best directions are a linear regression,
 $z = (c^T c)^{-1} c^T y$, so they are eliminated (variable projection; Golub & Pereyra 1973) and
 only `w, b` are searched, with L-BFGS on standardised inputs. The start is closed-form: the first
 principal direction of `y`, uncentred, and the ridge regression of the projection on it.
@@ -41,17 +42,21 @@ class Heads:
     steps: int
 
 
+def leading_direction(gram: Float[Tensor, "d_model d_model"]) -> Float[Tensor, " d_model"]:
+    """Unit eigenvector of the largest eigenvalue, by power iteration."""
+    # A start that is not orthogonal to the answer, and the same in every run.
+    direction = gram.sum(dim=0) + gram.diagonal()
+    for _ in range(_POWER_ITERATIONS):
+        direction = gram @ (direction / direction.norm().clamp_min(1e-30))
+    return direction / direction.norm().clamp_min(1e-30)
+
+
 def principal_direction(y: Float[Tensor, "token d_model"]) -> Float[Tensor, " d_model"]:
     """First right singular vector of `y`, uncentred, pointing where more of the energy lies.
 
     Uncentred, because centring would take out the mean, which is what is looked for.
     """
-    gram = y.T @ y
-    # A start that is not orthogonal to the answer, and the same in every run.
-    direction = gram.sum(dim=0) + gram.diagonal()
-    for _ in range(_POWER_ITERATIONS):
-        direction = gram @ (direction / direction.norm().clamp_min(1e-30))
-    direction = direction / direction.norm().clamp_min(1e-30)
+    direction = leading_direction(y.T @ y)
     projection = y @ direction
     forwards = projection.clamp_min(0).square().sum()
     return direction if forwards >= projection.clamp_max(0).square().sum() else -direction
@@ -83,7 +88,8 @@ def fit_heads(
     y: Float[Tensor, "token d_model"],
     *,
     n_heads: int = 1,
-    dev: tuple[Tensor, Tensor] | None = None,
+    strength: Float[Tensor, " token"] | None = None,
+    dev: tuple[Tensor, Tensor, Tensor | None] | None = None,
     penalty: float = 1e-4,
     max_steps: int = 200,
     patience: int = 4,
@@ -94,7 +100,8 @@ def fit_heads(
         x: Residual streams on the surface.
         y: What is missing there.
         n_heads: Heads per layer.
-        dev: The same two for dev tokens: they decide when to stop.
+        strength: A factor on every token's coefficients; 1 if not given.
+        dev: `x`, `y` and `strength` of dev tokens: they decide when to stop.
         penalty: Weight of `|w|^2` on standardised inputs, relative to the energy of `y`.
         max_steps: L-BFGS iterations at most.
         patience: Rounds of ten iterations without a better dev loss before it stops.
@@ -110,12 +117,16 @@ def fit_heads(
     if energy == 0:
         zeros = torch.zeros(n_heads, x.shape[1]).to(x)
         return Heads(zeros, zeros[:, 0], zeros, 0.0, None if dev is None else 0.0, 0)
-    w, b = _start(inputs, y, n_heads, penalty)
+    factor = torch.ones(len(x), 1).to(x) if strength is None else strength.unsqueeze(-1).to(x)
+    w, b = _start(inputs, y, n_heads, penalty, factor)
     w, b = w.requires_grad_(), b.requires_grad_()
     dev_inputs = None if dev is None else (dev[0] - mean) / scale
 
+    def coefficients() -> Tensor:
+        return factor * torch.relu(inputs @ w.T + b)
+
     def loss() -> Tensor:
-        c = torch.relu(inputs @ w.T + b)
+        c = coefficients()
         z = best_directions(c, y)
         return (y - c @ z).square().sum() / energy + penalty * w.square().sum() / scale_of_start
 
@@ -123,12 +134,13 @@ def fit_heads(
     scale_of_start = float(w.detach().square().sum().clamp_min(1e-30))
 
     def losses() -> tuple[float, float | None]:
-        c = torch.relu(inputs @ w.T + b)
+        c = coefficients()
         z = best_directions(c, y)
         train = float((y - c @ z).square().sum() / energy)
         if dev is None or dev_inputs is None:
             return train, None
-        missed = dev[1] - torch.relu(dev_inputs @ w.T + b) @ z
+        dev_c = torch.relu(dev_inputs @ w.T + b)
+        missed = dev[1] - (dev_c if dev[2] is None else dev[2].unsqueeze(-1) * dev_c) @ z
         return train, float(missed.square().sum() / dev[1].square().sum().clamp_min(1e-30))
 
     with torch.no_grad():
@@ -153,7 +165,7 @@ def fit_heads(
             else:
                 stale += 1
     w_best, b_best = best
-    z = best_directions(torch.relu(inputs @ w_best.T + b_best), y)
+    z = best_directions(factor * torch.relu(inputs @ w_best.T + b_best), y)
     unscaled = w_best / scale
     return Heads(unscaled, b_best - unscaled @ mean, z, *best_losses, best_steps)
 
@@ -169,14 +181,17 @@ def _start(
     y: Float[Tensor, "token d_model"],
     n_heads: int,
     penalty: float,
+    factor: Float[Tensor, "token 1"],
 ) -> tuple[Float[Tensor, "head d_model"], Float[Tensor, " head"]]:
     """Heads one by one, each on what the earlier ones leave."""
     ws, bs, left = [], [], y
     for _ in range(n_heads):
         direction = principal_direction(left)
-        w, b = ridge(inputs, left @ direction, penalty)
+        # A token that is to be pushed the other way says with its projection reversed what the
+        # head should read.
+        w, b = ridge(inputs, (left @ direction) * factor.squeeze(-1).sign(), penalty)
         ws.append(w)
         bs.append(b)
-        c = torch.relu(inputs @ torch.stack(ws).T + torch.stack(bs))
+        c = factor * torch.relu(inputs @ torch.stack(ws).T + torch.stack(bs))
         left = y - c @ best_directions(c, y)
     return torch.stack(ws), torch.stack(bs)

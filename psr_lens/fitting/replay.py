@@ -7,11 +7,15 @@ base run, one prompt-steered run and the regressions, whatever the number of lay
 gradient through the model. Memory is bounded by one layer's residual streams of all examples.
 """
 
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import final
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -35,16 +39,18 @@ class StageData:
     Attributes:
         x: Residual streams of the training tokens.
         y: `A(x'y')[l] - x`: what is missing there.
-        dev: The same two for the dev tokens, None without dev examples.
+        strength: The strength of every token's example; None where all are 1.
+        dev: The same three for the dev tokens, None without dev examples.
     """
 
     def __init__(
         self,
         x: Float[Tensor, "token d_model"],
         y: Float[Tensor, "token d_model"],
-        dev: tuple[Tensor, Tensor] | None,
+        strength: Float[Tensor, " token"] | None = None,
+        dev: tuple[Tensor, Tensor, Tensor | None] | None = None,
     ):
-        self.x, self.y, self.dev = x, y, dev
+        self.x, self.y, self.strength, self.dev = x, y, strength, dev
 
 
 @torch.no_grad()
@@ -58,6 +64,8 @@ def replay(
     surface: Surface = "R",
     carry: bool = True,
     batch_size: int = 32,
+    precision: torch.dtype | None = None,
+    max_memory: int | None = None,
     progress: bool = False,
 ) -> None:
     """Walk up the layers and let `solve` fit each of them.
@@ -72,23 +80,94 @@ def replay(
         carry: Whether later stages see the earlier pushes. Without, every layer is fitted on the
             plain base run: many single-layer fits for the price of one.
         batch_size: Examples per batch.
+        precision: Number type of what `solve` sees; by default float32, or float64 for a float64
+            model.
+        max_memory: Bytes of residual streams of one layer that may stay in memory, both walks
+            together; past that they lie in temporary files. None: no limit.
         progress: Whether to show a bar.
     """
     examples = [*train, *dev]
-    base = _Walk(model, [e.base_row for e in examples], surface, batch_size)
-    steered = _Walk(model, [e.steered_row for e in examples], surface, batch_size)
+    rows = [[e.base_row for e in examples], [e.steered_row for e in examples]]
+    size = sum(len(row.tokens) for walk in rows for row in walk)
+    needed = size * model.d_model * model.dtype.itemsize
+    with ExitStack() as stack:
+        folder = None
+        if max_memory is not None and needed > max_memory:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-lens-")))
+        base, steered = (_Walk(model, own, surface, batch_size, folder) for own in rows)
+        _climb(base, steered, train, dev, layers, solve, surface, carry, precision, progress)
+
+
+def _climb(
+    base: "_Walk",
+    steered: "_Walk",
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    layers: Sequence[int],
+    solve: StageSolver,
+    surface: Surface,
+    carry: bool,
+    precision: torch.dtype | None,
+    progress: bool,
+) -> None:
     n_train = sum(e.surface_length(surface) for e in train)
+    strength = _strengths([*train, *dev], surface)
     for layer in tqdm(range(max(layers) + 1), desc="replay", unit="layer", disable=not progress):
         base.up(layer)
         steered.up(layer)
         if layer not in layers:
             continue
         x, target = base.residuals(), steered.residuals()
+        if precision is not None:
+            x, target = x.to(precision), target.to(precision)
         missing = target - x
-        dev_data = (x[n_train:], missing[n_train:]) if dev else None
-        push = solve(layer, StageData(x[:n_train], missing[:n_train], dev_data))
+        own = None if strength is None else strength.to(x)
+        parts = [
+            (x[part], missing[part], None if own is None else own[part])
+            for part in (slice(n_train), slice(n_train, None))
+        ]
+        push = solve(layer, StageData(*parts[0], parts[1] if dev else None))
         if carry and layer < max(layers):
-            base.add(push(x))
+            pushed = push(x)
+            base.add(pushed if own is None else own.unsqueeze(-1) * pushed)
+
+
+def _strengths(examples: Sequence[Example], surface: Surface) -> Tensor | None:
+    """Every surface token's strength; None where all are 1."""
+    if all(example.alpha == 1 for example in examples):
+        return None
+    lengths = torch.tensor([example.surface_length(surface) for example in examples])
+    return torch.tensor([float(e.alpha) for e in examples]).repeat_interleave(lengths)
+
+
+@final
+class _Stored:
+    """A list of tensors, in memory or in files of their own."""
+
+    def __init__(self, tensors: Sequence[Tensor], folder: Path | None):
+        self._folder = folder
+        self._tensors: list[Tensor | Path] = []
+        for i, tensor in enumerate(tensors):
+            self._tensors.append(tensor)
+            self[i] = tensor
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __getitem__(self, i: int) -> Tensor:
+        kept = self._tensors[i]
+        if isinstance(kept, Path):
+            return load_file(kept)["resid"].to(self._device)
+        return kept
+
+    def __setitem__(self, i: int, tensor: Tensor) -> None:
+        if self._folder is None:
+            self._tensors[i] = tensor
+            return
+        self._device = tensor.device
+        path = self._folder / f"{id(self)}-{i}.safetensors"
+        save_file({"resid": tensor.contiguous().cpu()}, path)
+        self._tensors[i] = path
 
 
 @final
@@ -96,13 +175,18 @@ class _Walk:
     """All examples' residual streams, going up one block at a time."""
 
     def __init__(
-        self, model: HookedModel, rows: Sequence[TokenRow], surface: Surface, batch_size: int
+        self,
+        model: HookedModel,
+        rows: Sequence[TokenRow],
+        surface: Surface,
+        batch_size: int,
+        folder: Path | None,
     ):
         self.model = model
         self.order = length_sorted_batches([len(row.tokens) for row in rows], batch_size)
         self.batches = [model.pad([rows[i] for i in indices]) for indices in self.order]
         self.masks = [batch.surface(surface) for batch in self.batches]
-        self.resid = [model.embed(batch) for batch in self.batches]
+        self.resid = _Stored([model.embed(batch) for batch in self.batches], folder)
         self.lengths = [mask.sum(dim=1).tolist() for mask in self.masks]
         # Batches are sorted by length, and base and steered prompts sort differently: tokens are
         # always handed out in the order of the examples.
@@ -111,16 +195,14 @@ class _Walk:
 
     def up(self, layer: int) -> None:
         """Through one block."""
-        self.resid = [
-            self.model.run_block(layer, resid, batch)
-            for resid, batch in zip(self.resid, self.batches, strict=True)
-        ]
+        for at, batch in enumerate(self.batches):
+            self.resid[at] = self.model.run_block(layer, self.resid[at], batch)
 
     def residuals(self) -> Float[Tensor, "token d_model"]:
         """The surface's residual streams in the working precision, in the examples' order."""
         parts: list[Tensor] = []
-        for resid, mask, lengths in zip(self.resid, self.masks, self.lengths, strict=True):
-            parts.extend(resid[mask].split(lengths))
+        for at, (mask, lengths) in enumerate(zip(self.masks, self.lengths, strict=True)):
+            parts.extend(self.resid[at][mask].split(lengths))
         ordered = torch.cat([parts[self.rank[i]] for i in range(len(parts))])
         return ordered.to(working_dtype(ordered.dtype))
 
@@ -129,10 +211,8 @@ class _Walk:
         lengths = [length for batch in self.lengths for length in batch]
         by_example = push.split([lengths[self.rank[i]] for i in range(len(lengths))])
         rows = iter(self.flat_order)
-        for at, (resid, mask, order) in enumerate(
-            zip(self.resid, self.masks, self.order, strict=True)
-        ):
+        for at, (mask, order) in enumerate(zip(self.masks, self.order, strict=True)):
             pushes = torch.cat([by_example[next(rows)] for _ in order])
-            pushed = resid.clone()
-            pushed[mask] = (resid[mask].to(pushes) + pushes).to(resid)
+            pushed = self.resid[at].clone()
+            pushed[mask] = (pushed[mask].to(pushes) + pushes).to(pushed)
             self.resid[at] = pushed

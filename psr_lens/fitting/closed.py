@@ -1,0 +1,141 @@
+"""Methods with a closed form: a steering for any layers, from one pass over the data."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import torch
+
+from psr_lens._types import Surface
+from psr_lens.deltas import example_batches, iter_batches, local_deltas, surface_residuals
+from psr_lens.fitting.report import StageReport
+from psr_lens.fitting.statistics import DeltaMoments, delta_moments, principal_vector
+from psr_lens.models import HookedModel
+from psr_lens.responses import Example
+from psr_lens.steering import (
+    ActAdd,
+    ConstantSteering,
+    DirectionalAblation,
+    OracleSteering,
+    ProjectionMatch,
+    Steering,
+)
+
+CLOSED: Final = ("dim", "pca", "projection", "ablation", "actadd", "oracle")
+
+Maker = Callable[[Sequence[int]], Steering]
+"""Makes the steering for given layers."""
+
+
+def closed_form(
+    method: str,
+    model: HookedModel,
+    data: Sequence[Example],
+    *,
+    surface: Surface,
+    rank: int | None,
+    along: Steering | None,
+    batch_size: int,
+    progress: bool,
+) -> tuple[Maker, dict[int, StageReport]]:
+    """What a closed-form method makes of the training examples.
+
+    Args:
+        method: One of `CLOSED`.
+        model: The model.
+        data: The training examples.
+        surface: `R` or `QR`.
+        rank: Directions per layer of a limited oracle; None for the full one.
+        along: A steering whose directions the oracle is confined to.
+        batch_size: Examples per forward pass.
+        progress: Whether to show a bar.
+
+    Returns:
+        A function from layers to the steering, and a report per layer (for vectors, the share of
+        the deltas' energy that they leave).
+    """
+    if method == "actadd":
+        return _actadd(model, data[0], surface), {}
+    if method == "oracle":
+        return _oracle(model, data, surface, rank, along, batch_size, progress), {}
+    moments = delta_moments(
+        model, data, surface, second=method == "pca", batch_size=batch_size, progress=progress
+    )
+    if method == "ablation":
+        return _ablation(moments, surface), {}
+    if method == "projection":
+        return _projection(moments, surface), {}
+    vectors = moments.mean
+    if moments.second is not None:
+        pairs = zip(moments.mean, moments.second, strict=True)
+        vectors = torch.stack([principal_vector(mean, second) for mean, second in pairs])
+    # mean |D - v|^2 = mean |D|^2 - 2 v . mean D + |v|^2
+    left = moments.energy - (2 * vectors * moments.mean - vectors.square()).sum(dim=1)
+    shares = (left / moments.energy.clamp_min(1e-30)).tolist()
+    reports = {layer: StageReport(layer, share, None, 0) for layer, share in enumerate(shares)}
+
+    def constant(layers: Sequence[int]) -> Steering:
+        return ConstantSteering(vectors[list(layers)].float(), layers, surface=surface)
+
+    return constant, reports
+
+
+def _projection(moments: DeltaMoments, surface: Surface) -> Maker:
+    units = torch.nn.functional.normalize(moments.prompt_mean, dim=1)
+    targets = (units * moments.prompt_steered).sum(dim=1)
+
+    def make(layers: Sequence[int]) -> Steering:
+        chosen = list(layers)
+        return ProjectionMatch(
+            units[chosen].float(), targets[chosen].float(), layers, surface=surface
+        )
+
+    return make
+
+
+def _ablation(moments: DeltaMoments, surface: Surface) -> Maker:
+    # One direction for all layers, as in the source; there validation picks its layer, here the
+    # layer whose mean delta holds the largest share of the energy gives it.
+    shares = moments.mean.square().sum(dim=1) / moments.energy.clamp_min(1e-30)
+    direction = moments.mean[int(shares.argmax())].float()
+
+    def make(layers: Sequence[int]) -> Steering:
+        return DirectionalAblation(direction.repeat(len(layers), 1), layers, surface=surface)
+
+    return make
+
+
+@torch.no_grad()
+def _actadd(model: HookedModel, example: Example, surface: Surface) -> Maker:
+    base, steered = example_batches(model, [example])
+    delta = surface_residuals(model, steered, surface) - surface_residuals(model, base, surface)
+
+    def make(layers: Sequence[int]) -> Steering:
+        return ActAdd(delta[list(layers)].cpu(), layers, surface=surface)
+
+    return make
+
+
+@torch.no_grad()
+def _oracle(
+    model: HookedModel,
+    data: Sequence[Example],
+    surface: Surface,
+    rank: int | None,
+    along: Steering | None,
+    batch_size: int,
+    progress: bool,
+) -> Maker:
+    if along is not None:
+        confined = OracleSteering.along(along)
+        return lambda layers: confined
+    if rank is None:
+        return lambda layers: OracleSteering(layers, surface=surface)
+    second = torch.zeros(model.n_layers, model.d_model, model.d_model, dtype=torch.float64)
+    for indices in iter_batches(data, batch_size, progress=progress, description="local deltas"):
+        base, steered = example_batches(model, [data[i] for i in indices])
+        target = surface_residuals(model, steered, surface)
+        local = local_deltas(model, base, target, surface).double().cpu()
+        second += local.mT @ local
+    # Eigenvalues come in ascending order.
+    leading = torch.linalg.eigh(second).eigenvectors[:, :, -rank:].mT.flip(1).float()
+    return lambda layers: OracleSteering(layers, basis=leading[list(layers)], surface=surface)

@@ -1,0 +1,227 @@
+"""The live solver: gradients through the frozen model.
+
+Targets, prefixes and what lies below the first intervened layer come from `prepared`; a step costs
+the blocks above it, forwards and backwards, over the surface tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from psr_lens.fitting import objectives
+from psr_lens.fitting.prepared import LiveBatch, Prepared
+from psr_lens.fitting.recipe import Recipe
+from psr_lens.fitting.trainable import Trainable
+from psr_lens.models import HookedModel
+
+
+@final
+class LiveProblem:
+    """The objective on a set of prepared examples.
+
+    Args:
+        model: The model.
+        prepared: The examples.
+        first: The first intervened layer.
+        objective: `mse` or `ll`.
+        recipe: For the regulariser and the normalisation.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        prepared: Sequence[Prepared],
+        first: int,
+        objective: str,
+        recipe: Recipe,
+    ):
+        self.model, self.prepared, self.first = model, prepared, first
+        self.objective, self.recipe = objective, recipe
+        self.ends = torch.tensor(sorted(model.encoder.end_token_ids), device=model.device)
+        tokens = sum(len(one.start) for one in prepared)
+        plain = sum(float(one.plain.sum()) for one in prepared) / (tokens * model.d_model)
+        self.unit = plain if recipe.normalise and objective == "mse" and plain > 0 else 1.0
+
+    def loss(self, indices: Sequence[int], trainable: Trainable) -> Float[Tensor, ""]:
+        """The objective on a batch, penalties included."""
+        own = [self.prepared[i] for i in indices]
+        batch = LiveBatch(self.model, own, self.first)
+        acted, coefficients, last = batch.run(self.model, trainable, self.objective == "ll")
+        if self.objective == "ll":
+            tokens, on, ends = batch.next_tokens(self.model, own)
+            loss = objectives.cross_entropy(last, tokens, on, ends, self.ends)
+        else:
+            loss = objectives.mse(acted, batch.target, batch.on) / self.unit
+        if self.recipe.regulariser:
+            for own_coefficients in coefficients:
+                dead = objectives.dead_relu_penalty(own_coefficients, batch.on)
+                loss = loss + self.recipe.regulariser * dead
+        return loss + trainable.penalty()
+
+    @torch.no_grad()
+    def mean_loss(self, trainable: Trainable) -> float:
+        """The objective over all examples, weighted by their tokens."""
+        total, tokens = 0.0, 0
+        for indices in _by_length(self.prepared, 32):
+            count = sum(len(self.prepared[i].start) for i in indices)
+            total += float(self.loss(indices, trainable)) * count
+            tokens += count
+        return total / tokens
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LiveState:
+    """A run after some epochs: everything that the rest of it depends on.
+
+    Attributes:
+        epoch: Epochs done.
+        losses: Training loss of every step.
+        dev_losses: Dev objective before the first step and after every epoch.
+        stale: Epochs since the best dev objective.
+        tensors: Parameters, the best so far, and the optimiser's moments, by name.
+    """
+
+    epoch: int
+    losses: tuple[float, ...]
+    dev_losses: tuple[float, ...]
+    stale: int
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def start(cls, trainable: Trainable, dev: LiveProblem | None) -> "LiveState":
+        """Before the first step."""
+        losses = () if dev is None else (dev.mean_loss(trainable),)
+        return cls(0, (), losses, 0, _copies(trainable, "best"))
+
+    def after(
+        self,
+        epoch: int,
+        losses: Sequence[float],
+        trainable: Trainable,
+        optimiser: torch.optim.Optimizer,
+        dev: LiveProblem | None,
+    ) -> "LiveState":
+        """After one more epoch."""
+        dev_losses = self.dev_losses
+        better = True
+        if dev is not None:
+            dev_losses = (*dev_losses, dev.mean_loss(trainable))
+            # Written so that NaN is no improvement.
+            better = dev_losses[-1] < min(dev_losses[:-1])
+        best = _copies(trainable, "best") if better else self._named("best")
+        moments = {
+            f"{key}.{name}": optimiser.state[value][key].clone()
+            for name, value in trainable.parameters.items()
+            for key in ("step", "exp_avg", "exp_avg_sq")
+        }
+        tensors = {**best, **_copies(trainable, "now"), **moments}
+        stale = 0 if better else self.stale + 1
+        return LiveState(epoch, tuple(losses), dev_losses, stale, tensors)
+
+    def restore(self, trainable: Trainable, optimiser: torch.optim.Optimizer) -> None:
+        """Put parameters and moments where the run had them."""
+        if self.epoch == 0:
+            return
+        with torch.no_grad():
+            for name, value in trainable.parameters.items():
+                value.copy_(self.tensors[f"now.{name}"])
+                optimiser.state[value] = {
+                    key: self.tensors[f"{key}.{name}"]
+                    .to("cpu" if key == "step" else value.device)
+                    .clone()
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+
+    def put_back(self, trainable: Trainable) -> None:
+        """The best parameters."""
+        with torch.no_grad():
+            for name, value in trainable.parameters.items():
+                value.copy_(self.tensors[f"best.{name}"])
+
+    def _named(self, prefix: str) -> dict[str, Tensor]:
+        return {name: own for name, own in self.tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def train(
+    problem: LiveProblem,
+    dev: LiveProblem | None,
+    trainable: Trainable,
+    *,
+    begin: "LiveState | None" = None,
+    after_epoch: Callable[["LiveState"], None] = lambda state: None,
+    progress: bool = False,
+) -> "LiveState":
+    """Train until the recipe or the dev split says stop; the best parameters are put back.
+
+    Args:
+        problem: The objective on the training examples.
+        dev: The same on the dev examples; None: the last parameters count.
+        trainable: What is trained, in place.
+        begin: Where an interrupted run was.
+        after_epoch: Called after every epoch, to save.
+        progress: Whether to show a bar.
+    """
+    recipe = problem.recipe
+    parameters = list(trainable.parameters.values())
+    optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    per_epoch = -(-len(problem.prepared) // recipe.batch_size)
+    total = per_epoch * recipe.epochs
+    generator = torch.Generator().manual_seed(recipe.shuffle_seed)
+    state = begin or LiveState.start(trainable, dev)
+    if begin is not None:
+        begin.restore(trainable, optimiser)
+    # The orders of finished epochs are drawn again, so that the next ones come out the same.
+    orders = [_epoch(problem, generator) for _ in range(recipe.epochs)]
+    losses = list(state.losses)
+    with tqdm(total=total, desc="live", unit="step", disable=not progress) as bar:
+        bar.update(len(losses))
+        for epoch in range(state.epoch, recipe.epochs):
+            if recipe.patience and state.stale >= recipe.patience:
+                break
+            for indices in orders[epoch]:
+                for group in optimiser.param_groups:
+                    group["lr"] = recipe.lr * (1 - len(losses) / total)
+                optimiser.zero_grad()
+                loss = problem.loss(indices, trainable)
+                loss.backward()
+                optimiser.step()
+                trainable.retract()
+                losses.append(float(loss.detach()))
+                bar.update()
+            state = state.after(epoch + 1, losses, trainable, optimiser, dev)
+            bar.set_postfix_str(f"loss {losses[-1]:.3g}")
+            after_epoch(state)
+    state.put_back(trainable)
+    return state
+
+
+def _copies(trainable: Trainable, prefix: str) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.{name}": value.detach().clone() for name, value in trainable.parameters.items()
+    }
+
+
+def _epoch(problem: LiveProblem, generator: torch.Generator) -> list[list[int]]:
+    """The batches of one epoch."""
+    size = problem.recipe.batch_size
+    order = torch.randperm(len(problem.prepared), generator=generator).tolist()
+    if not problem.recipe.adaptive:
+        return [order[i : i + size] for i in range(0, len(order), size)]
+    # Batches of like length: sorted within windows of the shuffled order, then shuffled again.
+    window = 8 * size
+    batches: list[list[int]] = []
+    for begin in range(0, len(order), window):
+        part = sorted(order[begin : begin + window], key=lambda i: len(problem.prepared[i].start))
+        batches += [part[i : i + size] for i in range(0, len(part), size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def _by_length(prepared: Sequence[Prepared], size: int) -> list[list[int]]:
+    order = sorted(range(len(prepared)), key=lambda i: len(prepared[i].start))
+    return [order[i : i + size] for i in range(0, len(order), size)]

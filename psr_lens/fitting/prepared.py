@@ -1,0 +1,191 @@
+"""Examples made ready for the live solver: what never changes is taken down once.
+
+Kept per example: the targets `A(x'y')`, the keys and values of the prefix, which no intervention
+reaches, and the base run's residual stream after the first intervened layer. A step then runs the
+blocks above that layer over the surface tokens alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from psr_lens._types import Surface
+from psr_lens.deltas import example_batches, iter_batches, surface_residuals, working_dtype
+from psr_lens.fitting.trainable import Trainable, Units
+from psr_lens.models import HookedModel
+from psr_lens.models.base import ResidualEdit
+from psr_lens.models.batch import right_pad
+from psr_lens.models.columns import Columns
+from psr_lens.models.prefix import KeyValues, RowKeyValues
+from psr_lens.responses import Example
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What is known of one example before any step.
+
+    Attributes:
+        example: The triplet.
+        cut: Length of the prefix, which lies before the surface.
+        prefix: Its keys and values.
+        start: The base run's residual stream after the first intervened layer, on the surface.
+        target: `A(x'y')` on the surface, from the first intervened layer on.
+        plain: Sum of squares of `A(xy') - A(x'y')` at each of these layers.
+    """
+
+    example: Example
+    cut: int
+    prefix: RowKeyValues
+    start: Float[Tensor, "pos d_model"]
+    target: Float[Tensor, "layer pos d_model"]
+    plain: Float[Tensor, " layer"]
+
+
+@torch.no_grad()
+def prepare(
+    model: HookedModel,
+    examples: Sequence[Example],
+    first: int,
+    surface: Surface,
+    *,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> list[Prepared]:
+    """One base run and one prompt-steered run over every example.
+
+    Args:
+        model: The model.
+        examples: The triplets.
+        first: The first intervened layer.
+        surface: `R` or `QR`.
+        batch_size: Examples per forward pass.
+        progress: Whether to show a bar.
+    """
+    prepared: dict[int, Prepared] = {}
+    for indices in iter_batches(examples, batch_size, progress=progress, description="prepare"):
+        own = [examples[i] for i in indices]
+        base, steered = example_batches(model, own)
+        lengths = [example.surface_length(surface) for example in own]
+        target = surface_residuals(model, steered, surface)[first:]
+        seen: dict[int, Tensor] = {}
+        mask = base.surface(surface)
+
+        def recorder(layer: int, seen: dict[int, Tensor] = seen, mask: Tensor = mask):
+            def edit(resid: Tensor, columns: Columns) -> None:
+                seen[layer] = resid[mask]
+
+            return edit
+
+        with model.edited({layer: recorder(layer) for layer in range(first, model.n_layers)}):
+            rows = model.prefill(base).rows()
+        plain = torch.stack([seen[layer].to(target) for layer in range(first, model.n_layers)])
+        squares = (plain - target).square().sum(dim=-1)
+        parts = zip(
+            indices,
+            own,
+            rows,
+            seen[first].split(lengths),
+            target.split(lengths, dim=1),
+            squares.split(lengths, dim=1),
+            strict=True,
+        )
+        for i, example, row, start, goal, missed in parts:
+            cut = len(example.base_row.tokens) - len(start)
+            prefix = RowKeyValues(row.keys[:, :cut].clone(), row.values[:, :cut].clone())
+            prepared[i] = Prepared(
+                example, cut, prefix, start.clone(), goal.clone(), missed.sum(dim=1)
+            )
+    return [prepared[i] for i in range(len(examples))]
+
+
+def units_of(prepared: Sequence[Prepared], model: HookedModel, layers: Sequence[int]) -> Units:
+    """Mean and spread of the first layer's inputs and of the targets above, and delta norms.
+
+    Base residual streams are kept at the first layer only; above it the targets stand in for them.
+    """
+    tokens = sum(len(one.start) for one in prepared)
+    first = layers[0]
+    means, stds, outs = [], [], []
+    for layer in layers:
+        if layer == first:
+            x = torch.cat([one.start for one in prepared])
+        else:
+            x = torch.cat([one.target[layer - first] for one in prepared])
+        x = x.to(working_dtype(model.dtype))
+        means.append(x.mean(dim=0))
+        stds.append(x.std(dim=0, correction=0).clamp_min(1e-6))
+        missed = torch.stack([one.plain[layer - first] for one in prepared]).sum()
+        outs.append((missed / tokens).sqrt().clamp_min(1e-6))
+    return Units(torch.stack(means), torch.stack(stds), torch.stack(outs))
+
+
+@final
+class LiveBatch:
+    """A batch of prepared examples, laid out for a step."""
+
+    def __init__(self, model: HookedModel, own: Sequence[Prepared], first: int):
+        dtype = working_dtype(model.dtype)
+        rows = [one.example.base_row for one in own]
+        cuts = [one.cut for one in own]
+        self.first = first
+        self.suffix = right_pad(rows, cuts, model.encoder.pad_token_id, model.device)
+        self.prefix = KeyValues.of([one.prefix for one in own])
+        # Right padding lies past the rows' ends, where the surface would go on.
+        self.on: Bool[Tensor, "batch pos"] = self.suffix.attention_mask
+        self.start = _right_padded([one.start for one in own])
+        layers = range(model.n_layers - first)
+        self.target = [_right_padded([one.target[k] for one in own]).to(dtype) for k in layers]
+        self.strength = torch.tensor(
+            [[[float(one.example.alpha)]] for one in own], device=model.device, dtype=dtype
+        )
+
+    def run(
+        self, model: HookedModel, trainable: Trainable, unembed: bool
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Residual streams from the first layer on, each layer's coefficients, and the last output."""
+        acted: list[Tensor] = []
+        coefficients: list[Tensor] = []
+        row_of = {layer: row for row, layer in enumerate(trainable.layers)}
+
+        def pushed(layer: int, resid: Tensor) -> Tensor:
+            if layer in row_of:
+                exact = resid.to(working_dtype(resid.dtype))
+                push, own = trainable.push(row_of[layer], exact, self.on)
+                coefficients.append(own)
+                resid = (exact + self.strength * push).to(resid.dtype)
+            acted.append(resid)
+            return resid
+
+        def editor(layer: int) -> ResidualEdit:
+            return lambda resid, columns: pushed(layer, resid)
+
+        resid = pushed(self.first, self.start)
+        above = range(self.first + 1, model.n_layers)
+        with model.edited({layer: editor(layer) for layer in above}):
+            last = model.run_suffix(
+                self.first + 1, resid, self.suffix, self.prefix, unembed=unembed
+            )
+        return acted, coefficients, last
+
+    def next_tokens(
+        self, model: HookedModel, own: Sequence[Prepared]
+    ) -> tuple[Int[Tensor, "batch pos"], Tensor, Tensor]:
+        """The response token after every column, the columns that have one, those that end."""
+        tokens = torch.zeros_like(self.suffix.tokens)
+        tokens[:, :-1] = self.suffix.tokens[:, 1:]
+        on, ends = self.on.clone(), torch.zeros_like(self.on)
+        for i, one in enumerate(own):
+            length = len(one.start)
+            response = len(one.example.response_ids)
+            on[i, : length - response - 1] = False
+            ends[i, length - 1] = one.example.finished
+            on[i, length - 1] = one.example.finished
+        return tokens, on, ends
+
+
+def _right_padded(parts: Sequence[Float[Tensor, "pos d_model"]]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)

@@ -1,0 +1,100 @@
+"""How a fit went."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from psr_lens.models import HookedModel
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """How the fit of one layer went.
+
+    Attributes:
+        layer: The layer.
+        train_loss: Share of the energy of what was missing that is still missing, on the training
+            tokens.
+        dev_loss: The same on the dev tokens; None without dev examples.
+        steps: Optimiser steps taken, 0 for a closed form.
+    """
+
+    layer: int
+    train_loss: float
+    dev_loss: float | None
+    steps: int
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How a fit went.
+
+    Attributes:
+        method: The method.
+        objective: `mse` or `ll`; empty where there is a closed form alone.
+        solver: What was run: `closed form`, `replay`, `live`, or `replay, then live`.
+        stages: One report per layer that replay or a closed form fitted.
+        losses: Training loss of every step of the live solver.
+        dev_losses: Its objective on the dev examples before the first step and after each epoch.
+        dev_relative_rmse: Relative RMSE of the finished steering per layer, on the dev examples;
+            empty without them.
+        candidates: Relative RMSE at the last layer on the dev examples, of every layer that
+            `layers="best"` tried; empty otherwise.
+        seconds: Wall-clock time.
+        forwards: Forward passes run, in sequences through the whole model: each sequence that goes
+            through one of L blocks counts 1/L.
+        examples: Training examples.
+        dev_examples: Dev examples.
+    """
+
+    method: str
+    objective: str
+    solver: str
+    stages: tuple[StageReport, ...]
+    losses: tuple[float, ...]
+    dev_losses: tuple[float, ...]
+    dev_relative_rmse: tuple[float, ...]
+    candidates: tuple[float, ...]
+    seconds: float
+    forwards: float
+    examples: int
+    dev_examples: int
+
+    def __repr__(self) -> str:
+        reached = (
+            f", dev relative RMSE {self.dev_relative_rmse[-1]:.3f} at the last layer"
+            if self.dev_relative_rmse
+            else ""
+        )
+        return (
+            f"FitReport({self.method} by {self.solver}: {self.seconds:.1f} s, {self.forwards:.0f} "
+            f"forwards, {self.examples} examples{reached})"
+        )
+
+
+class ForwardCount:
+    """A running number of forward passes."""
+
+    def __init__(self):
+        self.sequences = 0.0
+
+
+@contextmanager
+def counting_forwards(model: HookedModel) -> Iterator[ForwardCount]:
+    """Count what goes through the model's blocks inside the context."""
+    count = ForwardCount()
+
+    def add(module: nn.Module, args: Any, resid: Tensor) -> None:
+        count.sequences += len(resid) / model.n_layers
+
+    handles = [
+        model.hook_point(layer).register_forward_hook(add) for layer in range(model.n_layers)
+    ]
+    try:
+        yield count
+    finally:
+        for handle in handles:
+            handle.remove()

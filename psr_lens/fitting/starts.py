@@ -1,0 +1,83 @@
+"""Where the live solver starts from."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from psr_lens.fitting.prepared import Prepared
+from psr_lens.fitting.trainable import (
+    Trainable,
+    TrainableConstant,
+    TrainableLoReFT,
+    TrainablePSR,
+    TrainableReFTr1,
+    Units,
+    random_heads,
+)
+from psr_lens.steering import PSR, ConstantSteering
+
+_TOP_K = 10
+_SPARSITY = 1e-3
+
+
+def make_trainable(
+    method: str,
+    layers: Sequence[int],
+    units: Units,
+    *,
+    start: PSR | ConstantSteering | None,
+    prepared: Sequence[Prepared],
+    n_heads: int,
+    rank: int,
+    seed: int,
+    adaptive: bool,
+) -> Trainable:
+    """The parameters of a method, at a replayed start or at its own.
+
+    Args:
+        method: `psr`, `const`, `loreft` or `reft_r1`.
+        layers: The layers.
+        units: Their scale.
+        start: What replay has fitted; None for a small random start (zeros for `const`).
+        prepared: The training examples; `reft_r1` starts from their mean delta.
+        n_heads: PSR heads per layer.
+        rank: Of LoReFT.
+        seed: Of random starts.
+        adaptive: Whether parameters are in the model's units.
+    """
+    device = units.mean.device
+    n, d_model = units.mean.shape
+    if method == "psr":
+        if isinstance(start, PSR):
+            heads = (start.w, start.b, start.z)
+        else:
+            heads = random_heads(n, n_heads, d_model, seed)
+            if adaptive:
+                heads = _in_units(heads, units)
+        w, b, z = (part.to(units.mean) for part in heads)
+        return TrainablePSR(layers, (w, b, z), units, adaptive)
+    if method == "const":
+        vectors = start.vectors if isinstance(start, ConstantSteering) else torch.zeros(n, d_model)
+        return TrainableConstant(layers, vectors.to(units.mean), units, adaptive)
+    if method == "loreft":
+        return TrainableLoReFT(layers, rank, units, seed)
+    first = layers[0]
+    tokens = sum(len(one.start) for one in prepared)
+    # The mean of the targets less that of the base run, where it is known; above it, less the mean
+    # of the targets one layer down.
+    totals = torch.stack([one.target.sum(dim=1) for one in prepared]).sum(dim=0) / tokens
+    plain = torch.stack([one.start.sum(dim=0) for one in prepared]).sum(dim=0).to(totals) / tokens
+    rows = [layer - first for layer in layers]
+    means = torch.stack([totals[row] - (plain if row == 0 else totals[row - 1]) for row in rows])
+    return TrainableReFTr1(layers, means.to(device), top_k=_TOP_K, sparsity=_SPARSITY)
+
+
+def _in_units(heads: tuple[Tensor, Tensor, Tensor], units: Units) -> tuple[Tensor, Tensor, Tensor]:
+    """Random heads that read inputs of mean 0 and variance 1 and push by about a tenth of a delta."""
+    w, b, z = (part.to(units.mean) for part in heads)
+    # Rows of norm 1, whatever the width.
+    w = w * w.shape[-1] ** 0.5 * units.out[:, None, None] / units.std[:, None]
+    w = 0.1 * w
+    b = b * units.out[:, None] - (w * units.mean[:, None]).sum(dim=-1)
+    return w, b, z
