@@ -69,18 +69,29 @@ def fingerprint(model: "HookedModel") -> Fingerprint:
 
     The same on both backends up to rounding; different for other weights and for processed ones.
     """
-    ids = tuple((7 + 31 * i) % model.d_vocab for i in range(_PROBE_LENGTH))
+    ids = probe_ids(model.d_vocab)
     seen = record_residuals(model, [TokenRow(ids, 0, len(ids) - 1)])
-    last = seen[:, 0, -1].double().cpu()
+    return sum_up(seen[:, 0, -1], model.d_vocab)
+
+
+def probe_ids(d_vocab: int) -> tuple[int, ...]:
+    """The token ids that a fingerprint is taken on."""
+    return tuple((7 + 31 * i) % d_vocab for i in range(_PROBE_LENGTH))
+
+
+def sum_up(last: Float[Tensor, "layer d_model"], d_vocab: int) -> Fingerprint:
+    """The fingerprint of the residual stream after every block at the last probe token."""
+    last = last.double().cpu()
+    n_layers, d_model = last.shape
     norms = last.norm(dim=-1)
     units = last / norms.clamp_min(1e-30).unsqueeze(-1)
-    step = max(1, model.d_model // _COORDINATES)
-    means = units.sum(dim=-1, keepdim=True) / model.d_model**0.5
+    step = max(1, d_model // _COORDINATES)
+    means = units.sum(dim=-1, keepdim=True) / d_model**0.5
     coordinates = torch.cat([units[:, ::step], means], dim=-1)
     return Fingerprint(
-        model.n_layers,
-        model.d_model,
-        model.d_vocab,
+        n_layers,
+        d_model,
+        d_vocab,
         tuple(norms.tolist()),
         tuple(tuple(row) for row in coordinates.tolist()),
     )
