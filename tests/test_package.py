@@ -31,14 +31,26 @@ LAYERS = (
     "steering",
     "fitting",
     "faithfulness",
+    "comparison",
+    "deploy",
     "evaluation",
     "plots",
     "decomposition",
     "demo",
     "cli",
 )
-# What shows an object may reach down to the plots: nothing flows back up from there.
-MAY_REACH_DOWN = {"__getattr__", "_repr_html_", "_repr_mimebundle_", "plot"}
+# What shows an object may reach down to the plots, and what takes a steering out of the package to
+# the deployment: nothing flows back up from there.
+MAY_REACH_DOWN = {
+    "__getattr__",
+    "_repr_html_",
+    "_repr_mimebundle_",
+    "fold_into",
+    "load_steering",
+    "plot",
+    "push_to_hub",
+    "to_hf",
+}
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,11 @@ from psr_lens.steering import OracleSteering, Steering
 
 ALPHAS: Final = (0.5, 1.0, 1.5, 2.0)
 MAX_NEW_TOKENS: Final = 96
-METHODS: Final[dict[str, tuple[str, Literal["all", "best"]]]] = {
-    "s-dim": ("dim", "best"),
-    "a-const": ("const", "all"),
-    "s-psr": ("psr", "best"),
-    "a-psr": ("psr", "all"),
+METHODS: Final[dict[str, tuple[str, Literal["all", "best"], str]]] = {
+    "s-dim": ("dim", "best", "auto"),
+    "a-const": ("const", "all", "replay"),
+    "s-psr": ("psr", "best", "replay"),
+    "a-psr": ("psr", "all", "replay"),
 }
 STEPS: Final = 2 + 2 * len(METHODS)
 _DEV_ANIMALS: Final = 4
@@ -98,8 +98,8 @@ def run_trait(
     test = held_out_data(model, name, seed + 1)
     done(f"{name}: responses")
     steerings: dict[str, Steering] = {}
-    for label, (method, layers) in METHODS.items():
-        steerings[label] = fit(model, train, method=method, layers=layers, seed=seed)
+    for label, (method, layers, solver) in METHODS.items():
+        steerings[label] = fit(model, train, method=method, layers=layers, solver=solver, seed=seed)
         done(f"{name}: fitted {label}")
     oracle = OracleSteering(range(model.n_layers))
     faithfulness = measure_faithfulness(model, {**steerings, "oracle": oracle}, test, seed=seed)

@@ -78,7 +78,7 @@ class Trainable(ABC):
         """What the method itself adds to the objective, after a pass."""
         return 0.0
 
-    def retract(self) -> None:
+    def retract(self) -> None:  # noqa: B027  Most methods have nothing to bring back.
         """Bring the parameters back to where the method wants them, after a step."""
 
 
@@ -115,16 +115,15 @@ class TrainablePSR(Trainable):
         self.units = units
         # Entries of order 1.
         self.width = w.shape[-1] ** 0.5 if adaptive else 1.0
-        length = z.norm(dim=-1, keepdim=True).clamp_min(1e-30) if adaptive else 1.0
-        out = units.out[:, None, None]
-        inner = w * length / out
+        length = z.norm(dim=-1).clamp_min(1e-30) if adaptive else torch.ones_like(b)
+        inner = length / units.out[:, None]
+        read = w * inner.unsqueeze(-1)
         super().__init__(
             layers,
             {
-                "w": inner * units.std[:, None] * self.width,
-                "b": (b * (length[..., 0] if adaptive else 1.0) / out[..., 0])
-                + (inner * units.mean[:, None]).sum(dim=-1),
-                "z": z / length * self.width,
+                "w": read * units.std[:, None] * self.width,
+                "b": b * inner + (read * units.mean[:, None]).sum(dim=-1),
+                "z": z / length.unsqueeze(-1) * self.width,
             },
         )
 

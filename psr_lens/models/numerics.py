@@ -36,6 +36,7 @@ class Fingerprint:
         n_layers: Number of blocks.
         d_model: Width of the residual stream.
         d_vocab: Number of logits per position.
+        dtype: Number type of the weights.
         norms: Norm of the residual stream after every block at the last token of a fixed probe, and
             last that of the logits there.
         coordinates: A few coordinates of the same, divided by the norm, and last the cosine to the
@@ -45,20 +46,17 @@ class Fingerprint:
     n_layers: int
     d_model: int
     d_vocab: int
+    dtype: str
     norms: tuple[float, ...]
     coordinates: tuple[tuple[float, ...], ...]
 
-    def difference(self, other: "Fingerprint", exact: bool = False) -> str:
-        """In what the two differ by more than rounding, empty if in nothing.
-
-        Args:
-            other: The other one.
-            exact: Whether rounding is that of float32, and not of bfloat16.
-        """
+    def difference(self, other: "Fingerprint") -> str:
+        """In what the two differ by more than the rounding of their number types, empty if in nothing."""
         for field in ("n_layers", "d_model", "d_vocab"):
             mine, its = getattr(self, field), getattr(other, field)
             if mine != its:
                 return f"{field} is {its}, not {mine}"
+        exact = {self.dtype, other.dtype} <= {"float32", "float64"}
         rounding = 0.002 if exact else 0.05
         ours, theirs = torch.tensor(self.norms), torch.tensor(other.norms)
         if len(ours) != len(theirs) or bool(((ours - theirs).abs() > rounding * ours.abs()).any()):
@@ -82,7 +80,7 @@ def fingerprint(model: "HookedModel") -> Fingerprint:
     with model.unedited():
         resid = record_residuals(model, [row])[:, 0, -1]
         logits = model.logits(model.pad([row]))[0, -1]
-    return summarise(resid, logits)
+    return sum_up(resid, logits, model.dtype)
 
 
 def probe_ids(d_vocab: int) -> tuple[int, ...]:
@@ -90,14 +88,15 @@ def probe_ids(d_vocab: int) -> tuple[int, ...]:
     return tuple((7 + 31 * i) % d_vocab for i in range(PROBE_LENGTH))
 
 
-def summarise(
-    resid: Float[Tensor, "layer d_model"], logits: Float[Tensor, " d_vocab"]
+def sum_up(
+    resid: Float[Tensor, "layer d_model"], logits: Float[Tensor, " d_vocab"], dtype: torch.dtype
 ) -> Fingerprint:
     """A fingerprint from what a model makes of the last probe token.
 
     Args:
         resid: The residual stream after every block.
         logits: The logits.
+        dtype: Number type of the weights.
     """
     rows = [*resid.double().cpu(), logits.double().cpu()]
     norms = [float(row.norm()) for row in rows]
@@ -106,6 +105,7 @@ def summarise(
         len(resid),
         resid.shape[1],
         len(logits),
+        str(dtype).removeprefix("torch."),
         tuple(norms),
         tuple(
             (

@@ -22,6 +22,7 @@ from psr_lens.models.base import ResidualEdit
 from psr_lens.models.columns import Columns
 from psr_lens.responses import Example
 from psr_lens.steering.coefficients import Coefficients, measure_pushes
+from psr_lens.steering.handles import SteeringHandle
 from psr_lens.steering.provenance import check_model
 
 Push = Callable[[Tensor, Columns], Tensor]
@@ -116,9 +117,11 @@ class Steering(ABC):
         alpha = check_alpha(alpha)
         context = None if examples is None else Context(model, examples)
         pushes = self.pushes(model.device, working_dtype(model.dtype), context)
-        return {layer: self._edit(push, alpha) for layer, push in pushes.items()}
+        return {layer: self.edit(push, alpha) for layer, push in pushes.items()}
 
-    def _edit(self, push: Push, alpha: float) -> ResidualEdit:
+    def edit(self, push: Push, alpha: float) -> ResidualEdit:
+        """The residual edit that adds `alpha` times a push on the columns that this steering acts on."""
+
         def edit(resid: Tensor, columns: Columns) -> Tensor:
             exact = resid.to(working_dtype(resid.dtype))
             pushed = torch.add(exact, push(exact, columns), alpha=alpha).to(resid.dtype)
@@ -195,6 +198,93 @@ class Steering(ABC):
             self.surface,
             batch_size,
             progress,
+        )
+
+    # --- leaving this package -------------------------------------------------------------------
+
+    def to_hf(
+        self,
+        hf_model: Any,
+        alpha: float = 1.0,
+        *,
+        prompt_length: int | None = None,
+        question_start: int | Sequence[int] | None = None,
+    ) -> SteeringHandle:
+        """Steer a plain transformers model, by forward hooks on its decoder layers.
+
+        Acts as `applied` does, on the last prompt token and every generated one: greedy
+        `hf_model.generate` gives the tokens of `HookedModel.generate`, cached or not, one prompt or
+        a left-padded batch. A forward pass on a prompt steers its last real token. Does not need
+        TransformerLens in the process.
+
+        Args:
+            hf_model: What `AutoModelForCausalLM.from_pretrained` gave.
+            alpha: Strength; 0 leaves everything as it is.
+            prompt_length: Columns of the prompt, where whole sequences are run by hand.
+            question_start: For a `QR` steering, the place of the first question token in its row,
+                padding not counted: one number, or one for every row.
+
+        Returns:
+            A handle: a context manager, and `remove()` for those who write no `with`. The model is
+            steered from this call on.
+
+        Raises:
+            ValueError: If the model is not the one that the steering belongs to, its decoder layers
+                are not found, `alpha` is not finite, or a `QR` steering has no `question_start`.
+
+        Example:
+            >>> from transformers import AutoModelForCausalLM
+            >>> import psr_lens as pl
+            >>> hf_model = AutoModelForCausalLM.from_pretrained(pl.demo.checkpoint_path())
+            >>> steering = pl.ConstantSteering(torch.ones(1, 128), [2])
+            >>> prompt = torch.tensor([[1, 5, 6]])
+            >>> plain = hf_model(prompt).logits
+            >>> with steering.to_hf(hf_model):
+            ...     bool((hf_model(prompt).logits - plain).abs().max() > 0)
+            True
+            >>> bool((hf_model(prompt).logits == plain).all())
+            True
+        """
+        from psr_lens.deploy.hooks import attach
+
+        return attach(self, hf_model, alpha, prompt_length, question_start)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        commit_message: str = "Upload steering with psr_lens",
+        token: str | None = None,
+    ) -> str:
+        """Put the steering and a model card on the Hugging Face hub.
+
+        `load_steering("hf://owner/name")` gets it back.
+
+        Args:
+            repo_id: `"owner/name"`; made if it does not exist.
+            private: Whether a repository that is made is private.
+            revision: Branch, made if it does not exist; the main one by default.
+            commit_message: Of the one commit.
+            token: Of the hub; by default the one that `hf auth login` stored.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: If `repo_id` is no name that the hub can have.
+            OSError: If the hub cannot be reached, or refuses.
+        """
+        from psr_lens.deploy.hub import push
+
+        return push(
+            self,
+            repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            token=token,
         )
 
     # --- composing ------------------------------------------------------------------------------

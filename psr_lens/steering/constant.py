@@ -8,6 +8,7 @@ from torch import Tensor
 
 from psr_lens._types import Surface
 from psr_lens.steering.base import PushSteering
+from psr_lens.steering.handles import FoldedSteering
 
 
 @final
@@ -53,6 +54,34 @@ class ConstantSteering(PushSteering):
     ) -> Float[Tensor, "*batch d_model"]:
         """`z_l`, at every position."""
         return self._vector_of_layer[layer].to(resid).expand_as(resid)
+
+    def fold_into(self, hf_model: Any, alpha: float = 1.0) -> FoldedSteering:
+        r"""Add $\alpha z_l$ to the weights of a plain transformers model: no hook.
+
+        The vector goes into the bias of the last module that writes in the block, which is made
+        where the architecture has none. Weights know no surface, so this acts at **every**
+        position, the whole prompt included: it is more than `to_hf` does, and gives other tokens.
+
+        `save_pretrained` stores the bias, and `from_pretrained` reads it back where the
+        architecture has a bias there: GPT-2 and GPT-NeoX. The other classes drop a bias that they
+        do not know when they load, so fold anew after loading. Gemma 2 and 3 normalise what the
+        block writes; there the norm is given a bias.
+
+        Args:
+            hf_model: What `AutoModelForCausalLM.from_pretrained` gave: a Llama, Mistral, Qwen2,
+                Qwen3, Gemma 1 to 3, GPT-2 or GPT-NeoX.
+            alpha: Strength.
+
+        Returns:
+            A handle whose `undo()` puts the exact bits of before back.
+
+        Raises:
+            ValueError: If the model is not the one that the steering belongs to, its architecture
+                is another, or `alpha` is not finite.
+        """
+        from psr_lens.deploy.fold import fold
+
+        return fold(self, hf_model, alpha)
 
     def tensors(self) -> dict[str, Tensor]:
         """The vectors."""

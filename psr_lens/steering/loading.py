@@ -36,14 +36,20 @@ def load_steering(path: str | Path, model: Any = None) -> Steering:
     """Read what `Steering.save` wrote.
 
     Args:
-        path: The file, with or without `.safetensors`.
+        path: The file, with or without `.safetensors`; or what `push_to_hub` put on the hub, as
+            `"hf://owner/name"`, `"hf://owner/name/file"` or `"hf://owner/name@revision"`.
         model: Check at once that the steering belongs to this model; without, `applied` does.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such file, or no such repository.
         ValueError: If the file is damaged, of another program or a newer version, or the steering
             does not belong to the model.
+        OSError: If the hub cannot be reached, or refuses.
     """
+    if isinstance(path, str) and path.startswith("hf://"):
+        from psr_lens.deploy.hub import pull
+
+        path = pull(path)
     tensors, header = read_artifact(path)
     try:
         steering = _build(tensors, header)

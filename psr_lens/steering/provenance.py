@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -10,8 +10,6 @@ from typing import Any
 from psr_lens.models import HookedModel
 from psr_lens.models.numerics import Fingerprint, model_fingerprint
 from psr_lens.responses import Example
-
-_EXACT = ("float32", "float64")
 
 
 def describe_model(model: HookedModel) -> dict[str, Any]:
@@ -60,10 +58,34 @@ def check_model(recorded: Mapping[str, Any], model: HookedModel, highest_layer: 
     Raises:
         ValueError: If they do not belong together.
     """
-    if highest_layer >= model.n_layers:
+    check_origin(
+        recorded, highest_layer, model.name, model.n_layers, lambda: model_fingerprint(model)
+    )
+
+
+def check_origin(
+    recorded: Mapping[str, Any],
+    highest_layer: int,
+    name: str,
+    n_layers: int,
+    found: Callable[[], Fingerprint],
+) -> None:
+    """`check_model` for whatever has a fingerprint.
+
+    Args:
+        recorded: The steering's provenance; one without a model is not checked beyond its layers.
+        highest_layer: The highest layer that it covers.
+        name: What the model is called.
+        n_layers: How many layers it has.
+        found: Gives its fingerprint, where one is needed.
+
+    Raises:
+        ValueError: If they do not belong together.
+    """
+    if highest_layer >= n_layers:
         raise ValueError(
-            f"the steering covers layer {highest_layer} but {model.name} has {model.n_layers} layers "
-            f"(0 to {model.n_layers - 1})"
+            f"the steering covers layer {highest_layer} but {name} has {n_layers} layers "
+            f"(0 to {n_layers - 1})"
         )
     if "model" not in recorded:
         return
@@ -73,13 +95,13 @@ def check_model(recorded: Mapping[str, Any], model: HookedModel, highest_layer: 
         stored["n_layers"],
         stored["d_model"],
         stored["d_vocab"],
+        stored["dtype"],
         tuple(stored["norms"]),
         tuple(tuple(row) for row in stored["coordinates"]),
     )
-    exact = origin["dtype"] in _EXACT and str(model.dtype).removeprefix("torch.") in _EXACT
-    difference = expected.difference(model_fingerprint(model), exact)
+    difference = expected.difference(found())
     if difference:
         raise ValueError(
             f"the steering was fitted on {origin['name']!r} with {origin['numerics']} weights and does "
-            f"not belong to {model.name!r}: {difference}; load the model it was fitted on"
+            f"not belong to {name!r}: {difference}; load the model it was fitted on"
         )

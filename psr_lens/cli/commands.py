@@ -1,0 +1,248 @@
+"""The subcommands."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from psr_lens.cli.options import (
+    ModelOptions,
+    PairOptions,
+    parse_layers,
+    refuse_file,
+    refuse_unwritable,
+)
+from psr_lens.demo.instructions import DEFAULT_TRAITS, instruction
+
+if TYPE_CHECKING:
+    from psr_lens._types import Layers
+    from psr_lens.models import HookedModel
+
+Method = Literal[
+    "dim", "pca", "const", "actadd", "projection", "reft_r1", "loreft", "ablation", "psr", "oracle"
+]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Run the main job on the embedded demo model and write a page about it."""
+
+    model: Literal["demo", "demo-gpt2"] = "demo"
+    """Which of the two demo models."""
+    traits: tuple[str, ...] = DEFAULT_TRAITS
+    """Instructions of the demo world."""
+    out: Path = Path("demo-report")
+    """Directory for report.html, results.json and the fitted steerings."""
+    seed: int = 0
+    """The same seed gives the same results."""
+    backend: Literal["auto", "hooked", "bridge"] = "auto"
+    """HookedTransformer, TransformerBridge, or whichever can be had."""
+    dtype: str | None = None
+    """Number type of the weights (`float32`, `bfloat16`, `float16`)."""
+
+    def run(self) -> None:
+        """Load, run, write, say where."""
+        for name in self.traits:
+            instruction(name)
+        refuse_file(self.out)
+        from psr_lens.demo.run import run_demo
+        from psr_lens.models import load_model
+
+        model = load_model(self.model, backend=self.backend, dtype=self.dtype)
+        run = run_demo(model, self.out, traits=self.traits, seed=self.seed)
+        for result in run.results:
+            curves = result.faithfulness.relative_rmse
+            at_one = next(b for b in result.steered["a-psr"] if b.alpha == 1.0)
+            print(
+                f"{result.name:>14}: trait {result.unsteered.trait:3.0f} without steering, "
+                f"{result.prompted.trait:3.0f} prompted, {at_one.trait:3.0f} with A-PSR; "
+                f"relative RMSE {curves['a-const'].values[-1]:.2f} (A-const), "
+                f"{curves['a-psr'].values[-1]:.2f} (A-PSR)"
+            )
+        print(f"\nOpen {run.report} in a browser.")
+
+
+@dataclass(frozen=True)
+class Decompose(PairOptions):
+    """Show what the steered prompts do to the residual stream, at every layer and token."""
+
+    out: Path = Path("deltas")
+    """Directory for deltas.html (a heatmap per example) and norms.csv."""
+    show: int = 8
+    """Examples on the page; norms.csv holds all."""
+
+    def run(self) -> None:
+        """Sample, collect, write."""
+        refuse_file(self.out)
+        if self.show < 1:
+            raise ValueError(f"--show {self.show}: it must be at least 1")
+        from psr_lens.decomposition import write_decomposition
+
+        model, pairs = self.read()
+        data = self.sample(model, pairs)
+        written = write_decomposition(
+            model, data, self.out, surface=self.surface, show=self.show, batch_size=self.batch_size
+        )
+        print(f"{len(data)} examples: open {written}")
+
+
+@dataclass(frozen=True)
+class _FitOptions(PairOptions):
+    layers: str = "all"
+    """`all`, `best`, one index, or several with commas: `3,4,5`."""
+    objective: Literal["mse", "ll"] | None = None
+    """Distance to the prompt-steered residual stream, or likelihood of the responses."""
+    solver: Literal["auto", "replay", "live"] = "auto"
+    """Layer by layer without gradients, with gradients through the model, or one after the other."""
+    recipe: Literal["default", "paper"] = "default"
+    """Of the live solver: adapting to the model, or the paper's."""
+    heads: int = 1
+    """PSR heads per layer."""
+    rank: int | None = None
+    """Of loreft, or of a limited oracle."""
+    epochs: int | None = None
+    """In place of the recipe's."""
+    lr: float | None = None
+    """In place of the recipe's."""
+
+    def check(self) -> None:
+        """What can be refused before the model is loaded."""
+        parse_layers(self.layers)
+        if self.heads < 1:
+            raise ValueError(f"--heads {self.heads}: it must be at least 1")
+
+    def layers_of(self, model: "HookedModel") -> "Layers | Literal['best']":
+        """The layers, if the model has them."""
+        from psr_lens._types import resolve_layers
+
+        layers = parse_layers(self.layers)
+        if layers != "best":
+            resolve_layers(layers, model.n_layers)
+        return layers
+
+
+@dataclass(frozen=True)
+class Fit(_FitOptions):
+    """Fit a steering to the pairs, measure it on held-out ones, and save it."""
+
+    out: Path = Path("steering.safetensors")
+    """The file to write."""
+    method: Method = "psr"
+    """What to fit."""
+    checkpoint: Path | None = None
+    """Directory in which an interrupted fit leaves what it has; the same command goes on there."""
+
+    def run(self) -> None:
+        """Sample, fit, save, measure."""
+        self.check()
+        if self.out.is_dir():
+            raise ValueError(f"--out {self.out} is a directory: name a file")
+        refuse_unwritable(self.out.absolute().parent)
+        from psr_lens.faithfulness import measure_faithfulness
+        from psr_lens.fitting import fit
+
+        model, pairs = self.read()
+        layers = self.layers_of(model)
+        data = self.sample(model, pairs)
+        steering = fit(
+            model,
+            data,
+            method=self.method,
+            layers=layers,
+            objective=self.objective,
+            solver=self.solver,
+            surface=self.surface,
+            n_heads=self.heads,
+            rank=self.rank,
+            recipe=self.recipe,
+            epochs=self.epochs,
+            lr=self.lr,
+            seed=self.seed,
+            checkpoint=self.checkpoint,
+            progress=True,
+        )
+        saved = steering.save(self.out)
+        if len(data.test):
+            report = measure_faithfulness(
+                model, [steering], data.test, surface=self.surface, batch_size=self.batch_size
+            )
+            print(report.summary())
+        else:
+            print("no test examples: too few groups of pairs to hold some out")
+        print(steering.fit_report)
+        print(f"saved {saved}")
+
+
+@dataclass(frozen=True)
+class Compare(_FitOptions):
+    """Fit several methods to the same pairs, measure them on held-out ones, print one table."""
+
+    methods: tuple[Method, ...] = ("dim", "const", "psr")
+    """What to fit."""
+    out: Path | None = None
+    """A CSV file for the whole table, one row per method and layer."""
+
+    def run(self) -> None:
+        """Sample, fit each, measure all on the same runs, print."""
+        self.check()
+        if self.out is not None:
+            refuse_unwritable(self.out.absolute().parent)
+        from psr_lens.comparison import compare
+
+        model, pairs = self.read()
+        layers = self.layers_of(model)
+        data = self.sample(model, pairs)
+        found = compare(
+            model,
+            data,
+            self.methods,
+            layers=layers,
+            objective=self.objective,
+            solver=self.solver,
+            surface=self.surface,
+            n_heads=self.heads,
+            rank=self.rank,
+            recipe=self.recipe,
+            epochs=self.epochs,
+            lr=self.lr,
+            seed=self.seed,
+            progress=True,
+        )
+        print(found.table())
+        if self.out is not None:
+            print(f"saved {found.save(self.out)}")
+
+
+@dataclass(frozen=True)
+class Steer(ModelOptions):
+    """Answer a prompt under a saved steering."""
+
+    prompt: str = tyro.MISSING
+    """One user turn on a chat model, plain text on a base model."""
+    steering: Path = tyro.MISSING
+    """A file that `fit` or `demo` wrote."""
+    alpha: float = 1.0
+    """Strength."""
+    max_new_tokens: int = 128
+    """Longest response, in tokens."""
+    temperature: float = 1.0
+    """0 for greedy decoding."""
+    seed: int = 0
+    """The same seed gives the same response."""
+
+    def run(self) -> None:
+        """Load, steer, print."""
+        from psr_lens.steering import load_steering
+
+        steering = load_steering(self.steering)
+        model = self.load()
+        with steering.applied(model, self.alpha):
+            print(
+                model.generate(
+                    self.prompt,
+                    max_new_tokens=self.max_new_tokens,
+                    temperature=self.temperature,
+                    seed=self.seed,
+                )
+            )

@@ -1,0 +1,109 @@
+"""Where a transformers model keeps its decoder layers, and whether a steering belongs to it."""
+
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from psr_lens.models.numerics import Fingerprint, probe_ids, sum_up
+from psr_lens.steering.base import Steering, SumSteering
+from psr_lens.steering.provenance import check_origin
+
+_PATHS: Final = (
+    "model.layers",  # Llama, Mistral, Qwen, Gemma, and most others
+    "model.language_model.layers",  # the language model of one that also sees images
+    "transformer.h",  # GPT-2, GPT-J, Falcon, Bloom
+    "gpt_neox.layers",
+)
+_FINGERPRINTS: "WeakKeyDictionary[nn.Module, Fingerprint]" = WeakKeyDictionary()
+
+
+def modules_down_to_layers(hf_model: Any) -> list[nn.Module]:
+    """The model, the modules inside it on the way to its decoder layers, and their list, last.
+
+    Raises:
+        ValueError: If it is no such model.
+    """
+    for path in _PATHS:
+        way: list[Any] = [hf_model]
+        for name in path.split("."):
+            way.append(getattr(way[-1], name, None))
+        if isinstance(way[-1], nn.ModuleList) and hasattr(hf_model, "config"):
+            return way
+    raise ValueError(
+        f"no decoder layers found in this {type(hf_model).__name__} (looked for "
+        f"{', '.join(_PATHS)}): pass a decoder-only model that AutoModelForCausalLM loaded; a model "
+        "of load_model is steered by applied(...)"
+    )
+
+
+def decoder_layers(hf_model: Any) -> nn.ModuleList:
+    """The decoder layers: what each gives out is the residual stream after a block.
+
+    Raises:
+        ValueError: If there are none where they are looked for.
+    """
+    layers = modules_down_to_layers(hf_model)[-1]
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def residual_of(output: Any) -> Tensor:
+    """The residual stream in what a decoder layer gives out: a tensor, or a tuple that begins with one."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def check_belongs(steering: Steering, hf_model: Any) -> None:
+    """Refuse a transformers model that a steering, or a part of it, does not belong to.
+
+    Raises:
+        ValueError: If it was fitted on another model, or covers a layer that the model lacks.
+    """
+    if isinstance(steering, SumSteering):
+        for _, part in steering.parts:
+            check_belongs(part, hf_model)
+        return
+    check_origin(
+        steering.provenance,
+        max(steering.layers, default=-1),
+        hf_model.config.name_or_path or type(hf_model).__name__,
+        len(decoder_layers(hf_model)),
+        lambda: hf_fingerprint(hf_model),
+    )
+
+
+@torch.no_grad()
+def hf_fingerprint(hf_model: Any) -> Fingerprint:
+    """The same numbers as `model_fingerprint` takes, on a transformers model.
+
+    Taken once per model: hooks and folded vectors would show in it.
+    """
+    if hf_model in _FINGERPRINTS:
+        return _FINGERPRINTS[hf_model]
+    layers = decoder_layers(hf_model)
+    seen: dict[int, Tensor] = {}
+
+    def recorder(layer: int):
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            seen[layer] = residual_of(output)[0, -1].double().cpu()
+
+        return hook
+
+    d_vocab = hf_model.config.get_text_config().vocab_size
+    ids = torch.tensor([probe_ids(d_vocab)], device=hf_model.device)
+    training = [module for module in hf_model.modules() if module.training]
+    handles = [layer.register_forward_hook(recorder(index)) for index, layer in enumerate(layers)]
+    try:
+        # Dropout would blur it.
+        for module in training:
+            module.training = False
+        output = hf_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in training:
+            module.training = True
+    resid = torch.stack([seen[layer] for layer in range(len(layers))])
+    _FINGERPRINTS[hf_model] = sum_up(resid, output.logits[0, -1], hf_model.dtype)
+    return _FINGERPRINTS[hf_model]

@@ -1,0 +1,125 @@
+"""A constant steering in the weights does what hooks at every position do, and can be undone."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, FalconConfig
+
+from psr_lens.steering import ConstantSteering
+from psr_lens.steering.provenance import provenance
+from tests.tiny import FAMILIES
+from tests.tiny_models import BACKENDS, checkpoint, tiny_model
+
+IDS = torch.tensor([[3, 14, 15, 9, 2, 6, 5, 3, 5, 8, 9, 7]])
+LAYERS = (0, 2)
+
+
+def hf_model(family, seed=0, dtype=torch.float64):
+    return AutoModelForCausalLM.from_pretrained(
+        checkpoint(family, seed), dtype=dtype, attn_implementation="eager"
+    ).eval()
+
+
+def constant(width=32, seed=5, **options):
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(len(LAYERS), width, generator=generator, dtype=torch.float64)
+    return ConstantSteering(vectors, LAYERS, **options)
+
+
+@torch.no_grad()
+def logits(model, ids=IDS):
+    return model(ids, use_cache=False).logits
+
+
+def bits(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folded_is_hooked_at_every_position_and_undone_is_untouched(family):
+    model, steering = hf_model(family), constant()
+    before, weights = logits(model), bits(model)
+    classes = [type(module) for module in model.modules()]
+    # A prompt of one column: everything lies on the surface.
+    with steering.to_hf(model, alpha=1.3, prompt_length=1):
+        hooked = logits(model)
+    folded = steering.fold_into(model, alpha=1.3)
+    torch.testing.assert_close(logits(model), hooked, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(hooked, before)
+    # No hook is left to pay for.
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    folded.undo()
+    folded.undo()
+    assert torch.equal(logits(model), before)
+    assert [type(module) for module in model.modules()] == classes
+    restored = model.state_dict()
+    assert restored.keys() == weights.keys()
+    assert all(torch.equal(restored[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+def test_folds_add_up_and_are_undone_in_order(family):
+    model, one, two = hf_model(family), constant(seed=1), constant(seed=2)
+    before = logits(model)
+    with (one + 0.5 * two).to_hf(model, prompt_length=1):
+        both = logits(model)
+    first = one.fold_into(model)
+    only_one = logits(model)
+    with two.fold_into(model, alpha=0.5):
+        torch.testing.assert_close(logits(model), both, rtol=1e-9, atol=1e-9)
+        with pytest.raises(ValueError, match="undo the later change first"):
+            first.undo()
+        torch.testing.assert_close(logits(model), both, rtol=1e-9, atol=1e-9)
+    assert torch.equal(logits(model), only_one)
+    first.undo()
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_a_folded_model_is_saved_with_its_steering(family, tmp_path):
+    model = hf_model(family)
+    constant().fold_into(model)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float64, attn_implementation="eager"
+    )
+    torch.testing.assert_close(logits(again), logits(model), rtol=1e-9, atol=1e-9)
+
+
+def test_generation_follows_the_weights_and_hooks_come_on_top():
+    model, one, two = hf_model("qwen2", dtype=torch.float32), constant(seed=1), constant(seed=2)
+    origin = provenance(tiny_model("qwen2", BACKENDS[0]))
+    named = ConstantSteering(two.vectors, LAYERS, provenance=origin)
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    plain = model.generate(IDS, **options)
+    with one.fold_into(model):
+        folded = model.generate(IDS, **options)
+        assert not torch.equal(folded, plain)
+        assert torch.equal(model.generate(IDS, use_cache=False, **options), folded)
+        # What lies in the weights does not make the model a stranger.
+        with named.to_hf(model, alpha=5.0):
+            assert not torch.equal(model.generate(IDS, **options), folded)
+    assert torch.equal(model.generate(IDS, **options), plain)
+
+
+def test_made_biases_need_gradients_only_where_their_weights_do():
+    model = hf_model("llama").requires_grad_(False)
+    with constant().fold_into(model):
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_one_clear_line():
+    origin = provenance(tiny_model("llama", BACKENDS[0]))
+    with pytest.raises(ValueError, match="does not belong to"):
+        constant(provenance=origin).fold_into(hf_model("llama", seed=1))
+    with pytest.raises(ValueError, match="alpha=inf"):
+        constant().fold_into(hf_model("llama"), alpha=float("inf"))
+    config = FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4)
+    with pytest.raises(ValueError, match=r"model type 'falcon'.*gpt_neox; for others use to_hf"):
+        constant().fold_into(AutoModelForCausalLM.from_config(config))
+    gemma = hf_model("gemma2")
+    norm = gemma.model.layers[2].post_feedforward_layernorm
+    norm.forward = norm.forward
+    before = bits(gemma)
+    with pytest.raises(ValueError, match="was given another forward"):
+        constant().fold_into(gemma)
+    assert gemma.state_dict().keys() == before.keys()
