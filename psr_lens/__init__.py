@@ -11,22 +11,29 @@ if TYPE_CHECKING:
     __version__: str
     from psr_lens import demo, plots
     from psr_lens._types import TokenValues
+    from psr_lens.comparison import Comparison, compare
     from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
     from psr_lens.faithfulness import (
         FaithfulnessReport,
         measure_faithfulness,
         measure_selectivity,
     )
-    from psr_lens.fitting import FitReport, fit
+    from psr_lens.fitting import FitReport, Recipe, fit
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
     from psr_lens.prompts import PromptPair, instruct, load_pairs
     from psr_lens.responses import Example, SteeringDataset, sample_responses
     from psr_lens.steering import (
         PSR,
+        ActAdd,
         Coefficients,
         ConstantSteering,
+        DirectionalAblation,
+        LoReFT,
         OracleSteering,
+        ProjectionMatch,
+        ReFTr1,
         Steering,
+        SumSteering,
         load_steering,
     )
 
@@ -50,33 +57,51 @@ _MODULE_OF_NAME = {
     "ConstantSteering": "steering",
     "OracleSteering": "steering",
     "Steering": "steering",
+    "ActAdd": "steering",
+    "DirectionalAblation": "steering",
+    "LoReFT": "steering",
+    "ProjectionMatch": "steering",
+    "ReFTr1": "steering",
+    "SumSteering": "steering",
     "load_steering": "steering",
     "FitReport": "fitting",
+    "Recipe": "fitting",
     "fit": "fitting",
     "FaithfulnessReport": "faithfulness",
     "measure_faithfulness": "faithfulness",
     "measure_selectivity": "faithfulness",
+    "Comparison": "comparison",
+    "compare": "comparison",
 }
 _SUBMODULES = ("demo", "plots")
 
 __all__ = [
     "PSR",
+    "ActAdd",
     "Coefficients",
+    "Comparison",
     "ConstantSteering",
+    "DirectionalAblation",
     "Example",
     "FaithfulnessReport",
     "FitReport",
     "HookedModel",
+    "LoReFT",
     "OracleSteering",
+    "ProjectionMatch",
     "PromptDeltas",
     "PromptPair",
     "RawText",
+    "ReFTr1",
+    "Recipe",
     "Steering",
     "SteeringDataset",
+    "SumSteering",
     "TokenValues",
     "__version__",
     "as_hooked_model",
     "collect_deltas",
+    "compare",
     "demo",
     "fit",
     "instruct",

@@ -15,6 +15,7 @@ from psr_lens.steering import Steering
 if TYPE_CHECKING:
     import pandas
 
+_HAS_BEST: Final = ("dim", "pca", "const", "psr", "actadd", "projection")
 # Options that only some methods take, with what leaves them out.
 _OF_SOME: Final = {
     "objective": ("const", "psr", "loreft", "reft_r1"),
@@ -115,14 +116,7 @@ def compare(
         }
         if options.get("solver") == "replay" and method in ("loreft", "reft_r1"):
             own["solver"] = "live"
-        if options.get("layers") == "best" and method not in (
-            "dim",
-            "pca",
-            "const",
-            "psr",
-            "actadd",
-            "projection",
-        ):
+        if options.get("layers") == "best" and method not in _HAS_BEST:
             own["layers"] = "all"
         steering = fit(hooked, data, method=method, progress=progress, **own)
         steerings[method if method not in steerings else f"{method} ({len(steerings)})"] = steering

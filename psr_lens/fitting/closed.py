@@ -6,7 +6,13 @@ from typing import Final
 import torch
 
 from psr_lens._types import Surface
-from psr_lens.deltas import example_batches, iter_batches, local_deltas, surface_residuals
+from psr_lens.deltas import (
+    example_batches,
+    iter_batches,
+    local_deltas,
+    surface_residuals,
+    working_dtype,
+)
 from psr_lens.fitting.report import StageReport
 from psr_lens.fitting.statistics import DeltaMoments, delta_moments, principal_vector
 from psr_lens.models import HookedModel
@@ -60,10 +66,11 @@ def closed_form(
     moments = delta_moments(
         model, data, surface, second=method == "pca", batch_size=batch_size, progress=progress
     )
+    dtype = working_dtype(model.dtype)
     if method == "ablation":
-        return _ablation(moments, surface), {}
+        return _ablation(moments, surface, dtype), {}
     if method == "projection":
-        return _projection(moments, surface), {}
+        return _projection(moments, surface, dtype), {}
     vectors = moments.mean
     if moments.second is not None:
         pairs = zip(moments.mean, moments.second, strict=True)
@@ -74,29 +81,29 @@ def closed_form(
     reports = {layer: StageReport(layer, share, None, 0) for layer, share in enumerate(shares)}
 
     def constant(layers: Sequence[int]) -> Steering:
-        return ConstantSteering(vectors[list(layers)].float(), layers, surface=surface)
+        return ConstantSteering(vectors[list(layers)].to(dtype), layers, surface=surface)
 
     return constant, reports
 
 
-def _projection(moments: DeltaMoments, surface: Surface) -> Maker:
+def _projection(moments: DeltaMoments, surface: Surface, dtype: torch.dtype) -> Maker:
     units = torch.nn.functional.normalize(moments.prompt_mean, dim=1)
     targets = (units * moments.prompt_steered).sum(dim=1)
 
     def make(layers: Sequence[int]) -> Steering:
         chosen = list(layers)
         return ProjectionMatch(
-            units[chosen].float(), targets[chosen].float(), layers, surface=surface
+            units[chosen].to(dtype), targets[chosen].to(dtype), layers, surface=surface
         )
 
     return make
 
 
-def _ablation(moments: DeltaMoments, surface: Surface) -> Maker:
+def _ablation(moments: DeltaMoments, surface: Surface, dtype: torch.dtype) -> Maker:
     # One direction for all layers, as in the source; there validation picks its layer, here the
     # layer whose mean delta holds the largest share of the energy gives it.
     shares = moments.mean.square().sum(dim=1) / moments.energy.clamp_min(1e-30)
-    direction = moments.mean[int(shares.argmax())].float()
+    direction = moments.mean[int(shares.argmax())].to(dtype)
 
     def make(layers: Sequence[int]) -> Steering:
         return DirectionalAblation(direction.repeat(len(layers), 1), layers, surface=surface)
@@ -137,5 +144,10 @@ def _oracle(
         local = local_deltas(model, base, target, surface).double().cpu()
         second += local.mT @ local
     # Eigenvalues come in ascending order.
-    leading = torch.linalg.eigh(second).eigenvectors[:, :, -rank:].mT.flip(1).float()
+    leading = (
+        torch.linalg.eigh(second)
+        .eigenvectors[:, :, -rank:]
+        .mT.flip(1)
+        .to(working_dtype(model.dtype))
+    )
     return lambda layers: OracleSteering(layers, basis=leading[list(layers)], surface=surface)

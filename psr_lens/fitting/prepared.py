@@ -187,5 +187,5 @@ class LiveBatch:
         return tokens, on, ends
 
 
-def _right_padded(parts: Sequence[Float[Tensor, "pos d_model"]]) -> Tensor:
+def _right_padded(parts: Sequence[Tensor]) -> Float[Tensor, "batch pos d_model"]:
     return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
