@@ -29,7 +29,7 @@ def run(bench: Bench) -> Iterator[Figure]:
 def _ratios(bench: Bench, name: str, backend: str, prompt: int) -> Iterator[Figure]:
     sizes = bench.sizes
     model = bench.model(name, backend)
-    examples = make_examples(sizes.examples, prompt, sizes.response)
+    examples = make_examples(bench.count(prompt), prompt, sizes.response)
     batches = plain.both_batches(model, examples, sizes.batch_size)
 
     def extract(local: bool) -> None:

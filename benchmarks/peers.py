@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import plain
 from benchmarks.figures import Figure, Skipped
 from benchmarks.models import Texts, as_dataset, make_texts
 from benchmarks.sizes import BACKENDS, Bench
@@ -28,6 +29,7 @@ PEERS_PYTHON = _HERE.parent / ".venv-peers" / "bin" / "python"
 PACKAGES = ("steering-vectors", "repeng")
 _OURS = {"hooked": "dim, hooked", "bridge": "dim, bridge"}
 _FORWARDS = "two forwards"
+_BARE = "two forwards, bridge"
 
 
 def run(bench: Bench) -> Iterator[Figure | Skipped]:
@@ -103,10 +105,11 @@ def child(
 
 def _compare(bench: Bench, name: str, prompt: int) -> Iterator[Figure]:
     sizes = bench.sizes
-    texts = make_texts(sizes.examples, prompt)
+    texts = make_texts(bench.count(prompt), prompt)
     models = {backend: bench.model(name, backend) for backend in BACKENDS}
     examples = last_token_examples(models["bridge"], texts)
     data = as_dataset(examples)
+    batches = plain.both_batches(models["bridge"], examples, sizes.batch_size)
     found: dict[str, Tensor] = {}
 
     def dim(backend: str) -> None:
@@ -125,6 +128,7 @@ def _compare(bench: Bench, name: str, prompt: int) -> Iterator[Figure]:
         }
         contenders |= {_OURS[own]: (lambda own=own: dim(own)) for own in BACKENDS}
         contenders["extraction, bridge"] = extract
+        contenders[_BARE] = lambda: [plain.forward(models["bridge"], batch) for batch in batches]
         timings = alternate(contenders, sizes.repeats)
         ask("repeng mean")
         theirs = saved()
@@ -145,11 +149,11 @@ def _compare(bench: Bench, name: str, prompt: int) -> Iterator[Figure]:
                 bound=NO_SLOWER if backend == "bridge" else None,
                 seconds=timings.medians(),
             )
-    yield figure(
-        "accumulated deltas / steering-vectors",
-        timings.ratio("extraction, bridge", "steering-vectors"),
-        "bridge",
-    )
+    for ours, what in (
+        ("extraction, bridge", "accumulated deltas / steering-vectors"),
+        (_BARE, "two bare forwards of the bridge / steering-vectors"),
+    ):
+        yield figure(what, timings.ratio(ours, "steering-vectors"), "bridge")
     for backend in BACKENDS:
         for package in PACKAGES:
             # The last of repeng's hidden states has the final norm behind it.

@@ -22,7 +22,7 @@ class Sizes:
         width: Its width.
         prompts: Prompt lengths in tokens.
         response: Response length in tokens.
-        examples: Examples of extraction and of difference in means.
+        examples: Examples of extraction and of difference in means, at the shortest prompts.
         batch_size: Examples per forward pass.
         fit_examples: Training examples of a fit, and of its held-out half.
         fit_batch_size: Examples per optimiser step.
@@ -33,7 +33,7 @@ class Sizes:
         growth: Factors by which each size grows.
     """
 
-    repeats: int = 7
+    repeats: int = 5
     fit_repeats: int = 3
     layers: int = 12
     width: int = 512
@@ -112,6 +112,11 @@ class Bench:
                 self.checkpoint(name), backend=backend, device="cpu"
             )
         return self._models[name, backend]
+
+    def count(self, prompt: int) -> int:
+        """Examples at a prompt length: fewer long ones, but a whole batch of them."""
+        fewer = self.sizes.examples * self.sizes.prompts[0] // prompt
+        return max(self.sizes.batch_size, fewer)
 
     def close(self) -> None:
         """Delete the checkpoints."""

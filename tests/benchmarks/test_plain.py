@@ -80,7 +80,8 @@ def test_the_gradient_through_all_layers_is_that_of_finite_differences(model, da
     layers = range(model.n_layers)
     own = heads(model, layers)
     plain.mse_loss(model, data, own, layers).backward()
-    step = 1e-6
+    # The bridge takes attention scores to float32, so only a longer step is seen above rounding.
+    step, rtol = (1e-4, 1e-2) if model.backend == "bridge" else (1e-6, 1e-5)
     for i in range(3):
         generator = torch.Generator().manual_seed(i)
         along = torch.randn(own.parts[i].shape, generator=generator, dtype=torch.float64)
@@ -92,7 +93,7 @@ def test_the_gradient_through_all_layers_is_that_of_finite_differences(model, da
 
         slope = (shifted(1) - shifted(-1)) / (2 * step)
         torch.testing.assert_close(
-            (own.parts[i].grad * along).sum(), slope.detach(), rtol=1e-5, atol=1e-8
+            (own.parts[i].grad * along).sum(), slope.detach(), rtol=rtol, atol=1e-8
         )
 
 
