@@ -58,8 +58,9 @@ def fit_psr(model: HookedModel, data: SteeringDataset, solver: str, bench: Bench
 
 def initial_heads(model: HookedModel, seed: int) -> plain.Heads:
     """Where `live` starts from at this seed, all layers, one head."""
-    live = importlib.import_module("psr_lens.fitting.live")
-    return plain.Heads(*live.initial_heads(model.n_layers, 1, model.d_model, seed=seed))
+    trainable = importlib.import_module("psr_lens.fitting.trainable")
+    heads = trainable.random_heads(model.n_layers, 1, model.d_model, seed)
+    return plain.Heads(*(part.to(model.device, model.dtype) for part in heads))
 
 
 def curve_gap(ours: Sequence[float], reference: Sequence[float]) -> float:
@@ -76,9 +77,8 @@ def curve_gap(ours: Sequence[float], reference: Sequence[float]) -> float:
 def _live_against_plain(bench: Bench, name: str, prompt: int) -> Iterator[Figure]:
     sizes = bench.sizes
     model = bench.model(name, _BACKEND)
-    # A dev part of its own, so that both train on the same examples.
-    examples = make_examples(sizes.fit_examples + 1, prompt, sizes.response)
-    train, dev = examples[:-1], examples[-1:]
+    # One group, so that no dev part is set aside and both train on the same examples.
+    train = make_examples(sizes.fit_examples, prompt, sizes.response, group="pairs")
     losses: dict[str, Sequence[float]] = {}
 
     def run_plain() -> None:
@@ -92,7 +92,7 @@ def _live_against_plain(bench: Bench, name: str, prompt: int) -> Iterator[Figure
         )[1]
 
     def run_live() -> None:
-        steering = fit_psr(model, as_dataset(train, dev), "live", bench)
+        steering = fit_psr(model, as_dataset(train), "live", bench)
         losses["live"] = steering.fit_report.losses
 
     timings = alternate(

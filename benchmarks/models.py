@@ -106,9 +106,18 @@ def make_texts(
 
 
 def make_examples(
-    count: int, prompt: int, response: int, *, instruction: int = 20, first: int = 0
+    count: int,
+    prompt: int,
+    response: int,
+    *,
+    instruction: int = 20,
+    first: int = 0,
+    group: str = "",
 ) -> tuple[Example, ...]:
-    """The same as token ids, each with a response of random words."""
+    """The same as token ids, each with a response of random words.
+
+    Every pair is a group of its own, unless they are all of one given group.
+    """
     vocabulary = _vocabulary()
     _, ids = _words()
     examples = []
@@ -118,7 +127,8 @@ def make_examples(
             for text in (texts.base, texts.steered)
         )
         answer = random.Random(5000 + first + i).choices(ids, k=response)
-        pair = PromptPair(RawText(texts.base), RawText(texts.steered), group=f"pair {first + i}")
+        own = group or f"pair {first + i}"
+        pair = PromptPair(RawText(texts.base), RawText(texts.steered), group=own)
         examples.append(Example(pair, base, steered, tuple(answer)))
     return tuple(examples)
 
