@@ -48,11 +48,17 @@ def run_replay(bench: Bench) -> Iterator[Figure | Skipped]:
         yield from _replay_against_live(bench, name)
 
 
-def fit_psr(model: HookedModel, data: SteeringDataset, solver: str, bench: Bench) -> Steering:
+def fit_psr(
+    model: HookedModel,
+    data: SteeringDataset,
+    solver: str,
+    bench: Bench,
+    epochs: int | None = None,
+) -> Steering:
     """A-PSR by one of our solvers, `live` by the paper's recipe."""
     options: dict[str, Any] = {"solver": solver, "batch_size": bench.sizes.fit_batch_size}
     if solver == "live":
-        options |= {"objective": "mse", "recipe": "paper", "epochs": bench.sizes.epochs}
+        options |= {"objective": "mse", "recipe": "paper", "epochs": epochs or bench.sizes.epochs}
     return fit(model, data, method="psr", layers="all", seed=0, n_heads=1, **options)
 
 
