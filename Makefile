@@ -9,15 +9,18 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 # Processes that share the tests.
 WORKERS ?= 2
+# More flags for the benchmarks: make bench BENCH_FLAGS="--only live peers"
+BENCH_FLAGS ?=
 
 BIN := .venv/bin
 TL4_BIN := .venv-tl4/bin
+PEERS_BIN := .venv-peers/bin
 PYTEST := -m pytest -n $(WORKERS) --dist=worksteal
 TESTS_OF_MODELS := $(wildcard tests/models tests/integration)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-tl4 lint format types notebooks docs clean
+.PHONY: help demo test test-tl4 lint format types notebooks docs peers bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,8 +52,13 @@ docs: .venv/.docs ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+peers: .venv-peers/.done ## Install the packages that ours is measured against
+
+bench: .venv/.dev .venv-peers/.done ## Measure the speed, write benchmarks/results.json, docs/speed.md
+	$(BIN)/python -m benchmarks.speed $(BENCH_FLAGS)
+
 clean: ## Remove everything that these commands made
-	rm -rf .venv .venv-tl4 demo-report docs/_build docs/_plotly docs/notebooks build dist
+	rm -rf .venv .venv-tl4 .venv-peers demo-report docs/_build docs/_plotly docs/notebooks build dist
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -78,4 +86,9 @@ INSTALL := -m pip install --no-compile
 
 .venv-tl4/.dev: pyproject.toml constraints-tl4.txt | .venv-tl4/bin/python
 	$(TL4_BIN)/python $(INSTALL) $(PIP_FLAGS) -c constraints-tl4.txt -e ".[dev]"
+	@touch $@
+
+# What is asked for stands in the constraints too, so they are all that there is to install.
+.venv-peers/.done: constraints-peers.txt | .venv-peers/bin/python
+	$(PEERS_BIN)/python $(INSTALL) $(PIP_FLAGS) -r constraints-peers.txt
 	@touch $@

@@ -39,20 +39,28 @@ class PromptDeltas:
         tokens: The surface tokens as text.
         surface: `R` or `QR`.
         accumulated: `D_acc`, float32 (float64 for a float64 model), on the CPU.
-        local: `D_loc`, likewise.
+        local: `D_loc`, likewise; None where it was not asked for.
     """
 
     example: Example
     tokens: tuple[str, ...]
     surface: Surface
     accumulated: Float[Tensor, "layer pos d_model"]
-    local: Float[Tensor, "layer pos d_model"]
+    local: Float[Tensor, "layer pos d_model"] | None
 
     def norms(self, kind: Kind = "accumulated") -> Float[Tensor, "layer pos"]:
-        """Euclidean norm of the delta at every layer and token."""
+        """Euclidean norm of the delta at every layer and token.
+
+        Raises:
+            ValueError: If the kind is unknown, or the local delta is wanted and was not asked for when
+                they were collected.
+        """
         if kind not in get_args(Kind):
             raise ValueError(f"kind={kind!r}: choose 'accumulated' or 'local'")
-        return (self.accumulated if kind == "accumulated" else self.local).norm(dim=-1)
+        deltas = self.accumulated if kind == "accumulated" else self.local
+        if deltas is None:
+            raise ValueError("the local deltas were left out: collect them with local=True")
+        return deltas.norm(dim=-1)
 
     def token_values(self, kind: Kind = "accumulated") -> TokenValues:
         """The norms, ready to be drawn."""
@@ -77,6 +85,7 @@ def collect_deltas(
     data: Sequence[Example],
     *,
     surface: Surface = "R",
+    local: bool = True,
     batch_size: int = 32,
     progress: bool = False,
 ) -> list[PromptDeltas]:
@@ -88,12 +97,15 @@ def collect_deltas(
         model: A `HookedModel`, HookedTransformer or TransformerBridge.
         data: The examples.
         surface: `R` (last prompt token and response) or `QR` (question tokens too).
+        local: Whether to find the local deltas too, for a third pass over every batch.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
     """
     check_examples(data)
     found = dict(
-        iter_deltas(model, data, surface=surface, batch_size=batch_size, progress=progress)
+        iter_deltas(
+            model, data, surface=surface, local=local, batch_size=batch_size, progress=progress
+        )
     )
     return [found[i] for i in range(len(data))]
 
@@ -103,12 +115,13 @@ def iter_deltas(
     data: Sequence[Example],
     *,
     surface: Surface = "R",
+    local: bool = True,
     batch_size: int = 32,
     progress: bool = False,
 ) -> Iterator[tuple[int, PromptDeltas]]:
     """The same, one at a time with its place in the data, in length-sorted batches.
 
-    Holds no more than one batch; three forward passes per batch.
+    Holds no more than one batch. Three forward passes per batch, two without the local deltas.
     """
     hooked = as_hooked_model(model)
     check_surface(surface)
@@ -117,13 +130,13 @@ def iter_deltas(
         base, steered = example_batches(hooked, examples)
         target = surface_residuals(hooked, steered, surface)
         accumulated = target - surface_residuals(hooked, base, surface)
-        local = local_deltas(hooked, base, target, surface)
+        missing = local_deltas(hooked, base, target, surface) if local else None
         lengths = [example.surface_length(surface) for example in examples]
         parts = zip(
             indices,
             examples,
             accumulated.cpu().split(lengths, dim=1),
-            local.cpu().split(lengths, dim=1),
+            [None] * len(examples) if missing is None else missing.cpu().split(lengths, dim=1),
             strict=True,
         )
         for i, example, d_acc, d_loc in parts:

@@ -120,3 +120,21 @@ def test_surfaces_cover_the_right_tokens(model, data):
         assert torch.equal(qr.norms().shape and r.norms(), r.accumulated.norm(dim=-1))
         last_prompt_token = model.encoder.str_tokens([example.base_ids[-1]])[0]
         assert r.tokens[0] == last_prompt_token
+
+
+@on_core_models
+def test_without_the_local_deltas_a_batch_costs_two_passes(model, data):
+    passes = []
+    handle = model.raw.blocks[0].register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        short = collect_deltas(model, data, local=False)
+        assert len(passes) == 2
+        whole = collect_deltas(model, data)
+        assert len(passes) == 2 + 3
+    finally:
+        handle.remove()
+    for one, other in zip(short, whole, strict=True):
+        assert torch.equal(one.accumulated, other.accumulated)
+        assert one.local is None
+        with pytest.raises(ValueError, match="left out: collect them with local=True"):
+            one.norms("local")

@@ -1,0 +1,183 @@
+"""Fitting live against a plain loop, and fitting by replay against fitting live."""
+
+import importlib
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks import plain
+from benchmarks.figures import Figure, Skipped
+from benchmarks.models import as_dataset, make_examples
+from benchmarks.sizes import BACKENDS, Bench
+from benchmarks.timing import alternate
+from psr_lens.demo.experiment import fit_data, held_out_data
+from psr_lens.faithfulness import measure_faithfulness
+from psr_lens.fitting import fit
+from psr_lens.models import HookedModel
+from psr_lens.responses import SteeringDataset
+from psr_lens.steering import Steering
+
+SAME_CURVE = 1e-3
+LIVE_BOUNDS = {40: 2.0, 400: 5.0}
+REPLAY_BOUND = 10.0
+_BACKEND = BACKENDS[0]
+_TRAIT = "optimist"
+
+
+def live_is_here() -> bool:
+    """Whether `fit` has solvers to choose from."""
+    return "solver" in inspect.signature(fit).parameters
+
+
+def run_live(bench: Bench) -> Iterator[Figure | Skipped]:
+    """`live` and the plain loop from the same start, over the same batches."""
+    if not live_is_here():
+        yield Skipped("live", "fit() has no solver='live' yet")
+        return
+    for name in bench.names:
+        for prompt in bench.sizes.prompts:
+            yield from _live_against_plain(bench, name, prompt)
+
+
+def run_replay(bench: Bench) -> Iterator[Figure | Skipped]:
+    """`replay` and `live`: seconds, and the relative RMSE that each reaches."""
+    if not live_is_here():
+        yield Skipped("replay", "fit() has no solver='live' yet to compare with")
+        return
+    for name in bench.names:
+        yield from _replay_against_live(bench, name)
+
+
+def fit_psr(
+    model: HookedModel,
+    data: SteeringDataset,
+    solver: str,
+    bench: Bench,
+    epochs: int | None = None,
+) -> Steering:
+    """A-PSR by one of our solvers, `live` by the paper's recipe."""
+    options: dict[str, Any] = {"solver": solver, "batch_size": bench.sizes.fit_batch_size}
+    if solver == "live":
+        options |= {"objective": "mse", "recipe": "paper", "epochs": epochs or bench.sizes.epochs}
+    return fit(model, data, method="psr", layers="all", seed=0, n_heads=1, **options)
+
+
+def initial_heads(model: HookedModel, seed: int) -> plain.Heads:
+    """Where `live` starts from at this seed, all layers, one head."""
+    trainable = importlib.import_module("psr_lens.fitting.trainable")
+    heads = trainable.random_heads(model.n_layers, 1, model.d_model, seed)
+    return plain.Heads(*(part.to(model.device, model.dtype) for part in heads))
+
+
+def curve_gap(ours: Sequence[float], reference: Sequence[float]) -> float:
+    """Largest relative difference between two loss curves of the same length.
+
+    Raises:
+        ValueError: If they have not the same number of steps.
+    """
+    if len(ours) != len(reference):
+        raise ValueError(f"{len(ours)} steps against {len(reference)}: run the same on both")
+    return max(abs(a - b) / abs(b) for a, b in zip(ours, reference, strict=True))
+
+
+def _live_against_plain(bench: Bench, name: str, prompt: int) -> Iterator[Figure]:
+    sizes = bench.sizes
+    model = bench.model(name, _BACKEND)
+    # One group, so that no dev part is set aside and both train on the same examples.
+    train = make_examples(sizes.fit_examples, prompt, sizes.response, group="pairs")
+    losses: dict[str, Sequence[float]] = {}
+
+    def run_plain() -> None:
+        losses["plain"] = plain.fit_psr(
+            model,
+            train,
+            initial_heads(model, seed=0),
+            tuple(range(model.n_layers)),
+            epochs=sizes.epochs,
+            batch_size=sizes.fit_batch_size,
+        )[1]
+
+    def run_live() -> None:
+        steering = fit_psr(model, as_dataset(train), "live", bench)
+        losses["live"] = steering.fit_report.losses
+
+    timings = alternate(
+        {"plain loop": run_plain, "live": run_live}, sizes.fit_repeats, warm_up=False
+    )
+    case = (
+        f"prompts of {prompt}, {sizes.epochs} epochs of {len(train)} examples, "
+        f"batch {sizes.fit_batch_size}"
+    )
+    yield Figure(
+        "live",
+        name,
+        _BACKEND,
+        case,
+        "plain loop / live",
+        timings.ratio("plain loop", "live"),
+        LIVE_BOUNDS.get(prompt),
+        "higher",
+        timings.medians(),
+    )
+    yield Figure(
+        "live",
+        name,
+        _BACKEND,
+        case,
+        "largest relative difference of the loss curves",
+        curve_gap(losses["live"], losses["plain"]),
+        SAME_CURVE,
+    )
+
+
+def _replay_against_live(bench: Bench, name: str) -> Iterator[Figure]:
+    sizes = bench.sizes
+    model = bench.model(name, _BACKEND)
+    if name == "demo":
+        data, held_out = fit_data(model, _TRAIT, seed=0), held_out_data(model, _TRAIT, seed=1)
+        if len(data.train) > 8 * sizes.fit_examples:
+            kept = (*data.train[: 8 * sizes.fit_examples], *data.dev[: sizes.fit_examples])
+            data = SteeringDataset(kept, data.split_of_group, data.provenance)
+        text = f"sampled responses of the trait {_TRAIT}"
+    else:
+        count = sizes.fit_examples
+        examples = make_examples(3 * count, sizes.prompts[0], sizes.response)
+        data = as_dataset(examples[:count], examples[count : count + count // 2])
+        held_out = as_dataset((), (), examples[count + count // 2 :])
+        text = f"prompts of {sizes.prompts[0]}"
+    found: dict[str, Steering] = {}
+
+    def fitted(solver: str) -> None:
+        found[solver] = fit_psr(model, data, solver, bench)
+
+    timings = alternate(
+        {"replay": lambda: fitted("replay"), "live": lambda: fitted("live")},
+        sizes.fit_repeats,
+        warm_up=False,
+    )
+    case = f"{text}, {len(data.train)} examples, {sizes.epochs} live epochs"
+    yield Figure(
+        "replay",
+        name,
+        _BACKEND,
+        case,
+        "live / replay",
+        timings.ratio("live", "replay"),
+        REPLAY_BOUND if name == bench.large else None,
+        "higher",
+        timings.medians(),
+    )
+    for label, part in (("training", data.train), ("held-out", held_out)):
+        report = measure_faithfulness(model, found, part, n_bootstrap=0, allow_seen=True)
+        curves = report.relative_rmse
+        mean = {solver: sum(curves[solver].values) / model.n_layers for solver in found}
+        yield Figure(
+            "replay",
+            name,
+            _BACKEND,
+            case,
+            f"relative RMSE on {label} examples, replay / live",
+            mean["replay"] / mean["live"],
+            1.0,
+            note=f"{mean['replay']:.3f} and {mean['live']:.3f}, means over layers",
+        )

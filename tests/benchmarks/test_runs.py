@@ -1,0 +1,136 @@
+"""Every benchmark at its smallest size: what it feeds the contenders, and that it ends in figures."""
+
+import pytest
+import torch
+
+from benchmarks import extraction, fitting, generation, growth, memory, peers
+from benchmarks.models import CONTEXT, make_examples, make_texts
+from benchmarks.sizes import BACKENDS, QUICK, Bench
+from psr_lens.models import RawText, load_model
+from psr_lens.responses import sample_responses
+
+
+@pytest.fixture(scope="module")
+def bench():
+    made = Bench(QUICK)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def model(bench):
+    return bench.model(bench.large, BACKENDS[0])
+
+
+def test_the_llama_is_the_one_that_was_asked_for_and_the_same_every_time(bench, model):
+    assert (model.n_layers, model.d_model, model.n_ctx) == (2, 64, CONTEXT)
+    other = Bench(QUICK)
+    again = other.model(other.large, BACKENDS[0])
+    batch = model.pad([make_examples(1, 6, 4)[0].base_row])
+    with torch.no_grad():
+        assert torch.equal(model.logits(batch), again.logits(batch))
+    other.close()
+
+
+def test_the_demo_is_the_package_s_with_more_room(bench):
+    longer, plain = bench.model("demo", BACKENDS[0]), load_model("demo", backend=BACKENDS[0])
+    assert (plain.n_ctx, longer.n_ctx) == (256, CONTEXT)
+    batch = plain.pad([make_examples(1, 6, 4)[0].base_row])
+    with torch.no_grad():
+        assert torch.equal(longer.logits(batch), plain.logits(batch))
+
+
+def test_prompts_have_their_length_and_texts_are_the_same_tokens(model):
+    texts = make_texts(3, 40, instruction=20)
+    for text, example in zip(texts, make_examples(3, 40, 60, instruction=20), strict=True):
+        lengths = [len(ids) for ids in (example.base_ids, example.steered_ids)]
+        assert [*lengths, len(example.response_ids)] == [40, 60, 60]
+        assert example.question_length == 39
+        assert model.encoder.encode(RawText(text.base)).ids == example.base_ids
+        assert model.encoder.encode(RawText(text.steered)).ids == example.steered_ids
+    assert len(set(texts)) == 3
+    assert make_texts(1, 40, first=2)[0] == texts[2]
+
+
+def test_extraction(bench):
+    figures = list(extraction._ratios(bench, bench.large, BACKENDS[0], 6))
+    assert all(figure.value > 0 and figure.seconds != {} for figure in figures[:-1])
+    assert [figure.bound for figure in figures][-2:] == [extraction.BOUND, None]
+
+
+def test_the_peak_memory_is_printed_in_mebibytes(bench, capsys):
+    memory.main(str(bench.checkpoint(bench.large)), BACKENDS[0], "2", "6", "4", "2")
+    assert 50 < float(capsys.readouterr().out) < 50_000
+
+
+def test_steered_responses_run_to_their_full_length(bench, model):
+    steering = generation.random_psr(model)
+    pair = make_examples(1, 6, 4)[0].pair
+    everything = frozenset(range(model.d_vocab))
+    ends, model.encoder.end_token_ids = model.encoder.end_token_ids, everything
+    try:
+        with generation.never_ending(model), steering.applied(model):
+            data = sample_responses(model, [pair], max_new_tokens=5, progress=False)
+        assert len(data[0].response_ids) == 5
+        assert model.encoder.end_token_ids == everything
+    finally:
+        model.encoder.end_token_ids = ends
+    one, two = generation._rates(bench, bench.large, model, 2)
+    assert one.bound == generation.BOUND
+    assert two.value > 0
+
+
+def test_the_random_psr_pushes_at_every_layer(model):
+    examples = make_examples(2, 6, 4)
+    for found in generation.random_psr(model).coefficients(model, examples):
+        assert bool((found.values > 0).any(dim=1).all())
+
+
+def test_growth_gives_an_exponent_per_task(bench):
+    figures = list(growth._exponents(bench, BACKENDS[0], "layers"))
+    tasks = [figure.what for figure in figures]
+    assert tasks[:3] == ["bare forwards", "extraction", "dim"]
+    assert all(list(figure.seconds) == ["x1", "x2"] for figure in figures)
+
+
+def test_agreement_is_the_worst_layer_s():
+    vectors = torch.eye(3)
+    assert peers.agreement(vectors, vectors) == (1.0, 0.0)
+    other = vectors.clone()
+    other[2] = torch.tensor([0.0, 2.0, 0.0])
+    assert peers.agreement(other, vectors) == (0.0, 1.0)
+
+
+def test_pairs_for_the_peers_have_the_last_prompt_token_as_their_surface(model):
+    examples = peers.last_token_examples(model, make_texts(2, 6))
+    assert [example.surface_length("R") for example in examples] == [1, 1]
+    assert [len(example.base_ids) for example in examples] == [6, 6]
+
+
+@pytest.mark.skipif(not peers.PEERS_PYTHON.exists(), reason="make peers")
+def test_the_peers_find_the_same_vector(bench):
+    figures = list(peers._compare(bench, bench.large, 6))
+    parity = [figure for figure in figures if "mean difference" in figure.what]
+    assert len(parity) == 4 * len(BACKENDS)
+    assert all(figure.met for figure in parity)
+
+
+def test_a_curve_s_gap_is_its_largest_relative_difference():
+    assert fitting.curve_gap([1.0, 2.2], [1.0, 2.0]) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="1 steps against 2"):
+        fitting.curve_gap([1.0], [1.0, 2.0])
+
+
+def test_what_cannot_run_says_so(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(fitting, "live_is_here", lambda: False)
+    monkeypatch.setattr(peers, "PEERS_PYTHON", tmp_path / "python")
+    skipped = [*fitting.run_live(bench), *fitting.run_replay(bench), *peers.run(bench)]
+    assert [one.benchmark for one in skipped] == ["live", "replay", "peers"]
+    assert "make peers" in skipped[-1].why
+
+
+@pytest.mark.skipif(not fitting.live_is_here(), reason="fit() has no solver='live' yet")
+def test_live_walks_the_plain_loop_s_curve(bench):
+    ratio, gap = fitting._live_against_plain(bench, bench.large, 6)
+    assert ratio.value > 0
+    assert gap.met
