@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from psr_lens._types import (
     check_surface,
     resolve_layers,
 )
-from psr_lens.deltas import example_batches, iter_batches, surface_residuals
+from psr_lens.deltas import example_batches, iter_batches, surface_residuals, working_dtype
 from psr_lens.fitting.checkpoints import FitCheckpoint
 from psr_lens.fitting.closed import CLOSED, Maker, closed_form
 from psr_lens.fitting.live import LiveProblem, train
@@ -135,12 +135,13 @@ def fit(
     check_seed(seed)
     objective = _check_choices(method, objective, solver, n_heads, rank, along)
     examples, dev = _train_and_dev(data, seed)
-    if layers == "best":
+    best = isinstance(layers, str) and layers == "best"
+    if best:
         if method in ("oracle", "ablation") or method not in (*CLOSED, *REPLAYED):
             raise ValueError(f"layers='best' has no meaning for {method}: name layers, or 'all'")
         tried = tuple(range(hooked.n_layers))
     else:
-        tried = resolve_layers(layers, hooked.n_layers)
+        tried = resolve_layers(cast(Layers, layers), hooked.n_layers)
     own_recipe = _recipe(recipe, objective, method in REPLAYED and solver == "auto")
     changes = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     own_recipe = replace(own_recipe, **{k: v for k, v in changes.items() if v is not None})
@@ -157,7 +158,7 @@ def fit(
     settings = {
         **{key: value for key, value in origin.items() if key != "model"},
         "fingerprint": origin["model"]["fingerprint"],
-        "layers": [*tried, layers == "best"],
+        "layers": [*tried, best],
         "heads": [n_heads, rank],
         "recipe": asdict(own_recipe),
         "precision": str(precision),
@@ -167,7 +168,7 @@ def fit(
         examples,
         dev,
         tried,
-        layers == "best",
+        best,
         method,
         objective,
         solver,
@@ -305,7 +306,7 @@ def _trained(
     units = (
         units_of(prepared, model, layers)
         if recipe.adaptive
-        else Units.plain(len(layers), model.d_model).to(model.device)
+        else Units.plain(len(layers), model.d_model).to(model.device, working_dtype(model.dtype))
     )
     assert start is None or isinstance(start, PSR | ConstantSteering)
     trainable = make_trainable(

@@ -39,9 +39,10 @@ class Units:
             torch.zeros(n_layers, d_model), torch.ones(n_layers, d_model), torch.ones(n_layers)
         )
 
-    def to(self, device: torch.device) -> "Units":
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Units":
         """The same, there."""
-        return Units(self.mean.to(device), self.std.to(device), self.out.to(device))
+        parts = (part.to(device, dtype) for part in (self.mean, self.std, self.out))
+        return Units(*parts)
 
 
 class Trainable(ABC):

@@ -35,7 +35,10 @@ def data(model):
 
 @pytest.fixture(scope="module")
 def steerings(model, data):
-    return [fit(model, data, method="psr"), fit(model, data, method="dim", layers=1)]
+    return [
+        fit(model, data, method="psr", solver="replay"),
+        fit(model, data, method="dim", layers=1),
+    ]
 
 
 def test_no_steering_is_one_and_the_oracle_is_zero(model, data):

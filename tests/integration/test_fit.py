@@ -38,13 +38,13 @@ def test_dim_is_the_mean_accumulated_delta(model, data, surface):
 
 def test_at_one_layer_dim_and_const_are_the_same(model, data):
     dim = fit(model, data, method="dim", layers=1)
-    const = fit(model, data, method="const", layers=1)
-    assert torch.equal(dim.vectors, const.vectors)
+    const = fit(model, data, method="const", solver="replay", layers=1)
+    assert torch.allclose(dim.vectors, const.vectors, rtol=1e-9)
 
 
 def test_const_adds_the_mean_of_what_is_still_missing(model, data):
     """After stage `l` the mean difference to the prompted run at layer `l` is zero."""
-    steering = fit(model, data, method="const")
+    steering = fit(model, data, method="const", solver="replay")
     base, steered = example_batches(model, list(data.train))
     target = surface_residuals(model, steered, "R")
     found = surface_residuals(model, base, "R", steering.edits(model))
@@ -56,7 +56,7 @@ def test_const_adds_the_mean_of_what_is_still_missing(model, data):
 
 def test_stage_losses_are_those_of_a_run_under_the_steering(model, data):
     """What a stage reports is what a plain forward pass under the earlier stages leaves."""
-    psr = fit(model, data, method="psr")
+    psr = fit(model, data, method="psr", solver="replay")
     base, steered = example_batches(model, list(data.train))
     target = surface_residuals(model, steered, "R")
     for stage in psr.fit_report.stages:
@@ -70,37 +70,44 @@ def test_stage_losses_are_those_of_a_run_under_the_steering(model, data):
 
 
 def test_psr_beats_the_constant_where_it_was_fitted(model, data):
-    psr, const = fit(model, data, method="psr"), fit(model, data, method="const")
+    psr, const = (
+        fit(model, data, method="psr", solver="replay"),
+        fit(model, data, method="const", solver="replay"),
+    )
     for a, b in zip(psr.fit_report.stages[:1], const.fit_report.stages[:1], strict=True):
         assert a.train_loss < b.train_loss
 
 
 def test_batch_size_does_not_matter(model, data):
-    one = fit(model, data, method="const", batch_size=1)
-    many = fit(model, data, method="const", batch_size=64)
+    one = fit(model, data, method="const", solver="replay", batch_size=1)
+    many = fit(model, data, method="const", solver="replay", batch_size=64)
     assert (one.vectors - many.vectors).abs().max() < 1e-5 * many.vectors.abs().max()
 
 
 def test_best_layer_is_the_best_on_the_dev_split(model, data):
-    best = fit(model, data, method="psr", layers="best")
-    errors = best.fit_report.dev_relative_rmse
+    best = fit(model, data, method="psr", solver="replay", layers="best")
+    errors = best.fit_report.candidates
     assert len(errors) == model.n_layers
     assert best.layers == (min(range(model.n_layers), key=lambda layer: errors[layer]),)
     # Fitted beside the others, it is what it would be alone.
-    alone = fit(model, data, method="psr", layers=best.layers)
+    alone = fit(model, data, method="psr", solver="replay", layers=best.layers)
     assert torch.allclose(alone.w, best.w)
     assert torch.allclose(alone.z, best.z)
 
 
 def test_some_layers(model, data):
-    steering = fit(model, data, method="psr", layers=[2, 0], n_heads=2)
+    steering = fit(model, data, method="psr", solver="replay", layers=[2, 0], n_heads=2)
     assert steering.layers == (0, 2)
     assert steering.w.shape == (2, 2, model.d_model)
 
 
 def test_same_seed_same_file(model, data, tmp_path):
-    one = fit(model, data, method="psr", seed=4).save(tmp_path / "one").read_bytes()
-    two = fit(model, data, method="psr", seed=4).save(tmp_path / "two").read_bytes()
+    one = (
+        fit(model, data, method="psr", solver="replay", seed=4).save(tmp_path / "one").read_bytes()
+    )
+    two = (
+        fit(model, data, method="psr", solver="replay", seed=4).save(tmp_path / "two").read_bytes()
+    )
     assert one == two
 
 
@@ -134,7 +141,7 @@ def test_without_a_dev_split_some_training_groups_serve(model, data):
 
 
 def test_provenance_names_everything(model, data):
-    origin = fit(model, data, method="psr", seed=3).provenance
+    origin = fit(model, data, method="psr", solver="replay", seed=3).provenance
     assert origin["model"]["name"] == model.name
     assert origin["model"]["backend"] == model.backend
     assert origin["model"]["numerics"] == "unprocessed"
@@ -156,9 +163,18 @@ def test_the_oracle_needs_no_fit(model, data):
 
 def test_bad_arguments_are_one_line(model, data):
     for options, message in [
-        ({"method": "magic"}, "method='magic': choose one of dim, const, psr, oracle"),
+        ({"method": "magic"}, "method='magic': choose one of dim, pca, const"),
         ({"layers": [7]}, f"layers=[7] but the model has {model.n_layers} layers"),
-        ({"method": "oracle", "layers": "best"}, "layers='best' has no meaning for the oracle"),
+        ({"method": "oracle", "layers": "best"}, "layers='best' has no meaning for oracle"),
+        ({"method": "dim", "solver": "live"}, "dim has a closed form: leave objective and solver"),
+        ({"method": "dim", "n_heads": 2}, "n_heads=2 with method='dim': only psr has heads"),
+        ({"rank": 3}, "rank=3 with method='psr': only loreft and oracle"),
+        ({"solver": "replay", "objective": "ll"}, "replay solves mse for psr and const"),
+        ({"method": "loreft", "solver": "replay"}, "replay solves mse for psr and const"),
+        ({"objective": "mae"}, "objective='mae': choose 'mse' or 'll'"),
+        ({"solver": "magic"}, "solver='magic': choose 'auto', 'replay' or 'live'"),
+        ({"recipe": "soup"}, "recipe='soup': choose 'default', 'paper'"),
+        ({"n_heads": 0}, "n_heads=0: it must be at least 1"),
     ]:
         with pytest.raises(ValueError) as error:  # noqa: PT011
             fit(model, data, **options)

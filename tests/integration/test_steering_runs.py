@@ -28,7 +28,8 @@ def data(model):
 @pytest.fixture(scope="module", params=["psr", "const", "dim", "psr-QR"])
 def steering(request, model, data):
     method, _, surface = request.param.partition("-")
-    return fit(model, data, method=method, layers="all", surface=surface or "R")
+    solver = "auto" if method == "dim" else "replay"
+    return fit(model, data, method=method, layers="all", surface=surface or "R", solver=solver)
 
 
 on_responses = pytest.mark.parametrize("steering", ["psr", "const", "dim"], indirect=True)

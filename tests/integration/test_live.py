@@ -1,0 +1,272 @@
+"""The live solver: what it caches is what a whole run gives, and it stops, resumes and adapts."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from psr_lens.deltas import example_batches, surface_residuals
+from psr_lens.fitting import DEFAULT, PAPER, fit
+from psr_lens.fitting.fit import relative_rmse
+from psr_lens.fitting.live import LiveProblem
+from psr_lens.fitting.prepared import prepare, units_of
+from psr_lens.fitting.trainable import TrainableConstant, TrainablePSR, Units, random_heads
+from psr_lens.responses import sample_responses
+from psr_lens.steering import LoReFT, ReFTr1
+from tests.tiny_models import CORE_MODELS, instructed, tiny_model
+
+PLAIN = replace(PAPER["mse"], batch_size=4)
+
+
+@pytest.fixture(scope="module", params=CORE_MODELS, ids="-".join)
+def model(request):
+    return tiny_model(*request.param, dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    questions = [f"tell me {'more ' * (i % 3)}about animal {i}" for i in range(12)]
+    pairs = [instructed(model, q, "always be very kind and short") for q in questions]
+    return sample_responses(model, pairs, max_new_tokens=8, seed=0, progress=False)
+
+
+def trainable_psr(model, layers, units=None, adaptive=False):
+    heads = random_heads(len(layers), 2, model.d_model, seed=3)
+    heads = tuple(part.double() for part in heads)
+    plain = Units.plain(len(layers), model.d_model)
+    plain = Units(plain.mean.double(), plain.std.double(), plain.out.double())
+    return TrainablePSR(layers, heads, units or plain, adaptive)
+
+
+@pytest.mark.parametrize("surface", ["R", "QR"])
+@pytest.mark.parametrize("layers", [(0, 1, 2), (1,), (2,), (0, 2)])
+def test_the_loss_is_that_of_whole_runs(model, data, layers, surface):
+    """Prefixes from the cache, no layer below the first, against a plain pass under the steering."""
+    examples = list(data[:5])
+    trainable = trainable_psr(model, layers)
+    prepared = prepare(model, examples, layers[0], surface)
+    problem = LiveProblem(model, prepared, layers[0], "mse", PLAIN)
+    found = float(problem.loss(range(5), trainable).detach())
+    base, steered = example_batches(model, examples)
+    target = surface_residuals(model, steered, surface)
+    acted = surface_residuals(model, base, surface, trainable.steering(surface).edits(model))
+    expected = sum(
+        float((acted[k] - target[k]).square().mean()) for k in range(layers[0], model.n_layers)
+    )
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_likelihood_is_that_of_whole_runs(model, data):
+    examples = list(data[:5])
+    trainable = trainable_psr(model, (0, 1, 2))
+    prepared = prepare(model, examples, 0, "R")
+    problem = LiveProblem(model, prepared, 0, "ll", PLAIN)
+    found = float(problem.loss(range(5), trainable).detach())
+    ends = sorted(model.encoder.end_token_ids)
+    total, count = 0.0, 0
+    with trainable.steering("R").applied(model), torch.no_grad():
+        for example in examples:
+            logp = model.logits(model.pad([example.base_row]))[0].float().log_softmax(-1)
+            start = len(example.base_ids) - 1
+            for i, token in enumerate(example.response_ids):
+                total, count = total - float(logp[start + i, token]), count + 1
+            if example.finished:
+                total, count = total - float(logp[-1, ends].logsumexp(-1)), count + 1
+    assert found == pytest.approx(total / count, rel=1e-5)
+
+
+def test_the_gradient_is_that_of_the_loss(model, data):
+    examples = list(data[:3])
+    prepared = prepare(model, examples, 0, "R")
+    problem = LiveProblem(model, prepared, 0, "mse", PLAIN)
+    trainable = trainable_psr(model, (0, 1, 2))
+    # Alive whatever the token, so that the step of a finite difference crosses no kink.
+    with torch.no_grad():
+        trainable.parameters["b"] += 20
+    problem.loss(range(3), trainable).backward()
+    for value in trainable.parameters.values():
+        place = tuple(
+            int(i) for i in (value.grad == value.grad.abs().max()).nonzero()[:1].flatten()
+        )
+        if not place:
+            place = tuple(int(i) for i in (value.grad == -value.grad.abs().max()).nonzero()[0])
+        step = 1e-3 * max(1.0, float(value[place].detach().abs()))
+        losses = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                value[place] += sign * step
+                losses.append(float(problem.loss(range(3), trainable)))
+                value[place] -= sign * step
+        numeric = (losses[0] - losses[1]) / (2 * step)
+        assert float(value.grad[place]) == pytest.approx(numeric, rel=1e-3)
+
+
+def test_units_change_the_coordinates_and_not_the_steering(model, data):
+    layers = (0, 1, 2)
+    prepared = prepare(model, list(data.train), 0, "R")
+    units = units_of(prepared, model, layers)
+    plain = trainable_psr(model, layers).steering("R")
+    scaled = trainable_psr(model, layers, units, adaptive=True).steering("R")
+    for name, tensor in plain.tensors().items():
+        assert torch.allclose(tensor, scaled.tensors()[name], rtol=1e-6, atol=1e-9)
+    vectors = torch.randn(3, model.d_model).double()
+    constant = TrainableConstant(layers, vectors, units, adaptive=True)
+    assert torch.allclose(constant.steering("R").vectors, vectors, rtol=1e-9)
+
+
+def test_live_learns_and_auto_is_no_worse_than_either(model, data):
+    live = fit(model, data, solver="live", epochs=60)
+    assert live.fit_report.losses[-1] < 0.8 * live.fit_report.losses[0]
+    replayed = fit(model, data, solver="replay")
+    auto = fit(model, data, solver="auto")
+    report = auto.fit_report
+    assert report.solver == "replay, then live"
+    # What is kept is the best that the dev split has seen, the replayed start included.
+    assert min(report.dev_losses) <= report.dev_losses[0]
+    dev = data.dev
+    errors = relative_rmse(model, [auto, replayed], dev, "R", 8)
+    tokens = sum(own * own for own in errors[0]), sum(own * own for own in errors[1])
+    assert tokens[0] <= tokens[1] * 1.05
+    assert report.dev_relative_rmse == pytest.approx(errors[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["psr", "const", "loreft", "reft_r1"])
+def test_the_likelihood_objective_falls(model, data, method):
+    steering = fit(model, data, method=method, objective="ll", solver="live", epochs=8)
+    report = steering.fit_report
+    assert report.objective == "ll"
+    assert min(report.dev_losses[1:]) < report.dev_losses[0] or (
+        report.losses[-1] < report.losses[0]
+    )
+
+
+def test_loreft_stays_orthonormal_and_reft_keeps_norm_1(model, data):
+    loreft = fit(model, data, method="loreft", rank=3, epochs=4)
+    assert isinstance(loreft, LoReFT)
+    gram = loreft.rotation @ loreft.rotation.mT
+    assert float((gram - torch.eye(3)).abs().max()) < 1e-6
+    assert loreft.fit_report.losses[-1] < loreft.fit_report.losses[0]
+    reft = fit(model, data, method="reft_r1", layers=1, epochs=3)
+    assert isinstance(reft, ReFTr1)
+    assert torch.allclose(reft.w.norm(dim=-1), torch.ones(1).to(reft.w))
+    assert float(reft.strength) >= 0
+
+
+def test_the_papers_recipe(model, data):
+    steering = fit(model, data, solver="live", recipe="paper", epochs=3)
+    batches = -(-steering.fit_report.examples // PAPER["mse"].batch_size)
+    assert len(steering.fit_report.losses) == 3 * batches
+    assert (PAPER["mse"].epochs, PAPER["ll"].epochs) == (15, 7)
+    assert (PAPER["mse"].lr, PAPER["mse"].weight_decay) == (1e-3, 1e-6)
+    assert PAPER["mse"].shuffle_seed == 123
+
+
+def test_dead_relus_are_felt(model, data):
+    """A head that never fires gets no gradient, but the objective says so."""
+    prepared = prepare(model, list(data[:4]), 0, "R")
+    trainable = trainable_psr(model, (0, 1, 2))
+    with torch.no_grad():
+        trainable.parameters["b"].fill_(-1e4)
+    recipe = replace(PLAIN, regulariser=0.1)
+    with torch.no_grad():
+        with_penalty = float(
+            LiveProblem(model, prepared, 0, "mse", recipe).loss(range(4), trainable)
+        )
+        without = float(LiveProblem(model, prepared, 0, "mse", PLAIN).loss(range(4), trainable))
+    assert with_penalty - without == pytest.approx(0.1 * 3, rel=1e-9)
+
+
+def test_normalised_loss_without_steering_is_one(model, data):
+    prepared = prepare(model, list(data[:4]), 1, "R")
+    nothing = TrainableConstant(
+        (1,),
+        torch.zeros(1, model.d_model).double(),
+        Units.plain(1, model.d_model),
+        adaptive=False,
+    )
+    recipe = replace(PLAIN, normalise=True)
+    problem = LiveProblem(model, prepared, 1, "mse", recipe)
+    assert float(problem.loss(range(4), nothing).detach()) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_negatives_push_the_other_way(model, data):
+    """Examples at strength -1 of the mirrored problem give the mirrored vector."""
+    positive = fit(model, data, method="const", layers=1, solver="replay")
+    flipped = data.weighted([0.0] * len(data), offset=-1.0)
+    negative = fit(model, flipped, method="const", layers=1, solver="replay")
+    assert torch.allclose(negative.vectors, -positive.vectors, rtol=1e-9)
+    live = fit(model, flipped, method="const", layers=1, solver="live", epochs=100)
+    cosine = torch.cosine_similarity(live.vectors, -positive.vectors, dim=1)
+    assert float(cosine) > 0.9
+    with pytest.raises(ValueError, match="1 scores for"):
+        data.weighted([1.0])
+
+
+# --- interrupted fits ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["live", "auto"])
+@pytest.mark.parametrize("after", [1, 3])
+def test_an_interrupted_fit_goes_on_bit_for_bit(model, data, tmp_path, monkeypatch, solver, after):
+    from psr_lens.fitting import checkpoints
+
+    options = {"solver": solver, "epochs": 5, "recipe": replace(DEFAULT, patience=0)}
+    whole = fit(model, data, **options)
+    saved = checkpoints.FitCheckpoint.save_live
+
+    def interrupted(self, state):
+        saved(self, state)
+        if state.epoch == after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.FitCheckpoint, "save_live", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, checkpoint=tmp_path, **options)
+    monkeypatch.setattr(checkpoints.FitCheckpoint, "save_live", saved)
+    resumed = fit(model, data, checkpoint=tmp_path, **options)
+    assert resumed.fit_report.losses == whole.fit_report.losses
+    assert (
+        resumed.save(tmp_path / "r" / "a").read_bytes()
+        == whole.save(tmp_path / "r" / "b").read_bytes()
+    )
+
+
+def test_replay_resumes_at_its_stage(model, data, tmp_path, monkeypatch):
+    from psr_lens.fitting import stages
+
+    whole = fit(model, data, solver="replay")
+    solve, solved = stages.fit_heads, []
+
+    def once(*args, **options):
+        if solved:
+            raise KeyboardInterrupt
+        solved.append(1)
+        return solve(*args, **options)
+
+    monkeypatch.setattr(stages, "fit_heads", once)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, solver="replay", checkpoint=tmp_path / "c")
+    monkeypatch.setattr(stages, "fit_heads", solve)
+    resumed = fit(model, data, solver="replay", checkpoint=tmp_path / "c")
+    assert resumed.save(tmp_path / "a").read_bytes() == whole.save(tmp_path / "b").read_bytes()
+    with pytest.raises(ValueError, match="of another fit"):
+        fit(model, data, solver="replay", n_heads=2, checkpoint=tmp_path / "c")
+
+
+# --- replay on disk -----------------------------------------------------------------------------
+
+
+def test_past_the_memory_limit_replay_uses_the_disk_and_gives_the_same(model, data):
+    free = fit(model, data, solver="replay")
+    tight = fit(model, data, solver="replay", max_memory=1000)
+    for name, tensor in free.tensors().items():
+        assert torch.equal(tensor, tight.tensors()[name])
+
+
+def test_forwards_are_counted(model, data):
+    report = fit(model, data, method="dim").fit_report
+    # Base and prompted run of the training examples; base, prompted and steered of the dev ones.
+    assert report.forwards == pytest.approx(2 * report.examples + 3 * report.dev_examples)
+    report = fit(model, data, method="const", solver="replay").fit_report
+    both = report.examples + report.dev_examples
+    assert report.forwards == pytest.approx(2 * both + 3 * report.dev_examples)
