@@ -1,0 +1,147 @@
+"""How close every method comes to the prompt, for every instruction of the demo world.
+
+    python -m benchmarks.methods          # both checkpoints, all instructions; half an hour
+    python -m benchmarks.methods --models demo --traits pirate
+
+Fits on the training animals, measures the relative RMSE on the held-out ones, writes
+`benchmarks/methods.json` after every instruction, and the tables of `docs/methods.md`.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from psr_lens.artifacts import write_bytes
+from psr_lens.demo.experiment import fit_data, held_out_data
+from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES
+from psr_lens.faithfulness import EQUIVALENT_PROMPT, measure_faithfulness
+from psr_lens.fitting import fit
+from psr_lens.models import HookedModel, load_model
+
+ROOT = Path(__file__).parents[1]
+NUMBERS = ROOT / "benchmarks" / "methods.json"
+PAGE = ROOT / "docs" / "methods.md"
+MODELS = ("demo", "demo-gpt2")
+FITS = {
+    "s-dim": {"method": "dim", "layers": "best"},
+    "s-const": {"method": "const", "layers": "best", "solver": "replay"},
+    "s-psr": {"method": "psr", "layers": "best", "solver": "replay"},
+    "a-const": {"method": "const", "solver": "replay"},
+    "a-psr replay": {"method": "psr", "solver": "replay"},
+    "a-psr live": {"method": "psr", "solver": "live"},
+    "a-psr k=1": {"method": "psr"},
+    "a-psr k=4": {"method": "psr", "n_heads": 4},
+    "a-psr k=16": {"method": "psr", "n_heads": 16},
+}
+NEAR = 0.05
+"""How near the paraphrase a method has to come to count as near."""
+
+
+def measure(model: HookedModel, name: str, seed: int = 0) -> dict:
+    """Everything about one instruction."""
+    train = fit_data(model, name, seed)
+    test = held_out_data(model, name, seed + 1)
+    steerings, rows = {}, {}
+    for label, options in FITS.items():
+        steering = fit(model, train, seed=seed, **options)
+        steerings[label] = steering
+        rows[label] = {
+            "layers": list(steering.layers),
+            "seconds": round(steering.fit_report.seconds, 2),
+            "forwards": round(steering.fit_report.forwards),
+            "dev": steering.fit_report.dev_relative_rmse[-1],
+        }
+    report = measure_faithfulness(model, steerings, test, seed=seed, batch_size=64)
+    for label in FITS:
+        curve = report.relative_rmse[label]
+        rows[label] |= {
+            "relative_rmse": list(curve.values),
+            "low": list(curve.low),
+            "high": list(curve.high),
+        }
+    paraphrase = report.reference[EQUIVALENT_PROMPT]
+    return {"methods": rows, "equivalent_prompt": list(paraphrase.values), "examples": len(test)}
+
+
+def cell(values: list[float]) -> str:
+    return f"{values[-1]:.3f}"
+
+
+def rows_of(found: dict) -> Iterator[str]:
+    """The table of one model."""
+    labels = [*FITS, EQUIVALENT_PROMPT]
+    yield "| instruction | " + " | ".join(labels) + " |"
+    yield "| --- |" + " --- |" * len(labels)
+    sums: dict[str, list[float]] = {label: [] for label in labels}
+    for name, trait in found.items():
+        curves = {label: trait["methods"][label]["relative_rmse"] for label in FITS}
+        curves[EQUIVALENT_PROMPT] = trait["equivalent_prompt"]
+        if name in DEFAULT_TRAITS:
+            for label in labels:
+                sums[label].append(curves[label][-1])
+        yield f"| {name} | " + " | ".join(cell(curves[label]) for label in labels) + " |"
+    if sums["s-dim"]:
+        means = [sum(values) / len(values) for values in sums.values()]
+        yield "| *mean of the default five* | " + " | ".join(f"{m:.3f}" for m in means) + " |"
+
+
+def nearness(found: dict) -> Iterator[str]:
+    """For which instructions k = 16 comes near the paraphrase in the upper half of the layers."""
+    yield "| instruction | layers | a-psr k=16 | equivalent prompt | largest gap | within 0.05 |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for name, trait in found.items():
+        reached = trait["methods"]["a-psr k=16"]["relative_rmse"]
+        line = trait["equivalent_prompt"]
+        upper = range(len(reached) // 2, len(reached))
+        gap = max(reached[i] - line[i] for i in upper)
+        shown = [" ".join(f"{own[i]:.2f}" for i in upper) for own in (reached, line)]
+        verdict = "yes" if gap <= NEAR else "no"
+        span = f"{upper[0]} to {upper[-1]}"
+        yield f"| {name} | {span} | {shown[0]} | {shown[1]} | {gap:+.3f} | {verdict} |"
+
+
+def page(numbers: dict) -> str:
+    """The documentation's chapter."""
+    parts = [
+        "# How close every method comes",
+        "",
+        "Relative RMSE at the last layer on the held-out animals of the demo world: 1 is no steering,",
+        "0 the prompt itself. `s-` acts at the layer that was best on the dev split, `a-` at every",
+        'layer; `k` is the number of heads per layer, fitted by replay and then live (`solver="auto"`).',
+        "The equivalent prompt is the instruction in words that no fit has seen. The figures are",
+        "written by `python -m benchmarks.methods`; intervals, every layer and the time of each fit",
+        "are in `benchmarks/methods.json`.",
+        "",
+    ]
+    for name, found in numbers["models"].items():
+        parts += [f"## {name}", "", *rows_of(found), ""]
+        parts += ["Sixteen heads against the paraphrase, in the upper half of the layers:", ""]
+        parts += [*nearness(found), ""]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    everything = [*DEFAULT_TRAITS, *(n for n in INSTRUCTION_NAMES if n not in DEFAULT_TRAITS)]
+    parser.add_argument("--traits", nargs="+", default=everything, choices=everything)
+    parser.add_argument("--page-only", action="store_true", help="draw the page from the numbers")
+    options = parser.parse_args()
+    numbers = json.loads(NUMBERS.read_text()) if NUMBERS.is_file() else {"models": {}}
+    for name in [] if options.page_only else options.models:
+        model = load_model(name)
+        found = numbers["models"].setdefault(name, {})
+        for trait in options.traits:
+            start = time.perf_counter()
+            found[trait] = measure(model, trait)
+            write_bytes(NUMBERS, (json.dumps(numbers, indent=1) + "\n").encode())
+            print(f"{name} {trait}: {time.perf_counter() - start:.0f} s", flush=True)
+    write_bytes(PAGE, page(numbers).encode())
+
+
+if __name__ == "__main__":
+    main()
