@@ -86,8 +86,8 @@ vector = pl.fit(model, examples, method="const")
 psr
 
 # %% [markdown]
-# Its coefficients on the answer from above, an animal that it was not fitted on: it pushes where the prompt
-# pushes.
+# Its coefficients on the answer from above, an animal that it was not fitted on. It decides token by token,
+# and leaves most alone; what an earlier layer got wrong, a later one makes up for.
 
 # %%
 pl.plots.token_heatmaps(

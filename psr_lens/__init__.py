@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from psr_lens.fitting import FitReport, Recipe, fit
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
     from psr_lens.prompts import PromptPair, instruct, load_pairs
-    from psr_lens.responses import Example, SteeringDataset, sample_responses
+    from psr_lens.responses import Example, SteeringDataset, add_negatives, sample_responses
     from psr_lens.steering import (
         PSR,
         ActAdd,
@@ -49,6 +49,7 @@ _MODULE_OF_NAME = {
     "Example": "responses",
     "SteeringDataset": "responses",
     "sample_responses": "responses",
+    "add_negatives": "responses",
     "PromptDeltas": "deltas",
     "collect_deltas": "deltas",
     "iter_deltas": "deltas",
@@ -99,6 +100,7 @@ __all__ = [
     "SumSteering",
     "TokenValues",
     "__version__",
+    "add_negatives",
     "as_hooked_model",
     "collect_deltas",
     "compare",

@@ -31,7 +31,7 @@ class Example:
         equivalent_ids: Token ids of the paraphrased `x'`, None where the pair has none.
         finished: Whether the model ended the response.
         alpha: Strength at which a steering is fitted to this example: 1 for one that shows the
-            trait, negative for one that does not.
+            trait, 0 or less for one that does not.
     """
 
     pair: PromptPair
@@ -255,6 +255,47 @@ def sample_responses(
             "seed": seed,
         },
     )
+
+
+def add_negatives(
+    model: Any,
+    data: SteeringDataset,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> SteeringDataset:
+    """The data with the model's answers to the base prompts beside them, at strength 0.
+
+    What a detector needs to tell the steered from the plain (`reft_r1`): one plain response per
+    example, in the same group, so on the same side of the split.
+
+    Args:
+        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        data: The examples.
+        max_new_tokens: Longest response, in tokens.
+        temperature: 0 for greedy decoding.
+        seed: Decides the responses.
+        batch_size: Prompts per batch; it does not change what is sampled.
+        progress: Whether to show a bar.
+    """
+    hooked = as_hooked_model(model)
+    sampled = generate_tokens(
+        hooked,
+        [example.pair.base for example in check_examples(data)],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    negatives = tuple(
+        replace(example, response_ids=own.tokens, finished=own.finished, alpha=0.0)
+        for example, own in zip(data, sampled, strict=True)
+    )
+    return replace(data, examples=data.examples + negatives)
 
 
 def make_example(

@@ -1,8 +1,9 @@
 """One steering of every kind, with made-up tensors, for a given model."""
 
+from typing import Any
+
 import torch
 
-from psr_lens.models import HookedModel
 from psr_lens.steering import (
     PSR,
     ActAdd,
@@ -20,7 +21,7 @@ KINDS = (
 )
 
 
-def made_up(kind: str, model: HookedModel, surface: str = "R", scale: float = 1.0) -> Steering:
+def made_up(kind: str, model: Any, surface: str = "R", scale: float = 1.0) -> Steering:
     """A steering of that kind on all layers but the first, the same at every call."""
     generator = torch.Generator().manual_seed(KINDS.index(kind))
     layers = tuple(range(1, model.n_layers))

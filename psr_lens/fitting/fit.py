@@ -71,7 +71,7 @@ def fit(
     | `const` | one vector per layer, fitted | replay, live |
     | `actadd` | one pair's deltas, position by position | closed form |
     | `projection` | a direction and the projection on it that every token gets | closed form |
-    | `reft_r1` | a direction that detects and steers (AxBench) | live |
+    | `reft_r1` | a direction that detects and steers (AxBench); see `add_negatives` | live |
     | `loreft` | an affine map inside a low-rank subspace | live |
     | `ablation` | a direction that is taken out | closed form |
     | `psr` | ReLU heads that read a token and decide how strongly to push it | replay, live |
@@ -332,7 +332,8 @@ def _trained(
     )
     if isinstance(trainable, TrainableReFTr1):
         trainable.begin_strengths()
-        problem.mean_loss(trainable)
+        positives = [one for one in prepared if one.example.alpha > 0]
+        LiveProblem(model, positives, layers[0], task.objective, recipe).mean_loss(trainable)
     return trainable.steering(task.surface), state.losses, state.dev_losses
 
 

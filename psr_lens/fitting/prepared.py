@@ -156,7 +156,8 @@ class LiveBatch:
                 exact = resid.to(working_dtype(resid.dtype))
                 push, own = trainable.push(row_of[layer], exact, self.on)
                 coefficients.append(own)
-                resid = (exact + self.strength * push).to(resid.dtype)
+                strength = 1.0 if trainable.finds_own_strength else self.strength
+                resid = (exact + strength * push).to(resid.dtype)
             acted.append(resid)
             return resid
 

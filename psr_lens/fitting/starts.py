@@ -62,15 +62,27 @@ def make_trainable(
         return TrainableConstant(layers, vectors.to(units.mean), units, adaptive)
     if method == "loreft":
         return TrainableLoReFT(layers, rank, units, seed)
-    first = layers[0]
-    tokens = sum(len(one.start) for one in prepared)
-    # The mean of the targets less that of the base run, where it is known; above it, less the mean
-    # of the targets one layer down.
-    totals = torch.stack([one.target.sum(dim=1) for one in prepared]).sum(dim=0) / tokens
-    plain = torch.stack([one.start.sum(dim=0) for one in prepared]).sum(dim=0).to(totals) / tokens
-    rows = [layer - first for layer in layers]
-    means = torch.stack([totals[row] - (plain if row == 0 else totals[row - 1]) for row in rows])
-    return TrainableReFTr1(layers, means.to(device), top_k=_TOP_K, sparsity=_SPARSITY)
+    means = torch.stack([_contrast(prepared, layer - layers[0]) for layer in layers])
+    return TrainableReFTr1(layers, means.to(units.mean), top_k=_TOP_K, sparsity=_SPARSITY)
+
+
+def _contrast(prepared: Sequence[Prepared], row: int) -> Tensor:
+    """What tells responses with the concept from those without; the mean delta without negatives.
+
+    Above the first layer, where base runs are not kept, prompted runs stand in for them.
+    """
+
+    def mean(examples: Sequence[Prepared]) -> Tensor:
+        parts = [one.start if row == 0 else one.target[row] for one in examples]
+        return torch.cat(parts).double().mean(dim=0)
+
+    positives = [one for one in prepared if one.example.alpha > 0]
+    negatives = [one for one in prepared if one.example.alpha <= 0]
+    if positives and negatives:
+        return mean(positives) - mean(negatives)
+    prompted = torch.cat([one.target[row] for one in prepared]).double().mean(dim=0)
+    before = [one.start if row == 0 else one.target[row - 1] for one in prepared]
+    return prompted - torch.cat(before).double().mean(dim=0)
 
 
 def _in_units(heads: tuple[Tensor, Tensor, Tensor], units: Units) -> tuple[Tensor, Tensor, Tensor]:

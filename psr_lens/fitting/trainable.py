@@ -8,7 +8,7 @@ their width, so that one step size fits all. The steering that comes out is in p
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,7 +51,10 @@ class Trainable(ABC):
     Attributes:
         layers: The layers, ascending.
         parameters: Leaf tensors, by name.
+        finds_own_strength: Whether it pushes negatives like positives, by what it reads in them.
     """
+
+    finds_own_strength: ClassVar[bool] = False
 
     def __init__(self, layers: Sequence[int], parameters: dict[str, Tensor]):
         self.layers = tuple(layers)
@@ -230,7 +233,12 @@ class TrainableLoReFT(Trainable):
 
 @final
 class TrainableReFTr1(Trainable):
-    """AxBench's: one unit direction reads and writes, the strength is the mean of its top latents."""
+    """AxBench's: one unit direction reads and writes, the strength is the mean of its top latents.
+
+    On a negative it has to learn that there is nothing to read.
+    """
+
+    finds_own_strength: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -1,0 +1,113 @@
+"""What the methods reach on the demo world, and that steerings compose there."""
+
+import pytest
+import torch
+
+import psr_lens as pl
+from psr_lens.deltas import surface_residuals
+from psr_lens.demo.experiment import MAX_NEW_TOKENS, fit_data, held_out_data
+from psr_lens.demo.judges import judge_coherence, judge_trait
+from psr_lens.fitting.fit import relative_rmse
+from psr_lens.models.generation import generate_tokens
+from psr_lens.responses import make_example
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pl.load_model("demo")
+
+
+@pytest.fixture(scope="module")
+def flatterer(model):
+    """Of the default traits the one that a single head fits worst."""
+    return fit_data(model, "flatterer", 0), held_out_data(model, "flatterer", 1)
+
+
+@pytest.fixture(scope="module")
+def reached(model, flatterer):
+    """Relative RMSE at the last layer on held-out animals."""
+    train, test = flatterer
+    fits = {
+        "replay": {"solver": "replay"},
+        "auto": {"solver": "auto"},
+        "auto k=4": {"solver": "auto", "n_heads": 4},
+        "replay k=16": {"solver": "replay", "n_heads": 16},
+        "s-psr": {"solver": "replay", "layers": "best"},
+        "s-const": {"method": "const", "solver": "replay", "layers": "best"},
+    }
+    steerings = [pl.fit(model, train, **options) for options in fits.values()]
+    errors = relative_rmse(model, steerings, test, "R", 64)
+    found = {label: own[-1] for label, own in zip(fits, errors, strict=True)}
+    auto = steerings[1].fit_report
+    return found, auto
+
+
+def test_the_worst_fitted_default_trait_still_comes_near_the_prompt(reached):
+    """The bounds are for the mean over five traits; the hardest of them keeps them alone."""
+    found, auto = reached
+    assert found["auto"] <= 0.27
+    assert found["auto k=4"] <= 0.24
+    assert found["replay k=16"] <= min(0.21, found["auto k=4"] + 0.005)
+    assert found["auto"] <= found["replay"]
+    assert found["s-psr"] <= found["s-const"] - 0.15
+    assert auto.solver == "replay, then live"
+    assert min(auto.dev_losses) < auto.dev_losses[0]
+
+
+def judged(name, test, texts):
+    scores = [judge_trait(name, e.pair.group, t) for e, t in zip(test, texts, strict=True)]
+    return sum(scores) / len(scores)
+
+
+@pytest.fixture(scope="module")
+def two(model):
+    return [
+        pl.fit(model, fit_data(model, name, 0), solver="replay") for name in ("optimist", "pirate")
+    ]
+
+
+def test_two_steerings_make_an_optimistic_pirate(model, two):
+    optimist, pirate = two
+    test = held_out_data(model, "pirate", 1)[:20]
+    options = {"max_new_tokens": MAX_NEW_TOKENS, "seed": 5, "batch_size": 64}
+    plain = [example.pair.base for example in test]
+    prompted = [pl.instruct(e.pair.metadata["question"], "talk like a pirate .") for e in test]
+    with (optimist + pirate).applied(model):
+        both = model.generate(plain, **options)
+    with optimist.applied(model):
+        on_top = model.generate([pair.steered for pair in prompted], **options)
+    with (optimist + pirate - pirate).applied(model):
+        one = model.generate(plain, **options)
+    for texts in (both, on_top):
+        assert judged("optimist", test, texts) >= 90
+        assert judged("pirate", test, texts) >= 90
+        coherence = [
+            judge_coherence(e.pair.group, t, finished=True)
+            for e, t in zip(test, texts, strict=True)
+        ]
+        assert sum(coherence) / len(coherence) >= 90
+    assert judged("optimist", test, one) >= 90
+    assert judged("pirate", test, one) <= 10
+
+
+def test_reft_r1_learns_to_steer_and_to_detect(model):
+    """AUROC of the latent between prompted and plain responses, both read behind the plain prompt."""
+    train = pl.add_negatives(
+        model, fit_data(model, "pirate", 0), max_new_tokens=MAX_NEW_TOKENS, batch_size=128
+    )
+    steering = pl.fit(model, train, method="reft_r1", layers=2, epochs=6)
+    assert min(steering.fit_report.dev_losses) < 0.96 * steering.fit_report.dev_losses[0]
+    test = held_out_data(model, "pirate", 1)
+    said = generate_tokens(
+        model, [e.pair.base for e in test], max_new_tokens=MAX_NEW_TOKENS, seed=3, batch_size=64
+    )
+    plain = [make_example(model, e.pair, own.tokens) for e, own in zip(test, said, strict=True)]
+
+    def presence(example):
+        batch = model.pad([example.base_row])
+        latent = steering.latent(2, surface_residuals(model, batch, "R")[2])
+        return float(latent.topk(min(10, len(latent))).values.mean())
+
+    with_it, without = (torch.tensor([presence(e) for e in own]) for own in (test, plain))
+    greater = (with_it[:, None] > without[None]).double().mean()
+    assert float(greater) >= 0.95

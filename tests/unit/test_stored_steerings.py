@@ -1,0 +1,20 @@
+"""A file written by an earlier version is still read, tensor for tensor."""
+
+import pytest
+import torch
+
+from psr_lens.steering import load_steering
+from tests.stored_steerings import FOLDER, Shape
+from tests.tiny_steerings import KINDS, made_up
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stored_file_is_read(kind):
+    loaded, expected = load_steering(FOLDER / kind), made_up(kind, Shape())
+    assert type(loaded) is type(expected)
+    assert (loaded.layers, loaded.surface) == (expected.layers, expected.surface)
+    tensors = expected.tensors()
+    assert loaded.tensors().keys() == tensors.keys()
+    for name, tensor in loaded.tensors().items():
+        assert torch.allclose(tensor, tensors[name], atol=1e-6)
+    assert loaded.options().keys() == expected.options().keys()
