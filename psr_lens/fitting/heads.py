@@ -90,7 +90,7 @@ def fit_heads(
     n_heads: int = 1,
     strength: Float[Tensor, " token"] | None = None,
     dev: tuple[Tensor, Tensor, Tensor | None] | None = None,
-    penalty: float = 1e-4,
+    penalty: float = 1e-3,
     max_steps: int = 200,
     patience: int = 4,
 ) -> Heads:

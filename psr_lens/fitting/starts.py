@@ -46,7 +46,6 @@ def make_trainable(
         seed: Of random starts.
         adaptive: Whether parameters are in the model's units.
     """
-    device = units.mean.device
     n, d_model = units.mean.shape
     if method == "psr":
         if isinstance(start, PSR):
