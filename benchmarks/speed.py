@@ -75,11 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, and nothing is written")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "speed.md")
+    parser.add_argument("--rounds", type=int, help="of every comparison, in place of 5 (fits: 3)")
     options = parser.parse_args(arguments)
     if options.quick:
         print(render(measure(options.only, QUICK)))
         return
-    results = measure(options.only, Sizes())
+    rounds = options.rounds
+    sizes = Sizes() if rounds is None else Sizes(repeats=rounds, fit_repeats=rounds)
+    results = measure(options.only, sizes)
     if options.json.exists():
         results = results.replacing(Results.from_json(options.json.read_text(encoding="utf-8")))
     write(results, options.json, options.page)
