@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from psr_lens.models.numerics import Fingerprint, probe_ids, sum_up
-from psr_lens.steering.base import Steering, SumSteering
+from psr_lens.steering.base import Steering
 from psr_lens.steering.provenance import check_origin
+from psr_lens.steering.sums import SumSteering
 
 _PATHS: Final = (
     "model.layers",  # Llama, Mistral, Qwen, Gemma, and most others

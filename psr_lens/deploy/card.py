@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from psr_lens.models.checkpoint import EMBEDDED_MODELS
-from psr_lens.steering.base import Steering, SumSteering
+from psr_lens.steering.base import Steering
+from psr_lens.steering.sums import SumSteering
 
 _SURFACES: Final = {
     "R": "the last prompt token and every response token",

@@ -1,10 +1,9 @@
 """`fit`: the one entry point from examples to a steering."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 
@@ -16,28 +15,28 @@ from psr_lens._types import (
     check_surface,
     resolve_layers,
 )
-from psr_lens.deltas import example_batches, iter_batches, surface_residuals, working_dtype
+from psr_lens.deltas import working_dtype
 from psr_lens.fitting.checkpoints import FitCheckpoint
+from psr_lens.fitting.choices import (
+    REPLAYED,
+    check_choices,
+    choose_recipe,
+    train_and_dev,
+)
 from psr_lens.fitting.closed import CLOSED, Maker, closed_form
+from psr_lens.fitting.errors import relative_rmse
 from psr_lens.fitting.live import LiveProblem, train
 from psr_lens.fitting.prepared import prepare, units_of
-from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
+from psr_lens.fitting.recipe import Recipe
 from psr_lens.fitting.replay import replay
 from psr_lens.fitting.report import FitReport, StageReport, counting_forwards
 from psr_lens.fitting.stages import Stages
 from psr_lens.fitting.starts import make_trainable
 from psr_lens.fitting.trainable import TrainableReFTr1, Units
 from psr_lens.models import HookedModel, as_hooked_model
-from psr_lens.responses import Example, SteeringDataset, split_groups
+from psr_lens.responses import SteeringDataset
 from psr_lens.steering import PSR, ConstantSteering, Steering
 from psr_lens.steering.provenance import describe_data, provenance
-
-REPLAYED: Final = ("const", "psr")
-
-METHODS: Final = (
-    *("dim", "pca", "const", "actadd", "projection"),
-    *("reft_r1", "loreft", "ablation", "psr", "oracle"),
-)
 
 
 def fit(
@@ -133,8 +132,8 @@ def fit(
         )
     check_surface(surface)
     check_seed(seed)
-    objective = _check_choices(method, objective, solver, n_heads, rank, along)
-    examples, dev = _train_and_dev(data, seed)
+    objective = check_choices(method, objective, solver, n_heads, rank, along)
+    examples, dev = train_and_dev(data, seed)
     best = isinstance(layers, str) and layers == "best"
     if best:
         if method in ("oracle", "ablation") or method not in (*CLOSED, *REPLAYED):
@@ -142,7 +141,7 @@ def fit(
         tried = tuple(range(hooked.n_layers))
     else:
         tried = resolve_layers(cast(Layers, layers), hooked.n_layers)
-    own_recipe = _recipe(recipe, objective, method in REPLAYED and solver == "auto")
+    own_recipe = choose_recipe(recipe, objective, method in REPLAYED and solver == "auto")
     changes = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     own_recipe = replace(own_recipe, **{k: v for k, v in changes.items() if v is not None})
     check_count("epochs", own_recipe.epochs, 0)
@@ -351,96 +350,3 @@ def _parts(
         "dev_losses": dev_losses,
         "candidates": candidates,
     }
-
-
-def _check_choices(
-    method: str,
-    objective: str | None,
-    solver: str,
-    n_heads: int,
-    rank: int | None,
-    along: Steering | None,
-) -> str:
-    """Do the options go together? Returns the objective."""
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")
-    if solver not in ("auto", "replay", "live"):
-        raise ValueError(f"solver={solver!r}: choose 'auto', 'replay' or 'live'")
-    if objective not in (None, "mse", "ll"):
-        raise ValueError(f"objective={objective!r}: choose 'mse' or 'll'")
-    check_count("n_heads", n_heads)
-    if n_heads != 1 and method != "psr":
-        raise ValueError(f"n_heads={n_heads} with method={method!r}: only psr has heads")
-    if rank is not None:
-        check_count("rank", rank)
-        if method not in ("loreft", "oracle"):
-            raise ValueError(f"rank={rank} with method={method!r}: only loreft and oracle have one")
-    if along is not None and method != "oracle":
-        raise ValueError(f"along= with method={method!r}: only the oracle follows a steering")
-    if method in CLOSED:
-        if objective is not None or solver != "auto":
-            raise ValueError(
-                f"{method} has a closed form: leave objective and solver out, they are "
-                f"{objective!r} and {solver!r}"
-            )
-        return ""
-    objective = objective or ("ll" if method == "reft_r1" else "mse")
-    if solver == "replay" and (objective == "ll" or method not in REPLAYED):
-        raise ValueError(
-            f"solver='replay' with method={method!r}, objective={objective!r}: replay solves mse for "
-            "psr and const; choose 'live' or 'auto'"
-        )
-    return objective
-
-
-def _recipe(recipe: str | Recipe, objective: str, from_replay: bool) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe == "paper":
-        return PAPER[objective or "mse"]
-    if recipe == "default":
-        return REFINE if from_replay else DEFAULT
-    raise ValueError(f"recipe={recipe!r}: choose 'default', 'paper', or pass a Recipe")
-
-
-def _train_and_dev(data: SteeringDataset, seed: int) -> tuple[SteeringDataset, SteeringDataset]:
-    """The data's own train and dev splits; without dev, a fifth of the training groups."""
-    train, dev = data.train, data.dev
-    if len(train) == 0:
-        raise ValueError(
-            f"there is nothing to fit on: {data!r} has no training example; pass the whole data "
-            "set, or one whose split gives train a share"
-        )
-    if len(dev) == 0:
-        groups = sorted({example.pair.group for example in train})
-        if len(groups) > 1:
-            part = split_groups(groups, (0.8, 0.2, 0.0), seed)
-            dev = train.filter(lambda example: part[example.pair.group] == "dev")
-            train = train.filter(lambda example: part[example.pair.group] == "train")
-    return train, dev
-
-
-@torch.no_grad()
-def relative_rmse(
-    model: HookedModel,
-    candidates: Sequence[Steering],
-    data: Sequence[Example],
-    surface: Surface,
-    batch_size: int,
-) -> list[tuple[float, ...]]:
-    """Relative RMSE of every candidate at every layer; the prompt's runs are shared."""
-    missed = torch.zeros(len(candidates), model.n_layers, dtype=torch.float64)
-    energy = torch.zeros(model.n_layers, dtype=torch.float64)
-
-    def squares(difference: torch.Tensor) -> torch.Tensor:
-        return difference.square().sum(dim=(1, 2)).double().cpu()
-
-    for indices in iter_batches(data, batch_size, progress=False, description=""):
-        examples = [data[i] for i in indices]
-        base, steered = example_batches(model, examples)
-        target = surface_residuals(model, steered, surface)
-        energy += squares(surface_residuals(model, base, surface) - target)
-        for i, candidate in enumerate(candidates):
-            edits = candidate.edits(model, 1.0, examples)
-            missed[i] += squares(surface_residuals(model, base, surface, edits) - target)
-    return [tuple(own.tolist()) for own in (missed / energy.clamp_min(1e-30)).sqrt()]

@@ -290,18 +290,28 @@ class Steering(ABC):
     # --- composing ------------------------------------------------------------------------------
 
     def __add__(self, other: "Steering") -> "Steering":
-        return SumSteering([*_weighted(self), *_weighted(other)])
+        return self._sum([*self.weighted_parts(), *other.weighted_parts()])
 
     def __sub__(self, other: "Steering") -> "Steering":
         return self + -other
 
     def __mul__(self, weight: float) -> "Steering":
-        return SumSteering([(weight * own, part) for own, part in _weighted(self)])
+        return self._sum([(weight * own, part) for own, part in self.weighted_parts()])
 
     __rmul__ = __mul__
 
     def __neg__(self) -> "Steering":
         return -1.0 * self
+
+    def weighted_parts(self) -> Sequence[tuple[float, "Steering"]]:
+        """What a sum with this steering is made of."""
+        return [(1.0, self)]
+
+    @staticmethod
+    def _sum(parts: Sequence[tuple[float, "Steering"]]) -> "Steering":
+        from psr_lens.steering.sums import SumSteering
+
+        return SumSteering(parts)
 
     # --- keeping --------------------------------------------------------------------------------
 
@@ -370,92 +380,3 @@ class PushSteering(Steering):
             return lambda resid, columns: placed.push(layer, resid)
 
         return {layer: pusher(layer) for layer in self.layers}
-
-
-class SumSteering(Steering):
-    r"""$A \leftarrow A + \alpha \sum_p a_p\, \mathrm{push}_p(A)$: several steerings at once (ours).
-
-    Made by `a + b`, `0.5 * a`, `-a`. Every part reads the same residual stream.
-
-    Args:
-        parts: Weights and steerings.
-        provenance: Where it comes from; put together from the parts' if not given.
-    """
-
-    method: ClassVar[str] = "sum"
-
-    def __init__(
-        self,
-        parts: Sequence[tuple[float, Steering]],
-        *,
-        provenance: Mapping[str, Any] | None = None,
-    ):
-        layers = sorted({layer for _, part in parts for layer in part.layers})
-        surface: Surface = "QR" if any(part.surface == "QR" for _, part in parts) else "R"
-        super().__init__(layers, surface=surface, provenance=provenance or _origin(parts))
-        self.parts = tuple((float(weight), part) for weight, part in parts)
-
-    def pushes(
-        self, device: torch.device, dtype: torch.dtype, context: Context | None = None
-    ) -> Mapping[int, Push]:
-        """The weighted sums of the parts' pushes, each on its own surface."""
-        summands: dict[int, list[tuple[float, Steering, Push]]] = {i: [] for i in self.layers}
-        for weight, part in self.parts:
-            for layer, push in part.pushes(device, dtype, context).items():
-                summands[layer].append((weight, part, push))
-
-        def pusher(layer: int) -> Push:
-            def push(resid: Tensor, columns: Columns) -> Tensor:
-                total = torch.zeros_like(resid)
-                for weight, part, own in summands[layer]:
-                    on = part.acts_on(columns).unsqueeze(-1)
-                    total = total + torch.where(on, weight * own(resid, columns), 0.0)
-                return total
-
-            return push
-
-        return {layer: pusher(layer) for layer in self.layers}
-
-    def acts_on(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
-        """Where any part acts."""
-        masks = [part.acts_on(columns) for _, part in self.parts]
-        return torch.stack(masks).any(dim=0)
-
-    def check(self, model: HookedModel) -> None:
-        """Every part has to belong to the model."""
-        for _, part in self.parts:
-            part.check(model)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The parts' tensors, with the number of the part in front of the name."""
-        return {
-            f"{i}.{name}": tensor
-            for i, (_, part) in enumerate(self.parts)
-            for name, tensor in part.tensors().items()
-        }
-
-    def options(self) -> dict[str, Any]:
-        """Weights and headers of the parts."""
-        return {"parts": [{"weight": weight, **part.header()} for weight, part in self.parts]}
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
-    ) -> "SumSteering":
-        """From parts that are steerings already, `parts=[(weight, steering)]`."""
-        return cls(options["parts"], provenance=options.get("provenance"))
-
-    def __repr__(self) -> str:
-        return " + ".join(f"{weight:g} * {part!r}" for weight, part in self.parts)
-
-
-def _weighted(steering: Steering) -> Sequence[tuple[float, Steering]]:
-    return steering.parts if isinstance(steering, SumSteering) else [(1.0, steering)]
-
-
-def _origin(parts: Sequence[tuple[float, Steering]]) -> dict[str, Any]:
-    """The first part's model, and every example that any part has seen."""
-    provenances = [part.provenance for _, part in parts]
-    keys = {k for p in provenances for k in p.get("data", {}).get("example_keys", ())}
-    model = next(({"model": p["model"]} for p in provenances if "model" in p), {})
-    return {**model, "method": "sum", "data": {"example_keys": sorted(keys)}}

@@ -10,12 +10,13 @@ from psr_lens.artifacts import read_artifact
 from psr_lens.models import as_hooked_model
 from psr_lens.steering.ablation import DirectionalAblation
 from psr_lens.steering.actadd import ActAdd
-from psr_lens.steering.base import Steering, SumSteering
+from psr_lens.steering.base import Steering
 from psr_lens.steering.constant import ConstantSteering
 from psr_lens.steering.oracle import OracleSteering
 from psr_lens.steering.projection import ProjectionMatch
 from psr_lens.steering.psr import PSR
 from psr_lens.steering.reft import LoReFT, ReFTr1
+from psr_lens.steering.sums import SumSteering
 
 _CLASSES: Final[dict[str, type[Steering]]] = {
     cls.method: cls

@@ -7,7 +7,7 @@ import psr_lens as pl
 from psr_lens.deltas import surface_residuals
 from psr_lens.demo.experiment import MAX_NEW_TOKENS, fit_data, held_out_data
 from psr_lens.demo.judges import judge_coherence, judge_trait
-from psr_lens.fitting.fit import relative_rmse
+from psr_lens.fitting.errors import relative_rmse
 from psr_lens.models.generation import generate_tokens
 from psr_lens.responses import make_example
 

@@ -191,7 +191,7 @@ def test_sums_and_multiples_are_what_they_say(model, data):
 def test_the_oracle_ladder_goes_down(model, data):
     """More directions, closer to the prompt; with all of them, there."""
     from psr_lens.fitting import fit
-    from psr_lens.fitting.fit import relative_rmse
+    from psr_lens.fitting.errors import relative_rmse
 
     full = fit(model, data, method="oracle")
     ladder = [fit(model, data, method="oracle", rank=rank) for rank in (1, 4, model.d_model)]

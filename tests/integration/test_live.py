@@ -7,7 +7,7 @@ import torch
 
 from psr_lens.deltas import example_batches, surface_residuals
 from psr_lens.fitting import DEFAULT, PAPER, fit
-from psr_lens.fitting.fit import relative_rmse
+from psr_lens.fitting.errors import relative_rmse
 from psr_lens.fitting.live import LiveProblem
 from psr_lens.fitting.prepared import prepare, units_of
 from psr_lens.fitting.trainable import TrainableConstant, TrainablePSR, Units, random_heads

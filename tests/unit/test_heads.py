@@ -35,7 +35,7 @@ def test_recovers_a_planted_head():
 
 def test_generalises_to_tokens_it_has_not_seen():
     x, y, *_ = planted(n_tokens=3000, noise=0.3)
-    heads = fit_heads(x[:2000], y[:2000], dev=(x[2000:2500], y[2000:2500]))
+    heads = fit_heads(x[:2000], y[:2000], dev=(x[2000:2500], y[2000:2500], None))
     left = y[2500:] - torch.relu(x[2500:] @ heads.w.T + heads.b) @ heads.z
     share = left.square().sum() / y[2500:].square().sum()
     # What is left is the noise, 0.3^2 per coordinate, and hardly more.

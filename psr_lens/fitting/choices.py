@@ -1,0 +1,88 @@
+"""Do the arguments of a fit go together?"""
+
+from typing import Final
+
+from psr_lens._types import check_count
+from psr_lens.fitting.closed import CLOSED
+from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
+from psr_lens.responses import SteeringDataset, split_groups
+from psr_lens.steering import Steering
+
+REPLAYED: Final = ("const", "psr")
+
+METHODS: Final = (
+    *("dim", "pca", "const", "actadd", "projection"),
+    *("reft_r1", "loreft", "ablation", "psr", "oracle"),
+)
+
+
+def check_choices(
+    method: str,
+    objective: str | None,
+    solver: str,
+    n_heads: int,
+    rank: int | None,
+    along: Steering | None,
+) -> str:
+    """Do the options go together? Returns the objective."""
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")
+    if solver not in ("auto", "replay", "live"):
+        raise ValueError(f"solver={solver!r}: choose 'auto', 'replay' or 'live'")
+    if objective not in (None, "mse", "ll"):
+        raise ValueError(f"objective={objective!r}: choose 'mse' or 'll'")
+    check_count("n_heads", n_heads)
+    if n_heads != 1 and method != "psr":
+        raise ValueError(f"n_heads={n_heads} with method={method!r}: only psr has heads")
+    if rank is not None:
+        check_count("rank", rank)
+        if method not in ("loreft", "oracle"):
+            raise ValueError(f"rank={rank} with method={method!r}: only loreft and oracle have one")
+    if along is not None and method != "oracle":
+        raise ValueError(f"along= with method={method!r}: only the oracle follows a steering")
+    if method in CLOSED:
+        if objective is not None or solver != "auto":
+            raise ValueError(
+                f"{method} has a closed form: leave objective and solver out, they are "
+                f"{objective!r} and {solver!r}"
+            )
+        return ""
+    objective = objective or ("ll" if method == "reft_r1" else "mse")
+    if solver == "replay" and (objective == "ll" or method not in REPLAYED):
+        raise ValueError(
+            f"solver='replay' with method={method!r}, objective={objective!r}: replay solves mse for "
+            "psr and const; choose 'live' or 'auto'"
+        )
+    return objective
+
+
+def choose_recipe(recipe: str | Recipe, objective: str, from_replay: bool) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe == "paper":
+        return PAPER[objective or "mse"]
+    if recipe == "default":
+        return REFINE if from_replay else DEFAULT
+    raise ValueError(f"recipe={recipe!r}: choose 'default', 'paper', or pass a Recipe")
+
+
+def train_and_dev(data: SteeringDataset, seed: int) -> tuple[SteeringDataset, SteeringDataset]:
+    """The data's own train and dev splits; without dev, a fifth of the training groups."""
+    train, dev = data.train, data.dev
+    if len(train) == 0:
+        raise ValueError(
+            f"there is nothing to fit on: {data!r} has no training example; pass the whole data "
+            "set, or one whose split gives train a share"
+        )
+    if len(dev) == 0:
+        groups = sorted({example.pair.group for example in train})
+        if len(groups) > 1:
+            part = split_groups(groups, (0.8, 0.2, 0.0), seed)
+            dev = train.filter(lambda example: part[example.pair.group] == "dev")
+            train = train.filter(lambda example: part[example.pair.group] == "train")
+    return train, dev
