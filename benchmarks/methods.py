@@ -36,11 +36,11 @@ FITS = {
     "a-psr k=16": {"method": "psr", "n_heads": 16},
 }
 WHY = """Two instructions on `demo` stay away from their paraphrase: `velan`, which exchanges nearly
-every word, and `the_end`, which asks for a closing sentence. It is the coefficients that are wrong there and not the
-directions: with perfect coefficients along the sixteen leading directions of each layer's local deltas,
-`fit(model, data, method="oracle", rank=16)`, the same examples are left at 0.05 and 0.09. What to push, and
-when to stop, cannot be read well enough off the residual stream by a ReLU of a linear probe, at this many
-examples.
+every word, and `the_end`, which asks for a closing sentence. It is the coefficients that are wrong
+there and not the directions: with perfect coefficients along the sixteen leading directions of each
+layer's local deltas, `fit(model, data, method="oracle", rank=16)`, the same examples are left at
+0.05 and 0.09. What to push, and when to stop, cannot be read well enough off the residual stream by a
+ReLU of a linear probe, at this many examples.
 """
 NEAR = 0.05
 """How near the paraphrase a method has to come to count as near."""
