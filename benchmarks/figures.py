@@ -116,7 +116,7 @@ def render(results: Results) -> str:
     parts: list[str] = []
     benchmarks = dict.fromkeys(one.benchmark for one in (*results.figures, *results.skipped))
     for name in sorted(benchmarks, key=[*_TITLES, *benchmarks].index):
-        parts.append(f"### {_TITLES.get(name, name)}")
+        parts.append(f"## {_TITLES.get(name, name)}")
         figures = [figure for figure in results.figures if figure.benchmark == name]
         if figures:
             parts.append(_table(figures))

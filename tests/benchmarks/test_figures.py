@@ -50,10 +50,10 @@ def test_the_table_shows_a_missed_bound_in_bold_and_what_is_missing():
     assert "Not measured: there is no solver." in table
     titles = [line for line in table.splitlines() if line.startswith("###")]
     assert titles == [
-        "### Delta extraction",
-        "### Fitting live against a plain loop",
-        "### Steered generation",
-        "### Difference in means against other packages",
+        "## Delta extraction",
+        "## Fitting live against a plain loop",
+        "## Steered generation",
+        "## Difference in means against other packages",
     ]
 
 
