@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psr_lens.artifacts import write_bytes
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import FitReport, fit
+from psr_lens.fitting.choices import HAVE_BEST
 from psr_lens.models import as_hooked_model
 from psr_lens.responses import SteeringDataset
 from psr_lens.steering import Steering
@@ -15,7 +16,6 @@ from psr_lens.steering import Steering
 if TYPE_CHECKING:
     import pandas
 
-_HAS_BEST: Final = ("dim", "pca", "const", "psr", "actadd", "projection")
 # Options that only some methods take, with what leaves them out.
 _OF_SOME: Final = {
     "objective": ("const", "psr", "loreft", "reft_r1"),
@@ -116,7 +116,7 @@ def compare(
         }
         if options.get("solver") == "replay" and method in ("loreft", "reft_r1"):
             own["solver"] = "live"
-        if options.get("layers") == "best" and method not in _HAS_BEST:
+        if options.get("layers") == "best" and method not in HAVE_BEST:
             own["layers"] = "all"
         steering = fit(hooked, data, method=method, progress=progress, **own)
         steerings[method if method not in steerings else f"{method} ({len(steerings)})"] = steering

@@ -43,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         command.run()
     except KeyboardInterrupt:
-        _fail("interrupted, nothing was written", 130)
+        _fail("interrupted", 130)
     except (ValueError, OSError) as error:
         _fail(str(error), 2)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -16,7 +16,6 @@ from psr_lens.cli.options import (
 from psr_lens.demo.instructions import DEFAULT_TRAITS, instruction
 
 if TYPE_CHECKING:
-    from psr_lens._types import Layers
     from psr_lens.models import HookedModel
 
 Method = Literal[
@@ -112,14 +111,26 @@ class _FitOptions(PairOptions):
         if self.heads < 1:
             raise ValueError(f"--heads {self.heads}: it must be at least 1")
 
-    def layers_of(self, model: "HookedModel") -> "Layers | Literal['best']":
-        """The layers, if the model has them."""
+    def arguments(self, model: "HookedModel") -> dict[str, Any]:
+        """The arguments of `psr_lens.fit`, once the model is known to have the layers."""
         from psr_lens._types import resolve_layers
 
         layers = parse_layers(self.layers)
         if layers != "best":
             resolve_layers(layers, model.n_layers)
-        return layers
+        return {
+            "layers": layers,
+            "objective": self.objective,
+            "solver": self.solver,
+            "surface": self.surface,
+            "n_heads": self.heads,
+            "rank": self.rank,
+            "recipe": self.recipe,
+            "epochs": self.epochs,
+            "lr": self.lr,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
 
 
 @dataclass(frozen=True)
@@ -143,22 +154,13 @@ class Fit(_FitOptions):
         from psr_lens.fitting import fit
 
         model, pairs = self.read()
-        layers = self.layers_of(model)
+        arguments = self.arguments(model)
         data = self.sample(model, pairs)
         steering = fit(
             model,
             data,
             method=self.method,
-            layers=layers,
-            objective=self.objective,
-            solver=self.solver,
-            surface=self.surface,
-            n_heads=self.heads,
-            rank=self.rank,
-            recipe=self.recipe,
-            epochs=self.epochs,
-            lr=self.lr,
-            seed=self.seed,
+            **arguments,
             checkpoint=self.checkpoint,
             progress=True,
         )
@@ -191,22 +193,13 @@ class Compare(_FitOptions):
         from psr_lens.comparison import compare
 
         model, pairs = self.read()
-        layers = self.layers_of(model)
+        arguments = self.arguments(model)
         data = self.sample(model, pairs)
         found = compare(
             model,
             data,
             self.methods,
-            layers=layers,
-            objective=self.objective,
-            solver=self.solver,
-            surface=self.surface,
-            n_heads=self.heads,
-            rank=self.rank,
-            recipe=self.recipe,
-            epochs=self.epochs,
-            lr=self.lr,
-            seed=self.seed,
+            **arguments,
             progress=True,
         )
         print(found.table())

@@ -2,13 +2,16 @@
 
 from typing import Final
 
-from psr_lens._types import check_count
+from psr_lens._types import Surface, check_count
 from psr_lens.fitting.closed import CLOSED
 from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
 from psr_lens.responses import SteeringDataset, split_groups
 from psr_lens.steering import Steering
 
 REPLAYED: Final = ("const", "psr")
+
+# Whose layers can be tried one by one from a single pass over the data.
+HAVE_BEST: Final = ("dim", "pca", "const", "actadd", "projection", "psr")
 
 METHODS: Final = (
     *("dim", "pca", "const", "actadd", "projection"),
@@ -23,8 +26,13 @@ def check_choices(
     n_heads: int,
     rank: int | None,
     along: Steering | None,
+    surface: Surface,
 ) -> str:
-    """Do the options go together? Returns the objective."""
+    """Do the options go together? Returns the objective.
+
+    Raises:
+        ValueError: If they do not.
+    """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")
     if solver not in ("auto", "replay", "live"):
@@ -40,6 +48,14 @@ def check_choices(
             raise ValueError(f"rank={rank} with method={method!r}: only loreft and oracle have one")
     if along is not None and method != "oracle":
         raise ValueError(f"along= with method={method!r}: only the oracle follows a steering")
+    if along is not None and rank is not None:
+        raise ValueError(
+            f"rank={rank} and along=: the oracle takes its directions from one of them"
+        )
+    if along is not None and along.surface != surface:
+        raise ValueError(
+            f"surface={surface!r} but the steering given as along= has {along.surface!r}"
+        )
     if method in CLOSED:
         if objective is not None or solver != "auto":
             raise ValueError(

@@ -134,7 +134,7 @@ def _oracle(
 ) -> Maker:
     if along is not None:
         confined = OracleSteering.along(along)
-        return lambda layers: confined
+        return lambda layers: _on_layers(confined, layers)
     if rank is None:
         return lambda layers: OracleSteering(layers, surface=surface)
     second = torch.zeros(model.n_layers, model.d_model, model.d_model, dtype=torch.float64)
@@ -151,3 +151,14 @@ def _oracle(
         .to(working_dtype(model.dtype))
     )
     return lambda layers: OracleSteering(layers, basis=leading[list(layers)], surface=surface)
+
+
+def _on_layers(oracle: OracleSteering, layers: Sequence[int]) -> OracleSteering:
+    """The part of a confined oracle that acts on some of its layers."""
+    kept = [row for row, layer in enumerate(oracle.layers) if layer in layers]
+    if not kept or oracle.basis is None:
+        raise ValueError(
+            f"layers={list(layers)} but the steering given as along= covers {list(oracle.layers)}"
+        )
+    chosen = [oracle.layers[row] for row in kept]
+    return OracleSteering(chosen, basis=oracle.basis[kept], surface=oracle.surface)

@@ -1,6 +1,7 @@
 """`fit`: the one entry point from examples to a steering."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,6 +19,7 @@ from psr_lens._types import (
 from psr_lens.deltas import working_dtype
 from psr_lens.fitting.checkpoints import FitCheckpoint
 from psr_lens.fitting.choices import (
+    HAVE_BEST,
     REPLAYED,
     check_choices,
     choose_recipe,
@@ -26,7 +28,7 @@ from psr_lens.fitting.choices import (
 from psr_lens.fitting.closed import CLOSED, Maker, closed_form
 from psr_lens.fitting.errors import relative_rmse
 from psr_lens.fitting.live import LiveProblem, train
-from psr_lens.fitting.prepared import prepare, units_of
+from psr_lens.fitting.prepared import Prepared, prepare, units_of
 from psr_lens.fitting.recipe import Recipe
 from psr_lens.fitting.replay import replay
 from psr_lens.fitting.report import FitReport, StageReport, counting_forwards
@@ -55,7 +57,7 @@ def fit(
     epochs: int | None = None,
     lr: float | None = None,
     seed: int = 0,
-    batch_size: int | None = None,
+    batch_size: int = 32,
     precision: torch.dtype | None = None,
     max_memory: int | None = None,
     checkpoint: str | Path | None = None,
@@ -102,8 +104,8 @@ def fit(
         epochs: In place of the recipe's.
         lr: In place of the recipe's.
         seed: Decides random starts, and the dev part where the data has none.
-        batch_size: Examples per batch; by default 32 for runs without gradients, the recipe's for
-            live steps.
+        batch_size: Examples per forward pass. A live step takes the recipe's number of examples, or
+            this one if it is smaller.
         precision: Number type of the replayed regressions; float32 by default.
         max_memory: Bytes of residual streams that replay may hold; past that it uses the disk.
         checkpoint: A directory to keep finished stages and epochs in; the same call with the same
@@ -132,18 +134,23 @@ def fit(
         )
     check_surface(surface)
     check_seed(seed)
-    objective = check_choices(method, objective, solver, n_heads, rank, along)
+    objective = check_choices(method, objective, solver, n_heads, rank, along, surface)
     examples, dev = train_and_dev(data, seed)
     best = isinstance(layers, str) and layers == "best"
     if best:
-        if method in ("oracle", "ablation") or method not in (*CLOSED, *REPLAYED):
+        if method not in HAVE_BEST:
             raise ValueError(f"layers='best' has no meaning for {method}: name layers, or 'all'")
         tried = tuple(range(hooked.n_layers))
     else:
         tried = resolve_layers(cast(Layers, layers), hooked.n_layers)
     own_recipe = choose_recipe(recipe, objective, method in REPLAYED and solver == "auto")
-    changes = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
-    own_recipe = replace(own_recipe, **{k: v for k, v in changes.items() if v is not None})
+    check_count("batch_size", batch_size)
+    own_recipe = replace(
+        own_recipe,
+        epochs=own_recipe.epochs if epochs is None else epochs,
+        lr=own_recipe.lr if lr is None else lr,
+        batch_size=min(own_recipe.batch_size, batch_size),
+    )
     check_count("epochs", own_recipe.epochs, 0)
     origin = provenance(
         hooked,
@@ -177,7 +184,7 @@ def fit(
         along,
         own_recipe,
         seed,
-        batch_size or 32,
+        batch_size,
         precision,
         max_memory,
         FitCheckpoint(checkpoint, settings),
@@ -319,11 +326,13 @@ def _trained(
         seed=task.seed,
         adaptive=recipe.adaptive,
     )
-    problem = LiveProblem(model, prepared, layers[0], task.objective, recipe)
-    dev_problem = LiveProblem(model, dev, layers[0], task.objective, recipe) if dev else None
+
+    def problem_of(examples: Sequence[Prepared]) -> LiveProblem:
+        return LiveProblem(model, examples, layers[0], task.objective, recipe, task.batch_size)
+
     state = train(
-        problem,
-        dev_problem,
+        problem_of(prepared),
+        problem_of(dev) if dev else None,
         trainable,
         begin=task.checkpoint.live(),
         after_epoch=task.checkpoint.save_live,
@@ -332,7 +341,7 @@ def _trained(
     if isinstance(trainable, TrainableReFTr1):
         trainable.begin_strengths()
         positives = [one for one in prepared if one.example.alpha > 0]
-        LiveProblem(model, positives, layers[0], task.objective, recipe).mean_loss(trainable)
+        problem_of(positives or prepared).mean_loss(trainable)
     return trainable.steering(task.surface), state.losses, state.dev_losses
 
 

@@ -30,6 +30,7 @@ class LiveProblem:
         first: The first intervened layer.
         objective: `mse` or `ll`.
         recipe: For the regulariser and the normalisation.
+        batch_size: Examples per pass where no gradient is taken.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class LiveProblem:
         first: int,
         objective: str,
         recipe: Recipe,
+        batch_size: int = 32,
     ):
         self.model, self.prepared, self.first = model, prepared, first
-        self.objective, self.recipe = objective, recipe
+        self.objective, self.recipe, self.batch_size = objective, recipe, batch_size
         self.ends = torch.tensor(sorted(model.encoder.end_token_ids), device=model.device)
         tokens = sum(len(one.start) for one in prepared)
-        plain = sum(float(one.plain.sum()) for one in prepared) / (tokens * model.d_model)
+        plain = sum(float(one.plain.sum()) for one in prepared) / (max(tokens, 1) * model.d_model)
         self.unit = plain if recipe.normalise and objective == "mse" and plain > 0 else 1.0
 
     def loss(self, indices: Sequence[int], trainable: Trainable) -> Float[Tensor, ""]:
@@ -67,7 +69,7 @@ class LiveProblem:
     def mean_loss(self, trainable: Trainable) -> float:
         """The objective over all examples, weighted by their tokens."""
         total, tokens = 0.0, 0
-        for indices in _by_length(self.prepared, 32):
+        for indices in _by_length(self.prepared, self.batch_size):
             count = sum(len(self.prepared[i].start) for i in indices)
             total += float(self.loss(indices, trainable)) * count
             tokens += count

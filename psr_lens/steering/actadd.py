@@ -132,4 +132,9 @@ class ActAdd(Steering):
     def _place(self, columns: Columns) -> Tensor:
         if self.aligned == "surface":
             return columns.position - columns.start(self.surface)
+        if not columns.padding_known and len(columns.position) > 1:
+            raise ValueError(
+                "this call does not say which columns are padding, and the rows are added from each "
+                "sequence's first token on: use the HookedModel's own methods, or one row at a time"
+            )
         return columns.position
