@@ -28,6 +28,7 @@ LAYERS = (
     "responses",
     "deltas",
     "artifacts",
+    "report_files",
     "steering",
     "fitting",
     "faithfulness",

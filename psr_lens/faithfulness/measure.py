@@ -1,16 +1,14 @@
-"""Is the steering doing what the prompt does? Distances to the prompt-steered residual stream.
+"""Distances to the prompt-steered residual stream.
 
 For a steering, run `x y'` under it, giving `S[l, i]` on the surface. Its relative RMSE at layer `l`:
 
 `sqrt( sum |S - A(x'y')|^2 / sum |A(xy') - A(x'y')|^2 )`, summed over examples and surface tokens:
 
 1 is no steering, 0 the prompt itself, above 1 is further from prompting than doing nothing.
-Intervals are bootstrap percentiles over examples (tokens of one response are not independent).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,117 +16,18 @@ from torch import Tensor
 
 from psr_lens._types import Surface, check_count, check_seed, check_surface
 from psr_lens.deltas import example_batches, iter_batches, surface_residuals
+from psr_lens.faithfulness.bootstrap import bootstrap, resamples
+from psr_lens.faithfulness.report import (
+    EQUIVALENT_PROMPT,
+    NO_STEERING,
+    ORACLE,
+    Curve,
+    FaithfulnessReport,
+)
 from psr_lens.models import HookedModel, as_hooked_model
 from psr_lens.responses import Example, check_examples
 from psr_lens.steering import OracleSteering, Steering
 from psr_lens.steering.provenance import describe_data, provenance
-
-if TYPE_CHECKING:
-    import pandas
-    import plotly.graph_objects
-
-NO_STEERING = "no steering"
-EQUIVALENT_PROMPT = "equivalent prompt"
-ORACLE = "oracle"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A measure over the layers, with its interval.
-
-    Attributes:
-        values: One number per layer.
-        low: Lower end of the 95 % bootstrap interval.
-        high: Upper end.
-        layers: The layers that the steering covers; empty for a reference line.
-    """
-
-    values: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    layers: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class FaithfulnessReport:
-    """Relative RMSE per layer of several steerings, and the lines to read them against.
-
-    Attributes:
-        relative_rmse: One curve per steering.
-        reference: The lines `no steering` (1 by definition), `equivalent prompt` (the instruction
-            in other words, where the examples have one) and `oracle` (0 up to rounding).
-        alpha: The strength at which the steerings acted.
-        surface: Where they were measured.
-        examples: Number of examples.
-        provenance: Model, data and seed.
-    """
-
-    relative_rmse: Mapping[str, Curve]
-    reference: Mapping[str, Curve]
-    alpha: float
-    surface: Surface
-    examples: int
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """Tidy long form: one row per steering and layer."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            [
-                {
-                    "steering": name,
-                    "reference": name in self.reference,
-                    "layer": layer,
-                    "relative_rmse": value,
-                    "low": low,
-                    "high": high,
-                }
-                for name, curve in {**self.relative_rmse, **self.reference}.items()
-                for layer, (value, low, high) in enumerate(
-                    zip(curve.values, curve.low, curve.high, strict=True)
-                )
-            ]
-        )
-
-    def plot(self) -> "plotly.graph_objects.Figure":
-        """The curves over the layers."""
-        from psr_lens.plots import faithfulness_curves
-
-        return faithfulness_curves(self)
-
-    def summary(self) -> str:
-        """What the numbers say, one line per steering."""
-        count = "1 example" if self.examples == 1 else f"{self.examples} examples"
-        lines = [f"Relative RMSE at the last layer, {count}, 95 % intervals:"]
-        equivalent = self.reference.get(EQUIVALENT_PROMPT)
-        for name, curve in self.relative_rmse.items():
-            value = curve.values[-1]
-            line = f"{name}: {value:.2f} ({curve.low[-1]:.2f} to {curve.high[-1]:.2f}), "
-            if value >= 1:
-                line += "no closer to prompting than doing nothing"
-            elif equivalent is not None and value <= equivalent.values[-1]:
-                line += "as close to the prompt as a paraphrase of it"
-            else:
-                line += f"{1 - value:.0%} of the distance to prompting is gone"
-            lines.append(line)
-        if equivalent is not None:
-            lines.append(f"a paraphrase of the prompt: {equivalent.values[-1]:.2f}")
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return self.summary()
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """The plot where plotly can draw, a table elsewhere, words on a terminal."""
-        import json
-
-        table = self.to_dataframe().pivot(index="steering", columns="layer", values="relative_rmse")
-        return {
-            "application/vnd.plotly.v1+json": json.loads(self.plot().to_json() or "{}"),
-            "text/html": table.to_html(float_format="{:.3f}".format),
-            "text/plain": self.summary(),
-        }
 
 
 @torch.no_grad()
@@ -211,10 +110,10 @@ def measure_faithfulness(
         raise ValueError(
             "the steered prompts change nothing: base and steered prompt of every example are equal"
         )
-    draws = _bootstrap_indices(len(data), n_bootstrap, seed)
+    counts = resamples(len(data), n_bootstrap, seed)
     ones = (1.0,) * hooked.n_layers
     curves = {
-        name: _relative_rmse(missed[name], energy, draws, getattr(runs.get(name), "layers", ()))
+        name: _curve(missed[name], energy, counts, getattr(runs.get(name), "layers", ()))
         for name in names
     }
     reference = {NO_STEERING: Curve(ones, ones, ones)}
@@ -269,80 +168,14 @@ def _squares_per_example(
     return torch.stack([part.sum(dim=1) for part in squares.split(list(lengths), dim=1)]).cpu()
 
 
-def _bootstrap_indices(n_examples: int, n_bootstrap: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(n_examples, (n_bootstrap, n_examples), generator=generator)
-
-
-def _relative_rmse(
+def _curve(
     missed: Float[Tensor, "example layer"],
     energy: Float[Tensor, "example layer"],
-    draws: Tensor,
+    counts: Tensor,
     layers: tuple[int, ...],
 ) -> Curve:
     def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
         return (numerator / denominator.clamp_min(1e-30)).sqrt()
 
-    value = ratio(missed.sum(dim=0), energy.sum(dim=0))
-    resampled = ratio(missed[draws].sum(dim=1), energy[draws].sum(dim=1))
-    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = torch.quantile(resampled, ends, dim=0) if len(draws) else (value, value)
+    value, low, high = bootstrap(ratio, (missed, energy), counts)
     return Curve(tuple(value.tolist()), tuple(low.tolist()), tuple(high.tolist()), layers)
-
-
-@dataclass(frozen=True)
-class Selectivity:
-    """How unevenly the prompt acts on the tokens, per layer.
-
-    Attributes:
-        p10: 10th percentile of the accumulated delta norm over surface tokens.
-        p50: Median.
-        p90: 90th percentile.
-        mean_energy_share: `n |mean D|^2 / sum |D|^2`: what a constant vector can express.
-    """
-
-    p10: tuple[float, ...]
-    p50: tuple[float, ...]
-    p90: tuple[float, ...]
-    mean_energy_share: tuple[float, ...]
-
-
-@torch.no_grad()
-def measure_selectivity(
-    model: Any,
-    data: Sequence[Example],
-    *,
-    surface: Surface = "R",
-    batch_size: int = 32,
-    progress: bool = False,
-) -> Selectivity:
-    """Percentiles of the accumulated delta's norm, and the energy of its mean.
-
-    Streams over the data; only the norms of all tokens are kept.
-
-    Args:
-        model: The model.
-        data: The examples.
-        surface: Where to measure.
-        batch_size: Examples per forward pass.
-        progress: Whether to show a bar.
-
-    Raises:
-        ValueError: If there is no example.
-    """
-    hooked = as_hooked_model(model)
-    if len(data) == 0:
-        raise ValueError("there is no example to measure on: pass at least one")
-    norms: list[Tensor] = []
-    total = torch.zeros(hooked.n_layers, hooked.d_model, dtype=torch.float64)
-    for indices in iter_batches(data, batch_size, progress=progress, description="selectivity"):
-        base, steered = example_batches(hooked, [data[i] for i in indices])
-        deltas = surface_residuals(hooked, steered, surface) - surface_residuals(
-            hooked, base, surface
-        )
-        norms.append(deltas.norm(dim=-1).double().cpu())
-        total += deltas.double().sum(dim=1).cpu()
-    lengths = torch.cat(norms, dim=1)
-    p10, p50, p90 = torch.quantile(lengths, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), 1)
-    share = total.square().sum(-1) / lengths.shape[1] / lengths.square().sum(1).clamp_min(1e-30)
-    return Selectivity(*(tuple(x.tolist()) for x in (p10, p50, p90, share)))

@@ -1,0 +1,23 @@
+"""Is the steering doing what the prompt does? Measures, intervals, reference lines."""
+
+from psr_lens.faithfulness.measure import measure_faithfulness, name_steerings
+from psr_lens.faithfulness.report import (
+    EQUIVALENT_PROMPT,
+    NO_STEERING,
+    ORACLE,
+    Curve,
+    FaithfulnessReport,
+)
+from psr_lens.faithfulness.selectivity import Selectivity, measure_selectivity
+
+__all__ = [
+    "EQUIVALENT_PROMPT",
+    "NO_STEERING",
+    "ORACLE",
+    "Curve",
+    "FaithfulnessReport",
+    "Selectivity",
+    "measure_faithfulness",
+    "measure_selectivity",
+    "name_steerings",
+]
