@@ -58,8 +58,8 @@ class FitCheckpoint:
                 found[report.layer] = (report, ordered)
         return found
 
-    def save_live(self, state: LiveState) -> None:
-        """Keep the state after an epoch."""
+    def save_live(self, run: str, state: LiveState) -> None:
+        """Keep the state of a live run after an epoch."""
         if self._directory is not None:
             header = {
                 "fit": self._key,
@@ -68,13 +68,16 @@ class FitCheckpoint:
                 "dev_losses": list(state.dev_losses),
                 "stale": state.stale,
             }
-            write_artifact(self._directory / "live", state.tensors, header)
+            write_artifact(self._directory / f"epoch-{run}", state.tensors, header)
 
-    def live(self) -> LiveState | None:
-        """The last state; None if there is none."""
-        if self._directory is None or not (self._directory / "live.safetensors").is_file():
+    def live(self, run: str) -> LiveState | None:
+        """The last state of a live run; None if there is none."""
+        if self._directory is None:
             return None
-        tensors, header = read_artifact(self._directory / "live")
+        file = self._directory / f"epoch-{run}.safetensors"
+        if not file.is_file():
+            return None
+        tensors, header = read_artifact(file)
         return LiveState(
             header["epoch"],
             tuple(header["losses"]),

@@ -1,8 +1,7 @@
 """`fit`: the one entry point from examples to a steering."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,28 +15,21 @@ from psr_lens._types import (
     check_surface,
     resolve_layers,
 )
-from psr_lens.deltas import working_dtype
 from psr_lens.fitting.checkpoints import FitCheckpoint
 from psr_lens.fitting.choices import (
     HAVE_BEST,
-    REPLAYED,
     check_choices,
     choose_recipe,
     train_and_dev,
 )
-from psr_lens.fitting.closed import CLOSED, Maker, closed_form
+from psr_lens.fitting.closed import CLOSED
 from psr_lens.fitting.errors import relative_rmse
-from psr_lens.fitting.live import LiveProblem, train
-from psr_lens.fitting.prepared import Prepared, prepare, units_of
 from psr_lens.fitting.recipe import Recipe
-from psr_lens.fitting.replay import replay
-from psr_lens.fitting.report import FitReport, StageReport, counting_forwards
-from psr_lens.fitting.stages import Stages
-from psr_lens.fitting.starts import make_trainable
-from psr_lens.fitting.trainable import TrainableReFTr1, Units
-from psr_lens.models import HookedModel, as_hooked_model
+from psr_lens.fitting.report import FitReport, counting_forwards
+from psr_lens.fitting.solve import Task, solve, solve_closed
+from psr_lens.models import as_hooked_model
 from psr_lens.responses import SteeringDataset
-from psr_lens.steering import PSR, ConstantSteering, Steering
+from psr_lens.steering import Steering
 from psr_lens.steering.provenance import describe_data, provenance
 
 
@@ -79,9 +71,10 @@ def fit(
     | `oracle` | nothing, or the directions of a limited oracle | closed form |
 
     `replay` goes up the layers once and fits each to what the layers below leave missing, with no
-    gradient through the model. `live` trains through the frozen model. `auto` replays and then goes
-    on live from there, as long as the dev split gets better; where replay cannot solve the
-    objective it is live alone, from the replayed start if there is one.
+    gradient through the model. `live` trains through the frozen model. `auto` replays, goes on live
+    from there as long as the dev split gets better, trains live from its own start too, and keeps
+    what has the best objective on the dev split: it is never worse there than either solver alone,
+    and takes the time of both. Where there is nothing to replay it is live alone.
 
     Args:
         model: A `HookedModel`, HookedTransformer or TransformerBridge.
@@ -143,13 +136,15 @@ def fit(
         tried = tuple(range(hooked.n_layers))
     else:
         tried = resolve_layers(cast(Layers, layers), hooked.n_layers)
-    own_recipe = choose_recipe(recipe, objective, method in REPLAYED and solver == "auto")
     check_count("batch_size", batch_size)
-    own_recipe = replace(
-        own_recipe,
-        epochs=own_recipe.epochs if epochs is None else epochs,
-        lr=own_recipe.lr if lr is None else lr,
-        batch_size=min(own_recipe.batch_size, batch_size),
+    own_recipe, refining = (
+        replace(
+            own,
+            epochs=own.epochs if epochs is None else epochs,
+            lr=own.lr if lr is None else lr,
+            batch_size=min(own.batch_size, batch_size),
+        )
+        for own in (choose_recipe(recipe, objective, again) for again in (False, True))
     )
     check_count("epochs", own_recipe.epochs, 0)
     origin = provenance(
@@ -166,10 +161,10 @@ def fit(
         "fingerprint": origin["model"]["fingerprint"],
         "layers": [*tried, best],
         "heads": [n_heads, rank],
-        "recipe": asdict(own_recipe),
+        "recipe": [asdict(own_recipe), asdict(refining)],
         "precision": str(precision),
     }
-    task = _Task(
+    task = Task(
         hooked,
         examples,
         dev,
@@ -183,6 +178,7 @@ def fit(
         rank,
         along,
         own_recipe,
+        refining,
         seed,
         batch_size,
         precision,
@@ -192,7 +188,8 @@ def fit(
     )
     start = time.perf_counter()
     with counting_forwards(hooked) as count:
-        steering, parts = _closed(task) if method in CLOSED else _solved(task)
+        found = solve_closed(task) if method in CLOSED else solve(task)
+        steering = found.steering
         errors = ()
         if dev and method != "actadd":
             errors = relative_rmse(hooked, [steering], dev, surface, task.batch_size)[0]
@@ -205,157 +202,11 @@ def fit(
         forwards=count.sequences,
         examples=len(examples),
         dev_examples=len(dev),
-        **parts,
+        solver=found.solver,
+        stages=found.stages,
+        losses=found.losses,
+        dev_losses=found.dev_losses,
+        candidates=found.candidates,
+        tried=found.tried,
     )
     return steering
-
-
-@dataclass(frozen=True)
-class _Task:
-    """The checked arguments of a fit."""
-
-    model: HookedModel
-    train: SteeringDataset
-    dev: SteeringDataset
-    layers: tuple[int, ...]
-    best: bool
-    method: str
-    objective: str
-    solver: str
-    surface: Surface
-    n_heads: int
-    rank: int | None
-    along: Steering | None
-    recipe: Recipe
-    seed: int
-    batch_size: int
-    precision: torch.dtype | None
-    max_memory: int | None
-    checkpoint: FitCheckpoint
-    progress: bool
-
-    def choose(self, make: Maker) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """The layers, and with `layers="best"` what every layer alone reached."""
-        if not self.best:
-            return self.layers, ()
-        candidates = [make((layer,)) for layer in self.layers]
-        data = self.dev or self.train
-        errors = relative_rmse(self.model, candidates, data, self.surface, self.batch_size)
-        last = tuple(own[-1] for own in errors)
-        return (min(self.layers, key=lambda layer: last[layer]),), last
-
-
-_Parts = dict[str, Any]
-
-
-def _closed(task: _Task) -> tuple[Steering, _Parts]:
-    make, reports = closed_form(
-        task.method,
-        task.model,
-        task.train,
-        surface=task.surface,
-        rank=task.rank,
-        along=task.along,
-        batch_size=task.batch_size,
-        progress=task.progress,
-    )
-    chosen, candidates = task.choose(make)
-    stages = tuple(reports[layer] for layer in chosen if layer in reports)
-    return make(chosen), _parts("closed form", stages, candidates=candidates)
-
-
-def _solved(task: _Task) -> tuple[Steering, _Parts]:
-    """Replay, live, or both."""
-    stages = Stages(task.method, task.n_heads, task.checkpoint)
-    chosen, candidates, reports = task.layers, (), ()
-    replayed: Steering | None = None
-    if task.method in REPLAYED and (task.solver != "live" or task.best):
-        replay(
-            task.model,
-            task.train,
-            task.dev,
-            task.layers,
-            stages,
-            surface=task.surface,
-            carry=not task.best,
-            batch_size=task.batch_size,
-            precision=task.precision,
-            max_memory=task.max_memory,
-            progress=task.progress,
-        )
-        chosen, candidates = task.choose(lambda layers: stages.steering(layers, task.surface))
-        replayed = stages.steering(chosen, task.surface)
-        reports = tuple(stages.reports[layer] for layer in chosen)
-        if task.solver == "replay":
-            return replayed, _parts("replay", reports, candidates=candidates)
-    start = None if task.solver == "live" else replayed
-    steering, losses, dev_losses = _trained(task, chosen, start)
-    name = "live" if start is None else "replay, then live"
-    return steering, _parts(name, reports, losses, dev_losses, candidates)
-
-
-def _trained(
-    task: _Task, layers: tuple[int, ...], start: Steering | None
-) -> tuple[Steering, tuple[float, ...], tuple[float, ...]]:
-    model, recipe = task.model, task.recipe
-    prepared, dev = (
-        prepare(
-            model,
-            part,
-            layers[0],
-            task.surface,
-            batch_size=task.batch_size,
-            progress=task.progress and bool(part),
-        )
-        for part in (task.train, task.dev)
-    )
-    units = (
-        units_of(prepared, model, layers)
-        if recipe.adaptive
-        else Units.plain(len(layers), model.d_model).to(model.device, working_dtype(model.dtype))
-    )
-    assert start is None or isinstance(start, PSR | ConstantSteering)
-    trainable = make_trainable(
-        task.method,
-        layers,
-        units,
-        start=start,
-        prepared=prepared,
-        n_heads=task.n_heads,
-        rank=task.rank or 4,
-        seed=task.seed,
-        adaptive=recipe.adaptive,
-    )
-
-    def problem_of(examples: Sequence[Prepared]) -> LiveProblem:
-        return LiveProblem(model, examples, layers[0], task.objective, recipe, task.batch_size)
-
-    state = train(
-        problem_of(prepared),
-        problem_of(dev) if dev else None,
-        trainable,
-        begin=task.checkpoint.live(),
-        after_epoch=task.checkpoint.save_live,
-        progress=task.progress,
-    )
-    if isinstance(trainable, TrainableReFTr1):
-        trainable.begin_strengths()
-        positives = [one for one in prepared if one.example.alpha > 0]
-        problem_of(positives or prepared).mean_loss(trainable)
-    return trainable.steering(task.surface), state.losses, state.dev_losses
-
-
-def _parts(
-    solver: str,
-    stages: tuple[StageReport, ...],
-    losses: tuple[float, ...] = (),
-    dev_losses: tuple[float, ...] = (),
-    candidates: tuple[float, ...] = (),
-) -> _Parts:
-    return {
-        "solver": solver,
-        "stages": stages,
-        "losses": losses,
-        "dev_losses": dev_losses,
-        "candidates": candidates,
-    }

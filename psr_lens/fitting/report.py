@@ -35,7 +35,7 @@ class FitReport:
     Attributes:
         method: The method.
         objective: `mse` or `ll`; empty where there is a closed form alone.
-        solver: What was run: `closed form`, `replay`, `live`, or `replay, then live`.
+        solver: What led to the steering: `closed form`, `replay`, `live`, or `replay, then live`.
         stages: One report per layer that replay or a closed form fitted.
         losses: Training loss of every step of the live solver.
         dev_losses: Its objective on the dev examples before the first step and after each epoch.
@@ -43,6 +43,7 @@ class FitReport:
             empty without them.
         candidates: Relative RMSE at the last layer on the dev examples, of every layer that
             `layers="best"` tried; empty otherwise.
+        tried: Solvers that `auto` compared, each with its best objective on the dev examples.
         seconds: Wall-clock time.
         forwards: Forward passes run, in sequences through the whole model: each sequence that goes
             through one of L blocks counts 1/L.
@@ -58,6 +59,7 @@ class FitReport:
     dev_losses: tuple[float, ...]
     dev_relative_rmse: tuple[float, ...]
     candidates: tuple[float, ...]
+    tried: tuple[tuple[str, float], ...]
     seconds: float
     forwards: float
     examples: int

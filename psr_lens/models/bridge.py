@@ -1,6 +1,6 @@
 """TransformerLens' TransformerBridge (3.9 and 4.x) behind the model protocol."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, final
 
@@ -52,8 +52,7 @@ class BridgeModel(HookedModel):
             return self.raw(batch.tokens, attention_mask=batch.attention_mask.long())
 
     def _forward_without_unembedding(self, batch: TokenBatch) -> None:
-        # The bridge stops in front of a block only, so the last block needs the whole pass.
-        self._forward(batch)
+        self._capture(self.hook_point(-1), batch)
 
     def _embed(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]:
         return self._capture(self.raw.blocks[0].hook_in, batch)
@@ -84,20 +83,14 @@ class BridgeModel(HookedModel):
         for i, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
             cache.update(keys.transpose(1, 2), values.transpose(1, 2), i)
         mask = torch.cat([prefix.attention_mask, suffix.attention_mask], dim=1)
-        last: list[Tensor] = []
+        if not unembed and layer == self.n_layers:
+            return resid
 
-        def keep(module: nn.Module, args: Any, out: Tensor) -> None:
-            last.append(out)
+        def forward() -> Tensor:
+            return self._forward_cached(suffix.tokens, mask, cache)[0]
 
-        handle = self.hook_point(self.n_layers - 1).register_forward_hook(keep)
-        try:
-            with self._entering(layer, resid):
-                logits, _ = self._forward_cached(suffix.tokens, mask, cache)
-        finally:
-            handle.remove()
-        if unembed:
-            return logits
-        return last[0] if last else resid
+        with self._entering(layer, resid):
+            return forward() if unembed else self._stop_at(self.hook_point(-1), forward)
 
     def _whole_cache(self) -> Any:
         # Made without a configuration it keeps every column, in sliding-window layers too.
@@ -134,6 +127,10 @@ class BridgeModel(HookedModel):
                 entering.remove()
 
     def _capture(self, point: nn.Module, batch: TokenBatch) -> Tensor:
+        return self._stop_at(point, lambda: self._forward(batch))
+
+    def _stop_at(self, point: nn.Module, forward: Callable[[], object]) -> Tensor:
+        """What comes to a hook point, edits included; the pass ends there."""
         captured: list[Tensor] = []
 
         def stop(module: nn.Module, args: Any, resid: Tensor) -> None:
@@ -142,7 +139,7 @@ class BridgeModel(HookedModel):
 
         handle = point.register_forward_hook(stop)
         try:
-            self._forward(batch)
+            forward()
         except _Captured:
             pass
         finally:
