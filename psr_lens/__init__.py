@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         measure_faithfulness,
         measure_selectivity,
     )
-    from psr_lens.fitting import FitReport, Recipe, fit
+    from psr_lens.fitting import FitReport, Recipe, fit, transfer
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
     from psr_lens.prompts import PromptPair, instruct, load_pairs
     from psr_lens.responses import Example, SteeringDataset, add_negatives, sample_responses
@@ -67,6 +67,7 @@ _MODULE_OF_NAME = {
     "load_steering": "steering",
     "FitReport": "fitting",
     "Recipe": "fitting",
+    "transfer": "fitting",
     "fit": "fitting",
     "FaithfulnessReport": "faithfulness",
     "measure_faithfulness": "faithfulness",
@@ -115,6 +116,7 @@ __all__ = [
     "measure_selectivity",
     "plots",
     "sample_responses",
+    "transfer",
 ]
 
 

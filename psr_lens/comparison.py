@@ -22,6 +22,11 @@ _OF_SOME: Final = {
     "solver": ("const", "psr", "loreft", "reft_r1"),
     "n_heads": ("psr",),
     "rank": ("loreft", "oracle"),
+    "recipe": ("const", "psr", "loreft", "reft_r1"),
+    "epochs": ("const", "psr", "loreft", "reft_r1"),
+    "lr": ("const", "psr", "loreft", "reft_r1"),
+    "precision": ("const", "psr"),
+    "max_memory": ("const", "psr"),
 }
 
 

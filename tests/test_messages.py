@@ -37,6 +37,7 @@ EXPECTED = {
     "pl.fit(model, data, layers=1.5)": "layers=1.5: pass 'all', one index",
     "pl.fit(model, data, layers=True)": "layers=True: pass 'all', one index",
     "pl.fit(model, data, layers=['a'])": "layers=['a']: pass 'all', one index",
+    "pl.transfer(psr, model, model, [(1, 2)])": "has no probes to carry over: pass a PSR",
     "pl.fit(model, pairs)": "pass what sample_responses returns",
     "pl.fit(model, data, seed=-1)": "seed=-1: it must be a whole number",
     "pl.collect_deltas(model, data[0])": "pass [example]",

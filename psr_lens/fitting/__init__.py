@@ -5,6 +5,7 @@ from psr_lens.fitting.heads import Heads, fit_heads
 from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
 from psr_lens.fitting.report import FitReport, StageReport
 from psr_lens.fitting.trainable import random_heads
+from psr_lens.fitting.transfer import transfer
 
 __all__ = [
     "DEFAULT",
@@ -17,4 +18,5 @@ __all__ = [
     "fit",
     "fit_heads",
     "random_heads",
+    "transfer",
 ]

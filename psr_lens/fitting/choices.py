@@ -1,5 +1,6 @@
 """Do the arguments of a fit go together?"""
 
+from collections.abc import Mapping
 from typing import Final
 
 from psr_lens._types import Surface, check_count
@@ -70,6 +71,35 @@ def check_choices(
             "psr and const; choose 'live' or 'auto'"
         )
     return objective
+
+
+def check_for_solver(
+    method: str,
+    solver: str,
+    *,
+    live: Mapping[str, object],
+    replay: Mapping[str, object],
+) -> None:
+    """Refuse options of a solver that is not going to run.
+
+    Args:
+        method: The method.
+        solver: The solver.
+        live: Options of the live solver, None where they are not given.
+        replay: Options of replay, likewise.
+
+    Raises:
+        ValueError: If one is given for nothing.
+    """
+    runs_live = method not in CLOSED and solver != "replay"
+    runs_replay = method in REPLAYED and solver != "live"
+    for runs, name, options in ((runs_live, "live", live), (runs_replay, "replay", replay)):
+        for key, value in options.items():
+            if value is not None and not runs:
+                raise ValueError(
+                    f"{key}={value!r} with method={method!r}, solver={solver!r}: only the {name} "
+                    "solver takes it, and it does not run here; leave it out"
+                )
 
 
 def choose_recipe(recipe: str | Recipe, objective: str, from_replay: bool) -> Recipe:

@@ -19,6 +19,7 @@ from psr_lens.fitting.checkpoints import FitCheckpoint
 from psr_lens.fitting.choices import (
     HAVE_BEST,
     check_choices,
+    check_for_solver,
     choose_recipe,
     train_and_dev,
 )
@@ -128,6 +129,16 @@ def fit(
     check_surface(surface)
     check_seed(seed)
     objective = check_choices(method, objective, solver, n_heads, rank, along, surface)
+    check_for_solver(
+        method,
+        solver,
+        live={
+            "recipe": None if recipe == "default" else recipe,
+            "epochs": epochs,
+            "lr": lr,
+        },
+        replay={"precision": precision, "max_memory": max_memory},
+    )
     examples, dev = train_and_dev(data, seed)
     best = isinstance(layers, str) and layers == "best"
     if best:

@@ -1,15 +1,12 @@
 """What the methods reach on the demo world, and that steerings compose there."""
 
 import pytest
-import torch
 
 import psr_lens as pl
-from psr_lens.deltas import surface_residuals
+from benchmarks.detection import detection
 from psr_lens.demo.experiment import MAX_NEW_TOKENS, fit_data, held_out_data
 from psr_lens.demo.judges import judge_coherence, judge_trait
 from psr_lens.fitting.errors import relative_rmse
-from psr_lens.models.generation import generate_tokens
-from psr_lens.responses import make_example
 
 
 @pytest.fixture(scope="module")
@@ -90,24 +87,10 @@ def test_two_steerings_make_an_optimistic_pirate(model, two):
     assert judged("pirate", test, one) <= 10
 
 
-def test_reft_r1_learns_to_steer_and_to_detect(model):
+@pytest.mark.parametrize("name", ["pirate", "hedger"])
+def test_reft_r1_learns_to_steer_and_to_detect(model, name):
     """AUROC of the latent between prompted and plain responses, both read behind the plain prompt."""
-    train = pl.add_negatives(
-        model, fit_data(model, "pirate", 0), max_new_tokens=MAX_NEW_TOKENS, batch_size=128
-    )
-    steering = pl.fit(model, train, method="reft_r1", layers=2, epochs=6)
-    assert min(steering.fit_report.dev_losses) < 0.96 * steering.fit_report.dev_losses[0]
-    test = held_out_data(model, "pirate", 1)
-    said = generate_tokens(
-        model, [e.pair.base for e in test], max_new_tokens=MAX_NEW_TOKENS, seed=3, batch_size=64
-    )
-    plain = [make_example(model, e.pair, own.tokens) for e, own in zip(test, said, strict=True)]
-
-    def presence(example):
-        batch = model.pad([example.base_row])
-        latent = steering.latent(2, surface_residuals(model, batch, "R")[2])
-        return float(latent.topk(min(10, len(latent))).values.mean())
-
-    with_it, without = (torch.tensor([presence(e) for e in own]) for own in (test, plain))
-    greater = (with_it[:, None] > without[None]).double().mean()
-    assert float(greater) >= 0.95
+    steering, auroc = detection(model, name, layer=2)
+    report = steering.fit_report
+    assert min(report.dev_losses) < 0.96 * report.dev_losses[0]
+    assert auroc >= 0.95

@@ -165,6 +165,16 @@ def test_activation_addition_from_texts_adds_at_the_start(model):
     assert once == again
 
 
+def test_rows_from_the_start_are_refused_where_padding_is_unknown(model):
+    """A direct call does not say where a row begins; a single row has no padding."""
+    steering = ActAdd.from_texts(model, "the cat is kind", "the dog", 1)
+    tokens = torch.ones(2, 5, dtype=torch.long, device=model.device)
+    with steering.applied(model), torch.no_grad():
+        model.raw(tokens[:1])
+        with pytest.raises(ValueError, match="which columns are padding"):
+            model.raw(tokens)
+
+
 def test_sums_and_multiples_are_what_they_say(model, data):
     psr, constant = made_up("psr", model), made_up("constant", model)
 

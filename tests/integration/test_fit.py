@@ -10,6 +10,8 @@ from psr_lens.responses import SteeringDataset, sample_responses
 from psr_lens.steering import PSR, ConstantSteering, OracleSteering
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model
 
+ZERO = ConstantSteering(torch.zeros(1, 4), (0,))
+
 
 @pytest.fixture(scope="module", params=CORE_MODELS, ids="-".join)
 def model(request):
@@ -175,6 +177,13 @@ def test_bad_arguments_are_one_line(model, data):
         ({"solver": "magic"}, "solver='magic': choose 'auto', 'replay' or 'live'"),
         ({"recipe": "soup"}, "recipe='soup': choose 'default', 'paper'"),
         ({"n_heads": 0}, "n_heads=0: it must be at least 1"),
+        ({"method": "dim", "epochs": 3}, "epochs=3 with method='dim'"),
+        ({"solver": "replay", "lr": 0.1}, "only the live solver takes it"),
+        ({"method": "pca", "recipe": "paper"}, "recipe='paper' with method='pca'"),
+        ({"solver": "live", "precision": torch.float64}, "only the replay solver takes it"),
+        ({"method": "oracle", "rank": 2, "along": ZERO}, "rank=2 and along="),
+        ({"method": "oracle", "along": ZERO, "surface": "QR"}, "surface='QR' but the steering"),
+        ({"method": "oracle", "along": ZERO, "layers": 1}, "layers=[1] but the steering"),
     ]:
         with pytest.raises(ValueError) as error:  # noqa: PT011
             fit(model, data, **options)
@@ -182,6 +191,58 @@ def test_bad_arguments_are_one_line(model, data):
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="nothing to fit on"):
         fit(model, data.test, method="dim")
+
+
+def test_the_batch_size_of_a_fit_is_the_callers(model, data, monkeypatch):
+    sizes = []
+    pad = type(model).pad
+
+    def counted(self, rows):
+        sizes.append(len(rows))
+        return pad(self, rows)
+
+    monkeypatch.setattr(type(model), "pad", counted)
+    small = fit(model, data, method="psr", solver="replay", batch_size=2)
+    assert max(sizes) == 2
+    monkeypatch.undo()
+    large = fit(model, data, method="psr", solver="replay", batch_size=64)
+    for name, tensor in large.tensors().items():
+        assert torch.allclose(tensor, small.tensors()[name], rtol=1e-4, atol=1e-6)
+
+
+def test_replay_regresses_in_the_precision_asked_for(monkeypatch):
+    from psr_lens.fitting import stages
+
+    seen = set()
+    solve = stages.fit_heads
+
+    def watched(x, *args, **options):
+        seen.add(x.dtype)
+        return solve(x, *args, **options)
+
+    monkeypatch.setattr(stages, "fit_heads", watched)
+    narrow = tiny_model("llama", "bridge", dtype="float32")
+    pairs = [instructed(narrow, f"tell me about animal {i}", "be very kind") for i in range(12)]
+    data = sample_responses(narrow, pairs, max_new_tokens=8, seed=0, progress=False)
+    kept = {}
+    for precision in (None, torch.float64):
+        seen.clear()
+        steering = fit(narrow, data, method="psr", solver="replay", precision=precision)
+        assert seen == {precision or torch.float32}
+        kept[precision] = steering
+    losses = [[stage.train_loss for stage in one.fit_report.stages] for one in kept.values()]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_an_oracle_along_a_steering_keeps_to_the_layers_asked_for(model, data):
+    psr = fit(model, data, method="psr", solver="replay")
+    whole = fit(model, data, method="oracle", along=psr)
+    top = model.n_layers - 1
+    one = fit(model, data, method="oracle", along=psr, layers=top)
+    assert whole.layers == psr.layers
+    assert one.layers == (top,)
+    assert torch.equal(one.basis[0], whole.basis[top])
 
 
 def test_dim_at_a_model_of_one_example(model, data):
