@@ -58,8 +58,13 @@ def write_report(
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
             path.rename(old / path.name)
-            fresh.rename(path)
-            shutil.rmtree(old)
+            try:
+                fresh.rename(path)
+            except BaseException:
+                (old / path.name).rename(path)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             fresh.rename(path)
     except BaseException:
