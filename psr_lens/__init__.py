@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from psr_lens.comparison import Comparison, compare
     from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
     from psr_lens.faithfulness import (
+        AssumptionReport,
         FaithfulnessReport,
+        measure_assumptions,
         measure_faithfulness,
         measure_selectivity,
     )
@@ -68,7 +70,9 @@ _MODULE_OF_NAME = {
     "FitReport": "fitting",
     "Recipe": "fitting",
     "fit": "fitting",
+    "AssumptionReport": "faithfulness",
     "FaithfulnessReport": "faithfulness",
+    "measure_assumptions": "faithfulness",
     "measure_faithfulness": "faithfulness",
     "measure_selectivity": "faithfulness",
     "Comparison": "comparison",
@@ -79,6 +83,7 @@ _SUBMODULES = ("demo", "plots")
 __all__ = [
     "PSR",
     "ActAdd",
+    "AssumptionReport",
     "Coefficients",
     "Comparison",
     "ConstantSteering",
@@ -111,6 +116,7 @@ __all__ = [
     "load_model",
     "load_pairs",
     "load_steering",
+    "measure_assumptions",
     "measure_faithfulness",
     "measure_selectivity",
     "plots",
