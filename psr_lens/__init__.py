@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         FaithfulnessReport,
         measure_assumptions,
         measure_faithfulness,
-        measure_selectivity,
     )
     from psr_lens.fitting import FitReport, Recipe, fit
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
@@ -74,7 +73,6 @@ _MODULE_OF_NAME = {
     "FaithfulnessReport": "faithfulness",
     "measure_assumptions": "faithfulness",
     "measure_faithfulness": "faithfulness",
-    "measure_selectivity": "faithfulness",
     "Comparison": "comparison",
     "compare": "comparison",
 }
@@ -118,7 +116,6 @@ __all__ = [
     "load_steering",
     "measure_assumptions",
     "measure_faithfulness",
-    "measure_selectivity",
     "plots",
     "sample_responses",
 ]

@@ -10,7 +10,6 @@ from psr_lens.faithfulness.report import (
     Curve,
     FaithfulnessReport,
 )
-from psr_lens.faithfulness.selectivity import Selectivity, measure_selectivity
 
 __all__ = [
     "EQUIVALENT_PROMPT",
@@ -20,10 +19,8 @@ __all__ = [
     "Curve",
     "FaithfulnessReport",
     "Measure",
-    "Selectivity",
     "Thresholds",
     "measure_assumptions",
     "measure_faithfulness",
-    "measure_selectivity",
     "name_steerings",
 ]

@@ -202,11 +202,11 @@ class AssumptionReport:
         Raises:
             ValueError: If there is no such picture.
         """
-        from psr_lens.plots import assumption_curves, spectrum_curves, strength_classes
+        from psr_lens.plots import assumption_curves, spectrum_shares, strength_classes
 
         pictures = {
             "overview": assumption_curves,
-            "spectrum": spectrum_curves,
+            "spectrum": spectrum_shares,
             "strength": strength_classes,
         }
         if picture not in pictures:
@@ -217,7 +217,8 @@ class AssumptionReport:
         """Write the report to a directory; an older report there is replaced."""
         header = {
             "layers": list(self.layers),
-            "kind": self.kind,
+            # Of the delta: the file has a kind of its own.
+            "delta_kind": self.kind,
             "surface": self.surface,
             "examples": self.examples,
             "probe_examples": self.probe_examples,
@@ -240,6 +241,7 @@ class AssumptionReport:
         return cls(
             tuple(Measure(**row) for row in rows),
             tuple(header.pop("layers")),
+            header.pop("delta_kind"),
             thresholds=Thresholds(**header.pop("thresholds")),
             **header,
         )
