@@ -63,6 +63,7 @@ def score_layer_probes(
     """3.2a: the third pass, over the held-out examples."""
     device = sum_device(stream.model)
     n_layers, n_examples = len(stream.layers), len(stream.data)
+    # Errors of the two probes; of the strength, the sum and the sum of squares.
     missed = torch.zeros(n_examples, n_layers, 2).double()
     sums = torch.zeros(n_examples, n_layers, 2).double()
     for batch in stream.batches([kind], "held out"):
@@ -74,18 +75,20 @@ def score_layer_probes(
         )
         missed[batch.indices] = batch.per_example((c.unsqueeze(-1) - fitted).square())
         sums[batch.indices] = batch.per_example(torch.stack([c, c.square()], dim=-1))
-    n = torch.tensor(stream.lengths).double()
-    found = bootstrap(_r2, (n, missed, sums), resamples(n_examples, *resampling))
+    n = torch.tensor(stream.lengths).double().view(-1, 1, 1)
+    per_example = (n, missed, sums[..., :1], sums[..., 1:])
+    expanded = tuple(own.expand_as(missed) for own in per_example)
+    found = bootstrap(_r2, expanded, resamples(n_examples, *resampling))
     table.add("relu_r2", kind, found[..., 0])
     table.add("linear_r2", kind, found[..., 1])
 
 
 def _r2(
-    n: Float[Tensor, "*resample"],
+    n: Float[Tensor, "*resample layer probe"],
     missed: Float[Tensor, "*resample layer probe"],
-    sums: Float[Tensor, "*resample layer 2"],
+    total: Float[Tensor, "*resample layer probe"],
+    squares: Float[Tensor, "*resample layer probe"],
 ) -> Float[Tensor, "*resample layer probe"]:
     """Share of the variance of `c` that is explained, from sums over tokens; NaN where it has none."""
-    spread = sums[..., 1] - sums[..., 0].square() / n.reshape(*n.shape, 1)
-    spread = torch.where(spread > 1e-12 * sums[..., 1], spread, torch.nan)
-    return 1 - missed / spread.unsqueeze(-1)
+    spread = squares - total.square() / n
+    return 1 - missed / torch.where(spread > 1e-12 * squares, spread, torch.nan)

@@ -62,9 +62,8 @@ def measure_strengths(
                 means = (exact @ mean_direction.unsqueeze(-1)).squeeze(-1)
                 on_mean[batch.indices] = batch.per_example(means)
     for own, spectrum in spectra.items():
-        shares = bootstrap(
-            lambda part, whole: part / whole.unsqueeze(-1), (along[own], total[own]), counts
-        )
+        whole = total[own].unsqueeze(-1).expand_as(along[own])
+        shares = bootstrap(torch.div, (along[own], whole), counts)
         for i, at in enumerate(DIRECTIONS):
             table.add("energy_share", own, shares[..., i], at=at)
         for rank, energy in enumerate(spectrum.energy.T, start=1):
@@ -75,8 +74,8 @@ def measure_strengths(
         "mean_energy_share",
         kind,
         bootstrap(
-            lambda mean, n, whole: mean.square() / (n.unsqueeze(-1) * whole),
-            (on_mean, torch.tensor(stream.lengths).double(), total[kind]),
+            lambda mean, n, whole: mean.square() / (n * whole),
+            (on_mean, _counted(stream, on_mean), total[kind]),
             counts,
         ),
     )
@@ -88,16 +87,9 @@ def describe_strengths(
 ) -> None:
     """3.2: how the strength spreads over tokens and their classes."""
     lengths = torch.tensor(stream.lengths)
-    n = lengths.double()
-    table.add(
-        "strength_variation",
-        kind,
-        bootstrap(
-            _variation,
-            (n, _by_example(strengths.values, lengths), _by_example(strengths.values, lengths, 2)),
-            counts,
-        ),
-    )
+    sums = [_by_example(strengths.values, lengths, power) for power in (1, 2)]
+    per_example = (_counted(stream, sums[0]), sums[0], sums[1])
+    table.add("strength_variation", kind, bootstrap(_variation, per_example, counts))
     classes = classify_tokens(stream.model.encoder, stream.data, stream.surface)
     whole = _by_example(strengths.norms, lengths, 2)
     for number, name in enumerate((*TOKEN_CLASSES, ALL_TOKENS)):
@@ -113,23 +105,24 @@ def describe_strengths(
         present = mask.sum().double().expand(1, len(stream.layers))
         table.add("tokens", kind, present, name)
         table.add("mean_strength", kind, part.values.double().mean(dim=1)[None], name)
-        share = bootstrap(
-            lambda part, whole: part / whole,
-            (_by_example(strengths.norms * mask, lengths, 2), whole),
-            counts,
-        )
+        own_energy = _by_example(strengths.norms * mask, lengths, 2)
+        share = bootstrap(torch.div, (own_energy, whole), counts)
         table.add("class_energy_share", kind, share, name)
 
 
+def _counted(stream: DeltaStream, like: Float[Tensor, "example layer"]) -> Tensor:
+    """The number of tokens of every example, once for each layer."""
+    return torch.tensor(stream.lengths).double().unsqueeze(-1).expand_as(like)
+
+
 def _variation(
-    n: Float[Tensor, "*resample"],
+    n: Float[Tensor, "*resample layer"],
     total: Float[Tensor, "*resample layer"],
     squares: Float[Tensor, "*resample layer"],
 ) -> Float[Tensor, "*resample layer"]:
     """Standard deviation in units of the mean, from sums over tokens."""
-    mean = total / n.unsqueeze(-1)
-    variance = (squares / n.unsqueeze(-1) - mean.square()).clamp_min(0)
-    return variance.sqrt() / mean.abs()
+    mean = total / n
+    return (squares / n - mean.square()).clamp_min(0).sqrt() / mean.abs()
 
 
 def _by_example(
