@@ -50,7 +50,7 @@ def data(model):
     made = []
     for i in range(24):
         pair = instructed(model, f"question {i}", "be kind")
-        ids = model.encoder.encode_response(pair.base, WORDS[: 30 + i])
+        ids = model.encoder.encode_response(pair.base, WORDS * 4 + WORDS[:i])
         made.append(make_example(model, pair, ids))
     return made
 
