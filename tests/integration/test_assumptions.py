@@ -309,7 +309,7 @@ def test_memory_does_not_grow_with_the_data(demo, shouting):
             measure_assumptions(
                 demo, examples, batch_size=20, n_bootstrap=0, layers=[0, 3], max_probe_tokens=64
             )
-                gc.unfreeze()
+        gc.unfreeze()
         assert peak > 500_000
         return peak
 
