@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from psr_lens.comparison import Comparison, compare
     from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
     from psr_lens.faithfulness import (
+        AssumptionReport,
         FaithfulnessReport,
+        measure_assumptions,
         measure_faithfulness,
-        measure_selectivity,
     )
     from psr_lens.fitting import FitReport, Recipe, fit, transfer
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
@@ -69,9 +70,10 @@ _MODULE_OF_NAME = {
     "Recipe": "fitting",
     "transfer": "fitting",
     "fit": "fitting",
+    "AssumptionReport": "faithfulness",
     "FaithfulnessReport": "faithfulness",
+    "measure_assumptions": "faithfulness",
     "measure_faithfulness": "faithfulness",
-    "measure_selectivity": "faithfulness",
     "Comparison": "comparison",
     "compare": "comparison",
 }
@@ -80,6 +82,7 @@ _SUBMODULES = ("demo", "plots")
 __all__ = [
     "PSR",
     "ActAdd",
+    "AssumptionReport",
     "Coefficients",
     "Comparison",
     "ConstantSteering",
@@ -112,8 +115,8 @@ __all__ = [
     "load_model",
     "load_pairs",
     "load_steering",
+    "measure_assumptions",
     "measure_faithfulness",
-    "measure_selectivity",
     "plots",
     "sample_responses",
     "transfer",

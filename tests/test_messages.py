@@ -20,6 +20,7 @@ psr = pl.fit(model, data, method="dim", layers=np.int64(2))
 deltas = pl.collect_deltas(model, data)
 assert psr.layers == (2,)
 assert list(pl.measure_faithfulness(model, psr, data.test).relative_rmse) == ["s-dim"]
+assumptions = pl.measure_assumptions(model, data, layers=0, n_bootstrap=0)
 found = {}
 for call in json.loads(sys.argv[1]):
     try:
@@ -47,6 +48,12 @@ EXPECTED = {
     "pl.measure_faithfulness(model, [psr], data.test, alpha='x')": "alpha='x': it must be a finite",
     "pl.measure_faithfulness(model, {'no steering': psr}, data.test)": "reference line: rename it",
     "pl.measure_faithfulness(model, [psr], data.test, n_bootstrap=-1)": "n_bootstrap=-1: it must be",
+    "pl.measure_assumptions(model, data, kind='both')": "kind='both': choose 'accumulated' or 'local'",
+    "pl.measure_assumptions(model, data, surface='x')": "surface='x': choose 'R'",
+    "pl.measure_assumptions(model, data[0])": "pass [example]",
+    "pl.measure_assumptions(model, data, probe_data=data)": "5 of the 5 examples are in probe_data too",
+    "assumptions.verdicts('3.1')": "assumption='3.1': choose one of",
+    "assumptions.plot('all')": "picture='all': choose one of overview, spectrum, strength",
     "pl.sample_responses(model, ['a'])": "'a' is no PromptPair",
     "pl.sample_responses(model, pairs, split=(0.5, 0.5))": "split=(0.5, 0.5): shares of train",
     "pl.sample_responses(model, pairs, split=0.8)": "split=0.8: shares of train",

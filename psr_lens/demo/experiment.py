@@ -20,10 +20,10 @@ from psr_lens.demo.prompts import QUESTION_WORDINGS, question
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS, Animal
 from psr_lens.evaluation import Behaviour, Judge, Score, measure_behaviour
 from psr_lens.faithfulness import (
+    AssumptionReport,
     FaithfulnessReport,
-    Selectivity,
+    measure_assumptions,
     measure_faithfulness,
-    measure_selectivity,
 )
 from psr_lens.fitting import fit
 from psr_lens.models import HookedModel
@@ -56,7 +56,8 @@ class TraitResult:
         instruction: The instruction as the test prompts put it.
         steerings: The fitted steerings and the oracle, by method.
         faithfulness: Relative RMSE of all of them.
-        selectivity: How unevenly the prompt acts on the tokens.
+        assumptions: How unevenly the prompt acts on the tokens, and whether that can be read off
+            the activations.
         questions: The questions that the behaviours answer.
         unsteered: Behaviour on the plain questions.
         prompted: Behaviour under the instruction.
@@ -69,7 +70,7 @@ class TraitResult:
     instruction: str
     steerings: dict[str, Steering]
     faithfulness: FaithfulnessReport
-    selectivity: Selectivity
+    assumptions: AssumptionReport
     questions: tuple[str, ...]
     unsteered: Behaviour
     prompted: Behaviour
@@ -103,7 +104,7 @@ def run_trait(
         done(f"{name}: fitted {label}")
     oracle = OracleSteering(range(model.n_layers))
     faithfulness = measure_faithfulness(model, {**steerings, "oracle": oracle}, test, seed=seed)
-    selectivity = measure_selectivity(model, test)
+    assumptions = measure_assumptions(model, test, probe_data=train, kind="accumulated", seed=seed)
     done(f"{name}: faithfulness")
     judge = _judge_of(name, [_animal(example) for example in test])
     base = [example.pair.base for example in test]
@@ -121,7 +122,7 @@ def run_trait(
         instruction(name).wordings[0],
         {**steerings, "oracle": oracle},
         faithfulness,
-        selectivity,
+        assumptions,
         tuple(str(example.pair.metadata["question"]) for example in test),
         unsteered,
         _judged(model, test, judge),

@@ -56,14 +56,17 @@ def _section(result: TraitResult) -> TraitSection:
 
 def _summary(result: TraitResult) -> str:
     curves = result.faithfulness.relative_rmse
-    share = result.selectivity.mean_energy_share[-1]
+    assumptions = result.assumptions
+    share = assumptions.curve("mean_energy_share").values[-1]
+    read = assumptions.curve("relu_r2").values[-1]
     paraphrase = result.faithfulness.reference[EQUIVALENT_PROMPT].values[-1]
-    p10, p90 = result.selectivity.p10[-1], result.selectivity.p90[-1]
+    p10, p90 = (assumptions.curve("norm_quantile", at=at).values[-1] for at in (10, 90))
     at_one = {name: _at(result.steered[name], 1.0) for name in _SHOWN}
     return (
         f"At the last layer the prompt moves one token in ten by more than {p90:.1f} and one in ten by "
         f"less than {p10:.1f}; {share:.0%} of the energy lies in the mean, which is all that a constant "
-        f"vector can express. The relative RMSE there (1: no steering, 0: the prompt) is "
+        f"vector can express. A probe on the activation explains {max(read, 0):.0%} of how hard the prompt "
+        f"pushes along its main direction. The relative RMSE there (1: no steering, 0: the prompt) is "
         f"{curves['a-const'].values[-1]:.2f} with constant vectors and "
         f"{curves['a-psr'].values[-1]:.2f} with PSR at all layers, beside {paraphrase:.2f} for the same "
         f"instruction in other words. The trait score goes from {result.unsteered.trait:.0f} without "

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from psr_lens.demo.experiment import TraitResult
@@ -31,7 +30,13 @@ def trait_record(result: TraitResult) -> dict[str, Any]:
         "prompt": _scores(result.prompted),
         "unsteered": _scores(result.unsteered),
         "equivalent_prompt": {"relative_rmse": report.reference[EQUIVALENT_PROMPT].values},
-        "selectivity": asdict(result.selectivity),
+        "selectivity": {
+            **{
+                f"p{at}": result.assumptions.curve("norm_quantile", at=at).values
+                for at in (10, 50, 90)
+            },
+            "mean_energy_share": result.assumptions.curve("mean_energy_share").values,
+        },
         "methods": {
             name: {
                 "layers": list(steering.layers),

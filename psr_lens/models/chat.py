@@ -102,6 +102,11 @@ class PromptEncoder:
         self.pad_token_id: int = int(pad) if pad is not None else min(self.end_token_ids, default=0)
 
     @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the tokens that the tokenizer marks as special, which `decode` leaves out."""
+        return self._special_ids
+
+    @property
     def template_hash(self) -> str:
         """A short hash of the chat template, empty where there is none."""
         template = getattr(self.tokenizer, "chat_template", None)

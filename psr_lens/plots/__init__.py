@@ -6,11 +6,13 @@
     plots.token_heatmaps({"prompt": deltas, "PSR": coefficients}).save("beside.html")
     plots.layer_token_heatmap(deltas)                  # plotly
     plots.faithfulness_curves(report)                  # plotly
+    plots.assumption_curves(assumptions)               # plotly
 
 Everything that has a method `token_values()` can be drawn over tokens. No picture ever opens a
 network connection.
 """
 
+from psr_lens.plots.assumptions import assumption_curves, spectrum_shares, strength_classes
 from psr_lens.plots.bounds import Bounds, robust_bounds
 from psr_lens.plots.curves import (
     BehaviourRow,
@@ -37,11 +39,14 @@ __all__ = [
     "SupportsTokenValues",
     "TokenHeatmap",
     "TraitSection",
+    "assumption_curves",
     "behaviour_curves",
     "faithfulness_curves",
     "layer_token_heatmap",
     "render_report",
     "robust_bounds",
+    "spectrum_shares",
+    "strength_classes",
     "token_heatmap",
     "token_heatmaps",
 ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from psr_lens.deltas import collect_deltas
-from psr_lens.faithfulness import measure_faithfulness, measure_selectivity
+from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.prompts import PromptPair
 from psr_lens.responses import sample_responses
@@ -125,14 +125,3 @@ def test_the_report_shows_itself(model, data, steerings):
     assert {"text/html", "text/plain", "application/vnd.plotly.v1+json"} == bundle.keys()
     assert "a-psr" in report.summary()
     assert report.plot().data
-
-
-def test_selectivity_is_what_the_deltas_say(model, data):
-    found = measure_selectivity(model, data.test, batch_size=1)
-    deltas = torch.cat([d.accumulated for d in collect_deltas(model, data.test)], dim=1)
-    norms = deltas.norm(dim=-1)
-    assert found.p50 == pytest.approx(norms.quantile(0.5, dim=1).tolist(), rel=1e-5)
-    assert found.p90 == pytest.approx(norms.quantile(0.9, dim=1).tolist(), rel=1e-5)
-    share = deltas.mean(dim=1).square().sum(-1) / deltas.square().sum(-1).mean(dim=1)
-    assert found.mean_energy_share == pytest.approx(share.tolist(), rel=1e-5)
-    assert all(0 <= s <= 1 for s in found.mean_energy_share)

@@ -1,0 +1,270 @@
+"""`AssumptionReport`: what `measure_assumptions` found."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from psr_lens._types import Surface
+from psr_lens.deltas import Kind
+from psr_lens.faithfulness.report import Curve
+from psr_lens.faithfulness.token_classes import TOKEN_CLASSES
+from psr_lens.report_files import read_report, write_report
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects
+
+Assumption = Literal["one direction", "same strength", "decodable"]
+"""The assumptions, as the paper numbers them: 3.1, 3.2 and 3.2a."""
+Verdict = Literal["holds", "breaks", "open"]
+Picture = Literal["overview", "spectrum", "strength"]
+
+ALL_TOKENS: Final = "all"
+"""The token class that stands for every surface token."""
+_NAN: Final = float("nan")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From where on an assumption counts as true at a layer; ours, for want of published ones.
+
+    Attributes:
+        one_direction: 3.1 holds where the leading singular direction has at least this share of the
+            energy.
+        strength_variation: 3.2 holds where the coefficient of variation of the strength is at most
+            this.
+        decodable: 3.2a holds where the ReLU probe's held-out $R^2$ is at least this.
+    """
+
+    one_direction: float = 0.8
+    strength_variation: float = 0.5
+    decodable: float = 0.8
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of the report.
+
+    Attributes:
+        name: What was measured, see `AssumptionReport`.
+        kind: `local` or `accumulated`.
+        layer: Where.
+        token_class: One of `TOKEN_CLASSES`, or `all`.
+        at: The number of directions, the rank, or the percentile; 0 where there is none of these.
+        value: The estimate.
+        low: Lower end of the 95 % bootstrap interval over examples; NaN where there is none.
+        high: Upper end.
+    """
+
+    name: str
+    kind: Kind
+    layer: int
+    token_class: str
+    at: int
+    value: float
+    low: float = _NAN
+    high: float = _NAN
+
+
+@dataclass(frozen=True)
+class AssumptionReport:
+    r"""What prompt steering looks like at every layer, against what simple steerings assume of it.
+
+    With $D$ the delta at a token, $z$ its leading singular direction (of unit length, the mean projection
+    positive) and $c = D \cdot z$ the strength, `measures` holds, under these names:
+
+    - `energy_share`, at 1, 2, 4 and 8: share of $\sum |D|^2$ along that many singular directions, both kinds;
+    - `singular_energy`, at rank 1, 2, ...: the share along each of the first 64, both kinds;
+    - `strength_variation`: standard deviation of $c$ over tokens, in units of its mean;
+    - `mean_energy_share`: $n |\bar D|^2 / \sum |D|^2$, what one constant vector can express;
+    - `norm_quantile` and `strength_quantile`, at percentiles: of $|D|$ and of $c$ over tokens, for
+      every token class and for all tokens;
+    - `tokens`, `mean_strength`, `class_energy_share`: number of tokens, mean of $c$ and share of
+      $\sum |D|^2$, for every token class;
+    - `relu_r2` and `linear_r2`: $R^2$ of the probes on held-out examples; 0 is the best constant.
+
+    Attributes:
+        measures: All numbers.
+        layers: The layers that were looked at, ascending.
+        kind: Which delta's strength was looked at; `energy_share` and `singular_energy` have both.
+        surface: Where it was measured.
+        examples: Number of examples.
+        probe_examples: Examples that the probes were fitted on.
+        held_out_examples: Examples that they were tested on; 0 where none could be held out.
+        thresholds: What the verdicts are based on.
+        provenance: Model, data and seed.
+    """
+
+    measures: tuple[Measure, ...]
+    layers: tuple[int, ...]
+    kind: Kind
+    surface: Surface
+    examples: int
+    probe_examples: int
+    held_out_examples: int
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _by_key(self) -> dict[tuple[str, str, str, int], list[Measure]]:
+        found: dict[tuple[str, str, str, int], list[Measure]] = {}
+        for own in self.measures:
+            found.setdefault((own.name, own.kind, own.token_class, own.at), []).append(own)
+        return found
+
+    def curve(
+        self, name: str, *, kind: Kind | None = None, token_class: str = ALL_TOKENS, at: int = 0
+    ) -> Curve:
+        """One measure over the layers.
+
+        Args:
+            name: What was measured, see above.
+            kind: Of which delta; the report's own by default.
+            token_class: Over which tokens.
+            at: Number of directions, rank or percentile.
+
+        Raises:
+            ValueError: If the report holds no such numbers.
+        """
+        key = (name, kind or self.kind, token_class, at)
+        if key not in self._by_key:
+            near = sorted({(k, c, a) for n, k, c, a in self._by_key if n == name})
+            names = sorted({n for n, _, _, _ in self._by_key})
+            way_out = f"it has (kind, token class, at) {near}" if near else f"it measures {names}"
+            raise ValueError(f"the report has no {key}; {way_out}")
+        rows = self._by_key[key]
+        return Curve(
+            tuple(own.value for own in rows),
+            tuple(own.low for own in rows),
+            tuple(own.high for own in rows),
+            self.layers,
+        )
+
+    def places(self, name: str, *, kind: Kind | None = None) -> list[int]:
+        """At which numbers of directions, ranks or percentiles a measure is there, ascending."""
+        return sorted({a for n, k, _, a in self._by_key if n == name and k == (kind or self.kind)})
+
+    @property
+    def token_classes(self) -> tuple[str, ...]:
+        """The classes that any token is in."""
+        return tuple(one for one in TOKEN_CLASSES if ("tokens", self.kind, one, 0) in self._by_key)
+
+    def verdicts(self, assumption: Assumption) -> tuple[Verdict, ...]:
+        """Whether an assumption holds, layer by layer.
+
+        `holds` or `breaks` where the whole 95 % interval lies on one side of the threshold, `open` where
+        it does not, or nothing could be measured.
+
+        Args:
+            assumption: `one direction`, `same strength` or `decodable`.
+
+        Raises:
+            ValueError: If it is none of them.
+        """
+        if assumption == "one direction":
+            curve, least = self.curve("energy_share", at=1), self.thresholds.one_direction
+        elif assumption == "same strength":
+            curve, most = self.curve("strength_variation"), self.thresholds.strength_variation
+            return tuple(
+                "holds" if high <= most else "breaks" if low > most else "open"
+                for low, high in zip(curve.low, curve.high, strict=True)
+            )
+        elif assumption == "decodable":
+            curve, least = self.curve("relu_r2"), self.thresholds.decodable
+        else:
+            raise ValueError(f"assumption={assumption!r}: choose one of {get_args(Assumption)}")
+        return tuple(
+            "holds" if low >= least else "breaks" if high < least else "open"
+            for low, high in zip(curve.low, curve.high, strict=True)
+        )
+
+    def summary(self) -> str:
+        """What the numbers say: a verdict on each assumption, then a sentence or two per layer."""
+        from psr_lens.faithfulness.assumption_words import summarise
+
+        return summarise(self)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Tidy long form: one row per `Measure`."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(own) for own in self.measures])
+
+    def plot(self, picture: Picture = "overview") -> "plotly.graph_objects.Figure":
+        """A figure.
+
+        Args:
+            picture: `overview`: the three assumptions over the layers. `spectrum`: how the energy adds up
+                over the singular directions. `strength`: the strength in every token class.
+
+        Raises:
+            ValueError: If there is no such picture.
+        """
+        from psr_lens.plots import assumption_curves, spectrum_shares, strength_classes
+
+        pictures = {
+            "overview": assumption_curves,
+            "spectrum": spectrum_shares,
+            "strength": strength_classes,
+        }
+        if picture not in pictures:
+            raise ValueError(f"picture={picture!r}: choose one of {', '.join(pictures)}")
+        return pictures[picture](self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report to a directory; an older report there is replaced."""
+        header = {
+            "layers": list(self.layers),
+            # Of the delta: the file has a kind of its own.
+            "delta_kind": self.kind,
+            "surface": self.surface,
+            "examples": self.examples,
+            "probe_examples": self.probe_examples,
+            "held_out_examples": self.held_out_examples,
+            "thresholds": asdict(self.thresholds),
+            "provenance": dict(self.provenance),
+        }
+        return write_report(path, type(self).__name__, header, {"measures": self.to_dataframe()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "AssumptionReport":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no report at the path.
+            ValueError: If it is of another kind, of a newer format, or damaged.
+        """
+        header, tables = read_report(path, cls.__name__)
+        rows: Sequence[Any] = tables["measures"].to_dict("records")
+        return cls(
+            tuple(Measure(**row) for row in rows),
+            tuple(header.pop("layers")),
+            header.pop("delta_kind"),
+            thresholds=Thresholds(**header.pop("thresholds")),
+            **header,
+        )
+
+    def __repr__(self) -> str:
+        from psr_lens.faithfulness.assumption_words import tally
+
+        return (
+            f"AssumptionReport({len(self.layers)} layers, {self.kind} deltas of {self.examples} "
+            f"examples on surface {self.surface}; layers where it holds: {tally(self)})"
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """The overview where plotly can draw, the words elsewhere."""
+        import json
+
+        return {
+            "application/vnd.plotly.v1+json": json.loads(self.plot().to_json() or "{}"),
+            "text/html": self._repr_html_(),
+            "text/plain": self.summary(),
+        }
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(self.summary())}</pre>"

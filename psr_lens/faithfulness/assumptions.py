@@ -1,0 +1,179 @@
+"""The assumption tests: is what a prompt does one direction, even, readable off the activation?
+
+Heyman & Vandeputte (arXiv 2605.03907) derive PSR from three assumptions about the delta `D[l, i]` that a
+prompt makes at layer `l` and token `i`:
+
+- 3.1, one direction: `D[l, i] = c[l, i] z[l]`;
+- 3.2, the same strength everywhere: `c[l, i] = c[l]`, which is what a constant steering vector needs;
+- 3.2a, the weaker one that PSR needs: `c[l, i]` is a function of the activation at that token.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, get_args
+
+import torch
+
+from psr_lens._types import (
+    Layers,
+    Surface,
+    check_count,
+    check_seed,
+    check_surface,
+    resolve_layers,
+)
+from psr_lens.deltas import Kind
+from psr_lens.faithfulness.assumption_report import AssumptionReport
+from psr_lens.faithfulness.assumption_table import MeasureTable
+from psr_lens.faithfulness.bootstrap import resamples
+from psr_lens.faithfulness.delta_stream import DeltaStream
+from psr_lens.faithfulness.probe_test import fit_layer_probes, score_layer_probes
+from psr_lens.faithfulness.spectrum import measure_spectrum
+from psr_lens.faithfulness.strengths import DIRECTIONS, describe_strengths, measure_strengths
+from psr_lens.models import as_hooked_model
+from psr_lens.responses import Example, check_examples, split_examples
+from psr_lens.steering.provenance import describe_data, provenance
+
+_N_ENERGIES: Final = 64
+
+
+@torch.no_grad()
+def measure_assumptions(
+    model: Any,
+    data: Sequence[Example],
+    *,
+    probe_data: Sequence[Example] | None = None,
+    surface: Surface = "R",
+    kind: Kind = "local",
+    layers: Layers = "all",
+    batch_size: int = 32,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    max_probe_tokens: int = 8192,
+    progress: bool = False,
+) -> AssumptionReport:
+    r"""Test on given examples what steering methods assume of a prompt.
+
+    At every layer, over the surface tokens of all examples:
+
+    1. the singular spectrum of the deltas, not centred, of both kinds: the share of $\sum |D|^2$ along the
+       top 1, 2, 4 and 8 directions (3.1);
+    2. with $z$ the leading direction, signed such that the mean projection is positive, and $c = D \cdot z$:
+       how much $c$ varies, what share of the energy the mean delta holds, quantiles of $c$ and $|D|$,
+       by token class too (3.2);
+    3. held-out $R^2$ of $c \approx \mathrm{ReLU}(w \cdot A + b)$, beside the ridge regression without
+       the ReLU; the best constant has 0 (3.2a). $A$ is what a steering would read there: the base
+       run for `accumulated`, the base run in which all earlier layers are already prompt-steered for
+       `local`. The penalty is chosen on a quarter of the groups that the probes are fitted on.
+
+    Intervals are 95 % percentile bootstrap intervals over examples; directions and probes stay as they are
+    in the resamples. Directions are found on the same examples as their shares, so with fewer tokens than
+    dimensions the shares come out high.
+
+    The data is streamed: two passes, and one over the held-out examples. Held in memory beside one batch:
+    `16 * layers * d_model^2` bytes of second moments (float64, both kinds; 8.6 GB for 32 layers of width
+    4096: pass `layers` to look at some of them at a time), `max_probe_tokens * layers * d_model` numbers
+    that the probes are fitted on, and two numbers for every layer and token of the data, $|D|$ and $c$;
+    these in float32, or in float64 for a float64 model.
+
+    Args:
+        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        data: The examples; all of them are measured, whatever split they belong to.
+        probe_data: Examples to fit the probes on; they are then tested on all of `data`. By default
+            half of the groups of `data`, drawn by `seed`, with the test on the other half.
+        surface: Where to measure.
+        kind: Whose strength is looked at in 2 and 3.
+        layers: Which layers to look at.
+        batch_size: Examples per forward pass.
+        n_bootstrap: Resamples for the intervals.
+        seed: Decides resampling, halves and the tokens that the probes are fitted on.
+        max_probe_tokens: Tokens per layer that the probes are fitted on, at most; drawn by `seed`.
+        progress: Whether to show bars.
+
+    Raises:
+        ValueError: If there is no example, the steered prompts change nothing, an example is in both
+            `data` and `probe_data`, or an argument is out of its range.
+
+    Example:
+        >>> import psr_lens as pl
+        >>> from psr_lens.demo.experiment import held_out_data
+        >>> model = pl.load_model("demo")
+        >>> report = pl.measure_assumptions(model, held_out_data(model, "pirate", 1), layers=[4])
+        >>> report.verdicts("same strength")
+        ('breaks',)
+    """
+    hooked = as_hooked_model(model)
+    if len(check_examples(data)) == 0:
+        raise ValueError("there is no example to measure on: pass at least one")
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind={kind!r}: choose 'accumulated' or 'local'")
+    check_surface(surface)
+    check_seed(seed)
+    check_count("n_bootstrap", n_bootstrap, 0)
+    check_count("max_probe_tokens", max_probe_tokens)
+    chosen = resolve_layers(layers, hooked.n_layers)
+    fit_on, test_on = _halves(data, probe_data, seed)
+
+    def stream_of(examples: Sequence[Example]) -> DeltaStream:
+        return DeltaStream(hooked, examples, surface, chosen, batch_size, progress)
+
+    stream = stream_of(data)
+    kinds: tuple[Kind, ...] = ("accumulated", "local")
+    spectra = measure_spectrum(stream, kinds, n_energies=_N_ENERGIES, n_directions=max(DIRECTIONS))
+    if all(bool((spectrum.total == 0).all()) for spectrum in spectra.values()):
+        raise ValueError(
+            "the steered prompts change nothing: base and steered prompt of every example are equal"
+        )
+    counts = resamples(len(data), n_bootstrap, seed)
+    table = MeasureTable(chosen)
+    strengths = measure_strengths(stream, spectra, kind, counts, table)
+    describe_strengths(stream, strengths, kind, counts, table)
+    has_test = len(fit_on) > 0 and len(test_on) > 0
+    if has_test:
+        z = spectra[kind].directions[:, 0]
+        probes = fit_layer_probes(stream_of(fit_on), kind, z, max_probe_tokens, seed)
+        score_layer_probes(stream_of(test_on), kind, z, probes, (n_bootstrap, seed), table)
+    else:
+        nothing = torch.full((3, len(chosen)), float("nan"))
+        table.add("relu_r2", kind, nothing)
+        table.add("linear_r2", kind, nothing)
+    return AssumptionReport(
+        tuple(table.rows),
+        chosen,
+        kind,
+        surface,
+        len(data),
+        len(fit_on),
+        len(test_on) if has_test else 0,
+        provenance=provenance(
+            hooked,
+            data=describe_data(data, getattr(data, "provenance", {})),
+            probe_data=None
+            if probe_data is None
+            else describe_data(probe_data, getattr(probe_data, "provenance", {})),
+            seed=seed,
+            n_bootstrap=n_bootstrap,
+            max_probe_tokens=max_probe_tokens,
+        ),
+    )
+
+
+def _halves(
+    data: Sequence[Example], probe_data: Sequence[Example] | None, seed: int
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """The examples that the probes are fitted on, and those that they are tested on."""
+    if probe_data is None:
+        side = split_examples(data, (0.5, 0.0, 0.5), seed)
+        return (
+            [example for example in data if side[example.pair.group] == "train"],
+            [example for example in data if side[example.pair.group] == "test"],
+        )
+    if len(check_examples(probe_data)) == 0:
+        raise ValueError("probe_data is empty: pass examples, or None for half of the data")
+    seen = {example.key for example in probe_data}
+    shared = sum(example.key in seen for example in data)
+    if shared:
+        raise ValueError(
+            f"{shared} of the {len(data)} examples are in probe_data too: fit the probes on other "
+            "examples, data.train and data.test for instance"
+        )
+    return probe_data, data

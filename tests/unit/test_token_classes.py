@@ -1,0 +1,97 @@
+"""Every surface token is in exactly one class, by its place first and its text second."""
+
+import pytest
+
+from psr_lens.faithfulness.token_classes import TOKEN_CLASSES, classify_tokens, is_punctuation
+from psr_lens.models import load_model
+from psr_lens.prompts import instruct
+from psr_lens.responses import make_example
+from tests.tiny_models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load_model("demo")
+
+
+def names(model, example, surface):
+    return [TOKEN_CLASSES[i] for i in classify_tokens(model.encoder, [example], surface)]
+
+
+def spelt(model, response):
+    """An example whose response is these tokens of the demo's vocabulary."""
+    ids = model.encoder.tokenizer.convert_tokens_to_ids(response)
+    pair = instruct("what does the bat eat ?", "answer like a pirate .")
+    return make_example(model, pair, ids)
+
+
+def test_classes_of_a_response(demo):
+    example = spelt(demo, [".", "the", "bat", ",", "<user>", "!", "<eos>", "blue"])
+    assert names(demo, example, "R") == [
+        "last prompt token",
+        "first response token",
+        "content",
+        "content",
+        "punctuation",
+        "special",
+        "punctuation",
+        "special",
+        "content",
+    ]
+
+
+def test_the_question_comes_first_on_surface_qr(demo):
+    example = spelt(demo, ["the", "bat"])
+    found = names(demo, example, "QR")
+    assert found[: example.question_length - 1] == ["question"] * (example.question_length - 1)
+    assert found[example.question_length - 1 :] == names(demo, example, "R")
+    assert len(found) == example.surface_length("QR")
+    assert example.question_length > 3
+
+
+def test_an_empty_response_has_the_last_prompt_token_only(demo):
+    assert names(demo, spelt(demo, []), "R") == ["last prompt token"]
+
+
+def test_examples_lie_end_to_end(demo):
+    both = [spelt(demo, ["the", "."]), spelt(demo, ["a", "bat", "!"])]
+    together = classify_tokens(demo.encoder, both, "R").tolist()
+    apart = [classify_tokens(demo.encoder, [one], "R").tolist() for one in both]
+    assert together == apart[0] + apart[1]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_other_tokenizers(family):
+    model = tiny_model(family)
+    end = max(model.encoder.end_token_ids)
+    text = "The otter , it eats fish !"
+    ids = [*model.encoder.encode_response("hello", text), end]
+    pair = instruct("hello", "be kind") if model.encoder.has_template else None
+    if pair is None:
+        from psr_lens.prompts import PromptPair
+
+        pair = PromptPair("hello", "be kind hello")
+    example = make_example(model, pair, ids)
+    found = dict(zip(model.encoder.str_tokens(ids), names(model, example, "R")[1:], strict=True))
+    assert {kind for text, kind in found.items() if text.strip() in (",", "!")} == {"punctuation"}
+    assert list(found.values())[-1] == "special"
+    assert "content" in found.values()
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("", True),
+        (" ", True),
+        ("\n\n", True),
+        ("—", True),
+        ("$+", True),
+        ("3", False),
+        ("é", False),
+        ("\N{COMBINING ACUTE ACCENT}", False),
+        ("\N{REPLACEMENT CHARACTER}", False),
+        ("(a", False),
+    ],
+)
+def test_punctuation_has_no_letter_and_no_digit(text, mark):
+    assert is_punctuation(text) is mark
