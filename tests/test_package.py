@@ -49,6 +49,7 @@ MAY_REACH_DOWN = {
     "fold_into",
     "load_steering",
     "plot",
+    "plot_gap",
     "push_to_hub",
     "to_hf",
 }

@@ -1,21 +1,28 @@
 """Is the steering doing what the prompt does? Measures, intervals, reference lines."""
 
+from psr_lens.faithfulness.curves import Curve, Difference, Run
 from psr_lens.faithfulness.measure import measure_faithfulness, name_steerings
-from psr_lens.faithfulness.report import (
+from psr_lens.faithfulness.measures import MEASURES, Measure
+from psr_lens.faithfulness.references import (
     EQUIVALENT_PROMPT,
     NO_STEERING,
     ORACLE,
-    Curve,
-    FaithfulnessReport,
+    RANDOM_DIRECTION,
 )
+from psr_lens.faithfulness.report import FaithfulnessReport
 from psr_lens.faithfulness.selectivity import Selectivity, measure_selectivity
 
 __all__ = [
     "EQUIVALENT_PROMPT",
+    "MEASURES",
     "NO_STEERING",
     "ORACLE",
+    "RANDOM_DIRECTION",
     "Curve",
+    "Difference",
     "FaithfulnessReport",
+    "Measure",
+    "Run",
     "Selectivity",
     "measure_faithfulness",
     "measure_selectivity",

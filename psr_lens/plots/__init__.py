@@ -12,12 +12,14 @@ network connection.
 """
 
 from psr_lens.plots.bounds import Bounds, robust_bounds
-from psr_lens.plots.curves import (
-    BehaviourRow,
+from psr_lens.plots.curves import BehaviourRow, behaviour_curves
+from psr_lens.plots.faithfulness import (
     Curve,
     FaithfulnessCurves,
-    behaviour_curves,
     faithfulness_curves,
+    faithfulness_figure,
+    faithfulness_table,
+    gap_bars,
 )
 from psr_lens.plots.layers import layer_token_heatmap
 from psr_lens.plots.report import Report, TraitSection, render_report
@@ -39,6 +41,9 @@ __all__ = [
     "TraitSection",
     "behaviour_curves",
     "faithfulness_curves",
+    "faithfulness_figure",
+    "faithfulness_table",
+    "gap_bars",
     "layer_token_heatmap",
     "render_report",
     "robust_bounds",

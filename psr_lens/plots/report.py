@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from psr_lens._types import TokenValues
 from psr_lens.plots.circuits import page_scripts
-from psr_lens.plots.curves import (
-    BehaviourRow,
-    FaithfulnessCurves,
-    behaviour_curves,
-    faithfulness_curves,
-)
+from psr_lens.plots.curves import BehaviourRow, behaviour_curves
+from psr_lens.plots.faithfulness import FaithfulnessCurves, faithfulness_curves
 from psr_lens.plots.page import html_page
 from psr_lens.plots.text import escape, script_json
 from psr_lens.plots.theme import line_colour
