@@ -37,6 +37,7 @@ LAYERS = (
     "evaluation",
     "plots",
     "decomposition",
+    "faithfulness_page",
     "demo",
     "cli",
 )

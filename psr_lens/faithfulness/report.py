@@ -192,6 +192,16 @@ class FaithfulnessReport:
                 "relative_kl, kl and agreement with outputs=True"
             )
 
+    def table(self) -> str:
+        """The measures at the last layer as text: one row per run, one column per measure."""
+        table = self.to_dataframe()
+        last = table.loc[table["layer"].isna() | (table["layer"] == self.n_layers - 1)]
+        wide = last.pivot(index="steering", columns="measure", values="value")
+        shown = [measure for measure in MEASURES if measure in wide.columns]
+        return wide.loc[list(self.runs), shown].T.to_string(
+            float_format="{:.3f}".format, na_rep="-"
+        )
+
     # --- tables and files -----------------------------------------------------------------------
 
     def to_dataframe(self) -> "pandas.DataFrame":
