@@ -117,7 +117,7 @@ held_out = [
     pl.instruct(
         QUESTION_WORDINGS[0].format(animal=animal.name),
         "talk like a pirate .",
-        equivalent="your job is to sound like a captain at sea .",
+        equivalents=["your job is to sound like a captain at sea ."],
         group=animal.name,
     )
     for animal in HELD_OUT_ANIMALS

@@ -9,7 +9,7 @@ from typing import Any
 from psr_lens.models.chat import Message, Prompt, RawText, check_messages, with_instruction
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
-_FIELDS = ("base", "steered", "response", "equivalent", "group")
+_FIELDS = ("base", "steered", "response", "equivalent", "equivalents", "group")
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class PromptPair:
         base: The prompt `x`: chat messages, a string, or `RawText`.
         steered: The prompt `x'`.
         response: A response `y'` that the model gave to `x'`; None to have one sampled.
-        equivalent: `x` with the instruction in other words, for the reference line of
-            faithfulness reports; None where there is none.
+        equivalents: `x` with the instruction in other words, once or several times, for the
+            reference line of faithfulness reports.
         group: What must not be torn apart between train, dev and test (a topic, a subject). By
             default the text of the base prompt, so that one question never stands on two sides.
         metadata: Anything else that the user wants to keep beside it.
@@ -30,7 +30,7 @@ class PromptPair:
     base: Prompt
     steered: Prompt
     response: str | None = None
-    equivalent: Prompt | None = None
+    equivalents: Sequence[Prompt] = ()
     group: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -39,12 +39,10 @@ class PromptPair:
             value = getattr(self, name)
             if not isinstance(value, str) and not (name == "response" and value is None):
                 raise ValueError(f"{name}={value!r}: it must be a string")
-        for name in ("base", "steered", "equivalent"):
-            value = getattr(self, name)
-            if isinstance(value, Mapping) or not (
-                isinstance(value, str | RawText | Sequence)
-                or (name == "equivalent" and value is None)
-            ):
+        object.__setattr__(self, "equivalents", _several(self.equivalents, "prompts"))
+        prompts = [("base", self.base), ("steered", self.steered)]
+        for name, value in prompts + [("equivalents", one) for one in self.equivalents]:
+            if isinstance(value, Mapping) or not isinstance(value, str | RawText | Sequence):
                 raise ValueError(
                     f"{name}={value!r}: pass a string, a list of messages or RawText(...)"
                 )
@@ -56,7 +54,7 @@ def instruct(
     question: str | Sequence[Message],
     instruction: str,
     *,
-    equivalent: str | None = None,
+    equivalents: Sequence[str] = (),
     response: str | None = None,
     group: str = "",
 ) -> PromptPair:
@@ -66,7 +64,7 @@ def instruct(
         question: The user's turn, or a whole chat.
         instruction: The steering instruction; it becomes (the head of) the system message. Where a
             chat template takes no system message, the model puts it at the head of the user's turn.
-        equivalent: The same instruction in other words.
+        equivalents: The same instruction in other words, once or several times.
         response: A response given to the steered prompt, None to have one sampled.
         group: As in `PromptPair`.
 
@@ -75,8 +73,9 @@ def instruct(
         >>> [message["role"] for message in pair.steered]
         ['system', 'user']
     """
-    for name, value in (("instruction", instruction), ("equivalent", equivalent)):
-        if not isinstance(value, str) and (name == "instruction" or value is not None):
+    equivalents = _several(equivalents, "strings")
+    for name, value in (("instruction", instruction), *(("equivalents", e) for e in equivalents)):
+        if not isinstance(value, str):
             raise ValueError(f"{name}={value!r}: it must be a string")
     if not isinstance(question, str | Sequence):
         raise ValueError(f"question={question!r}: pass a string or a list of messages")
@@ -86,9 +85,17 @@ def instruct(
         base=list(chat),
         steered=with_instruction(chat, instruction),
         response=response,
-        equivalent=None if equivalent is None else with_instruction(chat, equivalent),
+        equivalents=tuple(with_instruction(chat, words) for words in equivalents),
         group=group,
     )
+
+
+def _several(equivalents: Any, what: str) -> tuple[Any, ...]:
+    if isinstance(equivalents, str | RawText | Mapping) or not isinstance(equivalents, Sequence):
+        raise ValueError(
+            f"equivalents={equivalents!r}: pass a list of {what}, one for each wording"
+        )
+    return tuple(equivalents)
 
 
 def prompt_text(prompt: Prompt) -> str:
@@ -104,8 +111,9 @@ def load_pairs(path: str | Path) -> list[PromptPair]:
     """Read prompt pairs from a JSON Lines file.
 
     Every line is an object with `base` and `steered`, each a string or a list of messages, and
-    optionally `response`, `equivalent` and `group`. A prompt of the form `{"raw": "..."}` is text
-    that no chat template touches. Other keys are kept as metadata. Empty lines are skipped.
+    optionally `response`, `equivalent` (one prompt) or `equivalents` (a list of prompts), and
+    `group`. A prompt of the form `{"raw": "..."}` is text that no chat template touches. Other keys
+    are kept as metadata. Empty lines are skipped.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -150,17 +158,29 @@ def _parse_line(line: str, where: str) -> PromptPair:
     for key in ("response", "group"):
         if not isinstance(record.get(key, ""), str | None):
             raise ValueError(f"{where}: {key!r} must be a string, not {record[key]!r}")
-    equivalent = record.get("equivalent")
     return PromptPair(
         base=_parse_prompt(record["base"], f"{where}, 'base'"),
         steered=_parse_prompt(record["steered"], f"{where}, 'steered'"),
         response=record.get("response"),
-        equivalent=None
-        if equivalent is None
-        else _parse_prompt(equivalent, f"{where}, 'equivalent'"),
+        equivalents=_parse_equivalents(record, where),
         group=record.get("group") or "",
         metadata={key: value for key, value in record.items() if key not in _FIELDS},
     )
+
+
+def _parse_equivalents(record: Mapping[str, Any], where: str) -> tuple[Prompt, ...]:
+    one, several = record.get("equivalent"), record.get("equivalents")
+    if one is not None and several is not None:
+        raise ValueError(
+            f"{where}: both 'equivalent' and 'equivalents': put all into 'equivalents'"
+        )
+    if one is not None:
+        return (_parse_prompt(one, f"{where}, 'equivalent'"),)
+    if several is None:
+        return ()
+    if not isinstance(several, list):
+        raise ValueError(f"{where}: 'equivalents' must be a list of prompts, not {several!r}")
+    return tuple(_parse_prompt(value, f"{where}, 'equivalents'") for value in several)
 
 
 def _parse_prompt(value: Any, where: str) -> Prompt:

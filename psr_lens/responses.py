@@ -28,7 +28,7 @@ class Example:
         steered_ids: Token ids of `x'`.
         response_ids: Token ids of `y'`, without its end token. The end token is predicted at the
             last of them, so nothing on the surface lies after it.
-        equivalent_ids: Token ids of the paraphrased `x'`, None where the pair has none.
+        equivalent_ids: Token ids of every paraphrase of `x'`.
         finished: Whether the model ended the response.
         alpha: Strength at which a steering is fitted to this example: 1 for one that shows the
             trait, 0 or less for one that does not.
@@ -38,7 +38,7 @@ class Example:
     base_ids: tuple[int, ...]
     steered_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
-    equivalent_ids: tuple[int, ...] | None = None
+    equivalent_ids: tuple[tuple[int, ...], ...] = ()
     finished: bool = True
     alpha: float = 1.0
 
@@ -67,15 +67,9 @@ class Example:
         return self._row(self.steered_ids)
 
     @property
-    def equivalent_row(self) -> TokenRow:
-        """`x'' y'`, the paraphrased instruction.
-
-        Raises:
-            ValueError: If the pair has no paraphrase, or one whose question differs.
-        """
-        if self.equivalent_ids is None:
-            raise ValueError("this example has no equivalent prompt: set PromptPair.equivalent")
-        return self._row(self.equivalent_ids)
+    def equivalent_rows(self) -> tuple[TokenRow, ...]:
+        """`x'' y'`, one for every paraphrase of the instruction."""
+        return tuple(self._row(ids) for ids in self.equivalent_ids)
 
     def _row(self, prompt: tuple[int, ...]) -> TokenRow:
         return TokenRow(
@@ -311,7 +305,7 @@ def make_example(
         encode(pair.base).ids,
         encode(pair.steered).ids,
         tuple(response_ids),
-        None if pair.equivalent is None else encode(pair.equivalent).ids,
+        tuple(encode(prompt).ids for prompt in pair.equivalents),
         finished,
     )
 

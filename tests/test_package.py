@@ -37,6 +37,7 @@ LAYERS = (
     "evaluation",
     "plots",
     "decomposition",
+    "faithfulness_page",
     "demo",
     "cli",
 )
@@ -49,6 +50,7 @@ MAY_REACH_DOWN = {
     "fold_into",
     "load_steering",
     "plot",
+    "plot_gap",
     "push_to_hub",
     "to_hf",
 }

@@ -1,6 +1,7 @@
 """Tiny random models of every family on every backend at hand, loaded once per test process."""
 
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -57,13 +58,14 @@ def tiny_model(
     return load_model(checkpoint(family, seed), backend=backend, dtype=dtype)
 
 
-def instructed(model: HookedModel, question: str, instruction: str, **options: str) -> PromptPair:
+def instructed(
+    model: HookedModel, question: str, instruction: str, equivalents: Sequence[str] = ()
+) -> PromptPair:
     """A pair in the form that the model takes: messages with a template, plain text without."""
     if model.encoder.has_template:
-        return instruct(question, instruction, **options)
-    equivalent = options.get("equivalent")
+        return instruct(question, instruction, equivalents=equivalents)
     return PromptPair(
         question,
         f"{instruction} {question}",
-        equivalent=None if equivalent is None else f"{equivalent} {question}",
+        equivalents=tuple(f"{words} {question}" for words in equivalents),
     )

@@ -13,13 +13,14 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from psr_lens.cli.commands import Compare, Decompose, Demo, Fit, Steer
+from psr_lens.cli.commands import Compare, Decompose, Demo, Faithfulness, Fit, Steer
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Faithfulness, tyro.conf.subcommand("faithfulness")]
     | Annotated[Steer, tyro.conf.subcommand("steer")]
 )
 

@@ -9,8 +9,10 @@ import tyro
 from psr_lens.cli.options import (
     ModelOptions,
     PairOptions,
+    file_names,
     parse_layers,
     refuse_file,
+    refuse_other_files,
     refuse_unwritable,
 )
 from psr_lens.demo.instructions import DEFAULT_TRAITS, instruction
@@ -167,7 +169,13 @@ class Fit(_FitOptions):
         saved = steering.save(self.out)
         if len(data.test):
             report = measure_faithfulness(
-                model, [steering], data.test, surface=self.surface, batch_size=self.batch_size
+                model,
+                [steering],
+                data.test,
+                surface=self.surface,
+                oracle_ranks=(),
+                token_examples=0,
+                batch_size=self.batch_size,
             )
             print(report.summary())
         else:
@@ -205,6 +213,66 @@ class Compare(_FitOptions):
         print(found.table())
         if self.out is not None:
             print(f"saved {found.save(self.out)}")
+
+
+@dataclass(frozen=True)
+class Faithfulness(PairOptions):
+    """Measure how close saved steerings come to the steered prompts, on pairs held out from the fit."""
+
+    steerings: tuple[Path, ...] = tyro.MISSING
+    """Files that `fit` or `demo` wrote; the names of the files name them."""
+    part: Literal["test", "all"] = "test"
+    """The part of the pairs that `fit` with the same seed holds out, or all of them."""
+    alpha: float = 1.0
+    """Strength."""
+    oracle_ranks: tuple[int, ...] = (1, 4)
+    """Directions per layer of the oracles to compare with."""
+    outputs: bool = True
+    """Compare next-token distributions too."""
+    allow_seen: bool = False
+    """Measure on examples that a steering was fitted on all the same."""
+    out: Path | None = None
+    """Directory for the report (JSON and parquet tables) and a page about it, report.html."""
+
+    def run(self) -> None:
+        """Load, sample, measure, print, write."""
+        if self.out is not None:
+            refuse_file(self.out)
+            refuse_other_files(self.out, "report.json")
+        from psr_lens.faithfulness import measure_faithfulness
+        from psr_lens.faithfulness_page import write_faithfulness
+        from psr_lens.steering import load_steering
+
+        steerings = {}
+        for name, path in zip(file_names(self.steerings), self.steerings, strict=True):
+            steerings[name] = load_steering(path)
+        model, pairs = self.read()
+        for steering in steerings.values():
+            steering.check(model)
+        data = self.sample(model, pairs)
+        measured = data.test if self.part == "test" else data
+        if len(measured) == 0:
+            raise ValueError(
+                "no test examples: too few groups of pairs to hold some out; add pairs, or measure "
+                "on all of them with --part all"
+            )
+        report = measure_faithfulness(
+            model,
+            steerings,
+            measured,
+            alpha=self.alpha,
+            surface=self.surface,
+            outputs=self.outputs,
+            oracle_ranks=self.oracle_ranks,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            allow_seen=self.allow_seen,
+            progress=True,
+        )
+        print(report.summary())
+        print(f"\n{report.table()}")
+        if self.out is not None:
+            print(f"\nsaved {self.out}: open {write_faithfulness(report, self.out)}")
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,22 @@ def refuse_file(directory: Path) -> None:
     refuse_unwritable(directory.absolute())
 
 
+def refuse_other_files(directory: Path, expected: str) -> None:
+    """A directory that a report is to replace must hold a report."""
+    if directory.exists() and not (directory / expected).is_file():
+        raise ValueError(f"--out {directory} exists and is no report: name another directory")
+
+
+def file_names(paths: Sequence[Path]) -> list[str]:
+    """Names for steerings from their files: without the ending, numbered where they repeat."""
+    names: list[str] = []
+    for path in paths:
+        stem = path.name.removesuffix(".safetensors")
+        number = sum(name == stem or name.startswith(f"{stem} (") for name in names) + 1
+        names.append(stem if number == 1 else f"{stem} ({number})")
+    return names
+
+
 def refuse_unwritable(directory: Path) -> None:
     """Before the work and not after it: can files be made there?"""
     existing = next(path for path in (directory, *directory.parents) if path.exists())

@@ -216,7 +216,7 @@ def _sample(
 def _pair(name: str, animal: Animal, wording: int) -> PromptPair:
     text = question(animal, wording)
     told = instruction(name)
-    pair = instruct(text, told.wordings[0], equivalent=told.held_out_wording, group=animal.name)
+    pair = instruct(text, told.wordings[0], equivalents=[told.held_out_wording], group=animal.name)
     return replace(pair, metadata={"question": text})
 
 

@@ -1,24 +1,30 @@
 """Is the steering doing what the prompt does? Measures, intervals, reference lines."""
 
-from psr_lens.faithfulness.assumption_report import AssumptionReport, Measure, Thresholds
+from psr_lens.faithfulness.assumption_report import AssumptionReport, Thresholds
 from psr_lens.faithfulness.assumptions import measure_assumptions
+from psr_lens.faithfulness.curves import Curve, Difference, Run
 from psr_lens.faithfulness.measure import measure_faithfulness, name_steerings
-from psr_lens.faithfulness.report import (
+from psr_lens.faithfulness.measures import MEASURES, Measure
+from psr_lens.faithfulness.references import (
     EQUIVALENT_PROMPT,
     NO_STEERING,
     ORACLE,
-    Curve,
-    FaithfulnessReport,
+    RANDOM_DIRECTION,
 )
+from psr_lens.faithfulness.report import FaithfulnessReport
 
 __all__ = [
     "EQUIVALENT_PROMPT",
+    "MEASURES",
     "NO_STEERING",
     "ORACLE",
+    "RANDOM_DIRECTION",
     "AssumptionReport",
     "Curve",
+    "Difference",
     "FaithfulnessReport",
     "Measure",
+    "Run",
     "Thresholds",
     "measure_assumptions",
     "measure_faithfulness",

@@ -37,11 +37,12 @@ def bootstrap(
         counts: What `resamples` returned; without rows the interval is the estimate.
 
     Returns:
-        Estimate, lower and upper end, stacked.
+        Estimate, lower and upper end, stacked; NaN where the measure is undefined.
     """
     value = statistic(*(own.sum(dim=0) for own in per_example))
     if len(counts) == 0:
         return torch.stack([value, value, value])
     sums = [torch.tensordot(counts, own, dims=1) for own in per_example]
-    ends = torch.quantile(statistic(*sums), torch.tensor(_LEVEL, dtype=value.dtype), dim=0)
+    # A resample may leave a measure undefined: no example in it where a rank correlation exists.
+    ends = torch.nanquantile(statistic(*sums), torch.tensor(_LEVEL, dtype=value.dtype), dim=0)
     return torch.cat([value.unsqueeze(0), ends])

@@ -1,32 +1,27 @@
-"""Distances to the prompt-steered residual stream.
+"""Is the steering doing what the prompt does? Every measure, from one run per steering.
 
-For a steering, run `x y'` under it, giving `S[l, i]` on the surface. Its relative RMSE at layer `l`:
-
-`sqrt( sum |S - A(x'y')|^2 / sum |A(xy') - A(x'y')|^2 )`, summed over examples and surface tokens:
-
-1 is no steering, 0 the prompt itself, above 1 is further from prompting than doing nothing.
+The base run, the prompt-steered run and the replay of a batch are shared by all steerings; a
+steering's own run is reduced to numbers of single tokens layer by layer, while it goes on, and these
+to a few sums per example. What is measured is defined in `measures.py`, where the error comes from in
+`gap.py`, what it is to be read against in `references.py`.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from psr_lens._types import Surface, check_count, check_seed, check_surface
-from psr_lens.deltas import example_batches, iter_batches, surface_residuals
-from psr_lens.faithfulness.bootstrap import bootstrap, resamples
-from psr_lens.faithfulness.report import (
-    EQUIVALENT_PROMPT,
-    NO_STEERING,
-    ORACLE,
-    Curve,
-    FaithfulnessReport,
-)
+from psr_lens._types import Surface, check_alpha, check_count, check_seed, check_surface
+from psr_lens.deltas import iter_batches, working_dtype
+from psr_lens.faithfulness import references
+from psr_lens.faithfulness.gap import bases_of
+from psr_lens.faithfulness.ledger import Ledger
+from psr_lens.faithfulness.recording import Products, SharedRuns
+from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING, Probe
+from psr_lens.faithfulness.report import FaithfulnessReport, Run
 from psr_lens.models import HookedModel, as_hooked_model
 from psr_lens.responses import Example, check_examples
-from psr_lens.steering import OracleSteering, Steering
+from psr_lens.steering import Steering
 from psr_lens.steering.provenance import describe_data, provenance
 
 
@@ -38,92 +33,107 @@ def measure_faithfulness(
     *,
     alpha: float = 1.0,
     surface: Surface = "R",
+    outputs: bool = True,
+    gap: bool = True,
+    random_direction: bool = True,
+    oracle_ranks: Sequence[int] = (1, 4),
+    token_examples: int = 8,
     batch_size: int = 32,
     n_bootstrap: int = 1000,
     seed: int = 0,
     allow_seen: bool = False,
     progress: bool = False,
 ) -> FaithfulnessReport:
-    """Relative RMSE per layer of every steering against the prompt, on the same examples.
+    """How close every steering comes to the prompt, by every measure, on the same examples.
 
-    The base run and the prompt-steered run are shared by all steerings; each steering costs one run
-    more. Streams over the data; sums in float64.
+    Costs one run per steering and example, and those that are shared: two, one for the replay (with
+    `gap` or `random_direction`), one for every reference line, and three more in a pass ahead for
+    `oracle_ranks`. Streams over the data; of an example only sums are kept, in float64.
 
     Args:
         model: A `HookedModel`, HookedTransformer or TransformerBridge.
         steerings: Steerings by name, or one, or a list, which is named by method and layers (`a-psr` for
             all layers, `s-dim` for one).
-        data: Examples that no steering was fitted on: `data.test`.
+        data: Examples that no steering was fitted on: `data.test`. Paraphrases are measured where
+            every example has one; of a different number of them, the first that all have.
         alpha: Strength.
         surface: Where to measure.
+        outputs: Compare next-token distributions too; needs the logits of every run.
+        gap: Split every steering's error into its causes.
+        random_direction: Measure the reference line of that name.
+        oracle_ranks: Directions per layer of the oracles to compare with; none with `()`.
+        token_examples: How many of the first examples keep the numbers of their tokens.
         batch_size: Examples per forward pass.
         n_bootstrap: Resamples for the intervals.
-        seed: Seed of the resampling.
+        seed: Seed of the resampling and of the random direction.
         allow_seen: Measure on examples that a steering was fitted on all the same.
         progress: Whether to show a bar.
 
     Raises:
         ValueError: If there is no example, a steering was fitted on one of them, or belongs to
-            another model.
+            another model; if the prompts change nothing; or if an argument is out of its range.
     """
     hooked = as_hooked_model(model)
     if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass the test split of a data set")
+    alpha = check_alpha(alpha)
     check_surface(surface)
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
+    check_count("token_examples", token_examples, 0)
+    ranks = _check_ranks(oracle_ranks, hooked.d_model)
     if isinstance(steerings, Steering):
         steerings = [steerings]
     named = dict(steerings) if isinstance(steerings, Mapping) else name_steerings(steerings, hooked)
+    wordings = references.paraphrases(data, surface)
+    lines: dict[str, Probe] = {NO_STEERING: references.no_steering, **wordings}
+    if random_direction:
+        lines[references.RANDOM_DIRECTION] = references.random_direction(hooked, seed)
     for name, steering in named.items():
-        if name in (NO_STEERING, EQUIVALENT_PROMPT):
+        if name in (*lines, EQUIVALENT_PROMPT):
             raise ValueError(f"a steering is called {name!r}, which is a reference line: rename it")
         steering.check(hooked)
         if not allow_seen:
             _refuse_seen(name, steering, data)
-    runs: dict[str, Steering] = {
-        **named,
-        ORACLE: OracleSteering(range(hooked.n_layers), surface=surface),
-    }
-    has_equivalent = all(example.equivalent_ids is not None for example in data)
-    names = [*runs, *([EQUIVALENT_PROMPT] if has_equivalent else [])]
-    missed = {name: torch.zeros(len(data), hooked.n_layers, dtype=torch.float64) for name in names}
-    energy = torch.zeros(len(data), hooked.n_layers, dtype=torch.float64)
+    lines |= references.oracles(
+        hooked, data, surface, ranks, batch_size=batch_size, progress=progress
+    )
+    probes = {name: _prober(hooked, steering, alpha, gap) for name, steering in named.items()}
+    ledger = Ledger(len(data), token_examples)
     for indices in iter_batches(data, batch_size, progress=progress, description="faithfulness"):
-        examples = [data[i] for i in indices]
-        base, steered = example_batches(hooked, examples)
-        lengths = [example.surface_length(surface) for example in examples]
-        target = surface_residuals(hooked, steered, surface)
-        plain = surface_residuals(hooked, base, surface)
-        energy[indices] = _squares_per_example(plain - target, lengths)
-        for name, steering in runs.items():
-            strength = 1.0 if name == ORACLE and name not in named else alpha
-            acted = surface_residuals(
-                hooked, base, surface, steering.edits(hooked, strength, examples)
-            )
-            missed[name][indices] = _squares_per_example(acted - target, lengths)
-        if has_equivalent:
-            batch = hooked.pad([example.equivalent_row for example in examples])
-            paraphrased = surface_residuals(hooked, batch, surface)
-            missed[EQUIVALENT_PROMPT][indices] = _squares_per_example(paraphrased - target, lengths)
-    if not bool((energy.sum(dim=0) > 0).all()):
+        shared = SharedRuns.of(
+            hooked,
+            [data[i] for i in indices],
+            surface,
+            local=gap or random_direction,
+            outputs=outputs,
+        )
+        for name, probe in {**lines, **probes}.items():
+            ledger.enter(name, indices, shared, probe(shared), keep_tokens=name in named)
+    if not bool((ledger.sums[NO_STEERING]["energy"].sum(dim=0) > 0).all()):
         raise ValueError(
             "the steered prompts change nothing: base and steered prompt of every example are equal"
         )
-    counts = resamples(len(data), n_bootstrap, seed)
-    ones = (1.0,) * hooked.n_layers
-    curves = {
-        name: _curve(missed[name], energy, counts, getattr(runs.get(name), "layers", ()))
-        for name in names
+    runs = {
+        name: Run("steering", steering.layers, ledger.sums[name])
+        for name, steering in named.items()
     }
-    reference = {NO_STEERING: Curve(ones, ones, ones)}
-    reference |= {name: curves[name] for name in names if name not in named}
+    runs[NO_STEERING] = Run("reference", (), ledger.sums[NO_STEERING])
+    if wordings:
+        together = references.pooled([ledger.sums[name] for name in wordings])
+        runs[EQUIVALENT_PROMPT] = Run("reference", (), together)
+    for name in lines:
+        if name not in (*runs, *wordings):
+            runs[name] = Run("reference", (), ledger.sums[name])
+    if len(wordings) > 1:
+        runs |= {name: Run("paraphrase", (), ledger.sums[name]) for name in wordings}
     return FaithfulnessReport(
-        {name: curves[name] for name in named},
-        reference,
+        runs,
         alpha,
         surface,
-        len(data),
+        n_bootstrap,
+        seed,
+        ledger.tokens(),
         provenance(
             hooked,
             data=describe_data(data, getattr(data, "provenance", {})),
@@ -151,6 +161,26 @@ def name_steerings(steerings: Sequence[Steering], model: HookedModel) -> dict[st
     return named
 
 
+def _prober(model: HookedModel, steering: Steering, alpha: float, gap: bool) -> Probe:
+    bases = bases_of(steering, model.device, working_dtype(model.dtype)) if gap else {}
+
+    def probe(shared: SharedRuns) -> Products:
+        split = shared.split(steering, bases) if gap else None
+        return shared.measured(shared.edits(steering, alpha), split=split)
+
+    return probe
+
+
+def _check_ranks(ranks: Sequence[int], d_model: int) -> tuple[int, ...]:
+    found = tuple(sorted({check_count("oracle_ranks", rank) for rank in ranks}))
+    if found and found[-1] > d_model:
+        raise ValueError(
+            f"oracle_ranks={list(ranks)} but the residual stream has {d_model} dimensions: pass "
+            "smaller ranks, or () for none"
+        )
+    return found
+
+
 def _refuse_seen(name: str, steering: Steering, data: Sequence[Example]) -> None:
     seen = set(steering.provenance.get("data", {}).get("example_keys", ()))
     shared = sum(example.key in seen for example in data)
@@ -159,23 +189,3 @@ def _refuse_seen(name: str, steering: Steering, data: Sequence[Example]) -> None
             f"{name} was fitted on {shared} of these {len(data)} examples: measure on data.test, "
             "or pass allow_seen=True"
         )
-
-
-def _squares_per_example(
-    difference: Float[Tensor, "layer token d_model"], lengths: Sequence[int]
-) -> Float[Tensor, "example layer"]:
-    squares = difference.double().square().sum(dim=-1)
-    return torch.stack([part.sum(dim=1) for part in squares.split(list(lengths), dim=1)]).cpu()
-
-
-def _curve(
-    missed: Float[Tensor, "example layer"],
-    energy: Float[Tensor, "example layer"],
-    counts: Tensor,
-    layers: tuple[int, ...],
-) -> Curve:
-    def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-        return (numerator / denominator.clamp_min(1e-30)).sqrt()
-
-    value, low, high = bootstrap(ratio, (missed, energy), counts)
-    return Curve(tuple(value.tolist()), tuple(low.tolist()), tuple(high.tolist()), layers)

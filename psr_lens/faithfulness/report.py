@@ -2,113 +2,313 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, final
 
-from psr_lens._types import Surface
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from psr_lens._types import Surface, TokenValues
+from psr_lens.faithfulness.bootstrap import resamples
+from psr_lens.faithfulness.curves import (
+    Curve,
+    Difference,
+    Run,
+    curve_of,
+    difference_of,
+    find_measure,
+)
+from psr_lens.faithfulness.measures import MEASURES
+from psr_lens.faithfulness.references import NO_STEERING
+from psr_lens.faithfulness.tables import measures_table, runs_from_tables, sums_tables
+from psr_lens.faithfulness.words import describe
+from psr_lens.report_files import read_report, write_report
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
-NO_STEERING = "no steering"
-EQUIVALENT_PROMPT = "equivalent prompt"
-ORACLE = "oracle"
+TokenQuantity = Literal["delta", "push", "error", "cosine", "kl"]
+
+_QUANTITIES: Final = {
+    "delta": "effect of the prompt",
+    "push": "effect of the steering",
+    "error": "distance to the prompt",
+    "cosine": "cosine to the prompt's effect",
+    "kl": "KL from the prompted next token, nats",
+}
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A measure over the layers, with its interval.
-
-    Attributes:
-        values: One number per layer.
-        low: Lower end of the 95 % bootstrap interval.
-        high: Upper end.
-        layers: The layers that the steering covers; empty for a reference line.
-    """
-
-    values: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    layers: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
+@final
+@dataclass(frozen=True, eq=False)
 class FaithfulnessReport:
-    """Relative RMSE per layer of several steerings, and the lines to read them against.
+    """How close several steerings come to the prompt, and the lines to read that against.
+
+    The report keeps sums per example, so any measure of any run and any difference of two has its
+    bootstrap interval without running the model again.
 
     Attributes:
-        relative_rmse: One curve per steering.
-        reference: The lines `no steering` (1 by definition), `equivalent prompt` (the instruction
-            in other words, where the examples have one) and `oracle` (0 up to rounding).
+        runs: Sums by name: the steerings first, then the reference lines, then single paraphrases
+            where there are several.
         alpha: The strength at which the steerings acted.
         surface: Where they were measured.
-        examples: Number of examples.
+        n_bootstrap: Resamples behind every interval.
+        seed: Their seed.
+        tokens: The first examples token by token: one row per `steering`, `example`, `layer` and
+            `pos`, with the `token`, `delta` `|D|`, `push` `|S - A|`, `error` `|S - A'|` (in units of
+            the residual stream), `cosine` between `S - A` and `D`, and in rows of the last layer `kl`
+            of the next token in nats.
         provenance: Model, data and seed.
     """
 
-    relative_rmse: Mapping[str, Curve]
-    reference: Mapping[str, Curve]
+    runs: Mapping[str, Run]
     alpha: float
     surface: Surface
-    examples: int
+    n_bootstrap: int
+    seed: int
+    tokens: "pandas.DataFrame"
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """Tidy long form: one row per steering and layer."""
-        import pandas as pd
+    # --- numbers --------------------------------------------------------------------------------
 
-        return pd.DataFrame(
-            [
-                {
-                    "steering": name,
-                    "reference": name in self.reference,
-                    "layer": layer,
-                    "relative_rmse": value,
-                    "low": low,
-                    "high": high,
-                }
-                for name, curve in {**self.relative_rmse, **self.reference}.items()
-                for layer, (value, low, high) in enumerate(
-                    zip(curve.values, curve.low, curve.high, strict=True)
-                )
-            ]
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+        return len(self.runs[NO_STEERING].sums["energy"])
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers of the model."""
+        return self.runs[NO_STEERING].sums["energy"].shape[1]
+
+    @property
+    def steerings(self) -> tuple[str, ...]:
+        """Names of the steerings."""
+        return tuple(name for name, run in self.runs.items() if run.kind == "steering")
+
+    @property
+    def relative_rmse(self) -> Mapping[str, Curve]:
+        """Relative RMSE of every steering: 0 is the prompt, 1 no steering."""
+        return self.curves("relative_rmse", "steering")
+
+    @property
+    def reference(self) -> Mapping[str, Curve]:
+        """Relative RMSE of the reference lines.
+
+        `no steering` (1 by definition), `equivalent prompt` (the instruction in other words; of
+        several wordings the root of the mean square), `random direction`, `oracle` (0 up to
+        rounding) and `oracle rank k`.
+        """
+        return self.curves("relative_rmse", "reference")
+
+    @property
+    def paraphrases(self) -> Mapping[str, Curve]:
+        """Relative RMSE of every single wording, where there are several."""
+        return self.curves("relative_rmse", "paraphrase")
+
+    def curves(
+        self,
+        measure: str = "relative_rmse",
+        kind: Literal["steering", "reference", "paraphrase"] | None = None,
+    ) -> dict[str, Curve]:
+        """A measure of every run that has it, or of those of a kind."""
+        found = find_measure(measure)
+        return {
+            name: curve_of(run, found, self._counts)
+            for name, run in self.runs.items()
+            if kind in (None, run.kind) and run.has(found)
+        }
+
+    def curve(self, name: str, measure: str = "relative_rmse") -> Curve:
+        """A measure of one run.
+
+        Raises:
+            ValueError: If there is no such run or measure, or this was not measured.
+        """
+        self._check(name, measure)
+        return curve_of(self.runs[name], MEASURES[measure], self._counts)
+
+    def difference(self, first: str, second: str, measure: str = "relative_rmse") -> Difference:
+        """`first - second`, paired: both from the same resamples of examples.
+
+        Much of what varies from example to example is common to two steerings, so this interval
+        is narrower than two separate ones make it look.
+
+        Args:
+            first: A steering or a reference line.
+            second: Another.
+            measure: What to compare.
+
+        Raises:
+            ValueError: If there is no such run or measure, or this was not measured.
+        """
+        self._check(first, measure)
+        self._check(second, measure)
+        return difference_of((first, second), self.runs, MEASURES[measure], self._counts)
+
+    def token_values(
+        self, name: str | None = None, example: int = 0, quantity: TokenQuantity = "error"
+    ) -> TokenValues:
+        """One quantity of one of the first examples, ready to be drawn.
+
+        Args:
+            name: A steering; the first one by default.
+            example: Place of the example in the data.
+            quantity: A column of `tokens`.
+
+        Raises:
+            ValueError: If the steering or the example has no tokens here, or there is no such
+                quantity.
+        """
+        name = self.steerings[0] if name is None and self.steerings else name
+        if quantity not in _QUANTITIES:
+            raise ValueError(f"quantity={quantity!r}: choose one of {', '.join(_QUANTITIES)}")
+        table = self.tokens
+        rows = table.loc[(table["steering"] == name) & (table["example"] == example)]
+        if rows.empty:
+            raise ValueError(
+                f"no tokens of example {example} under {name!r}: the report keeps examples 0 to "
+                f"{table['example'].max()} of {', '.join(self.steerings)}; raise token_examples="
+            )
+        layers = (self.n_layers - 1,) if quantity == "kl" else tuple(range(self.n_layers))
+        rows = rows.loc[rows["layer"].isin(layers)]
+        values = torch.tensor(rows[quantity].to_numpy().reshape(len(layers), -1))
+        tokens = tuple(rows["token"].iloc[: values.shape[1]])
+        return TokenValues(tokens, values, layers, _QUANTITIES[quantity], str(name))
+
+    @cached_property
+    def _counts(self) -> Float[Tensor, "n_bootstrap example"]:
+        return resamples(self.examples, self.n_bootstrap, self.seed)
+
+    def _check(self, name: str, measure: str) -> None:
+        found = find_measure(measure)
+        if name not in self.runs:
+            raise ValueError(f"no run {name!r} in this report: choose one of {list(self.runs)}")
+        if not self.runs[name].has(found):
+            raise ValueError(
+                f"{measure} of {name!r} was not measured: gap_... exist for steerings with gap=True, "
+                "relative_kl, kl and agreement with outputs=True"
+            )
+
+    def table(self) -> str:
+        """The measures at the last layer as text: one row per run, one column per measure."""
+        table = self.to_dataframe()
+        last = table.loc[table["layer"].isna() | (table["layer"] == self.n_layers - 1)]
+        wide = last.pivot(index="steering", columns="measure", values="value")
+        shown = [measure for measure in MEASURES if measure in wide.columns]
+        return wide.loc[list(self.runs), shown].T.to_string(
+            float_format="{:.3f}".format, na_rep="-"
         )
 
-    def plot(self) -> "plotly.graph_objects.Figure":
-        """The curves over the layers."""
-        from psr_lens.plots import faithfulness_curves
+    # --- tables and files -----------------------------------------------------------------------
 
-        return faithfulness_curves(self)
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Tidy long form: one row per run, measure and layer.
+
+        Columns: `steering` (name of the run), `reference` (whether it is none), `measure`, `layer`
+        (missing for measures of the output), `value`, `low`, `high`, and `examples`, the number of
+        examples that the value rests on (fewer for a rank correlation that some do not have).
+        """
+        return measures_table(self.runs, self._counts)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report: a directory with a JSON file and parquet tables.
+
+        Returns:
+            The directory.
+
+        Raises:
+            ValueError: If something other than a report is at the path.
+            OSError: If it cannot be written.
+        """
+        header = {
+            "alpha": self.alpha,
+            "surface": self.surface,
+            "n_bootstrap": self.n_bootstrap,
+            "seed": self.seed,
+            "runs": [
+                {"name": name, "kind": run.kind, "layers": run.layers, "sums": list(run.sums)}
+                for name, run in self.runs.items()
+            ],
+            "provenance": dict(self.provenance),
+        }
+        tables = {**sums_tables(self.runs), "measures": self.to_dataframe(), "tokens": self.tokens}
+        return write_report(path, type(self).__name__, header, tables)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "FaithfulnessReport":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no report at the path.
+            ValueError: If it is of another kind, of a newer format, or damaged.
+        """
+        header, tables = read_report(path, cls.__name__)
+        return cls(
+            runs_from_tables(header["runs"], tables),
+            header["alpha"],
+            header["surface"],
+            header["n_bootstrap"],
+            header["seed"],
+            tables["tokens"],
+            header["provenance"],
+        )
+
+    # --- for readers ----------------------------------------------------------------------------
+
+    def plot(self, measure: str = "relative_rmse") -> "plotly.graph_objects.Figure":
+        """A measure over the layers; of the output, one point for every run.
+
+        Raises:
+            ValueError: If there is no such measure, or nothing has it.
+        """
+        from psr_lens.plots import faithfulness_figure
+
+        return faithfulness_figure(self, measure)
+
+    def plot_gap(self, name: str | None = None) -> "plotly.graph_objects.Figure":
+        """Where a steering's distance to the prompt comes from, layer by layer.
+
+        Args:
+            name: The steering; the first one by default.
+
+        Raises:
+            ValueError: If it was not measured.
+        """
+        from psr_lens.plots import gap_bars
+
+        if not self.steerings:
+            raise ValueError("the report has no steering: measure one to split its error")
+        name = self.steerings[0] if name is None else name
+        return gap_bars(
+            {m: self.curve(name, m) for m in MEASURES if m.startswith("gap_")},
+            self.curve(name),
+            name,
+        )
 
     def summary(self) -> str:
-        """What the numbers say, one line per steering."""
-        count = "1 example" if self.examples == 1 else f"{self.examples} examples"
-        lines = [f"Relative RMSE at the last layer, {count}, 95 % intervals:"]
-        equivalent = self.reference.get(EQUIVALENT_PROMPT)
-        for name, curve in self.relative_rmse.items():
-            value = curve.values[-1]
-            line = f"{name}: {value:.2f} ({curve.low[-1]:.2f} to {curve.high[-1]:.2f}), "
-            if value >= 1:
-                line += "no closer to prompting than doing nothing"
-            elif equivalent is not None and value <= equivalent.values[-1]:
-                line += "as close to the prompt as a paraphrase of it"
-            else:
-                line += f"{1 - value:.0%} of the distance to prompting is gone"
-            lines.append(line)
-        if equivalent is not None:
-            lines.append(f"a paraphrase of the prompt: {equivalent.values[-1]:.2f}")
-        return "\n".join(lines)
+        """What the numbers say, in words."""
+        return describe(self)
 
     def __repr__(self) -> str:
-        return self.summary()
+        return (
+            f"FaithfulnessReport({', '.join(self.steerings) or 'no steering'}; {self.examples} "
+            f"examples, {self.n_layers} layers, surface {self.surface})"
+        )
+
+    def _repr_html_(self) -> str:
+        from psr_lens.plots import faithfulness_table
+
+        return faithfulness_table(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The plot where plotly can draw, a table elsewhere, words on a terminal."""
         import json
 
-        table = self.to_dataframe().pivot(index="steering", columns="layer", values="relative_rmse")
         return {
             "application/vnd.plotly.v1+json": json.loads(self.plot().to_json() or "{}"),
-            "text/html": table.to_html(float_format="{:.3f}".format),
+            "text/html": self._repr_html_(),
             "text/plain": self.summary(),
         }

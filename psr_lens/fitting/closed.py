@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from psr_lens._types import Surface
 from psr_lens.deltas import (
@@ -137,6 +139,35 @@ def _oracle(
         return lambda layers: _on_layers(confined, layers)
     if rank is None:
         return lambda layers: OracleSteering(layers, surface=surface)
+    leading = leading_directions(
+        model, data, surface, rank, batch_size=batch_size, progress=progress
+    )
+    return lambda layers: OracleSteering(layers, basis=leading[list(layers)], surface=surface)
+
+
+@torch.no_grad()
+def leading_directions(
+    model: HookedModel,
+    data: Sequence[Example],
+    surface: Surface,
+    rank: int,
+    *,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Float[Tensor, "layer rank d_model"]:
+    """Principal directions of the local deltas at every layer, the strongest first.
+
+    Not centred: the mean delta is a part of what the prompt does. Holds one `d_model x d_model`
+    matrix per layer, float64.
+
+    Args:
+        model: The model.
+        data: The examples.
+        surface: `R` or `QR`.
+        rank: Directions per layer, at most `d_model`.
+        batch_size: Examples per forward pass.
+        progress: Whether to show a bar.
+    """
     second = torch.zeros(model.n_layers, model.d_model, model.d_model, dtype=torch.float64)
     for indices in iter_batches(data, batch_size, progress=progress, description="local deltas"):
         base, steered = example_batches(model, [data[i] for i in indices])
@@ -144,13 +175,8 @@ def _oracle(
         local = local_deltas(model, base, target, surface).double().cpu()
         second += local.mT @ local
     # Eigenvalues come in ascending order.
-    leading = (
-        torch.linalg.eigh(second)
-        .eigenvectors[:, :, -rank:]
-        .mT.flip(1)
-        .to(working_dtype(model.dtype))
-    )
-    return lambda layers: OracleSteering(layers, basis=leading[list(layers)], surface=surface)
+    leading = torch.linalg.eigh(second).eigenvectors[:, :, -rank:].mT.flip(1)
+    return leading.to(working_dtype(model.dtype))
 
 
 def _on_layers(oracle: OracleSteering, layers: Sequence[int]) -> OracleSteering:

@@ -14,12 +14,14 @@ network connection.
 
 from psr_lens.plots.assumptions import assumption_curves, spectrum_shares, strength_classes
 from psr_lens.plots.bounds import Bounds, robust_bounds
-from psr_lens.plots.curves import (
-    BehaviourRow,
+from psr_lens.plots.curves import BehaviourRow, behaviour_curves
+from psr_lens.plots.faithfulness import (
     Curve,
     FaithfulnessCurves,
-    behaviour_curves,
     faithfulness_curves,
+    faithfulness_figure,
+    faithfulness_table,
+    gap_bars,
 )
 from psr_lens.plots.layers import layer_token_heatmap
 from psr_lens.plots.report import Report, TraitSection, render_report
@@ -42,6 +44,9 @@ __all__ = [
     "assumption_curves",
     "behaviour_curves",
     "faithfulness_curves",
+    "faithfulness_figure",
+    "faithfulness_table",
+    "gap_bars",
     "layer_token_heatmap",
     "render_report",
     "robust_bounds",

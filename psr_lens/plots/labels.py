@@ -75,6 +75,15 @@ def keep_below(heights: Sequence[float], top: float, gap: float) -> list[float]:
     return placed
 
 
+def keep_above(heights: Sequence[float], bottom: float, gap: float) -> list[float]:
+    """Heights pushed up until none is below `bottom` and neighbours still are `gap` apart.
+
+    >>> keep_above([1.0, 9.0, -1.0], 0.0, 2.0)
+    [2.0, 9.0, 0.0]
+    """
+    return [-height for height in keep_below([-own for own in heights], -bottom, gap)]
+
+
 def label_lines(
     figure: "plotly.graph_objects.Figure",
     ends: Sequence[LineEnd],
@@ -90,7 +99,8 @@ def label_lines(
         plot_height: Height of the plotting area in pixels.
     """
     gap = _GAP * (span[1] - span[0]) / plot_height
-    heights = keep_below(spread([end.height for end in ends], gap), span[1], gap)
+    heights = keep_above(spread([end.height for end in ends], gap), span[0], gap)
+    heights = keep_below(heights, span[1], gap)
     for end, height in zip(ends, heights, strict=True):
         figure.add_annotation(
             x=1,

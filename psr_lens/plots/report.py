@@ -4,31 +4,23 @@ The page is one file: plotly once, circuitsvis once, every number in it. It open
 mail without a network, and its token pictures and tables are there even where scripts do not run.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from psr_lens._types import TokenValues
 from psr_lens.plots.circuits import page_scripts
-from psr_lens.plots.curves import (
-    BehaviourRow,
-    FaithfulnessCurves,
-    behaviour_curves,
-    faithfulness_curves,
-)
+from psr_lens.plots.curves import BehaviourRow, behaviour_curves
+from psr_lens.plots.faithfulness import FaithfulnessCurves, faithfulness_curves
+from psr_lens.plots.figures import PageFigures, provenance_footer
 from psr_lens.plots.page import html_page
-from psr_lens.plots.text import escape, script_json
+from psr_lens.plots.text import escape
 from psr_lens.plots.theme import line_colour
 from psr_lens.plots.tokens import token_heatmaps
-
-if TYPE_CHECKING:
-    import plotly.graph_objects
 
 Example = tuple[str, str, tuple[str, ...]]
 """`(method, question, completions)`."""
 
-_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 _OPEN_ROWS = 12
 _READING = (
     "The same response in every panel: the stronger the colour, the larger the number at that "
@@ -94,7 +86,7 @@ def render_report(report: Report) -> str:
     """
     if not report.sections:
         raise ValueError("the report has no section: give at least one trait")
-    figures: list[dict[str, Any]] = []
+    figures = PageFigures()
     sections = "\n".join(
         _section(number, section, figures) for number, section in enumerate(report.sections)
     )
@@ -108,12 +100,12 @@ def render_report(report: Report) -> str:
         f'<p class="psr-lead">{escape(report.lead)}</p>'
         f"{navigation if len(report.sections) > 1 else ''}</header>\n"
         f"<main>{sections}</main>\n"
-        f"{_provenance(report.provenance)}"
+        f"{provenance_footer(report.provenance)}"
     )
-    return html_page(report.title, body, f"{page_scripts()}\n{_figure_scripts(figures)}")
+    return html_page(report.title, body, f"{page_scripts()}\n{figures.scripts()}")
 
 
-def _section(number: int, section: TraitSection, figures: list[dict[str, Any]]) -> str:
+def _section(number: int, section: TraitSection, figures: PageFigures) -> str:
     parts = [
         f"<h2>{escape(section.name)}</h2>",
         f'<p class="psr-instruction"><span>Instruction</span> {escape(section.instruction)}</p>',
@@ -138,7 +130,7 @@ def _section(number: int, section: TraitSection, figures: list[dict[str, Any]]) 
             "intervals over examples.</p>"
         )
         figure = faithfulness_curves(section.curves, title="", colours=colours)
-        parts.append(_place(figure, "Relative RMSE over layers", figures))
+        parts.append(figures.place(figure, "Relative RMSE over layers"))
     if section.behaviour:
         parts.append(
             "<h3>Behaviour</h3><p>How strongly the responses show the trait, and how coherent they "
@@ -146,7 +138,7 @@ def _section(number: int, section: TraitSection, figures: list[dict[str, Any]]) 
         )
         if any(row[1] is not None for row in section.behaviour):
             figure = behaviour_curves(section.behaviour, title="", colours=colours)
-            parts.append(_place(figure, "Trait and coherence over alpha", figures))
+            parts.append(figures.place(figure, "Trait and coherence over alpha"))
         parts.append(_behaviour_table(section.behaviour))
     if section.examples:
         parts.append(f"<h3>Examples</h3>{_examples(section.examples)}")
@@ -158,37 +150,6 @@ def _method_colours(section: TraitSection) -> dict[str, str]:
     names = list(section.curves.relative_rmse) if section.curves is not None else []
     names += [row[0] for row in section.behaviour if row[1] is not None]
     return {name: line_colour(i) for i, name in enumerate(dict.fromkeys(names))}
-
-
-def _place(
-    figure: "plotly.graph_objects.Figure", description: str, figures: list[dict[str, Any]]
-) -> str:
-    """A place in the page for a figure, which the script at the end draws."""
-    drawn = json.loads(figure.to_json() or "{}")
-    figures.append(drawn)
-    return (
-        f'<div class="psr-scroll"><div class="psr-figure" id="psr-figure-{len(figures) - 1}" '
-        f'role="img" aria-label="{escape(description)}" '
-        f'style="height:{drawn["layout"]["height"]}px">'
-        "<noscript>This figure needs JavaScript.</noscript></div></div>"
-    )
-
-
-def _figure_scripts(figures: Sequence[dict[str, Any]]) -> str:
-    if not figures:
-        return ""
-    from plotly.offline import get_plotlyjs
-
-    bundle = get_plotlyjs().replace("</script", "<\\/script")
-    return f"""<script>{bundle}</script>
-<script type="application/json" id="psr-figures">{script_json(figures)}</script>
-<script>
-JSON.parse(document.getElementById("psr-figures").textContent).forEach((figure, index) => {{
-  const place = document.getElementById("psr-figure-" + index);
-  place.replaceChildren();
-  Plotly.newPlot(place, figure.data, figure.layout, {json.dumps(_CONFIG)});
-}});
-</script>"""
 
 
 def _behaviour_table(rows: Sequence[BehaviourRow]) -> str:
@@ -223,17 +184,3 @@ def _examples(examples: Sequence[Example]) -> str:
             f"<tbody>{rows}</tbody></table>"
         )
     return "".join(parts)
-
-
-def _provenance(provenance: Mapping[str, Any]) -> str:
-    if not provenance:
-        return ""
-    items = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd>"
-        for name, value in provenance.items()
-    )
-    return f"<footer><details><summary>Provenance</summary><dl>{items}</dl></details></footer>"
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

@@ -120,6 +120,17 @@ def value_colour(value: float, low: float, high: float) -> str:
     return tint(NEGATIVE, round(256 * value / low) / 256 if low < 0 else 0.0)
 
 
+def translucent(colour: str, share: float) -> str:
+    """A colour that lets through what is behind it.
+
+    Args:
+        colour: `#rrggbb`.
+        share: 1 hides what is behind, 0 is invisible.
+    """
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{share})"
+
+
 def line_colour(index: int) -> str:
     """The colour of the line number `index`; the palette repeats after its end."""
     return LINES[index % len(LINES)]

@@ -57,6 +57,10 @@ class DirectionalAblation(PushSteering):
         direction = self._direction_of_layer[layer].to(resid)
         return -(resid @ direction).unsqueeze(-1) * direction
 
+    def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
+        """The layer's direction."""
+        return self._direction_of_layer[layer].unsqueeze(0)
+
     def tensors(self) -> dict[str, Tensor]:
         """The directions."""
         return {"directions": self.directions}

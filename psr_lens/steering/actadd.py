@@ -114,6 +114,10 @@ class ActAdd(Steering):
         moved = self.rows.to(device, dtype)
         return {layer: pusher(moved[row]) for row, layer in enumerate(self.layers)}
 
+    def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
+        """The rows of all positions."""
+        return self.rows[self.layers.index(layer)]
+
     def tensors(self) -> dict[str, Tensor]:
         """The rows."""
         return {"rows": self.rows}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from psr_lens._types import Surface, check_alpha, check_surface
 from psr_lens.artifacts import write_artifact
-from psr_lens.deltas import working_dtype
+from psr_lens.deltas import surface_residuals, working_dtype
 from psr_lens.models import HookedModel, as_hooked_model
 from psr_lens.models.base import ResidualEdit
 from psr_lens.models.columns import Columns
@@ -89,6 +89,23 @@ class Steering(ABC):
         """What `save` stores beside the tensors: arguments of `from_tensors`, as JSON values."""
         return {}
 
+    def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
+        """What its pushes at a layer are made of: rows whose span holds every push.
+
+        Args:
+            layer: One of `layers`.
+
+        Returns:
+            The rows, of any length and not orthogonal in general; None where they are not known, so
+            that each token's push is its own direction.
+        """
+        return None
+
+    def covers(self, layer: int, columns: Columns) -> Bool[Tensor, "batch pos"]:
+        """Which columns it may push at a layer; none at a layer that is not among `layers`."""
+        mask = self.acts_on(columns)
+        return mask if layer in self.layers else torch.zeros_like(mask)
+
     def acts_on(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
         """Which columns it may push."""
         return columns.surface(self.surface)
@@ -105,17 +122,24 @@ class Steering(ABC):
     # --- acting ---------------------------------------------------------------------------------
 
     def edits(
-        self, model: HookedModel, alpha: float = 1.0, examples: Sequence[Example] | None = None
+        self,
+        model: HookedModel,
+        alpha: float = 1.0,
+        examples: "Sequence[Example] | Context | None" = None,
     ) -> Mapping[int, ResidualEdit]:
         """The residual edits of this steering, by layer; other columns keep their exact bits.
 
         Args:
             model: The model to act on.
             alpha: Strength.
-            examples: The rows of the batch, for a steering that depends on the example.
+            examples: The rows of the batch, for a steering that depends on the example; or their
+                `Context`, where their prompt-steered run is at hand.
         """
         alpha = check_alpha(alpha)
-        context = None if examples is None else Context(model, examples)
+        if examples is None or isinstance(examples, Context):
+            context = examples
+        else:
+            context = Context(model, examples)
         pushes = self.pushes(model.device, working_dtype(model.dtype), context)
         return {layer: self.edit(push, alpha) for layer, push in pushes.items()}
 
@@ -343,10 +367,29 @@ class Steering(ABC):
 
 
 class Context:
-    """What a steering that depends on the example may look at: the model, the batch's examples."""
+    """What a steering that depends on the example may look at: the model, the batch's examples.
 
-    def __init__(self, model: HookedModel, examples: Sequence[Example]):
+    Args:
+        model: The model.
+        examples: The rows of the batch.
+        known: `A(x'y')` on a surface, where it has been found already.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        examples: Sequence[Example],
+        known: Mapping[Surface, Float[Tensor, "all_layers token d_model"]] | None = None,
+    ):
         self.model, self.examples = model, examples
+        self._prompt_steered = dict(known or {})
+
+    def prompt_steered(self, surface: Surface) -> Float[Tensor, "all_layers token d_model"]:
+        """`A(x'y')` on a surface; runs the prompts where that is not known yet."""
+        if surface not in self._prompt_steered:
+            steered = self.model.pad([example.steered_row for example in self.examples])
+            self._prompt_steered[surface] = surface_residuals(self.model, steered, surface)
+        return self._prompt_steered[surface]
 
 
 class PushSteering(Steering):

@@ -83,6 +83,10 @@ class ConstantSteering(PushSteering):
 
         return fold(self, hf_model, alpha)
 
+    def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
+        """The layer's vector."""
+        return self._vector_of_layer[layer].unsqueeze(0)
+
     def tensors(self) -> dict[str, Tensor]:
         """The vectors."""
         return {"vectors": self.vectors}

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface
-from psr_lens.deltas import surface_residuals
 from psr_lens.models.columns import Columns
 from psr_lens.steering.base import Context, Push, Steering
 
@@ -61,18 +60,21 @@ class OracleSteering(Steering):
         """The oracle confined to a steering's own directions: perfect coefficients for them.
 
         Args:
-            steering: A PSR (its `z`) or a constant steering (its vectors).
+            steering: Any that names the `span` of its pushes, as nearly all do.
 
         Raises:
             ValueError: If the steering has no directions.
         """
-        directions = steering.tensors().get("z", steering.tensors().get("vectors"))
-        if directions is None:
-            raise ValueError(f"{steering!r} has no directions: pass a PSR or a constant steering")
-        rows = directions if directions.ndim == 3 else directions.unsqueeze(1)
+        found = [steering.span(layer) for layer in steering.layers]
+        rows = [own.detach() for own in found if own is not None]
+        if len(rows) < len(found) or not rows:
+            raise ValueError(f"{steering!r} names no directions: pass one that does, a PSR say")
+        rank = max(len(own) for own in rows)
+        # Layers may differ in their number of directions: zero rows fill up.
+        padded = [torch.nn.functional.pad(own, (0, 0, 0, rank - len(own))) for own in rows]
         return cls(
             steering.layers,
-            basis=torch.stack([orthonormal_rows(own) for own in rows]),
+            basis=torch.stack([orthonormal_rows(own) for own in padded]),
             surface=steering.surface,
             provenance={**steering.provenance, "method": "oracle-along"},
         )
@@ -89,8 +91,7 @@ class OracleSteering(Steering):
             raise ValueError(
                 "the oracle replays the deltas of given examples: pass examples=, it cannot generate"
             )
-        steered = context.model.pad([example.steered_row for example in context.examples])
-        target = surface_residuals(context.model, steered, self.surface)
+        target = context.prompt_steered(self.surface)
 
         def pusher(row: int, layer: int) -> Push:
             basis = None if self.basis is None else self.basis[row].to(device, dtype)
@@ -107,6 +108,10 @@ class OracleSteering(Steering):
             return push
 
         return {layer: pusher(row, layer) for row, layer in enumerate(self.layers)}
+
+    def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
+        """The layer's basis, if it has one."""
+        return None if self.basis is None else self.basis[self.layers.index(layer)]
 
     def tensors(self) -> dict[str, Tensor]:
         """The basis, if it has one: the deltas belong to the examples."""

@@ -60,6 +60,10 @@ class ProjectionMatch(PushSteering):
         missing = self.targets[row].to(resid) - resid @ direction
         return missing.unsqueeze(-1) * direction
 
+    def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
+        """The layer's direction."""
+        return self.directions[self._row_of_layer[layer]].unsqueeze(0)
+
     def tensors(self) -> dict[str, Tensor]:
         """Directions and targets."""
         return {"directions": self.directions, "targets": self.targets}

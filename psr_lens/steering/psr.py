@@ -73,6 +73,10 @@ class PSR(PushSteering):
         row = self._row_of_layer[layer]
         return self.head_coefficients(layer, resid) @ self.z[row].to(resid)
 
+    def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
+        """The `z` of every head."""
+        return self.z[self._row_of_layer[layer]]
+
     def tensors(self) -> dict[str, Tensor]:
         """Probe weights, biases and directions."""
         return {"w": self.w, "b": self.b, "z": self.z}

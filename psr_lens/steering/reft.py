@@ -67,6 +67,10 @@ class ReFTr1(PushSteering):
         row = self._row_of_layer[layer]
         return (self.strength[row] * self.w[row]).to(resid).expand_as(resid)
 
+    def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
+        """`w`."""
+        return self.w[self._row_of_layer[layer]].unsqueeze(0)
+
     def tensors(self) -> dict[str, Tensor]:
         """Directions and strengths."""
         return {"w": self.w, "strength": self.strength}
@@ -135,6 +139,10 @@ class LoReFT(PushSteering):
         rotation = self.rotation[row].to(resid)
         moved = resid @ (self.weight[row].to(resid) - rotation).T + self.bias[row].to(resid)
         return moved @ rotation
+
+    def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
+        """The rows of `R`."""
+        return self.rotation[self._row_of_layer[layer]]
 
     def tensors(self) -> dict[str, Tensor]:
         """Rotation, weight and bias."""

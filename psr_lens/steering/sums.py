@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from psr_lens._types import Surface
@@ -66,6 +66,16 @@ class SumSteering(Steering):
         """Where any part acts."""
         masks = [part.acts_on(columns) for _, part in self.parts]
         return torch.stack(masks).any(dim=0)
+
+    def covers(self, layer: int, columns: Columns) -> Bool[Tensor, "batch pos"]:
+        """Where a part with that layer acts."""
+        return torch.stack([part.covers(layer, columns) for _, part in self.parts]).any(dim=0)
+
+    def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
+        """The rows of all parts with that layer."""
+        found = [part.span(layer) for _, part in self.parts if layer in part.layers]
+        rows = [own for own in found if own is not None]
+        return torch.cat(rows) if rows and len(rows) == len(found) else None
 
     def check(self, model: HookedModel) -> None:
         """Every part has to belong to the model."""

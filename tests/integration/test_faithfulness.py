@@ -26,7 +26,7 @@ def data(model):
             model,
             f"tell me about animal {i}",
             "always be very kind and short",
-            equivalent="be short and kind",
+            equivalents=["be short and kind"],
         )
         for i in range(10)
     ]
@@ -76,7 +76,7 @@ def test_batch_size_and_company_do_not_matter(model, data, steerings):
 
 def test_an_equal_paraphrase_is_at_zero(model, data):
     pairs = [
-        PromptPair(e.pair.base, e.pair.steered, "a kind answer", equivalent=e.pair.steered)
+        PromptPair(e.pair.base, e.pair.steered, "a kind answer", equivalents=[e.pair.steered])
         for e in data
     ]
     same = sample_responses(model, pairs, progress=False)
@@ -119,9 +119,17 @@ def test_nothing_to_measure_is_refused(model, data, steerings):
 def test_the_report_shows_itself(model, data, steerings):
     report = measure_faithfulness(model, steerings, data.test)
     frame = report.to_dataframe()
-    assert len(frame) == model.n_layers * 5
-    assert set(frame.steering) == {"a-psr", "s-dim", "no steering", "equivalent prompt", "oracle"}
+    rmse = frame[frame.measure == "relative_rmse"]
+    assert len(rmse) == model.n_layers * 8
+    references = {"no steering", "equivalent prompt", "random direction", "oracle"}
+    assert set(frame[frame.reference].steering) == references | {"oracle rank 1", "oracle rank 4"}
+    assert set(frame[~frame.reference].steering) == {"a-psr", "s-dim"}
     bundle = report._repr_mimebundle_()
     assert {"text/html", "text/plain", "application/vnd.plotly.v1+json"} == bundle.keys()
     assert "a-psr" in report.summary()
+    assert "a-psr" in bundle["text/html"]
     assert report.plot().data
+    assert repr(report) == (
+        f"FaithfulnessReport(a-psr, s-dim; {len(data.test)} examples, {model.n_layers} layers, "
+        "surface R)"
+    )

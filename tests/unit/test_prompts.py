@@ -21,15 +21,18 @@ def test_load_pairs_reads_all_forms(tmp_path):
         "",
         {"base": {"raw": "Once"}, "steered": {"raw": "Kindly. Once"}, "group": "g"},
         {"base": "Hi", "steered": "Be kind. Hi", "equivalent": "Show kindness. Hi"},
+        {"base": "Hi", "steered": "Be kind. Hi", "equivalents": ["Kindly. Hi", chat]},
     )
-    first, second, third = load_pairs(path)
+    first, second, third, fourth = load_pairs(path)
     assert first.base == "Hi"
     assert first.steered == chat
     assert first.response == "Hello"
     assert first.metadata == {"topic": "greeting", "id": 3}
     assert second.base == RawText("Once")
     assert second.group == "g"
-    assert third.equivalent == "Show kindness. Hi"
+    assert third.equivalents == ("Show kindness. Hi",)
+    assert fourth.equivalents == ("Kindly. Hi", chat)
+    assert first.equivalents == ()
     assert third.group == first.group == "Hi"
 
 
@@ -38,6 +41,14 @@ def test_load_pairs_reads_all_forms(tmp_path):
     [
         ("{not json", "line 2: not JSON"),
         ("[1]", "line 2: list instead of an object"),
+        (
+            '{"base": "a", "steered": "b", "equivalent": "c", "equivalents": ["d"]}',
+            "line 2: both 'equivalent' and 'equivalents': put all into 'equivalents'",
+        ),
+        (
+            '{"base": "a", "steered": "b", "equivalents": "d"}',
+            "line 2: 'equivalents' must be a list of prompts, not 'd'",
+        ),
         ('{"base": "a"}', "line 2: key 'steered' is missing"),
         ('{"base": "", "steered": "b"}', "line 2, 'base': ''"),
         ('{"base": 3, "steered": "b"}', "line 2, 'base': 3"),
@@ -80,11 +91,19 @@ def test_an_empty_or_missing_file_is_refused(tmp_path):
 
 
 def test_instruct_puts_the_instruction_in_the_system_message():
-    pair = instruct("Why?", "Be brief.", equivalent="Few words.")
+    pair = instruct("Why?", "Be brief.", equivalents=["Few words.", "Short."])
     assert pair.base == [{"role": "user", "content": "Why?"}]
     assert pair.steered[0] == {"role": "system", "content": "Be brief."}
     assert pair.steered[1:] == pair.base
-    assert pair.equivalent[0]["content"] == "Few words."
+    assert [prompt[0]["content"] for prompt in pair.equivalents] == ["Few words.", "Short."]
+
+
+def test_equivalents_are_several_prompts():
+    message = r"equivalents='Few words.': pass a list of"
+    with pytest.raises(ValueError, match=message):
+        instruct("Why?", "Be brief.", equivalents="Few words.")
+    with pytest.raises(ValueError, match=message):
+        PromptPair("Why?", "Be brief. Why?", equivalents="Few words.")
 
 
 def test_instruct_keeps_a_system_message_that_is_there():

@@ -1,0 +1,256 @@
+"""The measures: what is summed over the tokens of an example, and what is made of the sums.
+
+With `S` the residual stream under the steering, `A` the base run, `A'` the prompt-steered run and
+`D = A' - A` the accumulated delta, all on the surface. Every measure is a function of sums over
+examples, so that its interval is a resampling of sums (`bootstrap`), and so that a report can
+compare any two steerings, by any measure, on the same resamples.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Sums = Mapping[str, Float[Tensor, "example *layer"]]
+"""Sums over the tokens of every example by name, float64: `[example, layer]`, or `[example]` for
+what is read off the output."""
+
+PARTS: Final = ("coefficient", "direction", "uncovered", "propagation")
+"""Where the distance to the prompt-steered run comes from: see `gap.py`."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that says how close a run is to the prompt-steered one.
+
+    Attributes:
+        name: As in data frames.
+        label: As on an axis, with what its ends mean.
+        sums: The sums that it is made of.
+        formula: From these sums, added over examples, to the measure.
+        count: The sum that tells which examples count, None where all do.
+    """
+
+    name: str
+    label: str
+    sums: tuple[str, ...]
+    formula: Callable[..., Tensor]
+    count: str | None = None
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return numerator / denominator
+
+
+_MEASURES = (
+    Measure(
+        "relative_rmse",
+        "relative RMSE (0 prompting, 1 no steering)",
+        ("missed", "energy"),
+        lambda missed, energy: (missed / energy).sqrt(),
+    ),
+    Measure(
+        "explained_variance",
+        "explained variance (1 prompting, 0 no steering)",
+        ("missed", "energy"),
+        lambda missed, energy: 1 - missed / energy,
+    ),
+    Measure(
+        "cosine",
+        "cosine to the prompt's effect (1 prompting)",
+        ("dot", "pushed", "energy"),
+        lambda dot, pushed, energy: dot / (pushed * energy).sqrt(),
+    ),
+    Measure(
+        "token_cosine",
+        "cosine, mean over tokens (1 prompting)",
+        ("token_cosine", "moved_tokens"),
+        _ratio,
+        "moved_tokens",
+    ),
+    Measure(
+        "norm_ratio",
+        "size of the effect (1 prompting, 0 no steering)",
+        ("pushed", "energy"),
+        lambda pushed, energy: (pushed / energy).sqrt(),
+    ),
+    Measure(
+        "spearman",
+        "rank correlation over tokens (1 prompting)",
+        ("rank_correlation", "ranked"),
+        _ratio,
+        "ranked",
+    ),
+    *(Measure(f"gap_{part}", f"{part} error", (part, "energy"), _ratio) for part in PARTS),
+    Measure(
+        "relative_kl",
+        "KL from the prompted next token (0 prompting, 1 no steering)",
+        ("kl", "kl_unsteered"),
+        _ratio,
+    ),
+    Measure(
+        "kl", "KL from the prompted next token, nats (0 prompting)", ("kl", "predicted"), _ratio
+    ),
+    Measure(
+        "agreement",
+        "same top next token as prompted (1 prompting)",
+        ("agreed", "predicted"),
+        _ratio,
+    ),
+)
+MEASURES: Final[Mapping[str, Measure]] = {measure.name: measure for measure in _MEASURES}
+"""All measures by name."""
+
+
+def token_products(
+    after: Float[Tensor, "token d_model"],
+    plain: Float[Tensor, "token d_model"],
+    target: Float[Tensor, "token d_model"],
+) -> dict[str, Float[Tensor, " token"]]:
+    """What one layer says about every token.
+
+    Args:
+        after: `S`.
+        plain: `A`.
+        target: `A'`.
+
+    Returns:
+        `missed` `|S - A'|^2`, `pushed` `|S - A|^2`, `energy` `|D|^2`, `dot` `(S - A) . D` and `size`
+        `|S|^2`, float64.
+    """
+    push, delta = (after - plain).double(), (target - plain).double()
+    return {
+        "missed": (after - target).double().square().sum(-1),
+        "pushed": push.square().sum(-1),
+        "energy": delta.square().sum(-1),
+        "dot": (push * delta).sum(-1),
+        "size": after.double().square().sum(-1),
+    }
+
+
+def output_products(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    predicting: Bool[Tensor, "batch pos"],
+    prompted: Float[Tensor, "predicted d_vocab"],
+    chunk: int = 1 << 22,
+) -> dict[str, Float[Tensor, " predicted"]]:
+    """Next-token distributions against the prompted ones.
+
+    Softmax in float32 (float64 for a float64 model), a few positions at a time, so that a batch's
+    logits are never held a second time.
+
+    Args:
+        logits: Of a run.
+        predicting: The positions whose next token belongs to the response or ends it.
+        prompted: The prompt-steered run's logits there.
+        chunk: Logits that are worked on at once.
+
+    Returns:
+        `kl` `KL(prompted || run)` in nats and `agreed` (1 where the most likely token is the same),
+        float64.
+    """
+    rows, columns = predicting.nonzero(as_tuple=True)
+    exact = torch.float64 if prompted.dtype == torch.float64 else torch.float32
+    kl = torch.zeros(len(rows), dtype=torch.float64, device=prompted.device)
+    agreed = torch.zeros_like(kl)
+    step = max(1, chunk // prompted.shape[-1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        own = logits[rows[part], columns[part]].to(exact).log_softmax(-1)
+        wanted = prompted[part].to(exact).log_softmax(-1)
+        # 0 * -inf, of a token that can never come, is nothing.
+        terms = torch.where(wanted.exp() > 0, wanted.exp() * (wanted - own), 0.0)
+        kl[part] = terms.sum(-1).double().clamp_min(0)
+        agreed[part] = (own.argmax(-1) == wanted.argmax(-1)).double()
+    return {"kl": kl, "agreed": agreed}
+
+
+def example_sums(
+    products: Mapping[str, Float[Tensor, "*layer token"]], lengths: Sequence[int]
+) -> dict[str, Float[Tensor, "example *layer"]]:
+    """Products of tokens, laid end to end, summed within each example."""
+    return {
+        name: torch.stack([own.sum(dim=-1) for own in values.split(list(lengths), dim=-1)])
+        for name, values in products.items()
+    }
+
+
+def token_cosines(
+    products: Mapping[str, Float[Tensor, "layer token"]],
+) -> Float[Tensor, "layer token"]:
+    """Cosine between `S - A` and `D` at every token; NaN where either is zero."""
+    return products["dot"] / (products["pushed"] * products["energy"]).sqrt()
+
+
+def profile_sums(
+    products: Mapping[str, Float[Tensor, "layer token"]],
+    lengths: Sequence[int],
+    resolution: float,
+) -> dict[str, Float[Tensor, "example layer"]]:
+    """What is not a sum of squares: cosines of single tokens, and ranks within an example.
+
+    Args:
+        products: What `token_products` gave, stacked over layers.
+        lengths: Tokens of every example.
+        resolution: Relative precision of the residual stream: norms that differ by no more than its
+            rounding are constant.
+
+    Returns:
+        `token_cosine` over the `moved_tokens` (those where neither side is zero), and
+        `rank_correlation`, Spearman's, with `ranked` 1 where it exists.
+    """
+    cosines = token_cosines(products)
+    moved = cosines.isfinite()
+    sums = example_sums(
+        {"token_cosine": torch.where(moved, cosines, 0.0), "moved_tokens": moved.double()}, lengths
+    )
+    # Rounding moves the difference of two residual streams by as much as the larger one's.
+    floor = 4 * resolution * products["size"].sqrt()
+    triples = zip(
+        products["pushed"].sqrt().split(list(lengths), dim=1),
+        products["energy"].sqrt().split(list(lengths), dim=1),
+        floor.split(list(lengths), dim=1),
+        strict=True,
+    )
+    found = torch.stack(
+        [spearman(pushed, delta, noise.amax(dim=1)) for pushed, delta, noise in triples]
+    )
+    sums["ranked"] = found.isfinite().double()
+    sums["rank_correlation"] = found.nan_to_num(nan=0.0)
+    return sums
+
+
+def spearman(
+    first: Float[Tensor, "row token"],
+    second: Float[Tensor, "row token"],
+    noise: Float[Tensor, " row"],
+) -> Float[Tensor, " row"]:
+    """Spearman's rank correlation within each row, ties at their mean rank.
+
+    Args:
+        first: One side.
+        second: The other.
+        noise: A side whose values differ by no more than this is constant.
+
+    Returns:
+        From -1 to 1; NaN where a side is constant or there is one token only.
+    """
+    ranks = [average_ranks(side) for side in (first, second)]
+    centred = [own - own.mean(dim=1, keepdim=True) for own in ranks]
+    lengths = [own.norm(dim=1) for own in centred]
+    constant = torch.stack(
+        [side.amax(dim=1) - side.amin(dim=1) <= noise for side in (first, second)]
+    ).any(dim=0)
+    correlation = (centred[0] * centred[1]).sum(dim=1) / (lengths[0] * lengths[1])
+    return torch.where(constant, torch.nan, correlation)
+
+
+def average_ranks(values: Float[Tensor, "row token"]) -> Float[Tensor, "row token"]:
+    """Ranks from 1 within each row; equal values share the mean of their ranks."""
+    ordered = values.sort(dim=1).values.contiguous()
+    below = torch.searchsorted(ordered, values.contiguous())
+    up_to = torch.searchsorted(ordered, values.contiguous(), right=True)
+    return (below + up_to + 1).to(values.dtype) / 2

@@ -1,0 +1,204 @@
+"""One batch: the runs that all steerings share, and what is read off a steering's own run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from psr_lens._types import Surface
+from psr_lens.deltas import example_batches, local_deltas, working_dtype
+from psr_lens.faithfulness.gap import GapSplit
+from psr_lens.faithfulness.measures import output_products, token_products
+from psr_lens.models import HookedModel, TokenBatch
+from psr_lens.models.base import ResidualEdit
+from psr_lens.models.columns import Columns
+from psr_lens.responses import Example
+from psr_lens.steering.base import Context, Steering
+
+Products = dict[str, Tensor]
+"""Numbers of single tokens, float64 on the CPU: `[layer, token]`, and `[predicted]` of outputs."""
+
+
+@dataclass(frozen=True)
+class SharedRuns:
+    """What every steering is compared with, for one batch.
+
+    Attributes:
+        model: The model.
+        examples: The batch.
+        surface: Where is measured.
+        base: `x y'`, the batch that steerings act on.
+        plain: `A(xy')` on the surface.
+        target: `A(x'y')` there.
+        local: `D_loc` there, None where nothing needs it.
+        prompted: The prompt-steered logits at the predicting positions, None without outputs.
+        unsteered: What the base run comes to when it is measured as a steering is.
+    """
+
+    model: HookedModel
+    examples: Sequence[Example]
+    surface: Surface
+    base: TokenBatch
+    plain: Float[Tensor, "layer token d_model"]
+    target: Float[Tensor, "layer token d_model"]
+    local: Float[Tensor, "layer token d_model"] | None
+    prompted: Float[Tensor, "predicted d_vocab"] | None
+    unsteered: Products
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedModel,
+        examples: Sequence[Example],
+        surface: Surface,
+        *,
+        local: bool,
+        outputs: bool,
+    ) -> "SharedRuns":
+        """Run the batch without and with the prompt, and the replay if it is wanted."""
+        base, steered = example_batches(model, examples)
+        target, logits = _residuals(model, steered, surface, outputs)
+        prompted = None if logits is None else logits[predicting(steered, examples)]
+        plain, logits = _residuals(model, base, surface, outputs)
+        layers = [token_products(*own) for own in zip(plain, plain, target, strict=True)]
+        unsteered = _stacked(layers)
+        if logits is not None and prompted is not None:
+            unsteered |= _cpu(output_products(logits, predicting(base, examples), prompted))
+        missing = local_deltas(model, base, target, surface) if local else None
+        return cls(model, examples, surface, base, plain, target, missing, prompted, unsteered)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Surface tokens of every example."""
+        return [example.surface_length(self.surface) for example in self.examples]
+
+    def edits(self, steering: Steering, alpha: float) -> Mapping[int, ResidualEdit]:
+        """The steering's edits for this batch."""
+        known = Context(self.model, self.examples, {self.surface: self.target})
+        return steering.edits(self.model, alpha, known)
+
+    def split(self, steering: Steering, bases: Mapping[int, Tensor]) -> GapSplit | None:
+        """What splits this steering's error, where the local deltas are at hand."""
+        if self.local is None:
+            return None
+        columns, mask = self.base.columns, self.base.surface(self.surface)
+        covered = [steering.covers(layer, columns)[mask] for layer in range(self.model.n_layers)]
+        return GapSplit(self.target, self.local, bases, torch.stack(covered))
+
+    def measured(
+        self,
+        edits: Mapping[int, ResidualEdit],
+        *,
+        batch: TokenBatch | None = None,
+        split: GapSplit | None = None,
+    ) -> Products:
+        """Run the batch under edits and reduce every layer to numbers, as soon as it is there.
+
+        Args:
+            edits: What to run under.
+            batch: What to run, `base` by default; it holds the same responses.
+            split: Splits the error.
+        """
+        layers: list[Products] = []
+
+        def see(layer: int, before: Tensor, after: Tensor) -> None:
+            own = token_products(after, self.plain[layer], self.target[layer])
+            layers.append(own if split is None else own | split.step(layer, before, after))
+
+        batch = self.base if batch is None else batch
+        logits = watch(
+            self.model, batch, self.surface, edits, see, unembed=self.prompted is not None
+        )
+        products = _stacked(layers)
+        if logits is not None and self.prompted is not None:
+            products |= _cpu(
+                output_products(logits, predicting(batch, self.examples), self.prompted)
+            )
+        return products
+
+
+def watch(
+    model: HookedModel,
+    batch: TokenBatch,
+    surface: Surface,
+    edits: Mapping[int, ResidualEdit],
+    see: Callable[[int, Tensor, Tensor], None],
+    *,
+    unembed: bool,
+) -> Float[Tensor, "batch pos d_vocab"] | None:
+    """Run a batch under edits and show every layer's surface, in front of the edit and behind it.
+
+    Args:
+        model: The model.
+        batch: What to run.
+        surface: `R` or `QR`.
+        edits: Interventions to run under.
+        see: Called with the layer and both residual streams `[token, d_model]`, from layer 0 up, in
+            the working precision.
+        unembed: Whether to return logits.
+    """
+    mask = batch.surface(surface)
+    before: dict[int, Tensor] = {}
+
+    def ahead(layer: int) -> ResidualEdit:
+        def edit(resid: Tensor, columns: Columns) -> None:
+            before[layer] = resid[mask].to(working_dtype(resid.dtype))
+
+        return edit
+
+    def behind(layer: int) -> ResidualEdit:
+        def edit(resid: Tensor, columns: Columns) -> None:
+            see(layer, before.pop(layer), resid[mask].to(working_dtype(resid.dtype)))
+
+        return edit
+
+    # Hooks run in the order in which they were attached.
+    layers = range(model.n_layers)
+    with (
+        model.edited({layer: ahead(layer) for layer in layers}),
+        model.edited(edits),
+        model.edited({layer: behind(layer) for layer in layers}),
+    ):
+        if unembed:
+            return model.logits(batch)
+        model.run(batch)
+    return None
+
+
+def predicting(batch: TokenBatch, examples: Sequence[Example]) -> Bool[Tensor, "batch pos"]:
+    """The positions whose next token is part of the response or ends it.
+
+    The last prompt token and every response token, but for the last one of a response that was cut
+    off: nothing is known about what comes after it.
+    """
+    mask = batch.surface("R").clone()
+    unfinished = torch.tensor([not example.finished for example in examples], device=mask.device)
+    mask[unfinished, -1] = False
+    return mask
+
+
+def predicted_lengths(examples: Sequence[Example]) -> list[int]:
+    """How many positions of every example `predicting` marks."""
+    return [example.surface_length("R") - (not example.finished) for example in examples]
+
+
+def _residuals(
+    model: HookedModel, batch: TokenBatch, surface: Surface, unembed: bool
+) -> tuple[Float[Tensor, "layer token d_model"], Tensor | None]:
+    seen: list[Tensor] = []
+
+    def see(layer: int, before: Tensor, after: Tensor) -> None:
+        seen.append(after)
+
+    logits = watch(model, batch, surface, {}, see, unembed=unembed)
+    return torch.stack(seen), logits
+
+
+def _stacked(layers: Sequence[Products]) -> Products:
+    return _cpu({name: torch.stack([own[name] for own in layers]) for name in layers[0]})
+
+
+def _cpu(products: Products) -> Products:
+    return {name: values.cpu() for name, values in products.items()}

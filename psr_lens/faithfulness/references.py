@@ -1,0 +1,125 @@
+"""Lines to read a steering's numbers against: what little, random, perfect steerings reach."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from psr_lens._types import Surface
+from psr_lens.deltas import add_at, working_dtype
+from psr_lens.faithfulness.recording import Products, SharedRuns
+from psr_lens.fitting.closed import leading_directions
+from psr_lens.models import HookedModel
+from psr_lens.models.chat import common_suffix_length
+from psr_lens.responses import Example
+from psr_lens.steering import OracleSteering
+
+NO_STEERING: Final = "no steering"
+EQUIVALENT_PROMPT: Final = "equivalent prompt"
+RANDOM_DIRECTION: Final = "random direction"
+ORACLE: Final = "oracle"
+
+Probe = Callable[[SharedRuns], Products]
+"""Measures something on one batch."""
+
+
+def no_steering(shared: SharedRuns) -> Products:
+    """The base run."""
+    return shared.unsteered
+
+
+def random_direction(model: HookedModel, seed: int) -> Probe:
+    """The right strength along a wrong direction.
+
+    At every layer and token a vector as long as the local delta there, along a direction of the
+    layer that is drawn from the seed: what a steering would get for its coefficients alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(model.n_layers, model.d_model, generator=generator, dtype=torch.float64)
+    units = torch.nn.functional.normalize(drawn, dim=1).to(model.device, working_dtype(model.dtype))
+
+    def probe(shared: SharedRuns) -> Products:
+        assert shared.local is not None
+        lengths = shared.local.norm(dim=-1, keepdim=True)
+        pushes = {layer: lengths[layer] * units[layer] for layer in range(model.n_layers)}
+        return shared.measured(add_at(shared.base.surface(shared.surface), pushes))
+
+    return probe
+
+
+def oracles(
+    model: HookedModel,
+    data: Sequence[Example],
+    surface: Surface,
+    ranks: Sequence[int],
+    *,
+    batch_size: int,
+    progress: bool,
+) -> dict[str, Probe]:
+    """The full oracle, and for every rank the one along the data's own leading directions.
+
+    A bound on steerings with that many directions per layer, and a greedy one: the directions come
+    from the very examples that are measured and the coefficients from every token itself, but each
+    layer makes up for as much as it can and does not look ahead, as a fit to later layers may.
+    """
+    layers = range(model.n_layers)
+    made = {ORACLE: OracleSteering(layers, surface=surface)}
+    if ranks:
+        leading = leading_directions(
+            model, data, surface, max(ranks), batch_size=batch_size, progress=progress
+        )
+        for rank in ranks:
+            basis = leading[:, :rank]
+            made[f"{ORACLE} rank {rank}"] = OracleSteering(layers, basis=basis, surface=surface)
+
+    def prober(oracle: OracleSteering) -> Probe:
+        return lambda shared: shared.measured(shared.edits(oracle, 1.0))
+
+    return {name: prober(oracle) for name, oracle in made.items()}
+
+
+def paraphrases(data: Sequence[Example], surface: Surface) -> dict[str, Probe]:
+    """One probe for every wording that all examples have.
+
+    Raises:
+        ValueError: If the surface is `QR` and a paraphrase changes the question, so that the
+            question's tokens cannot be compared.
+    """
+    count = min(len(example.equivalent_ids) for example in data)
+    if surface == "QR":
+        for example in data:
+            for ids in example.equivalent_ids[:count]:
+                _check_question(example, ids)
+
+    def prober(number: int) -> Probe:
+        def probe(shared: SharedRuns) -> Products:
+            rows = [example.equivalent_rows[number] for example in shared.examples]
+            return shared.measured({}, batch=shared.model.pad(rows))
+
+        return probe
+
+    return {paraphrase_name(number): prober(number) for number in range(count)}
+
+
+def paraphrase_name(number: int) -> str:
+    """What the wording number `number` is called, counted from 0."""
+    return f"{EQUIVALENT_PROMPT} {number + 1}"
+
+
+def pooled(
+    sums: Sequence[Mapping[str, Float[Tensor, "example *layer"]]],
+) -> dict[str, Float[Tensor, "example *layer"]]:
+    """Mean of the sums of several runs: for the relative RMSE, the mean of the squares."""
+    return {name: torch.stack([own[name] for own in sums]).mean(dim=0) for name in sums[0]}
+
+
+def _check_question(example: Example, ids: tuple[int, ...]) -> None:
+    shared = common_suffix_length(example.base_ids, ids)
+    if shared < example.question_length:
+        raise ValueError(
+            f"a paraphrase shares {shared} tokens with the end of its base prompt and the steered "
+            f"prompt {example.question_length}: end both with the same question, or measure on "
+            "surface='R'"
+        )

@@ -1,0 +1,131 @@
+"""A faithfulness report in words, for somebody who was not there when it was made."""
+
+from typing import TYPE_CHECKING, Final
+
+from psr_lens.faithfulness.measures import PARTS
+from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING
+
+if TYPE_CHECKING:
+    import psr_lens.faithfulness.report
+
+_CAUSES: Final = {
+    "coefficient": "the wrong strength along its directions",
+    "direction": "what lies outside of its directions",
+    "uncovered": "layers and tokens where it does not act",
+    "propagation": "what later blocks make of its errors",
+}
+_READING: Final = (
+    "Relative RMSE is the distance to the prompt-steered residual stream in units of the prompt's own "
+    "effect: 0 is the prompt, 1 is doing nothing. At the last layer, with 95 % intervals:"
+)
+
+
+def describe(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
+    """The report in words: how close each steering comes, what it lacks, which one is closer."""
+    count = "1 example" if report.examples == 1 else f"{report.examples} examples"
+    lines = [
+        f"Faithfulness to the prompt, {count}, surface {report.surface}, alpha {report.alpha:g}."
+    ]
+    lines.append(_READING)
+    for name in report.steerings:
+        lines.append(f"- {_distance(report, name)}")
+        lines += [f"  {line}" for line in (_output(report, name), _cause(report, name)) if line]
+    lines += _ranking(report)
+    return "\n".join([*lines, _references(report)])
+
+
+def _distance(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str) -> str:
+    curve = report.relative_rmse[name]
+    value, low, high = curve.values[-1], curve.low[-1], curve.high[-1]
+    line = f"{name}: {value:.2f} ({low:.2f} to {high:.2f}), "
+    if value >= 1:
+        return line + "no closer to prompting than doing nothing."
+    if EQUIVALENT_PROMPT not in report.reference:
+        return line + f"{1 - value:.0%} of the distance to prompting is gone."
+    gap = report.difference(name, EQUIVALENT_PROMPT)
+    if gap.values[-1] > 0:
+        verb = "further from" if gap.clear[-1] else "about as far from"
+        tail = "" if gap.clear[-1] else " (the difference could be chance)"
+        return line + f"{verb} the prompt than a paraphrase of it{tail}.".replace(
+            "as far from the prompt than", "as far from the prompt as"
+        )
+    since = len(gap.values)
+    while since > 0 and gap.values[since - 1] <= 0:
+        since -= 1
+    where = "at every layer" if since == 0 else f"from layer {since} on"
+    if since == len(gap.values) - 1:
+        where = "at the last layer"
+    sure = "" if all(gap.clear[since:]) else " (not at each of them beyond chance)"
+    return line + f"closer to the prompt than a paraphrase of it {where}{sure}."
+
+
+def _output(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str) -> str:
+    if "kl" not in report.runs[name].sums:
+        return ""
+    left = report.curve(name, "relative_kl").values[0]
+    agreed = report.curve(name, "agreement").values[0]
+    plain = report.curve(NO_STEERING, "agreement").values[0]
+    moved = (
+        f"the next-token distribution goes {_share(1 - left)} of the way to the prompted one"
+        if left < 1
+        else f"the next-token distribution is {left:.1f} times as far from the prompted one as before"
+    )
+    return (
+        f"Output: {moved} (in KL); the most likely token is the prompted one at {agreed:.0%} of the "
+        f"positions, without steering at {plain:.0%}."
+    )
+
+
+def _cause(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str) -> str:
+    if "propagation" not in report.runs[name].sums:
+        return ""
+    parts = {part: report.curve(name, f"gap_{part}").values[-1] for part in PARTS}
+    total = sum(parts.values())
+    if total < 1e-6:
+        return ""
+    handed_on = parts.pop("propagation")
+    made = total - handed_on
+    worst = max(parts, key=lambda part: parts[part])
+    if handed_on > parts[worst]:
+        return f"What is left is mostly {_CAUSES['propagation']} ({handed_on / total:.0%})."
+    line = f"What is left is mostly {_CAUSES[worst]} ({parts[worst] / made:.0%} of what its pushes "
+    line += "leave)"
+    if handed_on < 0:
+        return f"{line}; later blocks undo {-handed_on / made:.0%} of the error."
+    return f"{line}; later blocks add {handed_on / made:.0%} to the error."
+
+
+def _share(value: float) -> str:
+    """A percentage, with a decimal where rounding would make it all."""
+    return f"{value:.1%}" if 0.99 < value < 1 else f"{value:.0%}"
+
+
+def _ranking(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> list[str]:
+    order = sorted(report.steerings, key=lambda name: report.relative_rmse[name].values[-1])
+    lines = []
+    for other in order[1:]:
+        gap = report.difference(other, order[0])
+        if gap.clear[-1]:
+            lines.append(
+                f"{order[0]} is closer than {other} by {gap.values[-1]:.2f} "
+                f"({gap.low[-1]:.2f} to {gap.high[-1]:.2f}, paired over examples)."
+            )
+        else:
+            lines.append(
+                f"{order[0]} and {other} cannot be told apart: they differ by {gap.values[-1]:.2f} "
+                f"({gap.low[-1]:.2f} to {gap.high[-1]:.2f}, paired over examples)."
+            )
+    return lines
+
+
+def _references(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
+    told = []
+    for name, curve in report.reference.items():
+        if name == NO_STEERING:
+            continue
+        value = f"{name} {curve.values[-1]:.2f}"
+        if name == EQUIVALENT_PROMPT and report.paraphrases:
+            ends = [own.values[-1] for own in report.paraphrases.values()]
+            value += f" ({len(ends)} wordings, {min(ends):.2f} to {max(ends):.2f})"
+        told.append(value)
+    return f"To compare: {', '.join(told)}." if told else ""

@@ -1,0 +1,170 @@
+"""A faithfulness report as files: its tables, and a page about them that opens anywhere."""
+
+import math
+from pathlib import Path
+from typing import Final
+
+from psr_lens.faithfulness import EQUIVALENT_PROMPT, MEASURES, FaithfulnessReport
+from psr_lens.plots.circuits import page_scripts
+from psr_lens.plots.faithfulness import faithfulness_figure, faithfulness_table, gap_bars
+from psr_lens.plots.figures import PageFigures, provenance_footer
+from psr_lens.plots.page import html_page, write_page
+from psr_lens.plots.text import escape
+from psr_lens.plots.tokens import token_heatmaps
+
+_TITLE: Final = "Does the steering do what the prompt does?"
+_SHOWN_EXAMPLES: Final = 3
+_SECTIONS: Final = (
+    (
+        "relative_rmse",
+        "Distance to the prompt",
+        "How far the steered residual stream is from the prompted one, in units of the prompt's own "
+        "effect: 0 is exactly what the prompt does, 1 is no steering. Bands are 95 % bootstrap "
+        "intervals over examples.",
+    ),
+    (
+        "cosine",
+        "Direction",
+        "Cosine between what the steering changes and what the prompt changes, over all tokens: 1 is "
+        "the same direction everywhere and the same distribution over the tokens.",
+    ),
+    (
+        "spearman",
+        "Where it acts",
+        "Does it change those tokens most that the prompt changes most? Rank correlation over the "
+        "tokens of a response, mean over examples; a line is missing where a side is constant.",
+    ),
+    (
+        "relative_kl",
+        "Next token",
+        "What is left of the divergence between the unsteered and the prompted next-token "
+        "distribution: 0 is prompting, 1 is no steering.",
+    ),
+    (
+        "agreement",
+        "Most likely token",
+        "At how many positions the most likely next token is the prompted one.",
+    ),
+)
+_GAP: Final = (
+    "The squared distance, taken apart: pushes of the wrong strength, what lies outside of the "
+    "steering's directions, layers and tokens where it does not act, and what later blocks make of "
+    "all that. A bar below zero makes the distance smaller."
+)
+_TOKENS: Final = (
+    "<h2>Token by token</h2><p>Length of the prompt's effect on every token, and of what is missing "
+    "or too much under a steering, on one colour scale.</p>"
+)
+
+
+def write_faithfulness(report: FaithfulnessReport, out: str | Path) -> Path:
+    """Write the report to a directory, with `report.html` about it.
+
+    `FaithfulnessReport.load(out)` gets the report back.
+
+    Args:
+        report: What `measure_faithfulness` returned.
+        out: The directory; one that holds a report is replaced.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: If something other than a report is at the path.
+        OSError: If it cannot be written.
+    """
+    page = faithfulness_page(report)
+    return write_page(report.save(out) / "report.html", page)
+
+
+def faithfulness_page(report: FaithfulnessReport) -> str:
+    """The report as one self-contained HTML page (about 6 MB, nearly all of it plotly)."""
+    figures = PageFigures()
+    parts = [
+        f'<header><h1>{_TITLE}</h1><p class="psr-lead">{escape(_lead(report))}</p></header><main>',
+        f"<section><h2>In words</h2>{_words(report.summary())}</section>",
+        f"<section><h2>At the last layer</h2>{faithfulness_table(report)}</section>",
+    ]
+    for measure, heading, reading in _SECTIONS:
+        curves = report.curves(measure)
+        if not any(math.isfinite(x) for curve in curves.values() for x in curve.values):
+            continue
+        figure = faithfulness_figure(report, measure)
+        figure.update_layout(title={"text": ""})
+        place = figures.place(figure, MEASURES[measure].label)
+        parts.append(f"<section><h2>{heading}</h2><p>{escape(reading)}</p>{place}</section>")
+    split = [name for name in report.steerings if "propagation" in report.runs[name].sums]
+    if split:
+        bars = "".join(figures.place(_bars(report, name), f"Error of {name}") for name in split)
+        parts.append(
+            f"<section><h2>Where the distance comes from</h2><p>{_GAP}</p>{bars}</section>"
+        )
+    parts += [_example(report, number) for number in _kept_examples(report)]
+    body = "".join([*parts, "</main>", provenance_footer(_origin(report))])
+    return html_page(_TITLE, body, f"{page_scripts()}\n{figures.scripts()}")
+
+
+def _lead(report: FaithfulnessReport) -> str:
+    model = report.provenance.get("model", {}).get("name", "a model")
+    count = "1 response" if report.examples == 1 else f"{report.examples} responses"
+    compared = "the same responses under no steering"
+    if EQUIVALENT_PROMPT in report.reference:
+        compared += ", under the prompt in other words"
+    return (
+        f"{', '.join(report.steerings) or 'No steering'} on {model}: {count} that the prompted model "
+        f"gave, run again without the prompt and with the steering at strength {report.alpha:g}. "
+        f"To read the numbers by: {compared}, and under oracles that know what the prompt does."
+    )
+
+
+def _words(summary: str) -> str:
+    """The summary's lines as paragraphs, those on one steering as an item of a list."""
+    html, items = [], []
+    for line in [*summary.splitlines(), ""]:
+        if line.startswith("- "):
+            items.append(escape(line[2:]))
+        elif line.startswith("  ") and items:
+            items[-1] += f"<br>{escape(line.strip())}"
+        else:
+            if items:
+                html.append(f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>")
+                items = []
+            html.append(f'<p class="psr-summary">{escape(line)}</p>' if line else "")
+    return "".join(html)
+
+
+def _bars(report: FaithfulnessReport, name: str):
+    parts = {m: report.curve(name, m) for m in MEASURES if m.startswith("gap_")}
+    return gap_bars(parts, report.curve(name), name, title=name)
+
+
+def _kept_examples(report: FaithfulnessReport) -> list[int]:
+    return sorted(set(report.tokens["example"].tolist()))[:_SHOWN_EXAMPLES]
+
+
+def _example(report: FaithfulnessReport, number: int) -> str:
+    first = report.steerings[0]
+    panels = {"what the prompt does": report.token_values(first, number, "delta")}
+    panels |= {
+        f"what {name} leaves": report.token_values(name, number, "error")
+        for name in report.steerings
+    }
+    heatmap = token_heatmaps(panels, title=f"Response {number}, token by token", shared_scale=True)
+    return f"<section>{_TOKENS if number == 0 else ''}{heatmap.fragment()}</section>"
+
+
+def _origin(report: FaithfulnessReport) -> dict[str, object]:
+    """The provenance without what only a machine can read."""
+    model = dict(report.provenance.get("model", {}))
+    model.pop("fingerprint", None)
+    data = dict(report.provenance.get("data", {}))
+    data.pop("example_keys", None)
+    return {
+        **model,
+        "surface": report.surface,
+        "alpha": report.alpha,
+        "seed": report.seed,
+        "resamples": report.n_bootstrap,
+        "data": data,
+        "psr_lens": report.provenance.get("psr_lens", ""),
+    }
