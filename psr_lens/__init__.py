@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     from psr_lens.comparison import Comparison, compare
     from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
     from psr_lens.faithfulness import (
+        ComponentReport,
         FaithfulnessReport,
+        LensReading,
+        logit_lens,
+        measure_components,
         measure_faithfulness,
         measure_selectivity,
+        read_delta,
+        read_steering,
     )
     from psr_lens.fitting import FitReport, Recipe, fit
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
@@ -71,6 +77,12 @@ _MODULE_OF_NAME = {
     "FaithfulnessReport": "faithfulness",
     "measure_faithfulness": "faithfulness",
     "measure_selectivity": "faithfulness",
+    "ComponentReport": "faithfulness",
+    "measure_components": "faithfulness",
+    "LensReading": "faithfulness",
+    "logit_lens": "faithfulness",
+    "read_delta": "faithfulness",
+    "read_steering": "faithfulness",
     "Comparison": "comparison",
     "compare": "comparison",
 }
@@ -81,12 +93,14 @@ __all__ = [
     "ActAdd",
     "Coefficients",
     "Comparison",
+    "ComponentReport",
     "ConstantSteering",
     "DirectionalAblation",
     "Example",
     "FaithfulnessReport",
     "FitReport",
     "HookedModel",
+    "LensReading",
     "LoReFT",
     "OracleSteering",
     "ProjectionMatch",
@@ -111,9 +125,13 @@ __all__ = [
     "load_model",
     "load_pairs",
     "load_steering",
+    "logit_lens",
+    "measure_components",
     "measure_faithfulness",
     "measure_selectivity",
     "plots",
+    "read_delta",
+    "read_steering",
     "sample_responses",
 ]
 

@@ -12,6 +12,7 @@ network connection.
 """
 
 from psr_lens.plots.bounds import Bounds, robust_bounds
+from psr_lens.plots.components import component_shares, component_tokens, head_heatmap
 from psr_lens.plots.curves import (
     BehaviourRow,
     Curve,
@@ -20,6 +21,7 @@ from psr_lens.plots.curves import (
     faithfulness_curves,
 )
 from psr_lens.plots.layers import layer_token_heatmap
+from psr_lens.plots.lens import lens_table
 from psr_lens.plots.report import Report, TraitSection, render_report
 from psr_lens.plots.tokens import (
     SupportsTokenValues,
@@ -38,8 +40,12 @@ __all__ = [
     "TokenHeatmap",
     "TraitSection",
     "behaviour_curves",
+    "component_shares",
+    "component_tokens",
     "faithfulness_curves",
+    "head_heatmap",
     "layer_token_heatmap",
+    "lens_table",
     "render_report",
     "robust_bounds",
     "token_heatmap",
