@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 ComponentKind = Literal["embed", "attn", "mlp", "head"]
-View = Literal["layers", "heads", "tokens"]
 Quantity = Literal["norm", "share"]
 
 
@@ -93,6 +92,7 @@ class ComponentTokens:
     shares: Float[Tensor, "component pos"]
 
 
+_VIEWS = ("layers", "heads", "tokens")
 _ESTIMATES = ("norm", "share", "step_share", "instruction_attention")
 
 
@@ -250,7 +250,7 @@ class ComponentReport:
             header["provenance"],
         )
 
-    def plot(self, view: View = "layers", *, example: int = 0) -> "plotly.graph_objects.Figure":
+    def plot(self, view: str = "layers", *, example: int = 0) -> "plotly.graph_objects.Figure":
         """A picture: shares over the layers, over the heads, or norms over an example's tokens.
 
         Args:
@@ -262,8 +262,8 @@ class ComponentReport:
         """
         from psr_lens.plots import component_shares, component_tokens, head_heatmap
 
-        if view not in get_args(View):
-            raise ValueError(f"view={view!r}: choose one of {', '.join(get_args(View))}")
+        if view not in _VIEWS:
+            raise ValueError(f"view={view!r}: choose one of {', '.join(_VIEWS)}")
         if view == "layers":
             return component_shares(self)
         return head_heatmap(self) if view == "heads" else component_tokens(self, example)

@@ -186,12 +186,12 @@ class _Sums:
 
     def __init__(self, n_examples: int, n_components: int):
         self._sums = torch.zeros(n_examples, 6, n_components, dtype=torch.float64)
-        self._tokens = torch.zeros(n_examples, 1, dtype=torch.float64)
+        self._tokens = torch.zeros(n_examples, n_components, dtype=torch.float64)
 
     @property
-    def energy(self) -> Float[Tensor, "example 1"]:
-        """`|D[L-1]|^2`."""
-        return self._sums[:, _ENERGY, :1]
+    def energy(self) -> Float[Tensor, "example component"]:
+        """`|D[L-1]|^2`, the same for all components."""
+        return self._sums[:, _ENERGY]
 
     def add(self, example: int, values: Float[Tensor, "quantity component token"]) -> None:
         """Take down one example's values."""
@@ -209,9 +209,9 @@ class _Sums:
         def root(over: Tensor, under: Tensor) -> Tensor:
             return ratio(over, under).sqrt()
 
-        square, along, step, step_energy, attention, _ = self._sums.unbind(dim=1)
+        square, along, step, step_energy, attention, energy = self._sums.unbind(dim=1)
         norm = bootstrap(root, (square, self._tokens), counts)
-        share = bootstrap(ratio, (along, self.energy), counts)
+        share = bootstrap(ratio, (along, energy), counts)
         of_step = bootstrap(ratio, (step, step_energy), counts)
         read = bootstrap(ratio, (attention.nan_to_num(), self._tokens), counts)
         reads = ~attention.isnan().any(dim=0)

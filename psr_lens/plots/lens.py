@@ -31,7 +31,8 @@ def lens_table(
     from plotly import graph_objects as go
 
     rows = reading.readings
-    width = max(1, min(top, max(len(own.promoted) for own in rows)))
+    width = max(1, min(top, max((len(own.promoted) for own in rows), default=0)))
+    furthest = max((own.standing(own.promoted[0]) for own in rows if own.promoted), default=1.0)
 
     def cells(own: DirectionReading) -> list[TokenLogit | None]:
         return [*own.promoted[:width], *[None] * (width - len(own.promoted))]
@@ -66,6 +67,7 @@ def lens_table(
             # Light enough at its end for black text.
             colorscale=[[0.0, "#ffffff"], [1.0, POSITIVE]],
             zmin=0,
+            zmax=furthest,
             xgap=1,
             ygap=1,
             colorbar={
@@ -97,7 +99,11 @@ def lens_table(
 
 def lens_html(reading: LensReading, *, top: int = 8) -> str:
     """The reading as a small table: a direction per row, tokens with their values."""
-    what = "exact difference of logits" if reading.exact else "linearised final norm"
+    what = (
+        "Differences of logits between the prompted and the plain run at this layer"
+        if reading.exact
+        else "Logits per direction, with the final norm linearised and its scale left out"
+    )
     cell = f"text-align:left;padding:3px 10px;border-bottom:1px solid {GRID};vertical-align:top"
     heads = "".join(
         f'<th style="{cell}">{head}</th>' for head in ("direction", "promotes", "demotes")
@@ -110,8 +116,8 @@ def lens_html(reading: LensReading, *, top: int = 8) -> str:
     )
     return (
         f'<table style="border-collapse:collapse;color:{INK};background:white">'
-        f'<caption style="caption-side:bottom;text-align:left;color:{MUTED}">Logits added, {what}; '
-        f"a number common to all tokens changes nothing.</caption>"
+        f'<caption style="caption-side:bottom;text-align:left;color:{MUTED}">{what}; '
+        f"a number common to all tokens changes no probability.</caption>"
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     )
 
