@@ -15,9 +15,15 @@ if TYPE_CHECKING:
     from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
     from psr_lens.faithfulness import (
         AssumptionReport,
+        ComponentReport,
         FaithfulnessReport,
+        LensReading,
+        logit_lens,
         measure_assumptions,
+        measure_components,
         measure_faithfulness,
+        read_delta,
+        read_steering,
     )
     from psr_lens.fitting import FitReport, Recipe, fit, transfer
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
@@ -74,6 +80,12 @@ _MODULE_OF_NAME = {
     "FaithfulnessReport": "faithfulness",
     "measure_assumptions": "faithfulness",
     "measure_faithfulness": "faithfulness",
+    "ComponentReport": "faithfulness",
+    "measure_components": "faithfulness",
+    "LensReading": "faithfulness",
+    "logit_lens": "faithfulness",
+    "read_delta": "faithfulness",
+    "read_steering": "faithfulness",
     "Comparison": "comparison",
     "compare": "comparison",
 }
@@ -85,12 +97,14 @@ __all__ = [
     "AssumptionReport",
     "Coefficients",
     "Comparison",
+    "ComponentReport",
     "ConstantSteering",
     "DirectionalAblation",
     "Example",
     "FaithfulnessReport",
     "FitReport",
     "HookedModel",
+    "LensReading",
     "LoReFT",
     "OracleSteering",
     "ProjectionMatch",
@@ -115,9 +129,13 @@ __all__ = [
     "load_model",
     "load_pairs",
     "load_steering",
+    "logit_lens",
     "measure_assumptions",
+    "measure_components",
     "measure_faithfulness",
     "plots",
+    "read_delta",
+    "read_steering",
     "sample_responses",
     "transfer",
 ]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from psr_lens.models.batch import TokenBatch, TokenRow, left_pad
 from psr_lens.models.chat import Prompt, PromptEncoder, RawText
 from psr_lens.models.columns import Columns
+from psr_lens.models.parts import PartPoints
 from psr_lens.models.prefix import KeyValues
 from psr_lens.models.raw_calls import RawCalls
 
@@ -104,6 +105,27 @@ class HookedModel(ABC):
         """The module that the residual stream after block `layer` passes through."""
 
     @abstractmethod
+    def part_points(self, layer: int) -> PartPoints:
+        """The modules of block `layer` that its parts pass through."""
+
+    @abstractmethod
+    def output_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """What the mixed values of every query head of block `layer` are multiplied by."""
+
+    @abstractmethod
+    def final_norm(self) -> nn.Module:
+        """The norm in front of the unembedding."""
+
+    @abstractmethod
+    def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The matrix that makes logits of the normed residual stream."""
+
+    @abstractmethod
+    def _forward_from_the_end(
+        self, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
+    ) -> Float[Tensor, "batch pos d_vocab"]: ...
+
+    @abstractmethod
     def _forward(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]: ...
 
     @abstractmethod
@@ -162,6 +184,17 @@ class HookedModel(ABC):
         """The residual stream after block `layer`, given the one that enters it."""
         with self._running(batch.columns):
             return self._run_block(layer, resid, batch)
+
+    def unembed(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Logits of residual streams that leave the last block: norm, unembedding, soft cap.
+
+        Gradients flow to `resid`.
+        """
+        flat = resid.reshape(-1, 1, resid.shape[-1]).to(self.device, self.dtype)
+        batch = self.pad([TokenRow((self.encoder.pad_token_id,), 0, 0)] * len(flat))
+        with self._running(batch.columns):
+            logits = self._forward_from_the_end(flat, batch)
+        return logits.reshape(*resid.shape[:-1], -1)
 
     def step(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
+from psr_lens.models.parts import PartPoints
 from psr_lens.models.prefix import KeyValues
 
 
@@ -46,6 +47,42 @@ class BridgeModel(HookedModel):
     def hook_point(self, layer: int) -> nn.Module:
         """`blocks.{layer}.hook_out`."""
         return self.raw.blocks[layer].hook_out
+
+    def part_points(self, layer: int) -> PartPoints:
+        """The hook points of block `layer`."""
+        block = self.raw.blocks[layer]
+        after_attn, after_mlp = (getattr(block, name, None) for name in ("ln1_post", "ln2_post"))
+        return PartPoints(
+            before=block.hook_in,
+            after=block.hook_out,
+            attn=(block.attn if after_attn is None else after_attn).hook_out,
+            mlp=(block.mlp if after_mlp is None else after_mlp).hook_out,
+            mixed=block.attn.o.hook_in,
+            pattern=block.attn.hook_pattern,
+            post_norm=after_attn,
+        )
+
+    def output_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """The output projection's weight, cut into heads."""
+        projection = self.raw.blocks[layer].attn.o.original_component
+        weight = projection.weight.detach()
+        # GPT-2's Conv1D keeps its weight the other way round.
+        matrix = weight.T if isinstance(projection, nn.Linear) else weight
+        return matrix.reshape(self.raw.cfg.n_heads, -1, self.d_model)
+
+    def final_norm(self) -> nn.Module:
+        """`ln_final`."""
+        return self.raw.ln_final
+
+    def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The output embeddings."""
+        return self.raw.original_model.get_output_embeddings().weight.detach()
+
+    def _forward_from_the_end(
+        self, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        with self._entering(self.n_layers, resid):
+            return self._forward(batch)
 
     def _forward(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
         with self._finite_padding(batch.attention_mask):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
+from psr_lens.models.parts import PartPoints
 from psr_lens.models.prefix import KeyValues
 
 
@@ -40,6 +41,37 @@ class HookedTransformerModel(HookedModel):
     def hook_point(self, layer: int) -> nn.Module:
         """`blocks.{layer}.hook_resid_post`."""
         return self.raw.hook_dict[f"blocks.{layer}.hook_resid_post"]
+
+    def part_points(self, layer: int) -> PartPoints:
+        """The hook points of block `layer`."""
+        block = self.raw.blocks[layer]
+        return PartPoints(
+            before=block.hook_resid_pre,
+            after=block.hook_resid_post,
+            attn=block.hook_attn_out,
+            mlp=block.hook_mlp_out,
+            mixed=block.attn.hook_z,
+            pattern=block.attn.hook_pattern,
+            post_norm=getattr(block, "ln1_post", None),
+        )
+
+    def output_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """`W_O`."""
+        return self.raw.blocks[layer].attn.W_O.detach()
+
+    def final_norm(self) -> nn.Module:
+        """`ln_final`."""
+        return self.raw.ln_final
+
+    def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        """`W_U`, transposed."""
+        return self.raw.unembed.W_U.detach().T
+
+    def _forward_from_the_end(
+        self, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        mask = batch.attention_mask.long()
+        return self.raw(resid, start_at_layer=self.n_layers, attention_mask=mask)
 
     def _forward(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
         return self.raw(batch.tokens, attention_mask=batch.attention_mask.long())

@@ -14,6 +14,7 @@ network connection.
 
 from psr_lens.plots.assumptions import assumption_curves, spectrum_shares, strength_classes
 from psr_lens.plots.bounds import Bounds, robust_bounds
+from psr_lens.plots.components import component_shares, component_tokens, head_heatmap
 from psr_lens.plots.curves import BehaviourRow, behaviour_curves
 from psr_lens.plots.faithfulness import (
     Curve,
@@ -24,6 +25,7 @@ from psr_lens.plots.faithfulness import (
     gap_bars,
 )
 from psr_lens.plots.layers import layer_token_heatmap
+from psr_lens.plots.lens import lens_table
 from psr_lens.plots.report import Report, TraitSection, render_report
 from psr_lens.plots.tokens import (
     SupportsTokenValues,
@@ -43,11 +45,15 @@ __all__ = [
     "TraitSection",
     "assumption_curves",
     "behaviour_curves",
+    "component_shares",
+    "component_tokens",
     "faithfulness_curves",
     "faithfulness_figure",
     "faithfulness_table",
     "gap_bars",
+    "head_heatmap",
     "layer_token_heatmap",
+    "lens_table",
     "render_report",
     "robust_bounds",
     "spectrum_shares",

@@ -1,0 +1,243 @@
+"""The logit lens on steerings and deltas: which tokens does a direction speak for?
+
+nostalgebraist, "interpreting GPT: the logit lens" (2020), sends residual streams through the final
+norm and the unembedding. Here it is directions that are read, in two ways (ours):
+
+- A direction `d` without a residual stream (what a steering writes or reads): the final norm is
+  linearised, `U (gain * centred(d))`, centred where the norm centres, with no division by a scale.
+  The scale of any residual stream would divide all values alike, so the ranks do not depend on it.
+- A token's delta `D` at its residual stream `A`: the exact difference `unembed(norm(A + D)) -
+  unembed(norm(A))`, soft cap included. At the last layer this is the difference of the logits of
+  the prompt-steered and the base run.
+
+A number added to all values alike changes no probability: read differences between tokens.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from psr_lens._types import Layers, check_count, resolve_layers
+from psr_lens.deltas import PromptDeltas, surface_residuals, working_dtype
+from psr_lens.faithfulness.lens_reading import DirectionReading, LensReading, TokenLogit
+from psr_lens.models import HookedModel, as_hooked_model
+from psr_lens.models.norms import linear_logits
+from psr_lens.steering import Steering, SumSteering
+from psr_lens.steering.provenance import provenance
+
+_ROLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
+    "ablation": (("directions", "removes"),),
+    "actadd": (("rows", "writes"),),
+    "constant": (("vectors", "writes"),),
+    "loreft": (("rotation", "writes"), ("weight", "reads")),
+    "oracle": (("basis", "writes"),),
+    "projection": (("directions", "writes"),),
+    "psr": (("z", "writes"), ("w", "reads")),
+    "reft_r1": (("w", "writes"),),
+}
+_INDEX: Final = {"psr": "head", "actadd": "row", "loreft": "rank", "oracle": "rank"}
+_ROWS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class _Direction:
+    name: str
+    layer: int
+    index: int
+    role: str
+    vector: Float[Tensor, " d_model"]
+
+
+def logit_lens(
+    model: Any,
+    directions: Mapping[str, Float[Tensor, " d_model"]] | Float[Tensor, "*rows d_model"],
+    *,
+    top: int = 10,
+) -> LensReading:
+    """The tokens that directions of the residual stream promote and demote most.
+
+    `U (gain * centred(d))`: the final norm linearised, without its division (see the module). The
+    values of one direction compare with each other, and with another direction's in units of their
+    spread over the vocabulary.
+
+    Args:
+        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        directions: Directions by name, or one, or rows, which are named by their number.
+        top: How many tokens on each side.
+
+    Raises:
+        ValueError: If there is no direction, one is not finite or of another width than the
+            model's, or `top` is not positive.
+
+    Example:
+        >>> import psr_lens as pl
+        >>> model = pl.load_model("demo")
+        >>> whale = model.encoder.encode_response("", "whale")[0]
+        >>> reading = pl.logit_lens(model, model.unembedding()[whale], top=3)
+        >>> reading.readings[0].promoted[0].token
+        'whale'
+    """
+    hooked = as_hooked_model(model)
+    if not isinstance(directions, Mapping):
+        rows = directions.reshape(-1, directions.shape[-1])
+        directions = {str(number): row for number, row in enumerate(rows)}
+    listed = [_Direction(name, -1, -1, "", vector) for name, vector in directions.items()]
+    return _read(hooked, listed, top, provenance(hooked))
+
+
+def read_steering(model: Any, steering: Steering, *, top: int = 10) -> LensReading:
+    """What the directions of a steering say, at every layer that it covers.
+
+    PSR: `z` (writes) and `w` (reads) of every head; a constant steering: its vectors; ReFT-r1: `w`,
+    which it writes and its latent reads; LoReFT: the rows of `R` (writes) and `W` (reads); ActAdd:
+    one per row; projection match and ablation: their direction; an oracle: its basis. A sum: all of
+    its parts', times their weights. Directions are read by `logit_lens`.
+
+    A direction that is read is a question: which tokens' direction raises the coefficient. Written
+    far below the last layer, a direction acts through the layers in between as well, which the lens
+    leaves out.
+
+    Args:
+        model: The model that the steering belongs to.
+        steering: The steering.
+        top: How many tokens on each side.
+
+    Raises:
+        ValueError: If the steering has no directions (the full oracle), or belongs to another model.
+    """
+    hooked = as_hooked_model(model)
+    steering.check(hooked)
+    directions = list(_directions_of(steering))
+    if not directions:
+        raise ValueError(
+            f"{steering!r} has no directions to read: pass a steering with vectors of its own"
+        )
+    origin = provenance(hooked, steering=dict(steering.provenance))
+    return _read(hooked, directions, top, origin)
+
+
+@torch.no_grad()
+def read_delta(
+    model: Any, deltas: PromptDeltas, layer: Layers, position: int, *, top: int = 10
+) -> LensReading:
+    """What the prompt has done to the next token's logits by a layer, at one surface token.
+
+    `unembed(norm(A + D_acc)) - unembed(norm(A))` with `A = A(xy')[layer, position]`, through the
+    model's own norm, unembedding and soft cap. At the last layer it is the difference of the logits
+    of the two runs.
+
+    Args:
+        model: The model that the deltas were collected on.
+        deltas: One example's deltas.
+        layer: The layer, several, or `"all"`.
+        position: Index among the surface tokens; negative ones count from the end. The logits are
+            those of the token that comes after it.
+        top: How many tokens on each side.
+
+    Raises:
+        ValueError: If layer or position are out of range, or the deltas are another model's.
+    """
+    hooked = as_hooked_model(model)
+    n_layers, n_tokens, d_model = deltas.accumulated.shape
+    if (n_layers, d_model) != (hooked.n_layers, hooked.d_model):
+        raise ValueError(
+            f"deltas of {n_layers} layers and d_model={d_model}, but {hooked.name} has "
+            f"{hooked.n_layers} and {hooked.d_model}: collect them on this model"
+        )
+    layers = resolve_layers(layer, n_layers)
+    if not -n_tokens <= position < n_tokens:
+        raise ValueError(
+            f"position={position} but the surface has {n_tokens} tokens (0 to {n_tokens - 1})"
+        )
+    position %= n_tokens
+    batch = hooked.pad([deltas.example.base_row])
+    resid = surface_residuals(hooked, batch, deltas.surface)[list(layers), position]
+    delta = deltas.accumulated[list(layers), position].to(resid)
+    logits = hooked.unembed(resid + delta) - hooked.unembed(resid)
+    where = f"position {position} {deltas.tokens[position]!r}"
+    directions = [
+        _Direction(f"layer {own}, {where}", own, -1, "delta", vector)
+        for own, vector in zip(layers, delta, strict=True)
+    ]
+    readings = _readings(hooked, directions, logits.to(working_dtype(logits.dtype)), top)
+    return LensReading(tuple(readings), True, provenance(hooked, surface=deltas.surface))
+
+
+def _directions_of(steering: Steering, weight: float = 1.0, lead: str = "") -> Iterator[_Direction]:
+    if isinstance(steering, SumSteering):
+        for number, (own, part) in enumerate(steering.parts):
+            name = f"{lead}{own:g} * {part.method} ({number}), "
+            yield from _directions_of(part, weight * own, name)
+        return
+    tensors = steering.tensors()
+    for key, role in _ROLES.get(steering.method, ()):
+        if key not in tensors:
+            continue
+        for layer, rows in zip(steering.layers, tensors[key], strict=True):
+            listed = rows.reshape(-1, rows.shape[-1])
+            for index, vector in enumerate(listed):
+                which = f", {_INDEX[steering.method]} {index}" if len(listed) > 1 else ""
+                # What is read stays as it is: the weight scales what is written.
+                scaled = vector if role == "reads" else weight * vector
+                yield _Direction(f"{lead}layer {layer}{which}, {role}", layer, index, role, scaled)
+
+
+@torch.no_grad()
+def _read(
+    model: HookedModel, directions: Sequence[_Direction], top: int, origin: Mapping[str, Any]
+) -> LensReading:
+    if not directions:
+        raise ValueError("directions is empty: pass at least one")
+    for own in directions:
+        if own.vector.shape != (model.d_model,):
+            raise ValueError(
+                f"direction {own.name!r} has shape {tuple(own.vector.shape)} but d_model="
+                f"{model.d_model}: pass vectors of the residual stream"
+            )
+        if not bool(own.vector.isfinite().all()):
+            raise ValueError(f"direction {own.name!r} is not finite: pass numbers")
+    readings: list[DirectionReading] = []
+    for start in range(0, len(directions), _ROWS):
+        some = directions[start : start + _ROWS]
+        vectors = torch.stack([own.vector.to(working_dtype(own.vector.dtype)) for own in some])
+        readings += _readings(model, some, linear_logits(model, vectors), top)
+    return LensReading(tuple(readings), False, origin)
+
+
+def _readings(
+    model: HookedModel,
+    directions: Sequence[_Direction],
+    logits: Float[Tensor, "row d_vocab"],
+    top: int,
+) -> Iterator[DirectionReading]:
+    count = min(check_count("top", top), logits.shape[-1])
+    for own, values in zip(directions, logits.double().cpu(), strict=True):
+        promoted, demoted = (
+            _tokens(model, values, values.topk(count, largest=largest).indices)
+            for largest in (True, False)
+        )
+        silent = float(values.abs().max()) == 0
+        yield DirectionReading(
+            own.name,
+            own.layer,
+            own.index,
+            own.role,
+            float(own.vector.double().norm()),
+            float(values.mean()),
+            float(values.std(correction=0)),
+            () if silent else promoted,
+            () if silent else demoted,
+        )
+
+
+def _tokens(
+    model: HookedModel, values: Float[Tensor, " d_vocab"], ids: Tensor
+) -> tuple[TokenLogit, ...]:
+    texts = model.encoder.str_tokens(ids.tolist())
+    return tuple(
+        TokenLogit(int(i), text, float(values[i])) for i, text in zip(ids, texts, strict=True)
+    )

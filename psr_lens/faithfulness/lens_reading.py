@@ -1,0 +1,200 @@
+"""`LensReading`: what the logit lens read off some directions."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psr_lens.report_files import read_report, write_report
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects
+
+_SHOWN_ROWS = 40
+_SHOWN_TOKENS = 6
+
+
+@dataclass(frozen=True)
+class TokenLogit:
+    """A token, and what is added to its logit.
+
+    Attributes:
+        token_id: Its row of the unembedding.
+        token: Its text; `<id 17>` for a row that no token uses.
+        value: What is added.
+    """
+
+    token_id: int
+    token: str
+    value: float
+
+
+@dataclass(frozen=True)
+class DirectionReading:
+    """What one direction says.
+
+    Attributes:
+        name: What the direction is.
+        layer: The layer it belongs to, -1 for none.
+        index: Which head, rank or row it is there, -1 for none.
+        role: `writes`, `reads`, `removes`, `delta`, or empty where nobody said.
+        norm: Its length, in units of the residual stream.
+        mean: Mean of the values over the vocabulary, which changes no probability.
+        spread: Standard deviation of the values over the vocabulary.
+        promoted: The tokens with the largest values, from the largest down; none where the
+            direction is zero.
+        demoted: Those with the smallest, from the smallest up.
+    """
+
+    name: str
+    layer: int
+    index: int
+    role: str
+    norm: float
+    mean: float
+    spread: float
+    promoted: tuple[TokenLogit, ...]
+    demoted: tuple[TokenLogit, ...]
+
+    def standing(self, token: TokenLogit) -> float:
+        """How many standard deviations a token lies from the vocabulary's mean.
+
+        About 4 is what the largest of some ten thousand random numbers reaches.
+        """
+        return (token.value - self.mean) / self.spread if self.spread > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class LensReading:
+    """The tokens that directions promote and demote.
+
+    Attributes:
+        readings: One per direction.
+        exact: Whether the values are differences of logits at a residual stream (`read_delta`), and
+            not a direction through the linearised norm.
+        provenance: The model, and the steering's own provenance.
+    """
+
+    readings: tuple[DirectionReading, ...]
+    exact: bool
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Tidy long form: one row per direction and token, `rank` from 1 on each side.
+
+        `standing` is the distance of the value from the vocabulary's mean in its standard
+        deviations.
+        """
+        import pandas as pd
+
+        rows = [
+            {
+                "direction": own.name,
+                "layer": own.layer,
+                "index": own.index,
+                "role": own.role,
+                "side": side,
+                "rank": rank,
+                "token_id": token.token_id,
+                "token": token.token,
+                "value": token.value,
+                "standing": own.standing(token),
+            }
+            for own in self.readings
+            for side in ("promoted", "demoted")
+            for rank, token in enumerate(getattr(own, side), start=1)
+        ]
+        columns = [
+            "direction",
+            "layer",
+            "index",
+            "role",
+            "side",
+            "rank",
+            "token_id",
+            "token",
+            "value",
+            "standing",
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the reading to a directory: tokens as parquet, the rest as JSON."""
+        about = [{**asdict(own), "promoted": None, "demoted": None} for own in self.readings]
+        header = {"exact": self.exact, "provenance": dict(self.provenance), "readings": about}
+        frame = self.to_dataframe()
+        frame["number"] = [
+            number
+            for number, own in enumerate(self.readings)
+            for _ in range(len(own.promoted) + len(own.demoted))
+        ]
+        return write_report(path, type(self).__name__, header, {"tokens": frame})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LensReading":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no report at the path.
+            ValueError: If it is another report, or damaged.
+        """
+        header, tables = read_report(path, cls.__name__)
+        sides: dict[Any, list[TokenLogit]] = {}
+        for row in tables["tokens"].to_dict("records"):
+            token = TokenLogit(row["token_id"], row["token"], row["value"])
+            sides.setdefault((row["number"], row["side"]), []).append(token)
+        readings = [
+            DirectionReading(
+                **{
+                    key: value for key, value in about.items() if key not in ("promoted", "demoted")
+                },
+                promoted=tuple(sides.get((number, "promoted"), ())),
+                demoted=tuple(sides.get((number, "demoted"), ())),
+            )
+            for number, about in enumerate(header["readings"])
+        ]
+        return cls(tuple(readings), header["exact"], header["provenance"])
+
+    def plot(self) -> "plotly.graph_objects.Figure":
+        """Directions by rank, each cell a promoted token on the colour of its standing."""
+        from psr_lens.plots import lens_table
+
+        return lens_table(self)
+
+    def summary(self) -> str:
+        """What the directions say, one line each."""
+        what = (
+            "Logits that the prompt's delta adds at a token (exact)"
+            if self.exact
+            else "Tokens that each direction speaks for through the unembedding (the final norm's "
+            "scale left out, so compare values within a line)"
+        )
+        lines = [f"{what}; in brackets the standard deviations above the vocabulary's mean:"]
+        for own in self.readings[:_SHOWN_ROWS]:
+            if not own.promoted:
+                lines.append(f"{own.name}: zero, it promotes nothing")
+                continue
+            up, down = (
+                ", ".join(repr(token.token) for token in side[:_SHOWN_TOKENS])
+                for side in (own.promoted, own.demoted)
+            )
+            lines.append(
+                f"{own.name}: promotes {up} ({own.standing(own.promoted[0]):.1f}); demotes {down} "
+                f"({own.standing(own.demoted[0]):.1f})"
+            )
+        left = len(self.readings) - _SHOWN_ROWS
+        if left > 0:
+            lines.append(f"and {left} more directions: see to_dataframe()")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        kind = "exact" if self.exact else "linear"
+        return (
+            f"LensReading({len(self.readings)} directions, {kind}; .summary() says what they say)"
+        )
+
+    def _repr_html_(self) -> str:
+        from psr_lens.plots.lens import lens_html
+
+        return lens_html(self)

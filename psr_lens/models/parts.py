@@ -1,0 +1,179 @@
+"""What every block writes into the residual stream: attention, its heads, the MLP.
+
+Block `l` adds `attn + mlp` to the residual stream that enters it, and attention is a sum over its
+heads. One block at a time is shown to a callback, so nothing of all layers is ever held here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from psr_lens.models.batch import TokenBatch
+from psr_lens.models.norms import NormMap, norm_map
+
+if TYPE_CHECKING:
+    from psr_lens.models.base import HookedModel
+
+
+@dataclass(frozen=True, eq=False)
+class PartPoints:
+    """The modules of one block whose outputs are its parts.
+
+    Attributes:
+        before: The residual stream that enters the block.
+        after: The residual stream after it.
+        attn: What attention adds, behind a norm where one follows it.
+        mlp: What the MLP adds, likewise.
+        mixed: The heads' mixed values, in front of the output matrix.
+        pattern: The attention weights.
+        post_norm: The norm behind attention, None where there is none.
+    """
+
+    before: nn.Module
+    after: nn.Module
+    attn: nn.Module
+    mlp: nn.Module
+    mixed: nn.Module
+    pattern: nn.Module
+    post_norm: nn.Module | None
+
+
+@dataclass(frozen=True, eq=False)
+class BlockParts:
+    """One block of one pass: `after = before + attn + mlp` on real tokens.
+
+    Attributes:
+        layer: The block.
+        before: The residual stream that enters it.
+        after: The residual stream after it.
+        attn: What attention adds.
+        mlp: What the MLP adds.
+        heads: The heads' mixed values, times the scale of the norm behind attention where there is
+            one. `heads[..., h, :] @ head_matrix(model, layer)[h]` is what head `h` adds; summed over
+            the heads this is `attn` up to the biases.
+        pattern: Attention weights, or None where the backend does not show them.
+    """
+
+    layer: int
+    before: Float[Tensor, "batch pos d_model"]
+    after: Float[Tensor, "batch pos d_model"]
+    attn: Float[Tensor, "batch pos d_model"]
+    mlp: Float[Tensor, "batch pos d_model"]
+    heads: Float[Tensor, "batch pos head d_head"]
+    pattern: Float[Tensor, "batch head query key"] | None
+
+
+@torch.no_grad()
+def head_matrix(model: "HookedModel", layer: int) -> Float[Tensor, "head d_head d_model"]:
+    """The output matrix of every query head, with the gain of a norm behind attention in it."""
+    matrix = model.output_matrix(layer)
+    norm = model.part_points(layer).post_norm
+    return matrix if norm is None else norm_map(norm, matrix).linear(matrix)
+
+
+@torch.no_grad()
+def run_with_parts(
+    model: "HookedModel",
+    batch: TokenBatch,
+    visit: Callable[[BlockParts], None],
+) -> None:
+    """One pass over a batch; `visit` sees the parts of every block as soon as it has run.
+
+    Where a norm follows attention (Gemma 2 and 3), its scale at every token is frozen: with
+    `norm(u) = s(u) * gain * u`, head `h` adds `s(u) * gain * u_h`, where `u` is the sum of the `u_h`.
+    The heads add up to attention as exactly as the norm is computed, which for these models on the
+    bridge is float32, whatever the type of the weights.
+
+    Args:
+        model: The model.
+        batch: What to run.
+        visit: Called once per layer, from the lowest up; what it does not keep is freed.
+
+    Raises:
+        ValueError: If what attention and MLP add is not what the block adds: an architecture that
+            writes in another way, or an edit of the residual stream that is on.
+    """
+    handles: list[Any] = []
+    seen: dict[str, Tensor] = {}
+
+    def record(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, out: Any) -> None:
+            if isinstance(out, Tensor):
+                seen[name] = out
+
+        return hook
+
+    def record_norm(module: nn.Module, args: Any, out: Tensor) -> None:
+        seen["entering norm"], seen["leaving norm"] = args[0], out
+
+    def finish(layer: int, norm: NormMap | None) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, out: Tensor) -> None:
+            parts = _block_parts(layer, {**seen, "after": out}, model.output_matrix(layer), norm)
+            seen.clear()
+            _check_sum(model, parts, batch)
+            visit(parts)
+
+        return hook
+
+    try:
+        for layer in range(model.n_layers):
+            points = model.part_points(layer)
+            norm = points.post_norm
+            # Tried out before anything listens to it.
+            tried = None if norm is None else norm_map(norm, model.output_matrix(layer))
+            handles += [
+                getattr(points, name).register_forward_hook(record(name))
+                for name in ("before", "attn", "mlp", "mixed", "pattern")
+            ]
+            if norm is not None:
+                handles.append(norm.register_forward_hook(record_norm))
+            handles.append(points.after.register_forward_hook(finish(layer, tried)))
+        model.run(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _block_parts(
+    layer: int,
+    seen: Mapping[str, Tensor],
+    matrix: Float[Tensor, "head d_head d_model"],
+    norm: NormMap | None,
+) -> BlockParts:
+    mixed = seen["mixed"].reshape(*seen["mixed"].shape[:2], *matrix.shape[:2])
+    if norm is not None:
+        mixed = mixed * _scale(seen["entering norm"], seen["leaving norm"], norm)
+    whole = {name: seen[name] for name in ("before", "after", "attn", "mlp")}
+    return BlockParts(layer, **whole, heads=mixed, pattern=seen.get("pattern"))
+
+
+def _scale(
+    entering: Float[Tensor, "batch pos d_model"],
+    leaving: Float[Tensor, "batch pos d_model"],
+    norm: NormMap,
+) -> Float[Tensor, "batch pos 1 1"]:
+    """The factor between the norm's output and its undivided form, at every token."""
+    undivided = norm.linear(entering)
+    energy = undivided.square().sum(dim=-1).clamp_min(torch.finfo(undivided.dtype).tiny)
+    factor = ((leaving - norm.bias) * undivided).sum(dim=-1) / energy
+    return factor[..., None, None]
+
+
+def _check_sum(model: "HookedModel", parts: BlockParts, batch: TokenBatch) -> None:
+    real = batch.attention_mask
+    before, after, attn, mlp = (
+        own[real].float() for own in (parts.before, parts.after, parts.attn, parts.mlp)
+    )
+    gap = (after - before - attn - mlp).norm(dim=-1)
+    # The residual stream is rounded to the model's type after every sum.
+    rounding = max(1e-3, 4 * torch.finfo(parts.after.dtype).eps)
+    size = torch.maximum(before.norm(dim=-1), after.norm(dim=-1))
+    if bool((gap > rounding * size).any()):
+        raise ValueError(
+            f"attention and MLP do not add up to what block {parts.layer} of {model.name} writes: "
+            "leave the context of a steering, or this architecture cannot be split into components"
+        )
