@@ -74,7 +74,8 @@ def measure_components(
     Example:
         >>> import psr_lens as pl
         >>> model = pl.load_model("demo")
-        >>> pairs = [pl.instruct("tell me about whales", pl.demo.system_prompt("shouter"))]
+        >>> instruction = pl.demo.system_prompt("shouter")
+        >>> pairs = [pl.instruct(question, instruction) for question in pl.demo.questions()[:2]]
         >>> data = pl.sample_responses(model, pairs, max_new_tokens=8, progress=False)
         >>> report = pl.measure_components(model, data)
         >>> round(sum(c.share.value for c in report.components if c.kind != "head"), 4)

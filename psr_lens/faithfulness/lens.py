@@ -76,10 +76,11 @@ def logit_lens(
     Example:
         >>> import psr_lens as pl
         >>> model = pl.load_model("demo")
-        >>> whale = model.encoder.encode_response("", "whale")[0]
-        >>> reading = pl.logit_lens(model, model.unembedding()[whale], top=3)
-        >>> reading.readings[0].promoted[0].token
-        'whale'
+        >>> small, large = (model.encoder.encode(pl.RawText(t)).ids[-1] for t in ("bat", "BAT"))
+        >>> shout = model.unembedding()[large] - model.unembedding()[small]
+        >>> (reading,) = pl.logit_lens(model, shout, top=3).readings
+        >>> reading.promoted[0].token, reading.demoted[0].token
+        ('BAT', 'bat')
     """
     hooked = as_hooked_model(model)
     if not isinstance(directions, Mapping):

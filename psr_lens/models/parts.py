@@ -72,7 +72,7 @@ def head_matrix(model: "HookedModel", layer: int) -> Float[Tensor, "head d_head 
     """The output matrix of every query head, with the gain of a norm behind attention in it."""
     matrix = model.output_matrix(layer)
     norm = model.part_points(layer).post_norm
-    return matrix if norm is None else norm_map(norm, matrix).linear(matrix)
+    return matrix if norm is None else norm_map(norm, matrix).linear(_wide(matrix))
 
 
 @torch.no_grad()
@@ -146,7 +146,8 @@ def _block_parts(
 ) -> BlockParts:
     mixed = seen["mixed"].reshape(*seen["mixed"].shape[:2], *matrix.shape[:2])
     if norm is not None:
-        mixed = mixed * _scale(seen["entering norm"], seen["leaving norm"], norm)
+        entering, leaving = _wide(seen["entering norm"]), _wide(seen["leaving norm"])
+        mixed = _wide(mixed) * _scale(entering, leaving, norm)
     whole = {name: seen[name] for name in ("before", "after", "attn", "mlp")}
     return BlockParts(layer, **whole, heads=mixed, pattern=seen.get("pattern"))
 
@@ -161,6 +162,11 @@ def _scale(
     energy = undivided.square().sum(dim=-1).clamp_min(torch.finfo(undivided.dtype).tiny)
     factor = ((leaving - norm.bias) * undivided).sum(dim=-1) / energy
     return factor[..., None, None]
+
+
+def _wide(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """In float32 at least: a factor of a half type would be off by a part in 256."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _check_sum(model: "HookedModel", parts: BlockParts, batch: TokenBatch) -> None:

@@ -74,6 +74,19 @@ def test_parts_add_up_on_the_demo_models(name, dtype):
     check_that_it_adds_up(model, data, TOLERANCES[dtype], TOLERANCES[dtype])
 
 
+@pytest.mark.parametrize(("family", "backend"), [*CORE_MODELS, ("gemma3", BACKENDS[0])])
+def test_half_precision_adds_up_to_its_rounding(family, backend):
+    model = tiny_model(family, backend, "bfloat16")
+    data = sampled(model)
+    report = measure_components(model, data, surface="QR", n_bootstrap=0)
+    assert total(report, "share", "embed", "attn", "mlp") == pytest.approx(1, abs=0.05)
+    exact = measure_components(
+        tiny_model(family, backend, "float32"), data, surface="QR", n_bootstrap=0
+    )
+    for rounded, own in zip(report.components, exact.components, strict=True):
+        assert rounded.share.value == pytest.approx(own.share.value, abs=0.05)
+
+
 @pytest.mark.skipif("hooked" not in BACKENDS, reason="needs HookedTransformer")
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "mistral", "gemma3"])
 def test_head_parts_are_the_results_that_transformer_lens_computes(family):
