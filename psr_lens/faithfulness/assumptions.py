@@ -25,8 +25,8 @@ from psr_lens.deltas import Kind
 from psr_lens.faithfulness.assumption_report import AssumptionReport
 from psr_lens.faithfulness.assumption_table import MeasureTable
 from psr_lens.faithfulness.bootstrap import resamples
+from psr_lens.faithfulness.decoding import fit_layer_probes, score_layer_probes
 from psr_lens.faithfulness.delta_stream import DeltaStream
-from psr_lens.faithfulness.probe_test import fit_layer_probes, score_layer_probes
 from psr_lens.faithfulness.spectrum import measure_spectrum
 from psr_lens.faithfulness.strengths import DIRECTIONS, describe_strengths, measure_strengths
 from psr_lens.models import as_hooked_model

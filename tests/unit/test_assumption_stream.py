@@ -7,8 +7,8 @@ import torch
 
 from psr_lens.faithfulness.assumption_table import MeasureTable
 from psr_lens.faithfulness.bootstrap import resamples
+from psr_lens.faithfulness.decoding import fit_layer_probes, score_layer_probes
 from psr_lens.faithfulness.delta_stream import DeltaBatch, DeltaStream
-from psr_lens.faithfulness.probe_test import fit_layer_probes, score_layer_probes
 from psr_lens.faithfulness.spectrum import measure_spectrum
 from psr_lens.faithfulness.strengths import describe_strengths, measure_strengths
 from psr_lens.faithfulness.token_classes import TOKEN_CLASSES, classify_tokens
