@@ -21,6 +21,16 @@ what is read off the output."""
 PARTS: Final = ("coefficient", "direction", "uncovered", "propagation")
 """Where the distance to the prompt-steered run comes from: see `gap.py`."""
 
+HEADLINES: Final = (
+    "relative_rmse",
+    "cosine",
+    "norm_ratio",
+    "spearman",
+    "relative_kl",
+    "agreement",
+)
+"""The measures that say most, in the order of a table's columns."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -196,7 +206,7 @@ def profile_sums(
         products: What `token_products` gave, stacked over layers.
         lengths: Tokens of every example.
         resolution: Relative precision of the residual stream: norms that differ by no more than its
-            rounding are constant.
+            rounding are ties.
 
     Returns:
         `token_cosine` over the `moved_tokens` (those where neither side is zero), and
@@ -208,16 +218,10 @@ def profile_sums(
         {"token_cosine": torch.where(moved, cosines, 0.0), "moved_tokens": moved.double()}, lengths
     )
     # Rounding moves the difference of two residual streams by as much as the larger one's.
-    floor = 4 * resolution * products["size"].sqrt()
-    triples = zip(
-        products["pushed"].sqrt().split(list(lengths), dim=1),
-        products["energy"].sqrt().split(list(lengths), dim=1),
-        floor.split(list(lengths), dim=1),
-        strict=True,
-    )
-    found = torch.stack(
-        [spearman(pushed, delta, noise.amax(dim=1)) for pushed, delta, noise in triples]
-    )
+    noise = 2 * resolution * products["size"].sqrt()
+    parts = [products["pushed"].sqrt(), products["energy"].sqrt(), noise]
+    triples = zip(*(own.split(list(lengths), dim=1) for own in parts), strict=True)
+    found = torch.stack([spearman(*own) for own in triples])
     sums["ranked"] = found.isfinite().double()
     sums["rank_correlation"] = found.nan_to_num(nan=0.0)
     return sums
@@ -226,31 +230,28 @@ def profile_sums(
 def spearman(
     first: Float[Tensor, "row token"],
     second: Float[Tensor, "row token"],
-    noise: Float[Tensor, " row"],
+    noise: Float[Tensor, "row token"],
 ) -> Float[Tensor, " row"]:
     """Spearman's rank correlation within each row, ties at their mean rank.
 
     Args:
         first: One side.
         second: The other.
-        noise: A side whose values differ by no more than this is constant.
+        noise: Values that differ by no more than this are ties.
 
     Returns:
         From -1 to 1; NaN where a side is constant or there is one token only.
     """
-    ranks = [average_ranks(side) for side in (first, second)]
+    ranks = [average_ranks(side, noise) for side in (first, second)]
     centred = [own - own.mean(dim=1, keepdim=True) for own in ranks]
-    lengths = [own.norm(dim=1) for own in centred]
-    constant = torch.stack(
-        [side.amax(dim=1) - side.amin(dim=1) <= noise for side in (first, second)]
-    ).any(dim=0)
-    correlation = (centred[0] * centred[1]).sum(dim=1) / (lengths[0] * lengths[1])
-    return torch.where(constant, torch.nan, correlation)
+    return (centred[0] * centred[1]).sum(dim=1) / (centred[0].norm(dim=1) * centred[1].norm(dim=1))
 
 
-def average_ranks(values: Float[Tensor, "row token"]) -> Float[Tensor, "row token"]:
-    """Ranks from 1 within each row; equal values share the mean of their ranks."""
+def average_ranks(
+    values: Float[Tensor, "row token"], noise: Float[Tensor, "row token"]
+) -> Float[Tensor, "row token"]:
+    """Ranks from 1 within each row; values within `noise` share the mean of their ranks."""
     ordered = values.sort(dim=1).values.contiguous()
-    below = torch.searchsorted(ordered, values.contiguous())
-    up_to = torch.searchsorted(ordered, values.contiguous(), right=True)
+    below = torch.searchsorted(ordered, values - noise)
+    up_to = torch.searchsorted(ordered, values + noise, right=True)
     return (below + up_to + 1).to(values.dtype) / 2

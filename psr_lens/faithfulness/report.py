@@ -20,7 +20,7 @@ from psr_lens.faithfulness.curves import (
     difference_of,
     find_measure,
 )
-from psr_lens.faithfulness.measures import MEASURES
+from psr_lens.faithfulness.measures import HEADLINES, MEASURES
 from psr_lens.faithfulness.references import NO_STEERING
 from psr_lens.faithfulness.tables import measures_table, runs_from_tables, sums_tables
 from psr_lens.faithfulness.words import describe
@@ -29,8 +29,6 @@ from psr_lens.report_files import read_report, write_report
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
-
-TokenQuantity = Literal["delta", "push", "error", "cosine", "kl"]
 
 _QUANTITIES: Final = {
     "delta": "effect of the prompt",
@@ -149,7 +147,7 @@ class FaithfulnessReport:
         return difference_of((first, second), self.runs, MEASURES[measure], self._counts)
 
     def token_values(
-        self, name: str | None = None, example: int = 0, quantity: TokenQuantity = "error"
+        self, name: str | None = None, example: int = 0, quantity: str = "error"
     ) -> TokenValues:
         """One quantity of one of the first examples, ready to be drawn.
 
@@ -193,14 +191,13 @@ class FaithfulnessReport:
             )
 
     def table(self) -> str:
-        """The measures at the last layer as text: one row per run, one column per measure."""
+        """The main measures at the last layer as text, one row per run."""
         table = self.to_dataframe()
         last = table.loc[table["layer"].isna() | (table["layer"] == self.n_layers - 1)]
         wide = last.pivot(index="steering", columns="measure", values="value")
-        shown = [measure for measure in MEASURES if measure in wide.columns]
-        return wide.loc[list(self.runs), shown].T.to_string(
-            float_format="{:.3f}".format, na_rep="-"
-        )
+        shown = wide.loc[list(self.runs), [name for name in HEADLINES if name in wide.columns]]
+        shown = shown.rename_axis(index=None, columns=None)
+        return shown.to_string(float_format="{:.3f}".format, na_rep="-")
 
     # --- tables and files -----------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from psr_lens.faithfulness.curves import find_measure
+from psr_lens.faithfulness.measures import HEADLINES
 from psr_lens.plots.labels import LineEnd, label_lines, label_margin
 from psr_lens.plots.text import escape, plotly_text
 from psr_lens.plots.theme import GRID, INK, LINES, MUTED, line_colour, template, translucent
@@ -193,9 +194,8 @@ def gap_bars(
 
 def faithfulness_table(report: "psr_lens.faithfulness.FaithfulnessReport") -> str:
     """The measures at the last layer as an HTML table, one row per run."""
-    shown = ("relative_rmse", "cosine", "norm_ratio", "spearman", "relative_kl", "agreement")
-    curves = {measure: report.curves(measure) for measure in shown}
-    columns = [measure for measure in shown if curves[measure]]
+    curves = {measure: report.curves(measure) for measure in HEADLINES}
+    columns = [measure for measure in HEADLINES if curves[measure]]
     head = "".join(f'<th scope="col">{escape(m.replace("_", " "))}</th>' for m in columns)
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th>'
