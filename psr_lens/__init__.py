@@ -11,21 +11,13 @@ if TYPE_CHECKING:
     __version__: str
     from psr_lens import demo, plots
     from psr_lens._types import TokenValues
+    from psr_lens.assumptions import AssumptionReport, measure_assumptions
     from psr_lens.comparison import Comparison, compare
+    from psr_lens.components import ComponentReport, measure_components
     from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
-    from psr_lens.faithfulness import (
-        AssumptionReport,
-        ComponentReport,
-        FaithfulnessReport,
-        LensReading,
-        logit_lens,
-        measure_assumptions,
-        measure_components,
-        measure_faithfulness,
-        read_delta,
-        read_steering,
-    )
+    from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
     from psr_lens.fitting import FitReport, Recipe, fit, transfer
+    from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
     from psr_lens.prompts import PromptPair, instruct, load_pairs
     from psr_lens.responses import Example, SteeringDataset, add_negatives, sample_responses
@@ -76,16 +68,16 @@ _MODULE_OF_NAME = {
     "Recipe": "fitting",
     "transfer": "fitting",
     "fit": "fitting",
-    "AssumptionReport": "faithfulness",
+    "AssumptionReport": "assumptions",
     "FaithfulnessReport": "faithfulness",
-    "measure_assumptions": "faithfulness",
+    "measure_assumptions": "assumptions",
     "measure_faithfulness": "faithfulness",
-    "ComponentReport": "faithfulness",
-    "measure_components": "faithfulness",
-    "LensReading": "faithfulness",
-    "logit_lens": "faithfulness",
-    "read_delta": "faithfulness",
-    "read_steering": "faithfulness",
+    "ComponentReport": "components",
+    "measure_components": "components",
+    "LensReading": "lens",
+    "logit_lens": "lens",
+    "read_delta": "lens",
+    "read_steering": "lens",
     "Comparison": "comparison",
     "compare": "comparison",
 }

@@ -13,18 +13,14 @@ from typing import Final, Literal
 import torch
 
 from psr_lens._types import TokenValues
+from psr_lens.assumptions import AssumptionReport, measure_assumptions
 from psr_lens.deltas import collect_deltas, iter_batches
 from psr_lens.demo.instructions import instruction
 from psr_lens.demo.judges import judge_coherence, judge_trait
 from psr_lens.demo.prompts import QUESTION_WORDINGS, question
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS, Animal
 from psr_lens.evaluation import Behaviour, Judge, Score, measure_behaviour
-from psr_lens.faithfulness import (
-    AssumptionReport,
-    FaithfulnessReport,
-    measure_assumptions,
-    measure_faithfulness,
-)
+from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import HookedModel
 from psr_lens.models.generation import pick_tokens, uniform_stream

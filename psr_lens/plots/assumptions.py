@@ -4,8 +4,8 @@ import math
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
+from psr_lens.assumptions import AssumptionReport
 from psr_lens.deltas import Kind
-from psr_lens.faithfulness import AssumptionReport
 from psr_lens.faithfulness.report import Curve
 from psr_lens.plots.labels import LineEnd, label_lines, label_margin
 from psr_lens.plots.text import plotly_text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from psr_lens._types import TokenValues
-from psr_lens.faithfulness.component_report import Component, ComponentReport, percent
+from psr_lens.components.report import Component, ComponentReport, percent
 from psr_lens.plots.layers import layer_token_heatmap
 from psr_lens.plots.text import plotly_text, visible_token
 from psr_lens.plots.theme import DIVERGING, LINES, MUTED, SEQUENTIAL, template

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from psr_lens.faithfulness.lens_reading import DirectionReading, LensReading, TokenLogit
+from psr_lens.lens.reading import DirectionReading, LensReading, TokenLogit
 from psr_lens.plots.text import escape, plotly_text, visible_token
 from psr_lens.plots.theme import GRID, INK, MUTED, POSITIVE, template
 

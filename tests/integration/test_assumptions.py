@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import psr_lens as pl
+from psr_lens.assumptions import Thresholds, measure_assumptions
+from psr_lens.assumptions.probe import fit_probes
+from psr_lens.assumptions.token_classes import TOKEN_CLASSES, classify_tokens
 from psr_lens.deltas import collect_deltas, example_batches, surface_residuals
-from psr_lens.faithfulness import Thresholds, measure_assumptions
-from psr_lens.faithfulness.probe import fit_probes
-from psr_lens.faithfulness.token_classes import TOKEN_CLASSES, classify_tokens
 from psr_lens.prompts import PromptPair
 from psr_lens.responses import SteeringDataset, sample_responses, split_examples
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model

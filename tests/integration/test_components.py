@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from psr_lens import load_model
+from psr_lens.components import ComponentReport, Estimate, measure_components
+from psr_lens.components.deltas import component_deltas, head_parts, instruction_span
+from psr_lens.components.report import percent
 from psr_lens.deltas import collect_deltas, example_batches
 from psr_lens.demo import questions, system_prompt
-from psr_lens.faithfulness import ComponentReport, Estimate, measure_components
-from psr_lens.faithfulness.component_deltas import component_deltas, head_parts, instruction_span
-from psr_lens.faithfulness.component_report import percent
 from psr_lens.models.parts import head_matrix, run_with_parts
 from psr_lens.prompts import PromptPair, instruct
 from psr_lens.responses import Example, sample_responses

@@ -8,8 +8,8 @@ import torch
 from psr_lens import load_model
 from psr_lens.deltas import collect_deltas
 from psr_lens.demo import questions, system_prompt
-from psr_lens.faithfulness import LensReading, logit_lens, read_delta, read_steering
 from psr_lens.fitting import fit
+from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
 from psr_lens.models.norms import linear_logits, norm_map
 from psr_lens.prompts import instruct
 from psr_lens.responses import sample_responses

@@ -6,7 +6,7 @@ import math
 import plotly.graph_objects as go
 import pytest
 
-from psr_lens.faithfulness import AssumptionReport, Measure
+from psr_lens.assumptions import AssumptionReport, Measure
 from psr_lens.plots import assumption_curves, spectrum_shares, strength_classes
 
 CLASSES = ("last prompt token", "first response token", "content", "punctuation")

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from psr_lens.faithfulness.assumption_table import MeasureTable
+from psr_lens.assumptions.decoding import fit_layer_probes, score_layer_probes
+from psr_lens.assumptions.spectrum import measure_spectrum
+from psr_lens.assumptions.stream import DeltaBatch, DeltaStream
+from psr_lens.assumptions.strengths import describe_strengths, measure_strengths
+from psr_lens.assumptions.table import MeasureTable
+from psr_lens.assumptions.token_classes import TOKEN_CLASSES, classify_tokens
 from psr_lens.faithfulness.bootstrap import resamples
-from psr_lens.faithfulness.decoding import fit_layer_probes, score_layer_probes
-from psr_lens.faithfulness.delta_stream import DeltaBatch, DeltaStream
-from psr_lens.faithfulness.spectrum import measure_spectrum
-from psr_lens.faithfulness.strengths import describe_strengths, measure_strengths
-from psr_lens.faithfulness.token_classes import TOKEN_CLASSES, classify_tokens
 from psr_lens.responses import make_example
 from tests.tiny_models import instructed, tiny_model
 

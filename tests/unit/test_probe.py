@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psr_lens.faithfulness.probe import PENALTIES, fit_probes
+from psr_lens.assumptions.probe import PENALTIES, fit_probes
 
 
 def planted(n=3000, width=24, seed=0):

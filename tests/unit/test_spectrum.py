@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psr_lens.faithfulness.spectrum import spectrum_of
+from psr_lens.assumptions.spectrum import spectrum_of
 
 
 def of(deltas, n_energies=6, n_directions=4):

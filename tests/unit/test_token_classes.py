@@ -2,7 +2,7 @@
 
 import pytest
 
-from psr_lens.faithfulness.token_classes import TOKEN_CLASSES, classify_tokens, is_punctuation
+from psr_lens.assumptions.token_classes import TOKEN_CLASSES, classify_tokens, is_punctuation
 from psr_lens.models import load_model
 from psr_lens.prompts import instruct
 from psr_lens.responses import make_example

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from psr_lens.assumptions.report import ALL_TOKENS
+from psr_lens.assumptions.spectrum import Spectrum
+from psr_lens.assumptions.stream import DeltaStream, sum_device
+from psr_lens.assumptions.table import MeasureTable
+from psr_lens.assumptions.token_classes import TOKEN_CLASSES, classify_tokens
 from psr_lens.deltas import Kind, working_dtype
-from psr_lens.faithfulness.assumption_report import ALL_TOKENS
-from psr_lens.faithfulness.assumption_table import MeasureTable
 from psr_lens.faithfulness.bootstrap import bootstrap
-from psr_lens.faithfulness.delta_stream import DeltaStream, sum_device
-from psr_lens.faithfulness.spectrum import Spectrum
-from psr_lens.faithfulness.token_classes import TOKEN_CLASSES, classify_tokens
 
 DIRECTIONS: Final = (1, 2, 4, 8)
 """How many singular directions an energy share is given for."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from psr_lens._types import Layers, check_count, resolve_layers
 from psr_lens.deltas import PromptDeltas, surface_residuals, working_dtype
-from psr_lens.faithfulness.lens_reading import DirectionReading, LensReading, TokenLogit
+from psr_lens.lens.reading import DirectionReading, LensReading, TokenLogit
 from psr_lens.models import HookedModel, as_hooked_model
 from psr_lens.models.norms import linear_logits
 from psr_lens.steering import Steering, SumSteering

@@ -19,16 +19,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface, check_count, check_seed, check_surface
-from psr_lens.deltas import iter_batches
-from psr_lens.faithfulness.bootstrap import bootstrap, resamples
-from psr_lens.faithfulness.component_deltas import ComponentDeltas, component_deltas, head_parts
-from psr_lens.faithfulness.component_report import (
+from psr_lens.components.deltas import ComponentDeltas, component_deltas, head_parts
+from psr_lens.components.report import (
     Component,
     ComponentKind,
     ComponentReport,
     ComponentTokens,
     Estimate,
 )
+from psr_lens.deltas import iter_batches
+from psr_lens.faithfulness.bootstrap import bootstrap, resamples
 from psr_lens.models import HookedModel, as_hooked_model
 from psr_lens.responses import Example, check_examples
 from psr_lens.steering.provenance import describe_data, provenance

@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from psr_lens.assumptions.probe import Probe, fit_probes
+from psr_lens.assumptions.stream import DeltaStream, sum_device
+from psr_lens.assumptions.table import MeasureTable
 from psr_lens.deltas import Kind, working_dtype
-from psr_lens.faithfulness.assumption_table import MeasureTable
 from psr_lens.faithfulness.bootstrap import bootstrap, resamples
-from psr_lens.faithfulness.delta_stream import DeltaStream, sum_device
-from psr_lens.faithfulness.probe import Probe, fit_probes
 from psr_lens.responses import Example, split_examples
 
 

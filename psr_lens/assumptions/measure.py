@@ -21,14 +21,14 @@ from psr_lens._types import (
     check_surface,
     resolve_layers,
 )
+from psr_lens.assumptions.decoding import fit_layer_probes, score_layer_probes
+from psr_lens.assumptions.report import AssumptionReport
+from psr_lens.assumptions.spectrum import measure_spectrum
+from psr_lens.assumptions.stream import DeltaStream
+from psr_lens.assumptions.strengths import DIRECTIONS, describe_strengths, measure_strengths
+from psr_lens.assumptions.table import MeasureTable
 from psr_lens.deltas import Kind
-from psr_lens.faithfulness.assumption_report import AssumptionReport
-from psr_lens.faithfulness.assumption_table import MeasureTable
 from psr_lens.faithfulness.bootstrap import resamples
-from psr_lens.faithfulness.decoding import fit_layer_probes, score_layer_probes
-from psr_lens.faithfulness.delta_stream import DeltaStream
-from psr_lens.faithfulness.spectrum import measure_spectrum
-from psr_lens.faithfulness.strengths import DIRECTIONS, describe_strengths, measure_strengths
 from psr_lens.models import as_hooked_model
 from psr_lens.responses import Example, check_examples, split_examples
 from psr_lens.steering.provenance import describe_data, provenance

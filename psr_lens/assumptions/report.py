@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from psr_lens._types import Surface
+from psr_lens.assumptions.token_classes import TOKEN_CLASSES
 from psr_lens.deltas import Kind
 from psr_lens.faithfulness.report import Curve
-from psr_lens.faithfulness.token_classes import TOKEN_CLASSES
 from psr_lens.report_files import read_report, write_report
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class AssumptionReport:
 
     def summary(self) -> str:
         """What the numbers say: a verdict on each assumption, then a sentence or two per layer."""
-        from psr_lens.faithfulness.assumption_words import summarise
+        from psr_lens.assumptions.words import summarise
 
         return summarise(self)
 
@@ -247,7 +247,7 @@ class AssumptionReport:
         )
 
     def __repr__(self) -> str:
-        from psr_lens.faithfulness.assumption_words import tally
+        from psr_lens.assumptions.words import tally
 
         return (
             f"AssumptionReport({len(self.layers)} layers, {self.kind} deltas of {self.examples} "

@@ -2,7 +2,7 @@
 
 from typing import Final, get_args
 
-from psr_lens.faithfulness.assumption_report import Assumption, AssumptionReport
+from psr_lens.assumptions.report import Assumption, AssumptionReport
 
 _ADDS: Final = {
     "local": "what the layer itself must still add to act as if prompted",

@@ -5,8 +5,8 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from psr_lens.assumptions.report import ALL_TOKENS, Measure
 from psr_lens.deltas import Kind
-from psr_lens.faithfulness.assumption_report import ALL_TOKENS, Measure
 
 
 @final

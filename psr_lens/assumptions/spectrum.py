@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from psr_lens.assumptions.stream import DeltaStream, sum_device
 from psr_lens.deltas import Kind
-from psr_lens.faithfulness.delta_stream import DeltaStream, sum_device
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,238 @@
+"""What the faithfulness lab finds on the demo models: the numbers behind `docs/findings.md`.
+
+    python -m benchmarks.findings                               # everything, about an hour
+    python -m benchmarks.findings --models demo --traits pirate # one instruction
+    python -m benchmarks.findings --tables-only                 # the page's tables from the numbers
+
+Fits on the training animals, measures on the held-out ones. Numbers go to
+`benchmarks/findings/MODEL.json` after every instruction; the tables between the markers of
+`docs/findings.md` are drawn from them, its prose is written by hand.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks import findings_tables
+from psr_lens.artifacts import write_bytes
+from psr_lens.assumptions import measure_assumptions
+from psr_lens.components import measure_components
+from psr_lens.demo.experiment import fit_data, held_out_data
+from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES, instruction
+from psr_lens.faithfulness import measure_faithfulness
+from psr_lens.fitting import fit, transfer
+from psr_lens.models import HookedModel, load_model
+from psr_lens.models.generation import generate_tokens
+from psr_lens.prompts import instruct
+from psr_lens.responses import Example, SteeringDataset, make_example
+from psr_lens.steering import PSR, Steering
+
+ROOT = Path(__file__).parents[1]
+NUMBERS = ROOT / "benchmarks" / "findings"
+PAGE = ROOT / "docs" / "findings.md"
+MODELS = ("demo", "demo-gpt2")
+FITS: dict[str, dict[str, Any]] = {
+    "s-const": {"method": "const", "layers": "best", "solver": "replay"},
+    "s-psr": {"method": "psr", "layers": "best", "solver": "replay"},
+    "a-const": {"method": "const", "solver": "replay"},
+    "a-psr": {"method": "psr", "solver": "replay"},
+    "a-psr k=4": {"method": "psr", "solver": "replay", "n_heads": 4},
+    "a-psr mse": {"method": "psr", "solver": "live"},
+    "a-psr ll": {"method": "psr", "solver": "live", "objective": "ll"},
+}
+"""The last two differ in nothing but the objective."""
+MEASURES = ("relative_rmse", "relative_kl", "agreement", "spearman", "cosine")
+DIFFERENCES = (
+    ("s-psr", "s-const"),
+    ("a-psr", "a-const"),
+    ("a-psr", "s-psr"),
+    ("a-psr k=4", "a-psr"),
+    ("a-psr ll", "a-psr mse"),
+    ("a-psr", "equivalent prompt"),
+    ("a-psr k=4", "equivalent prompt"),
+)
+PARTS = ("coefficient", "direction", "uncovered", "propagation")
+_DIGITS = 5
+
+
+def measure(model: HookedModel, other: HookedModel, name: str, seed: int = 0) -> dict[str, Any]:
+    """Everything about one instruction on one model; `other` is where its PSR is carried to."""
+    train = fit_data(model, name, seed)
+    test = with_wordings(model, held_out_data(model, name, seed + 1), name)
+    steerings = {label: fit(model, train, seed=seed, **options) for label, options in FITS.items()}
+    return {
+        "faithfulness": faithfulness(model, steerings, test, seed),
+        "assumptions": assumptions(model, train, test, seed),
+        "components": components(model, test, seed),
+        "transfer": transferred(model, other, steerings["a-psr"], name, seed),
+    }
+
+
+def with_wordings(model: HookedModel, data: SteeringDataset, name: str) -> SteeringDataset:
+    """The same examples, with two more wordings of the instruction beside the held-out one."""
+    told = instruction(name)
+    wordings = (told.held_out_wording, *told.wordings[1:3])
+
+    def worded(example: Example) -> Example:
+        pair = instruct(str(example.pair.metadata["question"]), told.wordings[0])
+        pairs = [instruct(str(example.pair.metadata["question"]), text) for text in wordings]
+        full = replace(example.pair, equivalents=tuple(own.steered for own in pairs))
+        assert pair.steered == example.pair.steered
+        return make_example(model, full, example.response_ids, example.finished)
+
+    return replace(data, examples=tuple(worded(example) for example in data))
+
+
+def faithfulness(
+    model: HookedModel, steerings: dict[str, Steering], test: SteeringDataset, seed: int
+) -> dict[str, Any]:
+    """Curves of every steering and reference line, paired differences, and the gap split."""
+    report = measure_faithfulness(model, steerings, test, seed=seed, batch_size=64)
+    curves = {
+        measure: {name: _curve(own) for name, own in report.curves(measure).items()}
+        for measure in MEASURES
+    }
+    gap = {
+        part: {name: _curve(own) for name, own in report.curves(f"gap_{part}").items()}
+        for part in PARTS
+    }
+    differences = {
+        f"{first} - {second}": _curve(report.difference(first, second))
+        for first, second in DIFFERENCES
+    }
+    return {
+        "examples": report.examples,
+        "layers": {name: list(own.layers) for name, own in steerings.items()},
+        "curves": curves,
+        "gap": gap,
+        "differences": differences,
+    }
+
+
+def assumptions(
+    model: HookedModel, train: SteeringDataset, test: SteeringDataset, seed: int
+) -> dict[str, Any]:
+    """The three assumption tests, local deltas, probes fitted on the training animals."""
+    report = measure_assumptions(model, test, probe_data=train.train, seed=seed, batch_size=64)
+    rows = {
+        **{f"share of {k}": report.curve("energy_share", at=k) for k in (1, 2, 4, 8)},
+        "variation": report.curve("strength_variation"),
+        "mean energy": report.curve("mean_energy_share"),
+        "relu r2": report.curve("relu_r2"),
+        "linear r2": report.curve("linear_r2"),
+        **{f"norm p{p}": report.curve("norm_quantile", at=p) for p in (10, 50, 90)},
+    }
+    classes = {
+        own: _curve(report.curve("class_energy_share", token_class=own))
+        for own in report.token_classes
+    }
+    return {**{name: _curve(own) for name, own in rows.items()}, "classes": classes}
+
+
+def components(model: HookedModel, test: SteeringDataset, seed: int) -> list[dict[str, Any]]:
+    """Every component's share, and for heads the attention to the instruction."""
+    report = measure_components(model, test, seed=seed, batch_size=64)
+    found = []
+    for own in report.components:
+        attention = own.instruction_attention
+        found.append(
+            {
+                "name": own.name,
+                "kind": own.kind,
+                "share": _round([own.share.value, own.share.low, own.share.high]),
+                "attention": None if attention is None else round(attention.value, _DIGITS),
+            }
+        )
+    return found
+
+
+def transferred(
+    model: HookedModel, other: HookedModel, steering: Steering, name: str, seed: int
+) -> dict[str, Any]:
+    """The PSR of `model` carried to `other`, against that one's own, on its held-out animals."""
+    assert isinstance(steering, PSR)
+    test = held_out_data(other, name, seed + 1)
+    own = fit(other, fit_data(other, name, seed), solver="replay", seed=seed)
+    compared: dict[str, Steering] = {"own": own}
+    for label, texts in shared_texts(model, other, name, seed).items():
+        compared[label] = transfer(steering, model, other, texts)
+    report = measure_faithfulness(
+        other, compared, test, seed=seed, batch_size=64, oracle_ranks=(), gap=False
+    )
+    return {
+        "to": other.name,
+        **{label: _curve(curve) for label, curve in report.relative_rmse.items()},
+    }
+
+
+def shared_texts(
+    model: HookedModel, other: HookedModel, name: str, seed: int
+) -> dict[str, list[tuple[int, ...]]]:
+    """Text of training animals that both models read, without and with the instruction's."""
+    data = [fit_data(each, name, seed) for each in (model, other)]
+    plain = [_plain_rows(each, seed) for each in (model, other)]
+    neutral = [row for rows in plain for row in rows]
+    shown = [
+        tokens
+        for part in data
+        for example in part
+        for tokens in (example.base_row.tokens, example.steered_row.tokens)
+    ]
+    return {"neutral text": neutral, "text with the trait": neutral + shown}
+
+
+@cache
+def _plain_rows(model: HookedModel, seed: int) -> list[tuple[int, ...]]:
+    prompts = [example.pair.base for example in fit_data(model, "pirate", seed)]
+    said = generate_tokens(model, prompts, max_new_tokens=96, seed=seed, batch_size=256)
+    return [
+        (*model.encoder.encode(prompt).ids, *own.tokens)
+        for prompt, own in zip(prompts, said, strict=True)
+    ]
+
+
+def _curve(curve: Any) -> dict[str, list[float]]:
+    return {end: _round(getattr(curve, end)) for end in ("values", "low", "high")}
+
+
+def _round(values: Sequence[float]) -> list[float]:
+    return [round(float(value), _DIGITS) for value in values]
+
+
+def read_numbers() -> dict[str, dict[str, Any]]:
+    """What has been measured so far, by model and instruction."""
+    files = {name: NUMBERS / f"{name}.json" for name in MODELS}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.findings", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    everything = [*DEFAULT_TRAITS, *(n for n in INSTRUCTION_NAMES if n not in DEFAULT_TRAITS)]
+    parser.add_argument("--traits", nargs="+", default=everything, choices=everything)
+    parser.add_argument("--tables-only", action="store_true", help="measure nothing")
+    options = parser.parse_args(arguments)
+    if not options.tables_only:
+        models = {name: load_model(name) for name in MODELS}
+        for name in options.models:
+            found = read_numbers().get(name, {})
+            (other,) = (model for key, model in models.items() if key != name)
+            for trait in options.traits:
+                start = time.perf_counter()
+                found[trait] = measure(models[name], other, trait)
+                content = json.dumps(found, indent=0) + "\n"
+                write_bytes(NUMBERS / f"{name}.json", content.encode())
+                print(f"{name} {trait}: {time.perf_counter() - start:.0f} s", flush=True)
+    page = findings_tables.fill(PAGE.read_text(encoding="utf-8"), read_numbers())
+    write_bytes(PAGE, page.encode())
+
+
+if __name__ == "__main__":
+    main()

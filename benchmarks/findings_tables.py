@@ -1,0 +1,169 @@
+"""The tables of `docs/findings.md`, from the numbers that `benchmarks/findings.py` wrote.
+
+A table stands between `<!-- table NAME MODEL -->` and `<!-- end -->`; what is between is replaced.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+Trait = Mapping[str, Any]
+_MARKED = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill(page: str, numbers: Mapping[str, Mapping[str, Trait]]) -> str:
+    """The page with every marked table drawn anew.
+
+    Raises:
+        ValueError: If a marker names no table; a model that was not measured keeps its table.
+    """
+
+    def draw(match: re.Match[str]) -> str:
+        head, table, model, end = match.groups()
+        if table not in TABLES:
+            raise ValueError(f"no table {table!r}: choose one of {', '.join(TABLES)}")
+        if model not in numbers:
+            return match.group()
+        heading, row = TABLES[table]
+        titles = ["instruction", *heading.split(" | ")]
+        lines = [titles, ["---"] * len(titles)]
+        lines += [[name, *row(trait)] for name, trait in numbers[model].items()]
+        return head + "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + end
+
+    return _MARKED.sub(draw, page)
+
+
+def _last(curve: Mapping[str, Sequence[float]]) -> str:
+    """At the last layer, with the interval."""
+    return f"{curve['values'][-1]:.2f} ({curve['low'][-1]:.2f} to {curve['high'][-1]:.2f})"
+
+
+def _over_layers(curve: Mapping[str, Sequence[float]], form: str = ".2f") -> str:
+    """Median over layers, with the least and the most."""
+    values = curve["values"]
+    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def _selectivity(trait: Trait) -> list[str]:
+    found = trait["assumptions"]
+    tenth, half, ninetieth = (found[f"norm p{p}"]["values"] for p in (10, 50, 90))
+    spread = [high / max(low, 1e-9) for low, high in zip(tenth, ninetieth, strict=True)]
+    return [
+        f"{median(spread):.0f}",
+        f"{median(half):.1f}",
+        _over_layers(found["variation"]),
+        _over_layers(found["mean energy"], ".0%"),
+    ]
+
+
+def _directions(trait: Trait) -> list[str]:
+    found = trait["assumptions"]
+    shares = [_over_layers(found[f"share of {k}"], ".0%") for k in (1, 4, 8)]
+    return [*shares, _over_layers(found["relu r2"]), _over_layers(found["linear r2"])]
+
+
+def _distances(trait: Trait) -> list[str]:
+    curves = trait["faithfulness"]["curves"]["relative_rmse"]
+    names = ("s-const", "a-const", "s-psr", "a-psr", "a-psr k=4")
+    band = [
+        own["values"][-1]
+        for name, own in curves.items()
+        if name.startswith("equivalent prompt") and name != "equivalent prompt"
+    ]
+    references = [curves[name]["values"][-1] for name in ("oracle rank 1", "oracle rank 4")]
+    return [
+        *(_last(curves[name]) for name in names),
+        f"{min(band):.2f} to {max(band):.2f}",
+        *(f"{value:.2f}" for value in references),
+    ]
+
+
+def _healing(trait: Trait) -> list[str]:
+    found = trait["faithfulness"]
+    cells = []
+    for name in ("s-const", "s-psr"):
+        (layer,) = found["layers"][name]
+        values = found["curves"]["relative_rmse"][name]["values"]
+        undone = found["gap"]["propagation"][name]["values"][-1]
+        cells += [f"{layer}", f"{values[layer]:.2f}", f"{values[-1]:.2f}", f"{undone:+.2f}"]
+    return cells
+
+
+def _crossing(trait: Trait) -> list[str]:
+    differences = trait["faithfulness"]["differences"]
+    cells = []
+    for name in ("a-psr", "a-psr k=4"):
+        found = differences[f"{name} - equivalent prompt"]
+        ends = zip(found["low"], found["high"], strict=True)
+        signs = "".join("-" if high < 0 else "+" if low > 0 else "·" for low, high in ends)
+        cells += [f"`{signs}`", f"{found['values'][-1]:+.2f}"]
+    return cells
+
+
+def _gap(trait: Trait) -> list[str]:
+    gap = trait["faithfulness"]["gap"]
+    whole = trait["faithfulness"]["curves"]["relative_rmse"]["a-psr"]["values"][-1] ** 2
+    parts = [gap[part]["a-psr"]["values"][-1] for part in gap]
+    return [f"{whole:.3f}", *(f"{part:+.3f}" for part in parts)]
+
+
+def _objectives(trait: Trait) -> list[str]:
+    found = trait["faithfulness"]["curves"]
+    return [
+        f"{found[measure][name]['values'][-1]:.2f}"
+        for measure in ("relative_rmse", "relative_kl", "agreement")
+        for name in ("a-psr mse", "a-psr ll")
+    ]
+
+
+def _heads(trait: Trait) -> list[str]:
+    parts = trait["components"]
+    total = {
+        kind: sum(own["share"][0] for own in parts if own["kind"] == kind)
+        for kind in ("attn", "mlp")
+    }
+    heads = [own for own in parts if own["kind"] == "head"]
+    writers = sorted(heads, key=lambda own: -own["share"][0])[:3]
+    readers = sorted(heads, key=lambda own: -(own["attention"] or 0))[:3]
+    return [
+        f"{total['attn']:.0%}",
+        f"{total['mlp']:.0%}",
+        ", ".join(f"{own['name']} ({own['share'][0]:.0%})" for own in writers),
+        ", ".join(f"{own['name']} ({own['attention'] or 0:.0%})" for own in readers),
+    ]
+
+
+def _transfer(trait: Trait) -> list[str]:
+    found = trait["transfer"]
+    return [_last(found[name]) for name in ("own", "neutral text", "text with the trait")]
+
+
+TABLES: dict[str, tuple[str, Callable[[Trait], list[str]]]] = {
+    "selectivity": (
+        "90th / 10th percentile of the norm | median norm | variation of the strength | "
+        "energy in the mean",
+        _selectivity,
+    ),
+    "directions": ("1 direction | 4 | 8 | R² of the ReLU probe | linear", _directions),
+    "distances": (
+        "s-const | a-const | s-psr | a-psr | a-psr k=4 | paraphrases | oracle rank 1 | oracle rank 4",
+        _distances,
+    ),
+    "healing": (
+        "s-const at layer | there | last layer | undone | "
+        "s-psr at layer | there | last layer | undone",
+        _healing,
+    ),
+    "crossing": ("a-psr, by layer | last layer | a-psr k=4, by layer | last layer", _crossing),
+    "gap": ("relative RMSE² | coefficient | direction | uncovered | propagation", _gap),
+    "objectives": (
+        "relative RMSE, mse | ll | relative KL, mse | ll | agreement, mse | ll",
+        _objectives,
+    ),
+    "heads": ("attention | MLP | heads that write most | heads that read it most", _heads),
+    "transfer": (
+        "fitted there | carried over, neutral text | with the trait's text",
+        _transfer,
+    ),
+}
