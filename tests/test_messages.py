@@ -45,6 +45,7 @@ EXPECTED = {
     "psr.coefficients(model, data, alpha=float('nan'))": "alpha=nan: it must be a finite number",
     "pl.measure_faithfulness(model, [psr], data.test, alpha='x')": "alpha='x': it must be a finite",
     "pl.measure_faithfulness(model, {'no steering': psr}, data.test)": "reference line: rename it",
+    "pl.measure_faithfulness(model, [psr], data.test, oracle_ranks=4)": "oracle_ranks=4: pass several",
     "pl.measure_faithfulness(model, [psr], data.test, n_bootstrap=-1)": "n_bootstrap=-1: it must be",
     "pl.sample_responses(model, ['a'])": "'a' is no PromptPair",
     "pl.sample_responses(model, pairs, split=(0.5, 0.5))": "split=(0.5, 0.5): shares of train",
