@@ -168,7 +168,18 @@ def _replay_against_live(bench: Bench, name: str) -> Iterator[Figure]:
         timings.medians(),
     )
     for label, part in (("training", data.train), ("held-out", held_out)):
-        report = measure_faithfulness(model, found, part, n_bootstrap=0, allow_seen=True)
+        report = measure_faithfulness(
+            model,
+            found,
+            part,
+            outputs=False,
+            gap=False,
+            random_direction=False,
+            oracle_ranks=(),
+            token_examples=0,
+            n_bootstrap=0,
+            allow_seen=True,
+        )
         curves = report.relative_rmse
         mean = {solver: sum(curves[solver].values) / model.n_layers for solver in found}
         yield Figure(

@@ -60,7 +60,18 @@ def measure(model: HookedModel, name: str, seed: int = 0) -> dict:
             "forwards": round(steering.fit_report.forwards),
             "dev": steering.fit_report.dev_relative_rmse[-1],
         }
-    report = measure_faithfulness(model, steerings, test, seed=seed, batch_size=64)
+    report = measure_faithfulness(
+        model,
+        steerings,
+        test,
+        outputs=False,
+        gap=False,
+        random_direction=False,
+        oracle_ranks=(),
+        token_examples=0,
+        seed=seed,
+        batch_size=64,
+    )
     for label in FITS:
         curve = report.relative_rmse[label]
         rows[label] |= {

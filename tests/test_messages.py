@@ -47,6 +47,7 @@ EXPECTED = {
     "psr.coefficients(model, data, alpha=float('nan'))": "alpha=nan: it must be a finite number",
     "pl.measure_faithfulness(model, [psr], data.test, alpha='x')": "alpha='x': it must be a finite",
     "pl.measure_faithfulness(model, {'no steering': psr}, data.test)": "reference line: rename it",
+    "pl.measure_faithfulness(model, [psr], data.test, oracle_ranks=4)": "oracle_ranks=4: pass several",
     "pl.measure_faithfulness(model, [psr], data.test, n_bootstrap=-1)": "n_bootstrap=-1: it must be",
     "pl.measure_assumptions(model, data, kind='both')": "kind='both': choose 'accumulated' or 'local'",
     "pl.measure_assumptions(model, data, surface='x')": "surface='x': choose 'R'",

@@ -44,7 +44,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class Measure:
+class Measurement:
     """One number of the report.
 
     Attributes:
@@ -97,7 +97,7 @@ class AssumptionReport:
         provenance: Model, data and seed.
     """
 
-    measures: tuple[Measure, ...]
+    measures: tuple[Measurement, ...]
     layers: tuple[int, ...]
     kind: Kind
     surface: Surface
@@ -108,8 +108,8 @@ class AssumptionReport:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def _by_key(self) -> dict[tuple[str, str, str, int], list[Measure]]:
-        found: dict[tuple[str, str, str, int], list[Measure]] = {}
+    def _by_key(self) -> dict[tuple[str, str, str, int], list[Measurement]]:
+        found: dict[tuple[str, str, str, int], list[Measurement]] = {}
         for own in self.measures:
             found.setdefault((own.name, own.kind, own.token_class, own.at), []).append(own)
         return found
@@ -187,7 +187,7 @@ class AssumptionReport:
         return summarise(self)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Tidy long form: one row per `Measure`."""
+        """Tidy long form: one row per `Measurement`."""
         import pandas as pd
 
         return pd.DataFrame([asdict(own) for own in self.measures])
@@ -239,7 +239,7 @@ class AssumptionReport:
         header, tables = read_report(path, cls.__name__)
         rows: Sequence[Any] = tables["measures"].to_dict("records")
         return cls(
-            tuple(Measure(**row) for row in rows),
+            tuple(Measurement(**row) for row in rows),
             tuple(header.pop("layers")),
             header.pop("delta_kind"),
             thresholds=Thresholds(**header.pop("thresholds")),

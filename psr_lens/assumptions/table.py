@@ -5,7 +5,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens.assumptions.report import ALL_TOKENS, Measure
+from psr_lens.assumptions.report import ALL_TOKENS, Measurement
 from psr_lens.deltas import Kind
 
 
@@ -15,7 +15,7 @@ class MeasureTable:
 
     def __init__(self, layers: tuple[int, ...]):
         self.layers = layers
-        self.rows: list[Measure] = []
+        self.rows: list[Measurement] = []
 
     def add(
         self,
@@ -27,4 +27,4 @@ class MeasureTable:
     ) -> None:
         """One number per layer, with its interval or, in a single row, without one."""
         for layer, own in zip(self.layers, values.T.tolist(), strict=True):
-            self.rows.append(Measure(name, kind, layer, token_class, at, *own))
+            self.rows.append(Measurement(name, kind, layer, token_class, at, *own))

@@ -100,16 +100,16 @@ def measure_faithfulness(
     )
     probes = {name: _prober(hooked, steering, alpha, gap) for name, steering in named.items()}
     ledger = Ledger(len(data), token_examples)
-    for indices in iter_batches(data, batch_size, progress=progress, description="faithfulness"):
-        shared = SharedRuns.of(
-            hooked,
-            [data[i] for i in indices],
-            surface,
-            local=gap or random_direction,
-            outputs=outputs,
-        )
+
+    def measure(indices: Sequence[int]) -> None:
+        examples, local = [data[i] for i in indices], gap or random_direction
+        shared = SharedRuns.of(hooked, examples, surface, local=local, outputs=outputs)
         for name, probe in {**lines, **probes}.items():
             ledger.enter(name, indices, shared, probe(shared), keep_tokens=name in named)
+
+    for indices in iter_batches(data, batch_size, progress=progress, description="faithfulness"):
+        # In a function of its own, so that a batch is gone before the next one is made.
+        measure(indices)
     if not bool((ledger.sums[NO_STEERING]["energy"].sum(dim=0) > 0).all()):
         raise ValueError(
             "the steered prompts change nothing: base and steered prompt of every example are equal"
@@ -171,7 +171,9 @@ def _prober(model: HookedModel, steering: Steering, alpha: float, gap: bool) -> 
     return probe
 
 
-def _check_ranks(ranks: Sequence[int], d_model: int) -> tuple[int, ...]:
+def _check_ranks(ranks: Any, d_model: int) -> tuple[int, ...]:
+    if isinstance(ranks, str) or not isinstance(ranks, Sequence):
+        raise ValueError(f"oracle_ranks={ranks!r}: pass several ranks, (1, 4) say, or () for none")
     found = tuple(sorted({check_count("oracle_ranks", rank) for rank in ranks}))
     if found and found[-1] > d_model:
         raise ValueError(

@@ -80,19 +80,19 @@ def _cause(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str)
     if "propagation" not in report.runs[name].sums:
         return ""
     parts = {part: report.curve(name, f"gap_{part}").values[-1] for part in PARTS}
-    total = sum(parts.values())
-    if total < 1e-6:
+    # Parts may cancel: shares are of what makes the distance larger.
+    adding = sum(value for value in parts.values() if value > 0)
+    if adding < 1e-6:
         return ""
-    handed_on = parts.pop("propagation")
-    made = total - handed_on
     worst = max(parts, key=lambda part: parts[part])
-    if handed_on > parts[worst]:
-        return f"What is left is mostly {_CAUSES['propagation']} ({handed_on / total:.0%})."
-    line = f"What is left is mostly {_CAUSES[worst]} ({parts[worst] / made:.0%} of what its pushes "
-    line += "leave)"
-    if handed_on < 0:
-        return f"{line}; later blocks undo {-handed_on / made:.0%} of the error."
-    return f"{line}; later blocks add {handed_on / made:.0%} to the error."
+    line = (
+        f"What is left is mostly {_CAUSES[worst]} ({parts[worst] / adding:.0%} of what adds to it)"
+    )
+    handed_on = parts["propagation"] / adding
+    if worst == "propagation" or abs(handed_on) < 0.005:
+        return f"{line}."
+    verb = "undo" if handed_on < 0 else "add"
+    return f"{line}; later blocks {verb} {abs(handed_on):.0%}."
 
 
 def _share(value: float) -> str:

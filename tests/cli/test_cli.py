@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from psr_lens.cli import main
+from psr_lens.cli.options import file_names
+from psr_lens.faithfulness import FaithfulnessReport
 from psr_lens.steering import PSR, load_steering
 from tests.browser import open_page
 
@@ -53,7 +56,7 @@ def test_help_names_every_subcommand(capsys):
         main(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("demo", "decompose", "fit", "steer"))
+    assert all(name in shown for name in ("demo", "decompose", "fit", "faithfulness", "steer"))
 
 
 def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
@@ -110,6 +113,49 @@ def test_decompose_fit_steer(capsys, tmp_path, pairs_file):
     plain = capsys.readouterr().out
     assert plain == plain.lower()
     assert sum(c.isupper() for c in steered) > 10
+
+
+def test_faithfulness_of_saved_steerings(capsys, tmp_path, pairs_file):
+    """The same pairs and seed as the fit: what was held out there is measured here."""
+    common = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "30"]
+    fits = {"loud": ("psr", "--solver", "replay"), "vector": ("dim", "--layers", "2")}
+    for name, chosen in fits.items():
+        main(["fit", *common, "--out", str(tmp_path / name), "--method", *chosen])
+    files = [str(tmp_path / "loud.safetensors"), str(tmp_path / "vector.safetensors")]
+    capsys.readouterr()
+    measure = ["faithfulness", *common, "--oracle-ranks", "1", "--steerings", *files]
+    out = tmp_path / "report"
+    main([*measure, "--out", str(out)])
+    printed = capsys.readouterr()
+    assert "- loud: 0." in printed.out
+    assert "oracle rank 1" in printed.out
+    assert "faithfulness: 100%" in printed.err
+    report = FaithfulnessReport.load(out)
+    assert report.steerings == ("loud", "vector")
+    assert report.summary() in printed.out
+    assert "loud" in (out / "report.html").read_text()
+
+    assert "exists and is no report" in refuse(capsys, *measure, "--out", tmp_path)
+    # Which examples those are is known once the responses are there, so bars come first.
+    with pytest.raises(SystemExit) as end:
+        main([*measure, "--part", "all"])
+    assert end.value.code == 2
+    seen = capsys.readouterr().err.splitlines()[-1]
+    assert seen.startswith("psr-lens: loud was fitted on 4 of these 5 examples")
+    main([*measure, "--part", "all", "--allow-seen", "True", "--outputs", "False"])
+    shown = capsys.readouterr().out
+    assert "5 examples" in shown
+    assert "agreement" not in shown
+    assert "no steering file" in refuse(
+        capsys, "faithfulness", *common, "--steerings", tmp_path / "no"
+    )
+    other = [arg.replace("demo", "demo-gpt2") if arg == "demo" else arg for arg in measure]
+    assert "was fitted on 'demo'" in refuse(capsys, *other)
+
+
+def test_steerings_are_named_by_their_files():
+    paths = ("a/psr.safetensors", "b/psr.safetensors", "const", "psr")
+    assert file_names([Path(p) for p in paths]) == ["psr", "psr (2)", "const", "psr (3)"]
 
 
 def test_a_steering_of_another_model_is_one_line(capsys, tmp_path, pairs_file):

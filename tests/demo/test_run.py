@@ -151,7 +151,17 @@ def test_the_targets_of_the_main_job(model):
         steerings = {
             m: fit(model, train, method=m.removeprefix("a-")) for m in ("a-const", "a-psr")
         }
-        report = measure_faithfulness(model, steerings, test, n_bootstrap=10)
+        report = measure_faithfulness(
+            model,
+            steerings,
+            test,
+            outputs=False,
+            gap=False,
+            random_direction=False,
+            oracle_ranks=(),
+            token_examples=0,
+            n_bootstrap=10,
+        )
         const.append(report.relative_rmse["a-const"].values)
         psr.append(report.relative_rmse["a-psr"].values)
         oracle.append(report.reference["oracle"].values[-1])

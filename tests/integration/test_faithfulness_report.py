@@ -1,6 +1,7 @@
 """Measures, reference lines and tokens of a report, recomputed one example at a time."""
 
 import math
+import weakref
 
 import pandas as pd
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from psr_lens.deltas import collect_deltas, example_batches, local_deltas, surface_residuals
 from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
+from psr_lens.faithfulness.recording import SharedRuns
 from psr_lens.faithfulness_page import write_faithfulness
 from psr_lens.responses import make_example, sample_responses
 from psr_lens.steering import ConstantSteering, OracleSteering
@@ -191,6 +193,25 @@ def test_the_batch_size_does_not_matter_for_any_measure(model, data, steerings, 
             torch.testing.assert_close(sums, other, rtol=1e-6, atol=1e-8, msg=f"{name} {key}")
 
 
+def test_a_batch_is_gone_before_the_next_one_is_run(model, data, steerings, monkeypatch):
+    """Of every batch so far, nothing of the size of a residual stream is left."""
+    made = []
+    of = SharedRuns.of.__func__
+
+    def watched(cls, *args, **options):
+        assert [one() for one in made] == [None] * len(made)
+        shared = of(cls, *args, **options)
+        made.extend(weakref.ref(own) for own in (shared.plain, shared.target, shared.local))
+        made.append(weakref.ref(shared.prompted))
+        return shared
+
+    monkeypatch.setattr(SharedRuns, "of", classmethod(watched))
+    report = measure_faithfulness(model, steerings, data, batch_size=1)
+    assert len(made) == 4 * len(data)
+    kept = [own for run in report.runs.values() for own in run.sums.values()]
+    assert max(own.numel() for own in kept) == len(data) * model.n_layers
+
+
 def test_the_oracle_of_the_user_s_takes_the_place_of_the_reference(model, data):
     oracle = OracleSteering(range(model.n_layers))
     found = measure_faithfulness(model, {"oracle": oracle}, data, oracle_ranks=())
@@ -222,6 +243,8 @@ def test_what_is_left_out_costs_nothing_and_is_refused(model, data, steerings):
         lean.difference("psr", "x")
     with pytest.raises(ValueError, match=r"oracle_ranks=.* dimensions"):
         measure_faithfulness(model, steerings, data, oracle_ranks=(model.d_model + 1,))
+    with pytest.raises(ValueError, match=r"oracle_ranks=0: it must be at least 1"):
+        measure_faithfulness(model, steerings, data, oracle_ranks=(0,))
     with pytest.raises(ValueError, match="'equivalent prompt 2', which is a reference line"):
         measure_faithfulness(model, {"equivalent prompt 2": steerings["v"]}, data)
 

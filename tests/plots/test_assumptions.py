@@ -6,7 +6,7 @@ import math
 import plotly.graph_objects as go
 import pytest
 
-from psr_lens.assumptions import AssumptionReport, Measure
+from psr_lens.assumptions import AssumptionReport, Measurement
 from psr_lens.plots import assumption_curves, spectrum_shares, strength_classes
 
 CLASSES = ("last prompt token", "first response token", "content", "punctuation")
@@ -20,7 +20,7 @@ def report(layers=(0, 1, 2), classes=CLASSES, lowest_r2=0.4, probes=True):
 
         def add(name, value, kind="local", token_class="all", at=0, layer=layer):
             rows.append(
-                Measure(name, kind, layer, token_class, at, value, value - 0.05, value + 0.05)
+                Measurement(name, kind, layer, token_class, at, value, value - 0.05, value + 0.05)
             )
 
         for kind, first in (("local", 0.5), ("accumulated", 0.3)):
