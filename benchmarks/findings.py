@@ -38,6 +38,7 @@ PAGE = ROOT / "docs" / "findings.md"
 MODELS = ("demo", "demo-gpt2")
 FITS: dict[str, dict[str, Any]] = {
     "s-const": {"method": "const", "layers": "best", "solver": "replay"},
+    "s-const ll": {"method": "const", "layers": 2, "solver": "live", "objective": "ll"},
     "s-psr": {"method": "psr", "layers": "best", "solver": "replay"},
     "a-const": {"method": "const", "solver": "replay"},
     "a-psr": {"method": "psr", "solver": "replay"},

@@ -82,11 +82,13 @@ def _distances(trait: Trait) -> list[str]:
 def _healing(trait: Trait) -> list[str]:
     found = trait["faithfulness"]
     cells = []
-    for name in ("s-const", "s-psr"):
+    for name in ("s-const", "s-const ll"):
         (layer,) = found["layers"][name]
         values = found["curves"]["relative_rmse"][name]["values"]
-        undone = found["gap"]["propagation"][name]["values"][-1]
-        cells += [f"{layer}", f"{values[layer]:.2f}", f"{values[-1]:.2f}", f"{undone:+.2f}"]
+        later = found["gap"]["propagation"][name]["values"][-1] / values[-1] ** 2
+        kl = found["curves"]["relative_kl"][name]["values"][-1]
+        cells += [f"{layer}", f"{values[layer]:.2f}", f"{values[-1]:.2f}"]
+        cells += [f"{later:+.0%}", f"{kl:.2f}"]
     return cells
 
 
@@ -111,8 +113,12 @@ def _gap(trait: Trait) -> list[str]:
 def _objectives(trait: Trait) -> list[str]:
     found = trait["faithfulness"]["curves"]
     return [
-        f"{found[measure][name]['values'][-1]:.2f}"
-        for measure in ("relative_rmse", "relative_kl", "agreement")
+        f"{found[measure][name]['values'][-1]:{form}}"
+        for measure, form in (
+            ("relative_rmse", ".2f"),
+            ("relative_kl", ".2%"),
+            ("agreement", ".1%"),
+        )
         for name in ("a-psr mse", "a-psr ll")
     ]
 
@@ -151,8 +157,8 @@ TABLES: dict[str, tuple[str, Callable[[Trait], list[str]]]] = {
         _distances,
     ),
     "healing": (
-        "s-const at layer | there | last layer | undone | "
-        "s-psr at layer | there | last layer | undone",
+        "s-const at layer | there | last layer | of it by later blocks | relative KL | "
+        "s-const ll at layer | there | last layer | of it by later blocks | relative KL",
         _healing,
     ),
     "crossing": ("a-psr, by layer | last layer | a-psr k=4, by layer | last layer", _crossing),

@@ -1,0 +1,130 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+
+# %% [markdown]
+# # Is it doing what the prompt does?
+#
+# Two steerings can make a model sound alike and do quite different things inside it. This notebook asks a
+# steering for its papers: how close it comes to the prompt at every layer, against what it should be
+# compared, where its error comes from, and what the prompt itself does that makes it hard to replace.
+#
+# It runs on the demo model; every number is from animals that no fit has seen.
+
+# %%
+import psr_lens as pl
+
+model = pl.load_model("demo")
+
+# %%
+from psr_lens.demo.experiment import fit_data, held_out_data
+
+train = fit_data(model, "shouter", seed=0)
+test = held_out_data(model, "shouter", seed=1)
+test[0].pair.steered
+
+# %% [markdown]
+# ## Three steerings
+#
+# A PSR at every layer, a constant vector at every layer, and the mean difference at one layer.
+
+# %%
+psr = pl.fit(model, train, method="psr", solver="replay")
+const = pl.fit(model, train, method="const", solver="replay")
+dim = pl.fit(model, train, method="dim", layers="best")
+report = pl.measure_faithfulness(model, {"psr": psr, "const": const, "dim": dim}, test)
+print(report.summary())
+
+# %% [markdown]
+# 0 is the prompt itself and 1 is no steering. The reference lines say what such a number is worth: the same
+# instruction in other words, the right strengths along a wrong direction, and oracles that know the prompt's
+# own deltas and may use one or four directions in each layer.
+
+# %%
+report.plot()
+
+# %% [markdown]
+# Differences are paired: both sides see the same resamples of the examples, so the interval is that of the
+# difference and not of two separate numbers.
+
+# %%
+report.difference("psr", "const")
+
+# %% [markdown]
+# ## Where the error comes from
+#
+# At every layer the error that is left is split exactly: pushed by the wrong amount (coefficient), no
+# direction for what was missing (direction), not acting there at all (uncovered), and what the blocks above
+# make of earlier errors (propagation; below zero where they undo them). The parts add up to the squared
+# relative RMSE.
+
+# %%
+report.plot_gap("psr")
+
+# %% [markdown]
+# Token by token, on the first held-out answer: the distance to the prompted residual stream.
+
+# %%
+pl.plots.token_heatmaps(
+    {
+        "what the prompt did": report.token_values("psr", quantity="delta"),
+        "what is wrong under the PSR": report.token_values("psr", quantity="error"),
+        "what is wrong under the constant": report.token_values("const", quantity="error"),
+    },
+    shared_scale=True,
+)
+
+# %% [markdown]
+# ## Why a constant vector cannot do it
+#
+# A constant vector assumes that a prompt adds one direction (3.1) with the same strength at every token
+# (3.2). A PSR needs less: that the strength can be read off the activation (3.2a).
+
+# %%
+assumptions = pl.measure_assumptions(model, test, probe_data=train.train)
+print(assumptions.summary())
+assumptions.plot()
+
+# %% [markdown]
+# ## Which parts of the model bring the instruction in
+#
+# What every attention head and MLP added to the prompt's effect, and which heads look at the instruction.
+
+# %%
+components = pl.measure_components(model, test)
+print(components.summary())
+components.plot("heads")
+
+# %% [markdown]
+# ## In words
+#
+# A direction that a steering writes can be read through the model's own unembedding: the tokens that it makes
+# more and less likely.
+
+# %%
+last = pl.fit(model, train, method="psr", layers=model.n_layers - 1, solver="replay")
+pl.read_steering(model, last)
+
+# %% [markdown]
+# ## To keep
+#
+# A report is a directory with parquet tables and one JSON file; nothing is lost on the way.
+
+# %%
+from tempfile import TemporaryDirectory
+
+with TemporaryDirectory() as folder:
+    path = report.save(f"{folder}/shouter")
+    print(sorted(file.name for file in path.iterdir()))
+    same = pl.FaithfulnessReport.load(path)
+same.to_dataframe().query("measure == 'relative_rmse' and layer == 5").round(3)
