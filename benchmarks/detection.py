@@ -1,16 +1,28 @@
-"""Does ReFT-r1's latent tell responses that show a trait from those that do not?"""
+"""Does ReFT-r1's latent tell responses that show a trait from those that do not?
+
+    python -m benchmarks.detection        # every instruction of the demo world, on `demo`
+
+writes `benchmarks/detection.json`, which `python -m benchmarks.methods --page-only` shows.
+"""
+
+import json
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from psr_lens.artifacts import write_bytes
 from psr_lens.deltas import surface_residuals
 from psr_lens.demo.experiment import MAX_NEW_TOKENS, fit_data, held_out_data
+from psr_lens.demo.instructions import INSTRUCTION_NAMES
 from psr_lens.fitting import fit
-from psr_lens.models import HookedModel
+from psr_lens.models import HookedModel, load_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.responses import Example, add_negatives, make_example
 from psr_lens.steering import ReFTr1
 
+NUMBERS = Path(__file__).parent / "detection.json"
+LAYER = 2
 TOP_K = 3
 """Latents of a response that count: as many as make its strength while it is trained."""
 
@@ -55,3 +67,23 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
     """How often a positive scores above a negative, ties counting half."""
     above = (positive[:, None] > negative[None]).double()
     return float((above + 0.5 * (positive[:, None] == negative[None])).mean())
+
+
+def main() -> None:
+    """Measure every instruction."""
+    model = load_model("demo")
+    found: dict[str, dict[str, float]] = {}
+    for name in INSTRUCTION_NAMES:
+        steering, value = detection(model, name, LAYER)
+        losses = steering.fit_report.dev_losses
+        found[name] = {
+            "auroc": round(value, 4),
+            "dev loss before": round(losses[0], 4),
+            "dev loss after": round(min(losses), 4),
+        }
+        print(f"{name}: {found[name]}", flush=True)
+        write_bytes(NUMBERS, (json.dumps(found, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import detection
 from psr_lens.artifacts import write_bytes
 from psr_lens.demo.experiment import fit_data, held_out_data
 from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES
@@ -42,6 +43,7 @@ layer's local deltas, `fit(model, data, method="oracle", rank=16)`, the same exa
 0.05 and 0.09. What to push, and when to stop, cannot be read well enough off the residual stream by a
 ReLU of a linear probe, at this many examples.
 """
+DETECTION_WHY = ""
 NEAR = 0.05
 """How near the paraphrase a method has to come to count as near."""
 
@@ -127,7 +129,9 @@ def page(numbers: dict) -> str:
         "",
         "Relative RMSE at the last layer on the held-out animals of the demo world: 1 is no steering,",
         "0 the prompt itself. `s-` acts at the layer that was best on the dev split, `a-` at every",
-        'layer; `k` is the number of heads per layer, fitted by replay and then live (`solver="auto"`).',
+        "layer; `k` is the number of heads per layer, fitted by replay and then live from there. (With",
+        '`solver="auto"` a fit now also trains live from its own start, and keeps what the dev split',
+        "likes best; these columns were measured without that.)",
         "The equivalent prompt is the instruction in words that no fit has seen. The figures are",
         "written by `python -m benchmarks.methods`; intervals, every layer and the time of each fit",
         "are in `benchmarks/methods.json`.",
@@ -139,7 +143,32 @@ def page(numbers: dict) -> str:
         parts += [*nearness(found), ""]
         if name == "demo":
             parts += [WHY]
+    parts += detection_rows()
     return "\n".join(parts)
+
+
+def detection_rows() -> list[str]:
+    """How well ReFT-r1's latent tells prompted responses from plain ones."""
+    if not detection.NUMBERS.is_file():
+        return []
+    found = json.loads(detection.NUMBERS.read_text())
+    return [
+        "## ReFT-r1 as a detector",
+        "",
+        f"Fitted on `demo` at layer {detection.LAYER}, with plain responses as negatives: the AUROC of its",
+        "latent between held-out responses to the instruction and plain ones, both read behind the plain",
+        "prompt, and its likelihood objective on the dev split before and after. Written by",
+        "`python -m benchmarks.detection`.",
+        "",
+        "| instruction | AUROC | objective before | after |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {name} | {own['auroc']:.3f} | {own['dev loss before']:.3f} | {own['dev loss after']:.3f} |"
+            for name, own in found.items()
+        ),
+        "",
+        DETECTION_WHY,
+    ]
 
 
 def main() -> None:
