@@ -74,7 +74,9 @@ def _memory(bench: Bench) -> Iterator[Figure]:
     sizes = bench.sizes
     few, many = sizes.memory_examples
     for backend in BACKENDS:
-        peaks = [_peak_mebibytes(bench, backend, count) for count in (few, many)]
+        peaks = [
+            peak_mebibytes(bench, bench.large, backend, count, "deltas") for count in (few, many)
+        ]
         yield Figure(
             "extraction",
             bench.large,
@@ -87,11 +89,11 @@ def _memory(bench: Bench) -> Iterator[Figure]:
         )
 
 
-def _peak_mebibytes(bench: Bench, backend: str, count: int) -> float:
-    """Peak resident memory of a process that does nothing but this."""
+def peak_mebibytes(bench: Bench, name: str, backend: str, count: int, job: str) -> float:
+    """Peak resident memory of a process that does nothing but `deltas`, or the `lab`."""
     sizes = bench.sizes
     numbers = (count, sizes.prompts[0], sizes.response, sizes.batch_size)
-    command = [sys.executable, "-m", "benchmarks.memory", str(bench.checkpoint(bench.large))]
+    command = [sys.executable, "-m", "benchmarks.memory", job, str(bench.checkpoint(name))]
     done = subprocess.run(
         [*command, backend, *map(str, numbers)],
         cwd=_ROOT,

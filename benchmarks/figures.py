@@ -15,6 +15,7 @@ _TITLES = {
     "generation": "Steered generation",
     "peers": "Difference in means against other packages",
     "growth": "Growth: exponents",
+    "lab": "The faithfulness lab",
 }
 
 

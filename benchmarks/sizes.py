@@ -29,7 +29,8 @@ class Sizes:
         epochs: Epochs of a live fit.
         instruction: Tokens of the long instruction that steered generation is compared with.
         generation_batches: Prompts generated for at once.
-        memory_examples: A few and many examples for the peak memory.
+        memory_examples: A few and many examples for the peak memory of the deltas.
+        lab_examples: The same for the faithfulness lab.
         growth: Factors by which each size grows.
     """
 
@@ -47,6 +48,7 @@ class Sizes:
     instruction: int = 400
     generation_batches: tuple[int, ...] = (1, 16)
     memory_examples: tuple[int, int] = (50, 500)
+    lab_examples: tuple[int, int] = (200, 2000)
     growth: tuple[int, ...] = (1, 2, 4, 8)
 
 
@@ -65,6 +67,7 @@ QUICK = Sizes(
     instruction=12,
     generation_batches=(1, 2),
     memory_examples=(2, 4),
+    lab_examples=(2, 4),
     growth=(1, 2),
 )
 

@@ -302,15 +302,18 @@ class ComponentReport:
             f"{self.surface})"
         )
 
+    def _repr_html_(self) -> str:
+        table = self.to_dataframe().query("kind != 'head'")
+        wide = table.pivot_table(index="component", columns="measure", values="value", sort=False)
+        return wide.to_html(float_format="{:.3f}".format)
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The plot where plotly can draw, a table elsewhere, words on a terminal."""
         import json
 
-        table = self.to_dataframe().query("kind != 'head'")
-        wide = table.pivot_table(index="component", columns="measure", values="value", sort=False)
         return {
             "application/vnd.plotly.v1+json": json.loads(self.plot().to_json() or "{}"),
-            "text/html": wide.to_html(float_format="{:.3f}".format),
+            "text/html": self._repr_html_(),
             "text/plain": self.summary(),
         }
 

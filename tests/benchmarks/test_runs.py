@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import extraction, fitting, generation, growth, memory, peers
+from benchmarks import extraction, fitting, generation, growth, lab, memory, peers
 from benchmarks.models import CONTEXT, make_examples, make_texts
 from benchmarks.sizes import BACKENDS, QUICK, Bench
 from psr_lens.models import RawText, load_model
@@ -59,7 +59,7 @@ def test_extraction(bench):
 
 
 def test_the_peak_memory_is_printed_in_mebibytes(bench, capsys):
-    memory.main(str(bench.checkpoint(bench.large)), BACKENDS[0], "2", "6", "4", "2")
+    memory.main("deltas", str(bench.checkpoint(bench.large)), BACKENDS[0], "2", "6", "4", "2")
     assert 50 < float(capsys.readouterr().out) < 50_000
 
 
@@ -134,3 +134,15 @@ def test_live_walks_the_plain_loop_s_curve(bench):
     ratio, gap = fitting._live_against_plain(bench, bench.large, 6)
     assert ratio.value > 0
     assert gap.met
+
+
+def test_the_lab_runs_once_for_every_further_steering(bench):
+    figures = list(lab._cost(bench, bench.large))
+    assert figures[0].value == lab.RUNS_BOUND
+    assert figures[0].met
+    assert figures[1].seconds["bare forward"] > 0
+
+
+def test_the_lab_s_memory_is_measured_too(bench, capsys):
+    memory.main("lab", str(bench.checkpoint(bench.large)), BACKENDS[0], "2", "6", "4", "2")
+    assert 100 < float(capsys.readouterr().out) < 100_000
