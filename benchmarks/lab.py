@@ -47,6 +47,8 @@ def _cost(bench: Bench, name: str) -> Iterator[Figure]:
     prompt = sizes.prompts[0]
     model = bench.model(name, BACKENDS[0])
     examples = make_examples(bench.count(prompt), prompt, sizes.response)
+    # The model's fingerprint is taken once, and is no part of what a steering costs.
+    measured(model, examples, 1, sizes.batch_size)
     one, four = (runs(model, examples, count, sizes.batch_size) for count in (1, 4))
     yield Figure(
         "lab",
