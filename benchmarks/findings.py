@@ -1,6 +1,6 @@
 """What the faithfulness lab finds on the demo models: the numbers behind `docs/findings.md`.
 
-    python -m benchmarks.findings                               # everything, about an hour
+    python -m benchmarks.findings                               # everything, half an hour
     python -m benchmarks.findings --models demo --traits pirate # one instruction
     python -m benchmarks.findings --tables-only                 # the page's tables from the numbers
 
@@ -24,7 +24,7 @@ from psr_lens.assumptions import measure_assumptions
 from psr_lens.components import measure_components
 from psr_lens.demo.experiment import fit_data, held_out_data
 from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES, instruction
-from psr_lens.faithfulness import measure_faithfulness
+from psr_lens.faithfulness import NO_STEERING, measure_faithfulness
 from psr_lens.fitting import fit, transfer
 from psr_lens.models import HookedModel, load_model
 from psr_lens.models.generation import generate_tokens
@@ -55,6 +55,7 @@ DIFFERENCES = (
     ("a-psr k=4", "a-psr"),
     ("a-psr ll", "a-psr mse"),
     ("a-psr", "equivalent prompt"),
+    ("a-psr mse", "equivalent prompt"),
     ("a-psr k=4", "equivalent prompt"),
 )
 PARTS = ("coefficient", "direction", "uncovered", "propagation")
@@ -108,6 +109,7 @@ def faithfulness(
     }
     return {
         "examples": report.examples,
+        "energy": _round(report.runs[NO_STEERING].sums["energy"].sum(dim=0).tolist()),
         "layers": {name: list(own.layers) for name, own in steerings.items()},
         "curves": curves,
         "gap": gap,

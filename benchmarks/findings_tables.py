@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 Trait = Mapping[str, Any]
+_READABLE = 0.8
 _MARKED = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -60,7 +61,10 @@ def _selectivity(trait: Trait) -> list[str]:
 def _directions(trait: Trait) -> list[str]:
     found = trait["assumptions"]
     shares = [_over_layers(found[f"share of {k}"], ".0%") for k in (1, 4, 8)]
-    return [*shares, _over_layers(found["relu r2"]), _over_layers(found["linear r2"])]
+    relu, linear = (found[name]["values"] for name in ("relu r2", "linear r2"))
+    gains = [own - other for own, other in zip(relu, linear, strict=True)]
+    readable = sum(value >= _READABLE for value in relu)
+    return [*shares, _over_layers(found["relu r2"]), f"{readable}", f"{median(gains):+.2f}"]
 
 
 def _distances(trait: Trait) -> list[str]:
@@ -81,21 +85,23 @@ def _distances(trait: Trait) -> list[str]:
 
 def _healing(trait: Trait) -> list[str]:
     found = trait["faithfulness"]
+    energy = found["energy"]
     cells = []
     for name in ("s-const", "s-const ll"):
         (layer,) = found["layers"][name]
         values = found["curves"]["relative_rmse"][name]["values"]
-        later = found["gap"]["propagation"][name]["values"][-1] / values[-1] ** 2
+        grown = (values[-1] / values[layer]) ** 2 * energy[-1] / energy[layer]
         kl = found["curves"]["relative_kl"][name]["values"][-1]
         cells += [f"{layer}", f"{values[layer]:.2f}", f"{values[-1]:.2f}"]
-        cells += [f"{later:+.0%}", f"{kl:.2f}"]
-    return cells
+        cells += ["" if layer == len(values) - 1 else f"{grown:.1f}", f"{kl:.2f}"]
+    (layer,) = found["layers"]["s-const ll"]
+    return [*cells, f"{energy[-1] / energy[layer]:.0f}"]
 
 
 def _crossing(trait: Trait) -> list[str]:
     differences = trait["faithfulness"]["differences"]
     cells = []
-    for name in ("a-psr", "a-psr k=4"):
+    for name in ("a-psr", "a-psr mse", "a-psr k=4"):
         found = differences[f"{name} - equivalent prompt"]
         ends = zip(found["low"], found["high"], strict=True)
         signs = "".join("-" if high < 0 else "+" if low > 0 else "·" for low, high in ends)
@@ -151,17 +157,25 @@ TABLES: dict[str, tuple[str, Callable[[Trait], list[str]]]] = {
         "energy in the mean",
         _selectivity,
     ),
-    "directions": ("1 direction | 4 | 8 | R² of the ReLU probe | linear", _directions),
+    "directions": (
+        "1 direction | 4 | 8 | R² of the ReLU probe | layers at 0.8 or more | more than linear",
+        _directions,
+    ),
     "distances": (
         "s-const | a-const | s-psr | a-psr | a-psr k=4 | paraphrases | oracle rank 1 | oracle rank 4",
         _distances,
     ),
     "healing": (
-        "s-const at layer | there | last layer | of it by later blocks | relative KL | "
-        "s-const ll at layer | there | last layer | of it by later blocks | relative KL",
+        "s-const at layer | there | last layer | squared error, last / there | relative KL | "
+        "s-const ll at layer | there | last layer | squared error, last / there | relative KL | "
+        "prompt's energy, last / layer 2",
         _healing,
     ),
-    "crossing": ("a-psr, by layer | last layer | a-psr k=4, by layer | last layer", _crossing),
+    "crossing": (
+        "a-psr, by layer | last layer | a-psr mse, by layer | last layer | "
+        "a-psr k=4, by layer | last layer",
+        _crossing,
+    ),
     "gap": ("relative RMSE² | coefficient | direction | uncovered | propagation", _gap),
     "objectives": (
         "relative RMSE, mse | ll | relative KL, mse | ll | agreement, mse | ll",

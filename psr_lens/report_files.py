@@ -43,8 +43,7 @@ def write_report(
     path = Path(path)
     if not path.name:
         raise ValueError(f"{str(path)!r} names no directory: pass where the report is to go")
-    if path.exists() and not (path / _HEADER).is_file():
-        raise ValueError(f"{path} exists and is no report: choose another name")
+    refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -62,9 +61,9 @@ def write_report(
                 fresh.rename(path)
             except BaseException:
                 (old / path.name).rename(path)
+                old.rmdir()
                 raise
-            finally:
-                shutil.rmtree(old)
+            shutil.rmtree(old)
         else:
             fresh.rename(path)
     except BaseException:
@@ -87,12 +86,10 @@ def read_report(
     path = Path(path)
     if not (path / _HEADER).is_file():
         raise FileNotFoundError(f"no report at {str(path)!r}: it would hold a file {_HEADER}")
-    try:
-        header = json.loads((path / _HEADER).read_text())
-        found, sums = header.pop("kind"), header.pop("tables")
-        version = header.pop("format")
-    except (json.JSONDecodeError, KeyError, AttributeError):
-        raise ValueError(f"{path / _HEADER} is damaged, or no report of psr_lens") from None
+    header = _header(path)
+    if header is None:
+        raise ValueError(f"{path / _HEADER} is damaged, or no report of psr_lens")
+    found, sums, version = (header.pop(key) for key in ("kind", "tables", "format"))
     if version != FORMAT:
         raise ValueError(
             f"{path} has format {version} but this version of psr_lens reads {FORMAT}: upgrade it"
@@ -106,6 +103,49 @@ def read_report(
             raise ValueError(f"{file} is missing or damaged: it does not match its checksum")
         tables[name] = pd.read_parquet(file)
     return header, tables
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse to replace anything that is not a report and nothing but one.
+
+    Its page and reports in directories below it may be there.
+
+    Raises:
+        ValueError: If something else is at the path, or in it.
+    """
+    if not path.exists():
+        return
+    header = _header(path) if path.is_dir() else None
+    if header is None:
+        raise ValueError(f"{path} exists and is no report: choose another name")
+    known = {_HEADER, "report.html", *(f"{name}.parquet" for name in header["tables"])}
+    foreign = sorted(
+        child.name
+        for child in path.iterdir()
+        if child.name not in known and not _reports_only(child)
+    )
+    if foreign:
+        raise ValueError(
+            f"{path} holds {foreign[0]!r} beside its report, which saving would delete: move it away, "
+            "or choose another name"
+        )
+
+
+def _reports_only(path: Path) -> bool:
+    """Whether a directory is a report, or holds reports alone."""
+    if not path.is_dir():
+        return False
+    return _header(path) is not None or all(_reports_only(child) for child in path.iterdir())
+
+
+def _header(path: Path) -> dict[str, Any] | None:
+    """The header of a report; None where there is none that can be read."""
+    try:
+        header = json.loads((path / _HEADER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(header, dict) and {"kind", "format", "tables"} <= header.keys()
+    return header if whole and isinstance(header["tables"], dict) else None
 
 
 def _sha256(file: Path) -> str:

@@ -12,13 +12,16 @@ from psr_lens.cli.options import (
     file_names,
     parse_layers,
     refuse_file,
-    refuse_other_files,
     refuse_unwritable,
 )
 from psr_lens.demo.instructions import DEFAULT_TRAITS, instruction
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from psr_lens.models import HookedModel
+    from psr_lens.responses import Example
+    from psr_lens.steering import Steering
 
 Method = Literal[
     "dim", "pca", "const", "actadd", "projection", "reft_r1", "loreft", "ablation", "psr", "oracle"
@@ -231,14 +234,20 @@ class Faithfulness(PairOptions):
     """Compare next-token distributions too."""
     allow_seen: bool = False
     """Measure on examples that a steering was fitted on all the same."""
+    also: tuple[Literal["assumptions", "components", "lens"], ...] = ()
+    """Test what steerings assume of the prompts; find which heads and MLPs bring the instruction in;
+    read the steerings in words."""
     out: Path | None = None
-    """Directory for the report (JSON and parquet tables) and a page about it, report.html."""
+    """Directory for the report (JSON and parquet tables) and a page about it, report.html; what
+    `--also` finds goes into directories of that name in it."""
 
     def run(self) -> None:
         """Load, sample, measure, print, write."""
         if self.out is not None:
+            from psr_lens.report_files import refuse_foreign
+
             refuse_file(self.out)
-            refuse_other_files(self.out, "report.json")
+            refuse_foreign(self.out)
         from psr_lens.faithfulness import measure_faithfulness
         from psr_lens.faithfulness_page import write_faithfulness
         from psr_lens.steering import load_steering
@@ -273,6 +282,37 @@ class Faithfulness(PairOptions):
         print(f"\n{report.table()}")
         if self.out is not None:
             print(f"\nsaved {self.out}: open {write_faithfulness(report, self.out)}")
+        fit_part = data.train if self.part == "test" and len(data.train) else None
+        for kind in dict.fromkeys(self.also):
+            for name, found in self._more(kind, model, measured, fit_part, steerings).items():
+                print(f"\n{found.summary()}")
+                if self.out is not None:
+                    print(f"saved {found.save(self.out / name)}")
+
+    def _more(
+        self,
+        kind: str,
+        model: "HookedModel",
+        data: "Sequence[Example]",
+        fit_part: "Sequence[Example] | None",
+        steerings: "Mapping[str, Steering]",
+    ) -> dict[str, Any]:
+        """What `--also` asks for, by the name of its directory."""
+        from psr_lens.assumptions import measure_assumptions
+        from psr_lens.components import measure_components
+        from psr_lens.lens import read_steering
+
+        if kind == "lens":
+            return {f"lens/{name}": read_steering(model, own) for name, own in steerings.items()}
+        options: dict[str, Any] = {
+            "surface": self.surface,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "progress": True,
+        }
+        if kind == "components":
+            return {kind: measure_components(model, data, **options)}
+        return {kind: measure_assumptions(model, data, probe_data=fit_part, **options)}
 
 
 @dataclass(frozen=True)

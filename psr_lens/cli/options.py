@@ -87,12 +87,6 @@ def refuse_file(directory: Path) -> None:
     refuse_unwritable(directory.absolute())
 
 
-def refuse_other_files(directory: Path, expected: str) -> None:
-    """A directory that a report is to replace must hold a report."""
-    if directory.exists() and not (directory / expected).is_file():
-        raise ValueError(f"--out {directory} exists and is no report: name another directory")
-
-
 def file_names(paths: Sequence[Path]) -> list[str]:
     """Names for steerings from their files: without the ending, numbered where they repeat."""
     names: list[str] = []

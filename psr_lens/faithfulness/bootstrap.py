@@ -34,14 +34,17 @@ def bootstrap(
         statistic: From sums over examples `[..., *shape]`, one argument for every element of
             `per_example`, to the measure; it must work on leading batch dimensions.
         per_example: What is summed, per example, float64.
-        counts: What `resamples` returned; without rows the interval is the estimate.
+        counts: What `resamples` returned; without rows, or from one
+            example, there is no interval and its ends are NaN.
 
     Returns:
         Estimate, lower and upper end, stacked; NaN where the measure is undefined.
     """
     value = statistic(*(own.sum(dim=0) for own in per_example))
-    if len(counts) == 0:
-        return torch.stack([value, value, value])
+    if len(counts) == 0 or len(per_example[0]) < 2:
+        # No interval is not an interval of width 0, which would look like certainty.
+        none = torch.full_like(value, float("nan"))
+        return torch.stack([value, none, none])
     sums = [torch.tensordot(counts, own, dims=1) for own in per_example]
     # A resample may leave a measure undefined: no example in it where a rank correlation exists.
     ends = torch.nanquantile(statistic(*sums), torch.tensor(_LEVEL, dtype=value.dtype), dim=0)

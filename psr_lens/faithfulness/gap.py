@@ -18,8 +18,11 @@ Where the steering does not act at all, the second line is called *uncovered*. U
 `E[l] = sum_{j <= l} (coefficient[j] + direction[j] + uncovered[j] + f[j])`,
 
 and the parts `<part, E[l]>`, summed over tokens and divided by `sum |D|^2`, add up to the squared
-relative RMSE. A negative part makes the error smaller: a negative propagation says that later
-blocks undo errors of earlier pushes.
+relative RMSE. A negative part makes the error smaller: a negative propagation says that blocks undo
+errors in their input. Those of pushes and those of layers without one both count there: where a
+steering acts at one layer, much of the propagation is what the model itself goes on to make of what is
+uncovered. And a steering that was fitted to make up for errors from below departs from `Pi D_loc` on
+purpose: that is in its coefficient part, and cancels propagation.
 """
 
 from collections.abc import Mapping

@@ -12,7 +12,7 @@ _CAUSES: Final = {
     "coefficient": "the wrong strength along its directions",
     "direction": "what lies outside of its directions",
     "uncovered": "layers and tokens where it does not act",
-    "propagation": "what later blocks make of its errors",
+    "propagation": "what blocks make of errors in their input",
 }
 _READING: Final = (
     "Relative RMSE is the distance to the prompt-steered residual stream in units of the prompt's own "
@@ -43,20 +43,20 @@ def _distance(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: s
     if EQUIVALENT_PROMPT not in report.reference:
         return line + f"{1 - value:.0%} of the distance to prompting is gone."
     gap = report.difference(name, EQUIVALENT_PROMPT)
-    if gap.values[-1] > 0:
-        verb = "further from" if gap.clear[-1] else "about as far from"
-        tail = "" if gap.clear[-1] else " (the difference could be chance)"
-        return line + f"{verb} the prompt than a paraphrase of it{tail}.".replace(
-            "as far from the prompt than", "as far from the prompt as"
+    if not gap.clear[-1]:
+        return (
+            line
+            + "about as far from the prompt as a paraphrase of it (the difference could be chance)."
         )
+    if gap.values[-1] > 0:
+        return line + "further from the prompt than a paraphrase of it."
     since = len(gap.values)
-    while since > 0 and gap.values[since - 1] <= 0:
+    while since > 0 and gap.high[since - 1] < 0:
         since -= 1
     where = "at every layer" if since == 0 else f"from layer {since} on"
     if since == len(gap.values) - 1:
         where = "at the last layer"
-    sure = "" if all(gap.clear[since:]) else " (not at each of them beyond chance)"
-    return line + f"closer to the prompt than a paraphrase of it {where}{sure}."
+    return line + f"closer to the prompt than a paraphrase of it {where}."
 
 
 def _output(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str) -> str:
@@ -91,8 +91,10 @@ def _cause(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str)
     handed_on = parts["propagation"] / adding
     if worst == "propagation" or abs(handed_on) < 0.005:
         return f"{line}."
-    verb = "undo" if handed_on < 0 else "add"
-    return f"{line}; later blocks {verb} {abs(handed_on):.0%}."
+    verb = (
+        "of errors from below, blocks undo" if handed_on < 0 else "to errors from below, blocks add"
+    )
+    return f"{line}; {verb} {abs(handed_on):.0%}."
 
 
 def _share(value: float) -> str:

@@ -134,8 +134,10 @@ def solve(task: Task) -> Solved:
         name, (steering, state) = BOTH, problems.train("refining", replayed)
         tried = {}
         if problems.dev:
-            # Best first: on a tie the earlier one is kept.
             tried = {REPLAY: state.dev_losses[0], BOTH: min(state.dev_losses)}
+            if tried[REPLAY] == tried[BOTH]:
+                # No step from there was for the better: what is kept is what replay fitted.
+                name = REPLAY
             alone, alone_state = problems.train(LIVE, None)
             tried[LIVE] = min(alone_state.dev_losses)
             if tried[LIVE] < tried[BOTH]:
@@ -143,7 +145,7 @@ def solve(task: Task) -> Solved:
     return Solved(
         steering,
         name,
-        reports if name == BOTH else (),
+        () if name == LIVE else reports,
         state.losses,
         state.dev_losses,
         candidates,

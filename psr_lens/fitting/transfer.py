@@ -77,6 +77,14 @@ def fit_activation_maps(
     _check_pair(source, target)
     if not texts or not all(len(text) for text in texts):
         raise ValueError("there is no text to map on: pass token ids of texts, none of them empty")
+    if not (isinstance(penalty, int | float) and 0 < penalty < float("inf")):
+        raise ValueError(f"penalty={penalty!r}: it must be a number above 0")
+    highest = max(max(text) for text in texts)
+    if highest >= source.d_vocab or min(min(text) for text in texts) < 0:
+        raise ValueError(
+            f"the texts hold token ids up to {highest} but {source.name} has {source.d_vocab} of them "
+            "from 0 on: pass token ids of its tokenizer"
+        )
     width = source.d_model + target.d_model
     square = torch.zeros(source.n_layers, width, width, dtype=torch.float64)
     total = torch.zeros(source.n_layers, width, dtype=torch.float64)
@@ -153,6 +161,8 @@ def transfer(
             target,
             method="psr-transferred",
             surface=steering.surface,
+            # So that it is not measured on examples that the original was fitted on.
+            data=dict(steering.provenance.get("data", {})),
             transferred_from=dict(steering.provenance),
             texts=len(texts),
             penalty=penalty,

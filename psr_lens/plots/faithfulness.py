@@ -28,7 +28,7 @@ _PARTS: Final = (
     ("gap_coefficient", "wrong strength", LINES[1]),
     ("gap_direction", "outside of its directions", LINES[0]),
     ("gap_uncovered", "where it does not act", "#9aa3b0"),
-    ("gap_propagation", "what later blocks make of it", LINES[2]),
+    ("gap_propagation", "what blocks make of errors below", LINES[2]),
 )
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from psr_lens.assumptions import AssumptionReport
 from psr_lens.cli import main
 from psr_lens.cli.options import file_names
+from psr_lens.components import ComponentReport
 from psr_lens.faithfulness import FaithfulnessReport
+from psr_lens.lens import LensReading
 from psr_lens.steering import PSR, load_steering
 from tests.browser import open_page
 
@@ -142,7 +145,16 @@ def test_faithfulness_of_saved_steerings(capsys, tmp_path, pairs_file):
     assert end.value.code == 2
     seen = capsys.readouterr().err.splitlines()[-1]
     assert seen.startswith("psr-lens: loud was fitted on 4 of these 5 examples")
-    main([*measure, "--part", "all", "--allow-seen", "True", "--outputs", "False"])
+    everything = [*measure, "--part", "all", "--allow-seen", "True", "--outputs", "False"]
+    main([*everything, "--out", str(out), "--also", "assumptions", "components", "lens"])
+    shown = capsys.readouterr().out
+    assert "3.1 One direction" in shown
+    assert AssumptionReport.load(out / "assumptions").summary() in shown
+    assert ComponentReport.load(out / "components").summary() in shown
+    assert LensReading.load(out / "lens" / "vector").summary() in shown
+    # A report with reports below it can be replaced, as long as nothing else is there.
+    main([*everything, "--out", str(out)])
+    assert not (out / "lens").exists()
     shown = capsys.readouterr().out
     assert "5 examples" in shown
     assert "agreement" not in shown

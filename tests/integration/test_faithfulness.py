@@ -95,10 +95,14 @@ def test_intervals_hold_the_value_and_follow_the_seed(model, data, steerings):
     assert other.relative_rmse["a-psr"].values == curve.values
 
 
-def test_one_example_has_no_width(model, data, steerings):
-    curve = measure_faithfulness(model, steerings, data.test[:1]).relative_rmse["a-psr"]
-    assert curve.low == pytest.approx(curve.values)
-    assert curve.high == pytest.approx(curve.values)
+def test_one_example_has_no_interval(model, data, steerings):
+    """An interval of width 0 would look like certainty."""
+    report = measure_faithfulness(model, steerings, data.test[:1])
+    curve = report.relative_rmse["a-psr"]
+    assert all(map(math.isfinite, curve.values))
+    assert all(map(math.isnan, (*curve.low, *curve.high)))
+    assert not any(report.difference("a-psr", "s-dim").clear)
+    assert "cannot be told apart" in report.summary()
 
 
 def test_examples_of_the_fit_are_refused(model, data, steerings):

@@ -42,6 +42,25 @@ def test_nothing_but_a_report_is_overwritten(tmp_path):
         write_report(tmp_path / "mine", "Thing", {}, TABLES)
 
 
+def test_files_that_are_not_the_report_s_are_not_deleted(tmp_path):
+    path = write_report(tmp_path / "report", "Thing", {}, TABLES)
+    (path / "report.html").write_text("its page")
+    write_report(path / "more" / "below", "Thing", {}, TABLES)
+    write_report(path, "Thing", {}, TABLES)
+    (path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds 'mine\.txt' beside its report"):
+        write_report(path, "Thing", {}, TABLES)
+    assert (path / "mine.txt").read_text() == "mine"
+    other = tmp_path / "other"
+    other.mkdir()
+    for content in ('{"tests": 3}', "[]", "not JSON"):
+        (other / "report.json").write_text(content)
+        with pytest.raises(ValueError, match="is no report"):
+            write_report(other, "Thing", {}, TABLES)
+        with pytest.raises(ValueError, match="no report of psr_lens"):
+            read_report(other, "Thing")
+
+
 @pytest.mark.parametrize("file", ["values.parquet", "report.json"])
 def test_damage_is_noticed(tmp_path, file):
     path = write_report(tmp_path / "report", "Thing", {}, TABLES)

@@ -74,15 +74,15 @@ def test_the_cause_is_named_with_its_share():
     undone = sums([0.2], parts={**wrong, "propagation": -0.04})
     found = report({"psr": undone}).summary()
     assert (
-        "mostly the wrong strength along its directions (75% of what adds to it); later blocks undo "
-        "50%." in found
+        "mostly the wrong strength along its directions (75% of what adds to it); of errors from "
+        "below, blocks undo 50%." in found
     )
     added = sums([0.2], parts={**wrong, "propagation": 0.02})
     found = report({"psr": added}).summary()
-    assert "(60% of what adds to it); later blocks add 20%." in found
+    assert "(60% of what adds to it); to errors from below, blocks add 20%." in found
     blocks = sums([0.2], parts={**wrong, "propagation": 0.12})
     found = report({"psr": blocks}).summary()
-    assert "mostly what later blocks make of its errors (60% of what adds to it)." in found
+    assert "mostly what blocks make of errors in their input (60% of what adds to it)." in found
     perfect = sums([0.0], parts=dict.fromkeys(wrong, 0.0) | {"propagation": 0.0})
     assert "What is left" not in report({"oracle": perfect}).summary()
 
