@@ -210,7 +210,8 @@ def test_one_example(model, data):
     assert all(value != value for value in found.curve("relu_r2").values)
     assert found.verdicts("decodable") == ("open",) * model.n_layers
     assert "no example could be held out" in found.summary()
-    assert len(found.plot().data) == 6
+    # Three lines, and no bands.
+    assert len(found.plot().data) == 3
 
 
 # --- refusals -----------------------------------------------------------------------------------
