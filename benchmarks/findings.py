@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import findings_tables
+from benchmarks.findings_pictures import picture
 from psr_lens.artifacts import write_bytes
 from psr_lens.assumptions import measure_assumptions
 from psr_lens.components import measure_components
@@ -35,6 +36,7 @@ from psr_lens.steering import PSR, Steering
 ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "benchmarks" / "findings"
 PAGE = ROOT / "docs" / "findings.md"
+PICTURES = ROOT / "docs" / "_static"
 MODELS = ("demo", "demo-gpt2")
 FITS: dict[str, dict[str, Any]] = {
     "s-const": {"method": "const", "layers": "best", "solver": "replay"},
@@ -233,8 +235,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 content = json.dumps(found, indent=0) + "\n"
                 write_bytes(NUMBERS / f"{name}.json", content.encode())
                 print(f"{name} {trait}: {time.perf_counter() - start:.0f} s", flush=True)
-    page = findings_tables.fill(PAGE.read_text(encoding="utf-8"), read_numbers())
+    numbers = read_numbers()
+    page = findings_tables.fill(PAGE.read_text(encoding="utf-8"), numbers)
     write_bytes(PAGE, page.encode())
+    for name, found in numbers.items():
+        write_bytes(PICTURES / f"findings-{name}.svg", picture(found).encode())
 
 
 if __name__ == "__main__":

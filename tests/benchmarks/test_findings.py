@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from benchmarks.findings import FITS, MODELS, PAGE, read_numbers
+from benchmarks.findings import FITS, MODELS, PAGE, PICTURES, read_numbers
+from benchmarks.findings_pictures import picture
 from benchmarks.findings_tables import TABLES, fill
 from psr_lens.demo.instructions import INSTRUCTION_NAMES
 
@@ -15,6 +16,13 @@ def test_the_tables_are_those_of_the_numbers():
     emptied = re.sub(r"(?m)^\|.*\n", "", page)
     assert emptied != page
     assert fill(emptied, read_numbers()) == page
+
+
+def test_the_pictures_are_those_of_the_numbers():
+    for name, found in read_numbers().items():
+        drawn = (PICTURES / f"findings-{name}.svg").read_text(encoding="utf-8")
+        assert drawn == picture(found)
+        assert drawn.count("<polyline") == 3 * len(found)
 
 
 def test_everything_was_measured_and_is_shown():
