@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
+from psr_lens.models.fused import FusedAttention
 from psr_lens.models.parts import PartPoints
 from psr_lens.models.prefix import KeyValues
 
@@ -78,6 +80,10 @@ class BridgeModel(HookedModel):
         """The output embeddings."""
         return self.raw.original_model.get_output_embeddings().weight.detach()
 
+    @cached_property
+    def _fused(self) -> FusedAttention:
+        return FusedAttention(self.raw)
+
     def _forward_from_the_end(
         self, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
     ) -> Float[Tensor, "batch pos d_vocab"]:
@@ -85,7 +91,7 @@ class BridgeModel(HookedModel):
             return self._forward(batch)
 
     def _forward(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
-        with self._finite_padding(batch.attention_mask):
+        with self._finite_padding(batch.attention_mask), self._fused.where_unseen():
             return self.raw(batch.tokens, attention_mask=batch.attention_mask.long())
 
     def _forward_without_unembedding(self, batch: TokenBatch) -> None:
@@ -188,7 +194,8 @@ class BridgeModel(HookedModel):
     ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
         if cache is None:
             cache = self._whole_cache()
-        with self._finite_padding(attention_mask[:, -tokens.shape[1] :]):
+        own = attention_mask[:, -tokens.shape[1] :]
+        with self._finite_padding(own), self._fused.where_unseen():
             return self.raw(
                 tokens,
                 attention_mask=attention_mask.long(),

@@ -123,16 +123,20 @@ def test_cached_steps_are_the_whole_pass(family, backend):
 @every_backend
 def test_calling_the_model_and_reading_its_cache(backend):
     model = tiny_model("llama", backend)
+    real = model.to_batch(PROMPTS).attention_mask
     logits, cache = model.run_with_cache(PROMPTS)
-    torch.testing.assert_close(logits, model(PROMPTS))
+    # With hooks the bridge computes its attention step by step, without them fused.
+    near = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(logits[real], model(PROMPTS)[real], **near)
     residuals = record_residuals(
         model, [TokenRow(model.encoder.encode(p).ids, 0, 0) for p in PROMPTS]
     )
     for layer in range(model.n_layers):
-        torch.testing.assert_close(cache[f"blocks.{layer}.hook_resid_post"], residuals[layer])
+        cached = cache[f"blocks.{layer}.hook_resid_post"]
+        torch.testing.assert_close(cached[real], residuals[layer][real], **near)
     with model.edited(pushes(model)):
         edited, cache = model.run_with_cache(PROMPTS)
-        torch.testing.assert_close(edited, model(PROMPTS))
+        torch.testing.assert_close(edited[real], model(PROMPTS)[real], **near)
         last = cache[f"blocks.{model.n_layers - 1}.hook_resid_post"]
     assert not torch.allclose(edited, logits)
     # What is cached is what the edits have made.
