@@ -201,8 +201,8 @@ def fit(
     with counting_forwards(hooked) as count:
         found = solve_closed(task) if method in CLOSED else solve(task)
         steering = found.steering
-        errors = ()
-        if dev and method != "actadd":
+        errors = found.dev_relative_rmse
+        if not errors and dev and method != "actadd":
             errors = relative_rmse(hooked, [steering], dev, surface, task.batch_size)[0]
     steering.provenance = origin
     steering.fit_report = FitReport(

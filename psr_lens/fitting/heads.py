@@ -78,9 +78,15 @@ def best_directions(
     c: Float[Tensor, "token head"], y: Float[Tensor, "token d_model"]
 ) -> Float[Tensor, "head d_model"]:
     """`(c^T c)^{-1} c^T y`: the least-squares directions for given coefficients."""
-    gram = c.T @ c
-    gram = gram + 1e-6 * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram)).to(gram)
-    return torch.linalg.solve(gram, c.T @ y)
+    return _solve(c.T @ c, c.T @ y)
+
+
+def _solve(
+    gram: Float[Tensor, "head head"], moment: Float[Tensor, "head d_model"]
+) -> Float[Tensor, "head d_model"]:
+    """`gram^{-1} moment`; heads that never fire, or always together, leave it solvable."""
+    ridge = 1e-6 * gram.diagonal().mean().clamp_min(1e-12)
+    return torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), moment)
 
 
 def fit_heads(
@@ -126,9 +132,12 @@ def fit_heads(
         return factor * torch.relu(inputs @ w.T + b)
 
     def loss() -> Tensor:
+        # |y - c z|^2 by its moments: no array of the size of `y` is made.
         c = coefficients()
-        z = best_directions(c, y)
-        return (y - c @ z).square().sum() / energy + penalty * w.square().sum() / scale_of_start
+        gram, moment = c.T @ c, c.T @ y
+        z = _solve(gram, moment)
+        explained = 2 * (z * moment).sum() - (z * (gram @ z)).sum()
+        return 1 - explained / energy + penalty * w.square().sum() / scale_of_start
 
     # Relative to the start, so that the penalty means the same at every layer.
     scale_of_start = float(w.detach().square().sum().clamp_min(1e-30))

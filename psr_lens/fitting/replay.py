@@ -8,8 +8,9 @@ gradient through the model. Memory is bounded by one layer's residual streams of
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 from typing import final
 
@@ -67,7 +68,7 @@ def replay(
     precision: torch.dtype | None = None,
     max_memory: int | None = None,
     progress: bool = False,
-) -> None:
+) -> tuple[float, ...]:
     """Walk up the layers and let `solve` fit each of them.
 
     Args:
@@ -82,54 +83,46 @@ def replay(
         batch_size: Examples per batch.
         precision: Number type of what `solve` sees; by default float32, or float64 for a float64
             model.
-        max_memory: Bytes of residual streams of one layer that may stay in memory, both walks
+        max_memory: Bytes of residual streams of one layer that may stay in memory, all walks
             together; past that they lie in temporary files. None: no limit.
         progress: Whether to show a bar.
+
+    Returns:
+        Relative RMSE of all pushes together at every layer of the model, on the dev examples: the
+        walk has come by it. Empty without dev examples, without `carry`, and where an example's
+        strength is not 1.
     """
-    examples = [*train, *dev]
-    rows = [[e.base_row for e in examples], [e.steered_row for e in examples]]
-    size = sum(len(row.tokens) for walk in rows for row in walk)
-    needed = size * model.d_model * model.dtype.itemsize
+    tokens = sum(
+        len(row.tokens) for e in [*train, *dev] for row in (e.base_row, e.steered_row)
+    ) + sum(len(e.base_row.tokens) for e in dev)
+    needed = tokens * model.d_model * model.dtype.itemsize
     with ExitStack() as stack:
         folder = None
         if max_memory is not None and needed > max_memory:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-lens-")))
-        base, steered = (_Walk(model, own, surface, batch_size, folder) for own in rows)
-        _climb(base, steered, train, dev, layers, solve, surface, carry, precision, progress)
-
-
-def _climb(
-    base: "_Walk",
-    steered: "_Walk",
-    train: Sequence[Example],
-    dev: Sequence[Example],
-    layers: Sequence[int],
-    solve: StageSolver,
-    surface: Surface,
-    carry: bool,
-    precision: torch.dtype | None,
-    progress: bool,
-) -> None:
-    n_train = sum(e.surface_length(surface) for e in train)
-    strength = _strengths([*train, *dev], surface)
-    for layer in tqdm(range(max(layers) + 1), desc="replay", unit="layer", disable=not progress):
-        base.up(layer)
-        steered.up(layer)
-        if layer not in layers:
-            continue
-        x, target = base.residuals(), steered.residuals()
-        if precision is not None:
-            x, target = x.to(precision), target.to(precision)
-        missing = target - x
-        own = None if strength is None else strength.to(x)
-        parts = [
-            (x[part], missing[part], None if own is None else own[part])
-            for part in (slice(n_train), slice(n_train, None))
-        ]
-        push = solve(layer, StageData(*parts[0], parts[1] if dev else None))
-        if carry and layer < max(layers):
-            pushed = push(x)
-            base.add(pushed if own is None else own.unsqueeze(-1) * pushed)
+        fitted_on = _Walks(model, train, surface, batch_size, folder)
+        checked_on = _Walks(model, dev, surface, batch_size, folder) if dev else None
+        measured = checked_on if carry and checked_on and checked_on.strength is None else None
+        errors: list[float] = []
+        end = model.n_layers if measured else max(layers) + 1
+        for layer in tqdm(range(end), desc="replay", unit="layer", disable=not progress):
+            if layer <= max(layers):
+                fitted_on.up(layer)
+            if checked_on:
+                checked_on.up(layer)
+            if layer in layers:
+                x, missing, strength = fitted_on.stage(precision)
+                seen = checked_on.stage(precision) if checked_on else None
+                push = solve(layer, StageData(x, missing, strength, seen))
+                if carry and layer < max(layers):
+                    fitted_on.add(push(x))
+                if carry and checked_on and seen:
+                    if measured:
+                        measured.keep_plain()
+                    checked_on.add(push(seen[0]))
+            if measured:
+                errors.append(measured.relative_rmse())
+    return tuple(errors)
 
 
 def _strengths(examples: Sequence[Example], surface: Surface) -> Tensor | None:
@@ -144,15 +137,16 @@ def _strengths(examples: Sequence[Example], surface: Surface) -> Tensor | None:
 class _Stored:
     """A list of tensors, in memory or in files of their own."""
 
-    def __init__(self, tensors: Sequence[Tensor], folder: Path | None):
+    def __init__(self, tensors: Iterable[Tensor], folder: Path | None):
         self._folder = folder
         self._tensors: list[Tensor | Path] = []
         for i, tensor in enumerate(tensors):
             self._tensors.append(tensor)
             self[i] = tensor
 
-    def __len__(self) -> int:
-        return len(self._tensors)
+    def copy(self) -> "_Stored":
+        """The same tensors, to be replaced one by one."""
+        return _Stored((self[i] for i in range(len(self._tensors))), self._folder)
 
     def __getitem__(self, i: int) -> Tensor:
         kept = self._tensors[i]
@@ -171,6 +165,59 @@ class _Stored:
 
 
 @final
+class _Walks:
+    """The base run with pushes and the prompt-steered run of the same examples, going up together."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        examples: Sequence[Example],
+        surface: Surface,
+        batch_size: int,
+        folder: Path | None,
+    ):
+        self.base, self.steered = (
+            _Walk(model, rows, surface, batch_size, folder)
+            for rows in ([e.base_row for e in examples], [e.steered_row for e in examples])
+        )
+        self.strength = _strengths(examples, surface)
+        self._plain: _Walk | None = None
+
+    def up(self, layer: int) -> None:
+        """Through one block."""
+        for walk in (self.base, self.steered, self._plain):
+            if walk is not None:
+                walk.up(layer)
+
+    def stage(self, precision: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Residual streams, what is missing there, and strengths."""
+        x, target = self.base.residuals(), self.steered.residuals()
+        if precision is not None:
+            x, target = x.to(precision), target.to(precision)
+        return x, target - x, None if self.strength is None else self.strength.to(x)
+
+    def add(self, pushed: Float[Tensor, "token d_model"]) -> None:
+        """Push the base run, every example by its strength."""
+        strength = None if self.strength is None else self.strength.to(pushed)
+        self.base.add(pushed if strength is None else strength.unsqueeze(-1) * pushed)
+
+    def keep_plain(self) -> None:
+        """Go on with a base run without pushes too, which is another one from here on."""
+        if self._plain is None:
+            self._plain = self.base.copy()
+
+    def relative_rmse(self) -> float:
+        """What the pushes leave missing, in units of what the prompt does."""
+        target = self.steered.residuals()
+        plain = self.base if self._plain is None else self._plain
+        missed, energy = (
+            float((walk.residuals() - target).double().square().sum())
+            for walk in (self.base, plain)
+        )
+        return (missed / max(energy, 1e-30)) ** 0.5
+
+
+@final
 class _Walk:
     """All examples' residual streams, going up one block at a time."""
 
@@ -186,12 +233,18 @@ class _Walk:
         self.order = length_sorted_batches([len(row.tokens) for row in rows], batch_size)
         self.batches = [model.pad([rows[i] for i in indices]) for indices in self.order]
         self.masks = [batch.surface(surface) for batch in self.batches]
-        self.resid = _Stored([model.embed(batch) for batch in self.batches], folder)
+        self.resid = _Stored((model.embed(batch) for batch in self.batches), folder)
         self.lengths = [mask.sum(dim=1).tolist() for mask in self.masks]
         # Batches are sorted by length, and base and steered prompts sort differently: tokens are
         # always handed out in the order of the examples.
         self.flat_order = [i for indices in self.order for i in indices]
         self.rank = {example: at for at, example in enumerate(self.flat_order)}
+
+    def copy(self) -> "_Walk":
+        """The same run up to here, to go on by itself."""
+        walk = copy(self)
+        walk.resid = self.resid.copy()
+        return walk
 
     def up(self, layer: int) -> None:
         """Through one block."""

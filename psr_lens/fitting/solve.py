@@ -79,6 +79,7 @@ class Solved:
     steering: Steering
     solver: str
     stages: tuple[StageReport, ...] = ()
+    dev_relative_rmse: tuple[float, ...] = ()
     losses: tuple[float, ...] = ()
     dev_losses: tuple[float, ...] = ()
     candidates: tuple[float, ...] = ()
@@ -108,7 +109,7 @@ def solve(task: Task) -> Solved:
     replayed: Steering | None = None
     if task.method in REPLAYED and (task.solver != "live" or task.best):
         stages = Stages(task.method, task.n_heads, task.checkpoint)
-        replay(
+        errors = replay(
             task.model,
             task.train,
             task.dev,
@@ -125,7 +126,7 @@ def solve(task: Task) -> Solved:
         replayed = stages.steering(layers, task.surface)
         reports = tuple(stages.reports[layer] for layer in layers)
         if task.solver == "replay":
-            return Solved(replayed, REPLAY, reports, candidates=candidates)
+            return Solved(replayed, REPLAY, reports, errors, candidates=candidates)
     problems = LiveProblems(task, layers)
     if replayed is None or task.solver == "live":
         name, (steering, state) = LIVE, problems.train(LIVE, None)
@@ -146,10 +147,10 @@ def solve(task: Task) -> Solved:
         steering,
         name,
         () if name == LIVE else reports,
-        state.losses,
-        state.dev_losses,
-        candidates,
-        tuple(tried.items()),
+        losses=state.losses,
+        dev_losses=state.dev_losses,
+        candidates=candidates,
+        tried=tuple(tried.items()),
     )
 
 
