@@ -14,9 +14,9 @@ from benchmarks.models import as_dataset, make_examples
 from benchmarks.sizes import BACKENDS, Bench
 from benchmarks.timing import alternate, exponent
 from psr_lens.deltas import iter_deltas
+from psr_lens.examples import Example
 from psr_lens.fitting import fit
 from psr_lens.models import HookedModel
-from psr_lens.responses import Example
 
 BOUND = 1.15
 """Linear, and some way for attention and for noise."""

@@ -10,10 +10,10 @@ from benchmarks.figures import Figure
 from benchmarks.models import make_examples
 from benchmarks.sizes import BACKENDS, Bench
 from benchmarks.timing import alternate
+from psr_lens.examples import Example
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting.report import counting_forwards
 from psr_lens.models import HookedModel
-from psr_lens.responses import Example
 from psr_lens.steering import ConstantSteering, Steering
 
 RUNS_BOUND = 1.0

@@ -16,10 +16,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from psr_lens.demo import checkpoint_path
+from psr_lens.examples import Example, SteeringDataset
 from psr_lens.models.chat import RawText
 from psr_lens.models.quiet import quiet
 from psr_lens.prompts import PromptPair
-from psr_lens.responses import Example, SteeringDataset
 
 CONTEXT = 1024
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")

@@ -17,11 +17,11 @@ from benchmarks.models import Texts, as_dataset, make_texts
 from benchmarks.sizes import BACKENDS, Bench
 from benchmarks.timing import alternate
 from psr_lens.deltas import iter_deltas
+from psr_lens.examples import Example
 from psr_lens.fitting import fit
 from psr_lens.models import HookedModel
 from psr_lens.models.chat import RawText
 from psr_lens.prompts import PromptPair
-from psr_lens.responses import Example
 
 SAME_DIRECTION, SAME_NORM, NO_SLOWER = 0.9999, 1e-3, 1.0
 _HERE = Path(__file__).parent

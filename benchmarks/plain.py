@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenBatch
 from psr_lens.models.batch import length_sorted_batches
-from psr_lens.responses import Example
 
 RATE, WEIGHT_DECAY, SHUFFLE_SEED = 1e-3, 1e-6, 123
 """The paper's recipe: AdamW, linear decay to 0."""

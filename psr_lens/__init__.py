@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from psr_lens.comparison import Comparison, compare
     from psr_lens.components import ComponentReport, measure_components
     from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
+    from psr_lens.examples import Example, SteeringDataset
     from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
     from psr_lens.fitting import FitReport, Recipe, fit, transfer
     from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
     from psr_lens.prompts import PromptPair, instruct, load_pairs
-    from psr_lens.responses import Example, SteeringDataset, add_negatives, sample_responses
+    from psr_lens.responses import add_negatives, sample_responses
     from psr_lens.steering import (
         PSR,
         ActAdd,
@@ -45,8 +46,8 @@ _MODULE_OF_NAME = {
     "PromptPair": "prompts",
     "instruct": "prompts",
     "load_pairs": "prompts",
-    "Example": "responses",
-    "SteeringDataset": "responses",
+    "Example": "examples",
+    "SteeringDataset": "examples",
     "sample_responses": "responses",
     "add_negatives": "responses",
     "PromptDeltas": "deltas",

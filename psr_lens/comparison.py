@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from psr_lens.artifacts import write_bytes
+from psr_lens.examples import SteeringDataset
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import FitReport, fit
 from psr_lens.fitting.choices import HAVE_BEST
 from psr_lens.models import as_hooked_model
-from psr_lens.responses import SteeringDataset
 from psr_lens.steering import Steering
 
 if TYPE_CHECKING:

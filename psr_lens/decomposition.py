@@ -8,10 +8,10 @@ from typing import Any
 from psr_lens._types import Surface, TokenValues
 from psr_lens.artifacts import write_bytes
 from psr_lens.deltas import iter_deltas
+from psr_lens.examples import SteeringDataset
 from psr_lens.models import as_hooked_model
 from psr_lens.plots import Report, TraitSection, render_report
 from psr_lens.prompts import prompt_text
-from psr_lens.responses import SteeringDataset
 from psr_lens.steering.provenance import describe_model
 
 _LEAD = (

@@ -21,11 +21,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from psr_lens._types import Surface, TokenValues, check_surface
+from psr_lens.examples import Example, check_examples
 from psr_lens.models import HookedModel, TokenBatch, as_hooked_model
-from psr_lens.models.base import ResidualEdit
 from psr_lens.models.batch import length_sorted_batches
 from psr_lens.models.columns import Columns
-from psr_lens.responses import Example, check_examples
+from psr_lens.models.editing import ResidualEdit
 
 Kind = Literal["accumulated", "local"]
 

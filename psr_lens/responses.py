@@ -1,173 +1,21 @@
-"""Responses to the steered prompts, and the data set that fits and reports are made from."""
+"""Responses to the steered prompts, sampled from the model, and plain ones beside them."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal, overload
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-import torch
-
-from psr_lens._types import Surface, check_count, check_seed
-from psr_lens.models import HookedModel, TokenRow, as_hooked_model
-from psr_lens.models.chat import common_suffix_length
+from psr_lens._types import check_count, check_seed
+from psr_lens.examples import (
+    SPLITS,
+    Example,
+    Split,
+    SteeringDataset,
+    check_examples,
+    split_examples,
+)
+from psr_lens.models import HookedModel, as_hooked_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.prompts import PromptPair
-
-Split = Literal["train", "dev", "test"]
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-
-
-@dataclass(frozen=True)
-class Example:
-    """A triplet `(x, x', y')` as token ids.
-
-    Attributes:
-        pair: Where it comes from.
-        base_ids: Token ids of `x`.
-        steered_ids: Token ids of `x'`.
-        response_ids: Token ids of `y'`, without its end token. The end token is predicted at the
-            last of them, so nothing on the surface lies after it.
-        equivalent_ids: Token ids of every paraphrase of `x'`.
-        finished: Whether the model ended the response.
-        alpha: Strength at which a steering is fitted to this example: 1 for one that shows the
-            trait, 0 or less for one that does not.
-    """
-
-    pair: PromptPair
-    base_ids: tuple[int, ...]
-    steered_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
-    equivalent_ids: tuple[tuple[int, ...], ...] = ()
-    finished: bool = True
-    alpha: float = 1.0
-
-    @cached_property
-    def key(self) -> str:
-        """A short hash of the two prompts, the same for every response to them."""
-        return hashlib.sha256(repr((self.base_ids, self.steered_ids)).encode()).hexdigest()[:12]
-
-    @property
-    def question_length(self) -> int:
-        """Tokens in the longest common suffix of `x` and `x'`, at least 1."""
-        return max(1, common_suffix_length(self.base_ids, self.steered_ids))
-
-    def surface_length(self, surface: Surface) -> int:
-        """Number of tokens on the surface."""
-        return (1 if surface == "R" else self.question_length) + len(self.response_ids)
-
-    @property
-    def base_row(self) -> TokenRow:
-        """`x y'`."""
-        return self._row(self.base_ids)
-
-    @property
-    def steered_row(self) -> TokenRow:
-        """`x' y'`."""
-        return self._row(self.steered_ids)
-
-    @property
-    def equivalent_rows(self) -> tuple[TokenRow, ...]:
-        """`x'' y'`, one for every paraphrase of the instruction."""
-        return tuple(self._row(ids) for ids in self.equivalent_ids)
-
-    def _row(self, prompt: tuple[int, ...]) -> TokenRow:
-        return TokenRow(
-            prompt + self.response_ids, len(prompt) - self.question_length, len(prompt) - 1
-        )
-
-
-def check_examples(data: Any) -> "Sequence[Example]":
-    """The examples, if they are that.
-
-    Raises:
-        ValueError: If it is anything but a data set or a sequence of examples.
-    """
-    if isinstance(data, Example):
-        raise ValueError("one Example was given where several are taken: pass [example]")
-    if not isinstance(data, Sequence) or not all(isinstance(one, Example) for one in data):
-        raise ValueError(
-            f"data of type {type(data).__name__} holds no examples: pass what sample_responses "
-            "returns, or one of its splits"
-        )
-    return data
-
-
-@dataclass(frozen=True)
-class SteeringDataset(Sequence[Example]):
-    """Examples with a split into train, dev and test that never tears a group apart.
-
-    Attributes:
-        examples: The triplets.
-        split_of_group: To which split every group belongs.
-        provenance: Which model sampled the responses, and how.
-    """
-
-    examples: tuple[Example, ...]
-    split_of_group: Mapping[str, Split]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> "SteeringDataset": ...
-    def __getitem__(self, index: int | slice) -> "Example | SteeringDataset":
-        if isinstance(index, slice):
-            return replace(self, examples=self.examples[index])
-        return self.examples[index]
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __iter__(self) -> Iterator[Example]:
-        return iter(self.examples)
-
-    @property
-    def train(self) -> "SteeringDataset":
-        """The examples to fit on."""
-        return self._part("train")
-
-    @property
-    def dev(self) -> "SteeringDataset":
-        """The examples that decide when to stop and what to choose."""
-        return self._part("dev")
-
-    @property
-    def test(self) -> "SteeringDataset":
-        """The examples to report on."""
-        return self._part("test")
-
-    def filter(self, keep: Callable[[Example], bool]) -> "SteeringDataset":
-        """The examples for which `keep` holds: a judge's filter, say."""
-        return replace(self, examples=tuple(e for e in self.examples if keep(e)))
-
-    def weighted(self, scores: Sequence[float], offset: float = -0.5) -> "SteeringDataset":
-        """Positives and negatives: `alpha = score + offset` for every example.
-
-        Heyman & Vandeputte's use of negatives, with `offset = b_m = -0.5`: a response that does not
-        show the trait gets a negative strength, so that the fit learns to push away from it.
-
-        Args:
-            scores: How much every example shows the trait, 0 to 1.
-            offset: What is added.
-
-        Raises:
-            ValueError: If there is not one score from 0 to 1 per example.
-        """
-        if len(scores) != len(self) or not all(0 <= score <= 1 for score in scores):
-            raise ValueError(
-                f"{len(scores)} scores for {len(self)} examples: pass one from 0 to 1 for each"
-            )
-        pairs = zip(self.examples, scores, strict=True)
-        weighted = tuple(replace(example, alpha=score + offset) for example, score in pairs)
-        return replace(self, examples=weighted)
-
-    def _part(self, split: Split) -> "SteeringDataset":
-        return self.filter(lambda example: self.split_of_group[example.pair.group] == split)
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(f"{len(self._part(split))} {split}" for split in SPLITS)
-        return f"SteeringDataset({len(self)} examples: {sizes})"
 
 
 def sample_responses(
@@ -308,55 +156,3 @@ def make_example(
         tuple(encode(prompt).ids for prompt in pair.equivalents),
         finished,
     )
-
-
-def split_examples(
-    examples: Sequence[Example], shares: tuple[float, float, float], seed: int
-) -> dict[str, Split]:
-    """`split_groups`, with groups that share a pair of prompts kept on one side.
-
-    Two questions that differ in unknown words alone are the same tokens to the model, and so the
-    same example, whatever their groups are called.
-    """
-    root: dict[str, str] = {}
-
-    def find(group: str) -> str:
-        while root.setdefault(group, group) != group:
-            group = root[group]
-        return group
-
-    first_with: dict[str, str] = {}
-    for example in examples:
-        group = find(example.pair.group)
-        other = find(first_with.setdefault(example.key, group))
-        # The smaller name stands for both, whatever the order of the examples.
-        root[max(group, other)] = min(group, other)
-    part = split_groups([find(group) for group in root], shares, seed)
-    return {group: part[find(group)] for group in root}
-
-
-def split_groups(
-    groups: Sequence[str], shares: tuple[float, float, float], seed: int
-) -> dict[str, Split]:
-    """Shuffle the distinct groups by `seed` and cut them by `shares`.
-
-    A split with a positive share gets at least one group as long as there are enough of them, train
-    first, then test, then dev.
-
-    Raises:
-        ValueError: If a share is negative or they do not sum to 1.
-    """
-    valid = isinstance(shares, Sequence) and len(shares) == 3
-    if not valid or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"split={shares}: shares of train, dev and test must be >= 0 and sum to 1")
-    distinct = sorted(set(groups))
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = [distinct[i] for i in torch.randperm(len(distinct), generator=generator).tolist()]
-    counts = [int(share * len(distinct)) for share in shares]
-    for i in (0, 2, 1):
-        if shares[i] > 0 and counts[i] == 0 and sum(counts) < len(distinct):
-            counts[i] = 1
-    counts[0 if shares[0] > 0 else counts.index(max(counts))] += len(distinct) - sum(counts)
-    last_of_train, last_of_dev = counts[0], counts[0] + counts[1]
-    parts = (shuffled[:last_of_train], shuffled[last_of_train:last_of_dev], shuffled[last_of_dev:])
-    return {group: split for split, part in zip(SPLITS, parts, strict=True) for group in part}

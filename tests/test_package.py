@@ -25,6 +25,7 @@ LAYERS = (
     "_types",
     "models",
     "prompts",
+    "examples",
     "responses",
     "deltas",
     "artifacts",

@@ -11,8 +11,8 @@ from psr_lens.assumptions.probe import Probe, fit_probes
 from psr_lens.assumptions.stream import DeltaStream, sum_device
 from psr_lens.assumptions.table import MeasureTable
 from psr_lens.deltas import Kind, working_dtype
+from psr_lens.examples import Example, split_examples
 from psr_lens.faithfulness.bootstrap import bootstrap, resamples
-from psr_lens.responses import Example, split_examples
 
 
 def fit_layer_probes(

@@ -28,9 +28,9 @@ from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.assumptions.strengths import DIRECTIONS, describe_strengths, measure_strengths
 from psr_lens.assumptions.table import MeasureTable
 from psr_lens.deltas import Kind
+from psr_lens.examples import Example, check_examples, split_examples
 from psr_lens.faithfulness.bootstrap import resamples
 from psr_lens.models import as_hooked_model
-from psr_lens.responses import Example, check_examples, split_examples
 from psr_lens.steering.provenance import describe_data, provenance
 
 _N_ENERGIES: Final = 64

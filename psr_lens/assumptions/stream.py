@@ -9,8 +9,8 @@ from torch import Tensor
 
 from psr_lens._types import Surface
 from psr_lens.deltas import Kind, example_batches, iter_batches, local_deltas, surface_residuals
+from psr_lens.examples import Example
 from psr_lens.models import HookedModel
-from psr_lens.responses import Example
 
 
 @dataclass(frozen=True)

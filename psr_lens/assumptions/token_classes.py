@@ -21,8 +21,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from psr_lens._types import Surface
+from psr_lens.examples import Example
 from psr_lens.models.chat import PromptEncoder
-from psr_lens.responses import Example
 
 TOKEN_CLASSES: Final = (
     "question",

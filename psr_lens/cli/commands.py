@@ -19,8 +19,8 @@ from psr_lens.demo.instructions import DEFAULT_TRAITS, instruction
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from psr_lens.examples import Example
     from psr_lens.models import HookedModel
-    from psr_lens.responses import Example
     from psr_lens.steering import Steering
 
 Method = Literal[

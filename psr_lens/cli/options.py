@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from psr_lens.examples import SteeringDataset
     from psr_lens.models import HookedModel
     from psr_lens.prompts import PromptPair
-    from psr_lens.responses import SteeringDataset
 
 
 @dataclass(frozen=True)

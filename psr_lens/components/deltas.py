@@ -17,9 +17,9 @@ from torch import Tensor
 
 from psr_lens._types import Surface
 from psr_lens.deltas import example_batches, working_dtype
+from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenBatch
 from psr_lens.models.parts import BlockParts, head_matrix, run_with_parts
-from psr_lens.responses import Example
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,9 +28,9 @@ from psr_lens.components.report import (
     Estimate,
 )
 from psr_lens.deltas import iter_batches
+from psr_lens.examples import Example, check_examples
 from psr_lens.faithfulness.bootstrap import bootstrap, resamples
 from psr_lens.models import HookedModel, as_hooked_model
-from psr_lens.responses import Example, check_examples
 from psr_lens.steering.provenance import describe_data, provenance
 
 

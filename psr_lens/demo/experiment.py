@@ -20,12 +20,13 @@ from psr_lens.demo.judges import judge_coherence, judge_trait
 from psr_lens.demo.prompts import QUESTION_WORDINGS, question
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS, Animal
 from psr_lens.evaluation import Behaviour, Judge, Score, measure_behaviour
+from psr_lens.examples import Example, Split, SteeringDataset
 from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import HookedModel
 from psr_lens.models.generation import pick_tokens, uniform_stream
 from psr_lens.prompts import PromptPair, instruct
-from psr_lens.responses import Example, Split, SteeringDataset, sample_responses
+from psr_lens.responses import sample_responses
 from psr_lens.steering import OracleSteering, Steering
 
 ALPHAS: Final = (0.5, 1.0, 1.5, 2.0)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from psr_lens.deltas import working_dtype
 from psr_lens.deploy.architecture import check_belongs, decoder_layers, hf_fingerprint, residual_of
 from psr_lens.deploy.passes import PassWatcher, columns_of, watcher_of
-from psr_lens.models.base import ResidualEdit
 from psr_lens.models.columns import Columns
+from psr_lens.models.editing import ResidualEdit
 from psr_lens.steering.base import Steering
 from psr_lens.steering.handles import SteeringHandle
 

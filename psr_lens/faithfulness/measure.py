@@ -13,6 +13,7 @@ import torch
 
 from psr_lens._types import Surface, check_alpha, check_count, check_seed, check_surface
 from psr_lens.deltas import iter_batches, working_dtype
+from psr_lens.examples import Example, check_examples
 from psr_lens.faithfulness import references
 from psr_lens.faithfulness.gap import bases_of
 from psr_lens.faithfulness.ledger import Ledger
@@ -20,7 +21,6 @@ from psr_lens.faithfulness.recording import Products, SharedRuns
 from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING, Probe
 from psr_lens.faithfulness.report import FaithfulnessReport, Run
 from psr_lens.models import HookedModel, as_hooked_model
-from psr_lens.responses import Example, check_examples
 from psr_lens.steering import Steering
 from psr_lens.steering.provenance import describe_data, provenance
 

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from psr_lens._types import Surface
 from psr_lens.deltas import example_batches, local_deltas, working_dtype
+from psr_lens.examples import Example
 from psr_lens.faithfulness.gap import GapSplit
 from psr_lens.faithfulness.measures import output_products, token_products
 from psr_lens.models import HookedModel, TokenBatch
-from psr_lens.models.base import ResidualEdit
 from psr_lens.models.columns import Columns
-from psr_lens.responses import Example
-from psr_lens.steering.base import Context, Steering
+from psr_lens.models.editing import ResidualEdit
+from psr_lens.steering.base import Steering
+from psr_lens.steering.context import Context
 
 Products = dict[str, Tensor]
 """Numbers of single tokens, float64 on the CPU: `[layer, token]`, and `[predicted]` of outputs."""

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from psr_lens._types import Surface
 from psr_lens.deltas import add_at, working_dtype
+from psr_lens.examples import Example
 from psr_lens.faithfulness.recording import Products, SharedRuns
 from psr_lens.fitting.closed import leading_directions
 from psr_lens.models import HookedModel
 from psr_lens.models.chat import common_suffix_length
-from psr_lens.responses import Example
 from psr_lens.steering import OracleSteering
 
 NO_STEERING: Final = "no steering"

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from psr_lens._types import Surface, check_count
+from psr_lens.examples import SteeringDataset, split_groups
 from psr_lens.fitting.closed import CLOSED
 from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
-from psr_lens.responses import SteeringDataset, split_groups
 from psr_lens.steering import Steering
 
 REPLAYED: Final = ("const", "psr")

@@ -15,10 +15,10 @@ from psr_lens.deltas import (
     surface_residuals,
     working_dtype,
 )
+from psr_lens.examples import Example
 from psr_lens.fitting.report import StageReport
 from psr_lens.fitting.statistics import DeltaMoments, delta_moments, principal_vector
 from psr_lens.models import HookedModel
-from psr_lens.responses import Example
 from psr_lens.steering import (
     ActAdd,
     ConstantSteering,

@@ -15,6 +15,7 @@ from psr_lens._types import (
     check_surface,
     resolve_layers,
 )
+from psr_lens.examples import SteeringDataset
 from psr_lens.fitting.checkpoints import FitCheckpoint
 from psr_lens.fitting.choices import (
     HAVE_BEST,
@@ -29,7 +30,6 @@ from psr_lens.fitting.recipe import Recipe
 from psr_lens.fitting.report import FitReport, counting_forwards
 from psr_lens.fitting.solve import Task, solve, solve_closed
 from psr_lens.models import as_hooked_model
-from psr_lens.responses import SteeringDataset
 from psr_lens.steering import Steering
 from psr_lens.steering.provenance import describe_data, provenance
 

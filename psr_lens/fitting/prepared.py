@@ -15,13 +15,13 @@ from torch import Tensor
 
 from psr_lens._types import Surface
 from psr_lens.deltas import example_batches, iter_batches, surface_residuals, working_dtype
+from psr_lens.examples import Example
 from psr_lens.fitting.trainable import Trainable, Units
 from psr_lens.models import HookedModel
-from psr_lens.models.base import ResidualEdit
 from psr_lens.models.batch import right_pad
 from psr_lens.models.columns import Columns
+from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.prefix import KeyValues, RowKeyValues
-from psr_lens.responses import Example
 
 
 @dataclass(frozen=True, eq=False)

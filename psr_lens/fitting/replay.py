@@ -22,9 +22,9 @@ from tqdm.auto import tqdm
 
 from psr_lens._types import Surface
 from psr_lens.deltas import working_dtype
+from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenRow
 from psr_lens.models.batch import length_sorted_batches
-from psr_lens.responses import Example
 
 Push = Callable[[Tensor], Tensor]
 """What a stage adds, as a function of the residual streams `[token, d_model]`."""

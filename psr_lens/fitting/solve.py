@@ -7,6 +7,7 @@ import torch
 
 from psr_lens._types import Surface
 from psr_lens.deltas import working_dtype
+from psr_lens.examples import SteeringDataset
 from psr_lens.fitting.checkpoints import FitCheckpoint
 from psr_lens.fitting.choices import REPLAYED
 from psr_lens.fitting.closed import Maker, closed_form
@@ -20,7 +21,6 @@ from psr_lens.fitting.stages import Stages
 from psr_lens.fitting.starts import make_trainable
 from psr_lens.fitting.trainable import Trainable, TrainableReFTr1, Units
 from psr_lens.models import HookedModel
-from psr_lens.responses import SteeringDataset
 from psr_lens.steering import PSR, ConstantSteering, Steering
 
 LIVE = "live"

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from psr_lens._types import Surface
 from psr_lens.deltas import example_batches, iter_batches, surface_residuals
+from psr_lens.examples import Example
 from psr_lens.fitting.heads import leading_direction
 from psr_lens.models import HookedModel
-from psr_lens.responses import Example
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ edits residual streams through `edited`, and runs `logits`, `run`, `embed`, `run
 `generate`.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -19,16 +18,12 @@ from torch import Tensor, nn
 from psr_lens.models.batch import TokenBatch, TokenRow, left_pad
 from psr_lens.models.chat import Prompt, PromptEncoder, RawText
 from psr_lens.models.columns import Columns
+from psr_lens.models.editing import EditableModel
 from psr_lens.models.parts import PartPoints
 from psr_lens.models.prefix import KeyValues
-from psr_lens.models.raw_calls import RawCalls
-
-ResidualEdit = Callable[[Tensor, Columns], Tensor | None]
-"""`edit(resid [batch, pos, d_model], columns)` returns the new residual stream, or None to leave it;
-`columns` says what every column of the pass is."""
 
 
-class HookedModel(ABC):
+class HookedModel(EditableModel):
     """A frozen language model whose residual stream can be read and edited at every layer.
 
     Made by `load_model`, or around a HookedTransformer or TransformerBridge of one's own by
@@ -52,15 +47,10 @@ class HookedModel(ABC):
         revision: str | None = None,
         end_token_ids: Sequence[int] = (),
     ):
-        # Untyped: the two classes of TransformerLens share no type that says what is used here.
-        self.raw: Any = raw
+        super().__init__(raw)
         self.name = name
         self.revision = revision
         self.encoder = PromptEncoder(tokenizer, end_token_ids)
-        self._columns: Columns | None = None
-        self._raw_calls = RawCalls()
-        self._edits_active = 0
-        self._level = 0
 
     # --- dimensions -----------------------------------------------------------------------------
 
@@ -99,10 +89,6 @@ class HookedModel(ABC):
         return self._embedding.dtype
 
     # --- what a backend spells in its own way ---------------------------------------------------
-
-    @abstractmethod
-    def hook_point(self, layer: int) -> nn.Module:
-        """The module that the residual stream after block `layer` passes through."""
 
     @abstractmethod
     def part_points(self, layer: int) -> PartPoints:
@@ -333,94 +319,6 @@ class HookedModel(ABC):
                 "shorten the prompt or the response"
             )
         return left_pad(rows, self.encoder.pad_token_id, self.device)
-
-    # --- editing --------------------------------------------------------------------------------
-
-    @contextmanager
-    def edited(
-        self,
-        edits: Mapping[int, ResidualEdit],
-        *,
-        prompt_length: int | None = None,
-        question_start: int | None = None,
-    ) -> Iterator[None]:
-        """Apply residual edits to every forward pass inside the context; none is left after it.
-
-        Through this object's own methods it is known what every column is. Where `raw` is
-        called directly, the last column of a pass counts as the last prompt token, later tokens of
-        `raw.generate` as response; for a whole sequence given to `raw`, pass `prompt_length`.
-
-        Args:
-            edits: For every layer, what to do with the residual stream after its block.
-            prompt_length: Columns of the prompt, for whole sequences given to `raw`.
-            question_start: First question column, for a `QR` edit under direct calls of `raw`.
-        """
-        handles = []
-        outer = self._raw_calls
-        self._raw_calls = outer.nested(prompt_length, question_start)
-        own_generate = self._edits_active == 0
-        self._edits_active += 1
-        try:
-            if own_generate:
-                self._watch_raw_generate()
-            # The block is entered once per pass, whatever calls it.
-            handles.append(self.raw.blocks[0].register_forward_pre_hook(self._begin_pass))
-            for layer, edit in edits.items():
-                handles.append(self.hook_point(layer).register_forward_hook(self._as_hook(edit)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._edits_active -= 1
-            if own_generate:
-                self.raw.__dict__.pop("generate", None)
-            self._raw_calls = outer
-
-    @contextmanager
-    def unedited(self) -> Iterator[None]:
-        """Suspend the edits that are on; edits made inside the context act."""
-        self._level += 1
-        try:
-            yield
-        finally:
-            self._level -= 1
-
-    def _as_hook(self, edit: ResidualEdit):
-        level = self._level
-
-        def hook(module: nn.Module, args: Any, resid: Tensor) -> Tensor | None:
-            if self._level != level:
-                return None
-            columns = self._columns
-            if columns is None:
-                columns = self._raw_calls.columns(resid.shape[0], resid.shape[1], resid.device)
-            return edit(resid, columns)
-
-        return hook
-
-    def _begin_pass(self, module: nn.Module, args: Any) -> None:
-        self._raw_calls.begin_pass()
-
-    def _watch_raw_generate(self) -> None:
-        """Let uncached `raw.generate` know where its prompt ended, for as long as edits are on."""
-        original = self.raw.generate
-
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            self._raw_calls.begin_generate()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self._raw_calls.end_generate()
-
-        self.raw.__dict__["generate"] = generate
-
-    @contextmanager
-    def _running(self, columns: Columns) -> Iterator[None]:
-        outer, self._columns = self._columns, columns
-        try:
-            yield
-        finally:
-            self._columns = outer
 
     def __repr__(self) -> str:
         return (

@@ -2,13 +2,14 @@
 
 from psr_lens.steering.ablation import DirectionalAblation
 from psr_lens.steering.actadd import ActAdd
-from psr_lens.steering.base import PushSteering, Steering
+from psr_lens.steering.base import Steering
 from psr_lens.steering.coefficients import Coefficients
 from psr_lens.steering.constant import ConstantSteering
 from psr_lens.steering.loading import load_steering
 from psr_lens.steering.oracle import OracleSteering
 from psr_lens.steering.projection import ProjectionMatch
 from psr_lens.steering.psr import PSR
+from psr_lens.steering.push import PushSteering
 from psr_lens.steering.reft import LoReFT, ReFTr1
 from psr_lens.steering.sums import SumSteering
 

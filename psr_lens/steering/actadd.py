@@ -12,7 +12,8 @@ from psr_lens.models import as_hooked_model
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.columns import Columns
 from psr_lens.models.numerics import record_residuals
-from psr_lens.steering.base import Context, Push, Steering
+from psr_lens.steering.base import Push, Steering
+from psr_lens.steering.context import Context
 from psr_lens.steering.provenance import provenance as provenance_of
 
 Alignment = Literal["start", "surface"]

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from psr_lens._types import Surface, check_alpha, check_surface
 from psr_lens.artifacts import write_artifact
-from psr_lens.deltas import surface_residuals, working_dtype
+from psr_lens.deltas import working_dtype
+from psr_lens.examples import Example
 from psr_lens.models import HookedModel, as_hooked_model
-from psr_lens.models.base import ResidualEdit
 from psr_lens.models.columns import Columns
-from psr_lens.responses import Example
+from psr_lens.models.editing import ResidualEdit
 from psr_lens.steering.coefficients import Coefficients, measure_pushes
+from psr_lens.steering.context import Context
 from psr_lens.steering.handles import SteeringHandle
 from psr_lens.steering.provenance import check_model
 
@@ -64,7 +65,7 @@ class Steering(ABC):
 
     @abstractmethod
     def pushes(
-        self, device: torch.device, dtype: torch.dtype, context: "Context | None" = None
+        self, device: torch.device, dtype: torch.dtype, context: Context | None = None
     ) -> Mapping[int, Push]:
         """What every layer adds at strength 1.
 
@@ -125,7 +126,7 @@ class Steering(ABC):
         self,
         model: HookedModel,
         alpha: float = 1.0,
-        examples: "Sequence[Example] | Context | None" = None,
+        examples: Sequence[Example] | Context | None = None,
     ) -> Mapping[int, ResidualEdit]:
         """The residual edits of this steering, by layer; other columns keep their exact bits.
 
@@ -364,62 +365,3 @@ class Steering(ABC):
         origin = self.provenance.get("model", {}).get("name", "an unnamed model")
         where = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         return f"{type(self).__name__}({self.method}, {where} of {origin}, surface {self.surface})"
-
-
-class Context:
-    """What a steering that depends on the example may look at: the model, the batch's examples.
-
-    Args:
-        model: The model.
-        examples: The rows of the batch.
-        known: `A(x'y')` on a surface, where it has been found already.
-    """
-
-    def __init__(
-        self,
-        model: HookedModel,
-        examples: Sequence[Example],
-        known: Mapping[Surface, Float[Tensor, "all_layers token d_model"]] | None = None,
-    ):
-        self.model, self.examples = model, examples
-        self._prompt_steered = dict(known or {})
-
-    def prompt_steered(self, surface: Surface) -> Float[Tensor, "all_layers token d_model"]:
-        """`A(x'y')` on a surface; runs the prompts where that is not known yet."""
-        if surface not in self._prompt_steered:
-            steered = self.model.pad([example.steered_row for example in self.examples])
-            self._prompt_steered[surface] = surface_residuals(self.model, steered, surface)
-        return self._prompt_steered[surface]
-
-
-class PushSteering(Steering):
-    """A steering whose push is a function of the layer and the residual stream alone."""
-
-    @abstractmethod
-    def push(
-        self, layer: int, resid: Float[Tensor, "*batch d_model"]
-    ) -> Float[Tensor, "*batch d_model"]:
-        """What is added at strength 1, for residual streams of any leading shape.
-
-        Args:
-            layer: One of `layers`.
-            resid: Residual streams in the working precision.
-        """
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> "PushSteering":
-        """The same steering with its tensors there."""
-        moved = {name: tensor.to(device, dtype) for name, tensor in self.tensors().items()}
-        placed = type(self).from_tensors(moved, self.layers, surface=self.surface, **self.options())
-        assert isinstance(placed, PushSteering)
-        return placed
-
-    def pushes(
-        self, device: torch.device, dtype: torch.dtype, context: Context | None = None
-    ) -> Mapping[int, Push]:
-        """One push per layer, with the tensors moved once."""
-        placed = self.to(device, dtype)
-
-        def pusher(layer: int) -> Push:
-            return lambda resid, columns: placed.push(layer, resid)
-
-        return {layer: pusher(layer) for layer in self.layers}

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from psr_lens._types import Surface, TokenValues
 from psr_lens.deltas import iter_batches, working_dtype
+from psr_lens.examples import Example, check_examples
 from psr_lens.models import HookedModel
-from psr_lens.models.base import ResidualEdit
 from psr_lens.models.columns import Columns
-from psr_lens.responses import Example, check_examples
+from psr_lens.models.editing import ResidualEdit
 
 
 @dataclass(frozen=True)

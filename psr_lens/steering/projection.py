@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface
-from psr_lens.steering.base import PushSteering
+from psr_lens.steering.push import PushSteering
 
 
 @final

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.numerics import Fingerprint, model_fingerprint
-from psr_lens.responses import Example
 
 
 def describe_model(model: HookedModel) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from psr_lens._types import Surface
 from psr_lens.models import HookedModel
 from psr_lens.models.columns import Columns
-from psr_lens.steering.base import Context, Push, Steering
+from psr_lens.steering.base import Push, Steering
+from psr_lens.steering.context import Context
 
 
 @final

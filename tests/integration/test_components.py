@@ -11,9 +11,10 @@ from psr_lens.components.deltas import component_deltas, head_parts, instruction
 from psr_lens.components.report import percent
 from psr_lens.deltas import collect_deltas, example_batches
 from psr_lens.demo import questions, system_prompt
+from psr_lens.examples import Example
 from psr_lens.models.parts import head_matrix, run_with_parts
 from psr_lens.prompts import PromptPair, instruct
-from psr_lens.responses import Example, sample_responses
+from psr_lens.responses import sample_responses
 from psr_lens.steering import ConstantSteering
 from tests.tiny_models import BACKENDS, CORE_MODELS, FAMILIES, MODELS, instructed, tiny_model
 

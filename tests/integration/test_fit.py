@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from psr_lens.deltas import collect_deltas, example_batches, surface_residuals
+from psr_lens.examples import SteeringDataset
 from psr_lens.fitting import fit
 from psr_lens.models.batch import TokenRow
-from psr_lens.responses import SteeringDataset, sample_responses
+from psr_lens.responses import sample_responses
 from psr_lens.steering import PSR, ConstantSteering, OracleSteering
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model
 

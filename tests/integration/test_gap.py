@@ -8,7 +8,7 @@ from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.responses import make_example, sample_responses
 from psr_lens.steering import ConstantSteering, OracleSteering
-from psr_lens.steering.base import PushSteering
+from psr_lens.steering.push import PushSteering
 from tests.tiny_models import CORE_MODELS, MODELS, instructed, tiny_model
 from tests.tiny_steerings import KINDS, made_up
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psr_lens.examples import Example, split_examples, split_groups
 from psr_lens.prompts import PromptPair
-from psr_lens.responses import Example, split_examples, split_groups
 
 
 @given(

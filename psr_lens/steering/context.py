@@ -1,0 +1,37 @@
+"""What a steering that depends on the example may look at."""
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from psr_lens._types import Surface
+from psr_lens.deltas import surface_residuals
+from psr_lens.examples import Example
+from psr_lens.models import HookedModel
+
+
+class Context:
+    """What a steering that depends on the example may look at: the model, the batch's examples.
+
+    Args:
+        model: The model.
+        examples: The rows of the batch.
+        known: `A(x'y')` on a surface, where it has been found already.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        examples: Sequence[Example],
+        known: Mapping[Surface, Float[Tensor, "all_layers token d_model"]] | None = None,
+    ):
+        self.model, self.examples = model, examples
+        self._prompt_steered = dict(known or {})
+
+    def prompt_steered(self, surface: Surface) -> Float[Tensor, "all_layers token d_model"]:
+        """`A(x'y')` on a surface; runs the prompts where that is not known yet."""
+        if surface not in self._prompt_steered:
+            steered = self.model.pad([example.steered_row for example in self.examples])
+            self._prompt_steered[surface] = surface_residuals(self.model, steered, surface)
+        return self._prompt_steered[surface]
