@@ -6,8 +6,9 @@ from typing import Final
 
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, MEASURES, FaithfulnessReport
 from psr_lens.plots.circuits import page_scripts
-from psr_lens.plots.faithfulness import faithfulness_figure, faithfulness_table, gap_bars
+from psr_lens.plots.faithfulness import faithfulness_figure, faithfulness_table
 from psr_lens.plots.figures import PageFigures, provenance_footer
+from psr_lens.plots.gap import gap_bars
 from psr_lens.plots.page import html_page, write_page
 from psr_lens.plots.text import escape
 from psr_lens.plots.tokens import token_heatmaps

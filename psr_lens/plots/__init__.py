@@ -15,15 +15,15 @@ network connection.
 from psr_lens.plots.assumptions import assumption_curves, spectrum_shares, strength_classes
 from psr_lens.plots.bounds import Bounds, robust_bounds
 from psr_lens.plots.components import component_shares, component_tokens, head_heatmap
+from psr_lens.plots.curve_figures import Curve
 from psr_lens.plots.curves import BehaviourRow, behaviour_curves
 from psr_lens.plots.faithfulness import (
-    Curve,
     FaithfulnessCurves,
     faithfulness_curves,
     faithfulness_figure,
     faithfulness_table,
-    gap_bars,
 )
+from psr_lens.plots.gap import gap_bars
 from psr_lens.plots.layers import layer_token_heatmap
 from psr_lens.plots.lens import lens_table
 from psr_lens.plots.report import Report, TraitSection, render_report

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from psr_lens.plots.faithfulness import named_colours
 from psr_lens.plots.labels import LineEnd, label_lines, label_margin
 from psr_lens.plots.text import plotly_text
-from psr_lens.plots.theme import MUTED, template
+from psr_lens.plots.theme import MUTED, named_colours, template
 
 if TYPE_CHECKING:
     import plotly.graph_objects

@@ -8,6 +8,7 @@ The mixing below is the one that circuitsvis uses (linear in CIE Lab, D50), so t
 script-free pictures and plotly's heatmaps show exactly the colour that a token has.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -183,3 +184,8 @@ def template() -> "plotly.graph_objects.layout.Template":
 def style_sheet() -> str:
     """The style sheet shared by token heatmaps and reports."""
     return (Path(__file__).parent / "assets" / "style.css").read_text(encoding="utf-8")
+
+
+def named_colours(names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
+    """A colour for every name: the given one, or the palette in order."""
+    return {name: (given or {}).get(name, line_colour(i)) for i, name in enumerate(names)}

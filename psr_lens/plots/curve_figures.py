@@ -1,0 +1,230 @@
+"""How curves with intervals are drawn: over the layers, or as points."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+
+from psr_lens.plots.labels import LineEnd, label_lines, label_margin
+from psr_lens.plots.text import plotly_text
+from psr_lens.plots.theme import GRID, MUTED, named_colours, template, translucent
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+_HEIGHT: Final = 420
+_DASHES: Final = (
+    ("dot", "···"),
+    ("dash", "- -"),
+    ("dashdot", "–·–"),
+    ("longdash", "—"),
+    ("longdashdot", "—·"),
+    ("2px,6px", "· ·"),
+)
+
+
+@runtime_checkable
+class Curve(Protocol):
+    """One number per layer with its interval."""
+
+    @property
+    def values(self) -> Sequence[float]:
+        """The estimate, one per layer."""
+        ...
+
+    @property
+    def low(self) -> Sequence[float]:
+        """Lower end of the 95 % bootstrap interval."""
+        ...
+
+    @property
+    def high(self) -> Sequence[float]:
+        """Upper end of the 95 % bootstrap interval."""
+        ...
+
+
+def over_layers(
+    steerings: Mapping[str, Any],
+    references: Mapping[str, Any],
+    paraphrases: Mapping[str, Any],
+    *,
+    axis: str,
+    title: str,
+    colours: Mapping[str, str] | None,
+) -> "plotly.graph_objects.Figure":
+    """Lines over the layers, with their intervals as bands and their names at the right end.
+
+    Args:
+        steerings: Name to curve, in colour.
+        references: Name to curve, grey and dashed.
+        paraphrases: Name to curve; a band reaches from the lowest to the highest of them.
+        axis: What is drawn.
+        title: A heading.
+        colours: Name to `#rrggbb`.
+
+    Raises:
+        ValueError: If there is no curve, or a curve's values and intervals differ in length.
+    """
+    from plotly import graph_objects as go
+
+    curves = {**references, **steerings}
+    if not curves:
+        raise ValueError("the report has no curve: measure at least one steering before plotting")
+    for name, curve in curves.items():
+        lengths = (len(curve.values), len(curve.low), len(curve.high))
+        if len(set(lengths)) > 1 or not lengths[0]:
+            raise ValueError(
+                f"{name!r} has {lengths} values, lower and upper ends; "
+                "each needs one number per layer"
+            )
+    # A line that is nowhere defined, as the direction of doing nothing, is no line.
+    curves = {name: curve for name, curve in curves.items() if _finite(curve.values)}
+    figure = go.Figure()
+    if paraphrases:
+        columns = list(zip(*(own.values for own in paraphrases.values()), strict=True))
+        _add_band(figure, [min(c) for c in columns], [max(c) for c in columns], MUTED, "wordings")
+    ends = []
+    for number, (name, curve) in enumerate(references.items()):
+        if name not in curves:
+            continue
+        dash, mark = _DASHES[number % len(_DASHES)]
+        _add_band(figure, curve.low, curve.high, MUTED, name)
+        figure.add_scatter(**_line(name, curve, {"color": MUTED, "width": 2, "dash": dash}))
+        ends.append(LineEnd(name, _finite(curve.values)[-1], MUTED, mark))
+    palette = named_colours(list(steerings), colours)
+    for name, curve in steerings.items():
+        if name not in curves:
+            continue
+        colour = palette[name]
+        _add_band(figure, curve.low, curve.high, colour, name)
+        figure.add_scatter(**_line(name, curve, {"color": colour, "width": 2.5}))
+        acts_on = tuple(getattr(curve, "layers", None) or ())
+        if len(acts_on) == 1 and acts_on[0] < len(curve.values):
+            figure.add_scatter(**_only_layer(name, acts_on[0], curve, colour))
+        ends.append(LineEnd(name, _finite(curve.values)[-1], colour))
+    top = 1.05 * max([1.0, *(x for curve in curves.values() for x in _finite(curve.high))])
+    floor = min([0.0, *(1.05 * x for curve in curves.values() for x in _finite(curve.low))])
+    n_layers = max(len(curve.values) for curve in curves.values())
+    label_lines(figure, ends, (floor, top), _HEIGHT - 108)
+    figure.update_layout(
+        template=template(),
+        title={"text": plotly_text(title)},
+        height=_HEIGHT,
+        showlegend=False,
+        hovermode="closest",
+        margin={"r": label_margin(list(curves)), "t": 52, "b": 56},
+        xaxis={"title": "layer", "dtick": max(1, n_layers // 12), "range": [-0.2, n_layers - 0.9]},
+        yaxis={"title": axis, "range": [floor, top]},
+    )
+    return figure
+
+
+def points(
+    steerings: Mapping[str, Any],
+    references: Mapping[str, Any],
+    *,
+    axis: str,
+    colours: Mapping[str, str] | None,
+) -> "plotly.graph_objects.Figure":
+    """One point with its interval for every run, for what has no layers."""
+    from plotly import graph_objects as go
+
+    palette = named_colours(list(steerings), colours)
+    # plotly counts upwards: the first name belongs on top.
+    rows = list({**steerings, **references}.items())[::-1]
+    figure = go.Figure()
+    for place, (name, curve) in enumerate(rows):
+        value, low, high = curve.values[0], curve.low[0], curve.high[0]
+        colour = palette.get(name, MUTED)
+        figure.add_scatter(
+            x=[value],
+            y=[place],
+            mode="markers",
+            marker={"color": colour, "size": 10, "symbol": "circle"},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [high - value],
+                "arrayminus": [value - low],
+                "color": colour,
+                "thickness": 2,
+            },
+            name=plotly_text(name),
+            hovertemplate=(
+                f"<b>{plotly_text(name)}</b>: {value:.3f} "
+                f"(95 % {low:.3f} to {high:.3f})<extra></extra>"
+            ),
+        )
+    highest = max(1.0, *(curve.high[0] for _, curve in rows))
+    figure.update_layout(
+        template=template(),
+        title={"text": "Faithfulness of the next token"},
+        height=120 + 32 * len(rows),
+        showlegend=False,
+        margin={"t": 52, "b": 56},
+        xaxis={"title": axis, "range": [-0.03 * highest, 1.05 * highest]},
+        yaxis={
+            "tickmode": "array",
+            "tickvals": list(range(len(rows))),
+            "ticktext": [plotly_text(name) for name, _ in rows],
+            "gridcolor": GRID,
+            "zeroline": False,
+        },
+    )
+    return figure
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [float(value) for value in values if math.isfinite(value)]
+
+
+def _add_band(
+    figure: "plotly.graph_objects.Figure",
+    low: Sequence[float],
+    high: Sequence[float],
+    colour: str,
+    group: str,
+) -> None:
+    inside = [i for i in range(len(low)) if math.isfinite(low[i]) and math.isfinite(high[i])]
+    figure.add_scatter(
+        x=inside + inside[::-1],
+        y=[high[i] for i in inside] + [low[i] for i in inside[::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor=translucent(colour, 0.15),
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=plotly_text(group),
+    )
+
+
+def _line(name: str, curve: Any, line: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "x": list(range(len(curve.values))),
+        "y": list(curve.values),
+        "customdata": list(zip(curve.low, curve.high, strict=True)),
+        "mode": "lines" if len(curve.values) > 1 else "markers",
+        "line": line,
+        "marker": {"color": line["color"], "size": 9},
+        "name": plotly_text(name),
+        "hovertemplate": (
+            f"<b>{plotly_text(name)}</b><br>layer %{{x}}: %{{y:.3f}} "
+            "(95 % %{customdata[0]:.3f} to %{customdata[1]:.3f})<extra></extra>"
+        ),
+    }
+
+
+def _only_layer(name: str, layer: int, curve: Any, colour: str) -> dict[str, Any]:
+    return {
+        "x": [layer],
+        "y": [curve.values[layer]],
+        "mode": "markers",
+        "marker": {
+            "color": colour,
+            "size": 11,
+            "symbol": "diamond",
+            "line": {"color": "white", "width": 1},
+        },
+        "hovertemplate": f"{plotly_text(name)} acts on layer %{{x}} only<extra></extra>",
+        "showlegend": False,
+    }
