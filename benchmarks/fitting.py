@@ -1,12 +1,11 @@
 """Fitting live against a plain loop, and fitting by replay against fitting live."""
 
 import importlib
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import plain
-from benchmarks.figures import Figure, Skipped
+from benchmarks.figures import Figure
 from benchmarks.models import as_dataset, make_examples
 from benchmarks.sizes import BACKENDS, Bench
 from benchmarks.timing import alternate
@@ -22,30 +21,22 @@ LIVE_BOUNDS = {40: 2.0, 400: 5.0}
 REPLAY_BOUND = 10.0
 _BACKEND = BACKENDS[0]
 _TRAIT = "optimist"
+_TRAIN_PER_DEV = 3
+"""As `sample_responses` splits."""
 
 
-def live_is_here() -> bool:
-    """Whether `fit` has solvers to choose from."""
-    return "solver" in inspect.signature(fit).parameters
-
-
-def run_live(bench: Bench) -> Iterator[Figure | Skipped]:
+def run_live(bench: Bench) -> Iterator[Figure]:
     """`live` and the plain loop from the same start, over the same batches."""
-    if not live_is_here():
-        yield Skipped("live", "fit() has no solver='live' yet")
-        return
     for name in bench.names:
         for prompt in bench.sizes.prompts:
             yield from _live_against_plain(bench, name, prompt)
 
 
-def run_replay(bench: Bench) -> Iterator[Figure | Skipped]:
+def run_replay(bench: Bench) -> Iterator[Figure]:
     """`replay` and `live`: seconds, and the relative RMSE that each reaches."""
-    if not live_is_here():
-        yield Skipped("replay", "fit() has no solver='live' yet to compare with")
-        return
     for name in bench.names:
-        yield from _replay_against_live(bench, name)
+        for backend in BACKENDS:
+            yield from _replay_against_live(bench, name, backend)
 
 
 def fit_psr(
@@ -130,20 +121,22 @@ def _live_against_plain(bench: Bench, name: str, prompt: int) -> Iterator[Figure
     )
 
 
-def _replay_against_live(bench: Bench, name: str) -> Iterator[Figure]:
+def _replay_against_live(bench: Bench, name: str, backend: str) -> Iterator[Figure]:
     sizes = bench.sizes
-    model = bench.model(name, _BACKEND)
+    model = bench.model(name, backend)
     if name == "demo":
         data, held_out = fit_data(model, _TRAIT, seed=0), held_out_data(model, _TRAIT, seed=1)
         if len(data.train) > 8 * sizes.fit_examples:
-            kept = (*data.train[: 8 * sizes.fit_examples], *data.dev[: sizes.fit_examples])
+            count = 8 * sizes.fit_examples
+            kept = (*data.train[:count], *data.dev[: count // _TRAIN_PER_DEV])
             data = SteeringDataset(kept, data.split_of_group, data.provenance)
         text = f"sampled responses of the trait {_TRAIT}"
     else:
         count = sizes.fit_examples
+        both = count + count // _TRAIN_PER_DEV
         examples = make_examples(3 * count, sizes.prompts[0], sizes.response)
-        data = as_dataset(examples[:count], examples[count : count + count // 2])
-        held_out = as_dataset((), (), examples[count + count // 2 :])
+        data = as_dataset(examples[:count], examples[count:both])
+        held_out = as_dataset((), (), examples[both:])
         text = f"prompts of {sizes.prompts[0]}"
     found: dict[str, Steering] = {}
 
@@ -155,11 +148,14 @@ def _replay_against_live(bench: Bench, name: str) -> Iterator[Figure]:
         sizes.fit_repeats,
         warm_up=False,
     )
-    case = f"{text}, {len(data.train)} examples, {sizes.epochs} live epochs"
+    case = (
+        f"{text}, {len(data.train)} examples, {len(data.dev)} to stop on, "
+        f"{sizes.epochs} live epochs"
+    )
     yield Figure(
         "replay",
         name,
-        _BACKEND,
+        backend,
         case,
         "live / replay",
         timings.ratio("live", "replay"),
@@ -185,7 +181,7 @@ def _replay_against_live(bench: Bench, name: str) -> Iterator[Figure]:
         yield Figure(
             "replay",
             name,
-            _BACKEND,
+            backend,
             case,
             f"relative RMSE on {label} examples, replay / live",
             mean["replay"] / mean["live"],

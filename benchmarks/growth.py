@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import plain
 from benchmarks.figures import Figure
-from benchmarks.fitting import fit_psr, live_is_here
+from benchmarks.fitting import fit_psr
 from benchmarks.generation import never_ending, random_psr
 from benchmarks.models import as_dataset, make_examples
 from benchmarks.sizes import BACKENDS, Bench
@@ -73,17 +73,20 @@ def _tasks(
             pass
 
     def generate() -> None:
+        model.generate(prompts, max_new_tokens=new_tokens, batch_size=size)
+
+    def generate_steered() -> None:
         with steering.applied(model):
-            model.generate(prompts, max_new_tokens=new_tokens, batch_size=size)
+            generate()
 
     tasks: dict[str, Callable[[], object]] = {
         "bare forwards": lambda: [plain.forward(model, batch) for batch in batches],
+        "bare generation": generate,
         "extraction": extract,
         "dim": lambda: fit(model, data, method="dim", batch_size=size),
-        "replay": lambda: fit(model, data, method="psr", batch_size=size),
-        "steered generation": generate,
+        "replay": lambda: fit_psr(model, data, "replay", bench),
+        "steered generation": generate_steered,
     }
-    if live_is_here() and model.backend == BACKENDS[0]:
-        tasks["replay"] = lambda: fit_psr(model, data, "replay", bench)
+    if model.backend == BACKENDS[0]:
         tasks["live"] = lambda: fit_psr(model, data, "live", bench, _EPOCHS)
     return tasks

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import extraction, fitting, generation, growth, lab, memory, peers
+from benchmarks import extraction, figures, fitting, generation, growth, lab, memory, peers
 from benchmarks.models import CONTEXT, make_examples, make_texts
 from benchmarks.sizes import BACKENDS, QUICK, Bench
 from psr_lens.models import RawText, load_model
@@ -89,7 +89,7 @@ def test_the_random_psr_pushes_at_every_layer(model):
 def test_growth_gives_an_exponent_per_task(bench):
     figures = list(growth._exponents(bench, BACKENDS[0], "layers"))
     tasks = [figure.what for figure in figures]
-    assert tasks[:3] == ["bare forwards", "extraction", "dim"]
+    assert tasks[:3] == ["bare forwards", "bare generation", "extraction"]
     assert all(list(figure.seconds) == ["x1", "x2"] for figure in figures)
 
 
@@ -122,18 +122,25 @@ def test_a_curve_s_gap_is_its_largest_relative_difference():
 
 
 def test_what_cannot_run_says_so(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr(fitting, "live_is_here", lambda: False)
     monkeypatch.setattr(peers, "PEERS_PYTHON", tmp_path / "python")
-    skipped = [*fitting.run_live(bench), *fitting.run_replay(bench), *peers.run(bench)]
-    assert [one.benchmark for one in skipped] == ["live", "replay", "peers"]
-    assert "make peers" in skipped[-1].why
+    (skipped,) = peers.run(bench)
+    assert isinstance(skipped, figures.Skipped)
+    assert skipped.benchmark == "peers"
+    assert "make peers" in skipped.why
 
 
-@pytest.mark.skipif(not fitting.live_is_here(), reason="fit() has no solver='live' yet")
 def test_live_walks_the_plain_loop_s_curve(bench):
     ratio, gap = fitting._live_against_plain(bench, bench.large, 6)
     assert ratio.value > 0
     assert gap.met
+
+
+def test_replay_and_live_fit_the_same_examples(bench):
+    ratio, on_training, on_held_out = fitting._replay_against_live(bench, bench.large, BACKENDS[0])
+    assert "4 examples, 1 to stop on, 2 live epochs" in ratio.case
+    assert ratio.bound == fitting.REPLAY_BOUND
+    assert on_training.value > 0
+    assert on_held_out.value > 0
 
 
 def test_the_lab_runs_once_for_every_further_steering(bench):
