@@ -36,12 +36,12 @@ FITS = {
     "a-psr k=4": {"method": "psr", "n_heads": 4},
     "a-psr k=16": {"method": "psr", "n_heads": 16},
 }
-WHY = """Two instructions on `demo` stay away from their paraphrase: `velan`, which exchanges nearly
-every word, and `the_end`, which asks for a closing sentence. It is the coefficients that are wrong
-there and not the directions: with perfect coefficients along the sixteen leading directions of each
-layer's local deltas, `fit(model, data, method="oracle", rank=16)`, the same examples are left at
-0.05 and 0.09. What to push, and when to stop, cannot be read well enough off the residual stream by a
-ReLU of a linear probe, at this many examples.
+WHY = """One instruction on `demo` stays away from its paraphrase: `the_end`, which asks for a closing
+sentence. It is the coefficients that are wrong there and not the directions: with perfect
+coefficients along the sixteen leading directions of each layer's local deltas,
+`fit(model, data, method="oracle", rank=16)`, the same examples are left at 0.09. When to stop and say
+it cannot be read well enough off the residual stream by a ReLU of a linear probe, at this many
+examples.
 """
 DETECTION_WHY = ""
 NEAR = 0.05
@@ -129,9 +129,8 @@ def page(numbers: dict) -> str:
         "",
         "Relative RMSE at the last layer on the held-out animals of the demo world: 1 is no steering,",
         "0 the prompt itself. `s-` acts at the layer that was best on the dev split, `a-` at every",
-        "layer; `k` is the number of heads per layer, fitted by replay and then live from there. (With",
-        '`solver="auto"` a fit now also trains live from its own start, and keeps what the dev split',
-        "likes best; these columns were measured without that.)",
+        "layer; `k` is the number of heads per layer, fitted by `auto`: replay, live from there, live",
+        "from its own start, whichever the dev split likes best.",
         "The equivalent prompt is the instruction in words that no fit has seen. The figures are",
         "written by `python -m benchmarks.methods`; intervals, every layer and the time of each fit",
         "are in `benchmarks/methods.json`.",
@@ -152,20 +151,26 @@ def detection_rows() -> list[str]:
     if not detection.NUMBERS.is_file():
         return []
     found = json.loads(detection.NUMBERS.read_text())
+    rows = []
+    for name, own in found.items():
+        ours, ceiling = own["reft_r1"], own["supervised"]
+        rows.append(
+            f"| {name} | {ours['layer']:.0f} | {ours['auroc']:.3f} | {ours['loss before']:.3f} | "
+            f"{ours['loss after']:.3f} | {ceiling['layer']:.0f} | {ceiling['auroc']:.3f} |"
+        )
     return [
         "## ReFT-r1 as a detector",
         "",
-        f"Fitted on `demo` at layer {detection.LAYER}, with plain responses as negatives: the AUROC of its",
-        "latent between held-out responses to the instruction and plain ones, both read behind the plain",
-        "prompt, and its likelihood objective on the dev split before and after. Written by",
+        "Fitted on `demo` with plain responses as negatives: the AUROC of its latent between responses",
+        "to the instruction and plain ones, about held-out animals, both read behind the plain prompt,",
+        "at the layer that was best on the dev animals; and its likelihood objective there on the dev",
+        "split. Beside it a direction of the same form that is trained with the labels, and to do",
+        "nothing but detect, at its own best layer: what a latent could reach. Written by",
         "`python -m benchmarks.detection`.",
         "",
-        "| instruction | AUROC | objective before | after |",
-        "| --- | --- | --- | --- |",
-        *(
-            f"| {name} | {own['auroc']:.3f} | {own['dev loss before']:.3f} | {own['dev loss after']:.3f} |"
-            for name, own in found.items()
-        ),
+        "| instruction | layer | AUROC | objective before | after | layer | AUROC, supervised |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
         "",
         DETECTION_WHY,
     ]

@@ -23,13 +23,16 @@ _LAST_WRITER: Final = {
 }
 """By model type, what is added to the residual stream last, as it is, in a decoder layer."""
 
+_BIAS_OPTION: Final = {"llama": ("mlp_bias", ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"))}
+"""By model type, the option that gives the last writer a bias when a checkpoint is loaded, and
+everything that it gives one to."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Change:
-    """A module whose bias was changed, what it was and is, and how to put it back."""
+    """Something that was changed: whether it is still as the change left it, and how to undo it."""
 
-    module: Any
-    after: Tensor
+    stands: Callable[[], bool]
     put_back: Callable[[], None]
 
 
@@ -51,6 +54,7 @@ def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> Folde
         for layer, vector in zip(steering.layers, steering.vectors, strict=True):
             writer = layers[layer].get_submodule(_LAST_WRITER[family])
             changes.append(_add_to_bias(writer, alpha * vector.to(working_dtype(vector.dtype))))
+        changes += _loadable_biases(hf_model, layers)
     except BaseException:
         # Whole or not at all.
         for change in changes:
@@ -60,8 +64,7 @@ def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> Folde
     def put_back() -> None:
         # All or nothing: look at every one before the first is touched.
         for change in changes:
-            bias = change.module.bias
-            if bias is None or not torch.equal(bias, change.after.to(bias.device)):
+            if not change.stands():
                 raise ValueError(
                     "the weights were changed after this fold: undo the later change first, or load "
                     "the model anew"
@@ -78,7 +81,7 @@ def _add_to_bias(module: Any, vector: Tensor) -> _Change:
         before = bias.detach().clone()
         exact = before.to(working_dtype(bias.dtype))
         bias.copy_(exact + vector.to(exact))
-        return _Change(module, bias.detach().clone(), _copier(bias, before))
+        return _Change(_keeper(module), _copier(bias, before))
     weight = module.weight
     made = nn.Parameter(vector.to(weight), requires_grad=weight.requires_grad)
     if isinstance(module, nn.Linear):
@@ -88,7 +91,33 @@ def _add_to_bias(module: Any, vector: Tensor) -> _Change:
             module.register_parameter("bias", None)
     else:
         put_back = _give_norm_a_bias(module, made)
-    return _Change(module, made.detach().clone(), put_back)
+    return _Change(_keeper(module), put_back)
+
+
+def _loadable_biases(hf_model: Any, layers: nn.ModuleList) -> list[_Change]:
+    """What the saved model needs for `from_pretrained` to read the biases: more of them, all 0."""
+    option, names = _BIAS_OPTION.get(hf_model.config.model_type, (None, ()))
+    if option is None or getattr(hf_model.config, option):
+        return []
+    writers: list[Any] = [layer.get_submodule(name) for layer in layers for name in names]
+    changes = [
+        _add_to_bias(writer, torch.zeros(writer.out_features))
+        for writer in writers
+        if writer.bias is None
+    ]
+    setattr(hf_model.config, option, True)
+    changes.append(_Change(lambda: True, lambda: setattr(hf_model.config, option, False)))
+    return changes
+
+
+def _keeper(module: Any) -> Callable[[], bool]:
+    after = module.bias.detach().clone()
+
+    def stands() -> bool:
+        bias = module.bias
+        return bias is not None and torch.equal(bias, after.to(bias.device))
+
+    return stands
 
 
 def _copier(bias: nn.Parameter, before: Tensor) -> Callable[[], None]:

@@ -318,7 +318,8 @@ class Steering(ABC):
         return self._sum([*self.weighted_parts(), *other.weighted_parts()])
 
     def __sub__(self, other: "Steering") -> "Steering":
-        return self + -other
+        taken_off = [(-weight, part) for weight, part in other.weighted_parts()]
+        return self._sum([*self.weighted_parts(), *taken_off])
 
     def __mul__(self, weight: float) -> "Steering":
         return self._sum([(weight * own, part) for own, part in self.weighted_parts()])
@@ -334,9 +335,9 @@ class Steering(ABC):
 
     @staticmethod
     def _sum(parts: Sequence[tuple[float, "Steering"]]) -> "Steering":
-        from psr_lens.steering.sums import SumSteering
+        from psr_lens.steering.sums import add_up
 
-        return SumSteering(parts)
+        return add_up(parts)
 
     # --- keeping --------------------------------------------------------------------------------
 

@@ -63,9 +63,10 @@ class ConstantSteering(PushSteering):
         position, the whole prompt included: it is more than `to_hf` does, and gives other tokens.
 
         `save_pretrained` stores the bias, and `from_pretrained` reads it back where the
-        architecture has a bias there: GPT-2 and GPT-NeoX. The other classes drop a bias that they
-        do not know when they load, so fold anew after loading. Gemma 2 and 3 normalise what the
-        block writes; there the norm is given a bias.
+        architecture can have a bias there: GPT-2, GPT-NeoX and Llama, whose `mlp_bias` is switched
+        on and whose other MLP biases are 0. The other classes drop a bias that they do not know
+        when they load, so fold anew after loading. Gemma 2 and 3 normalise what the block writes;
+        there the norm is given a bias.
 
         Args:
             hf_model: What `AutoModelForCausalLM.from_pretrained` gave: a Llama, Mistral, Qwen2,

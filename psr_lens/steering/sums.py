@@ -11,14 +11,31 @@ from psr_lens._types import Surface
 from psr_lens.models import HookedModel
 from psr_lens.models.columns import Columns
 from psr_lens.steering.base import Push, Steering
+from psr_lens.steering.constant import ConstantSteering
 from psr_lens.steering.context import Context
+
+
+def add_up(parts: Sequence[tuple[float, Steering]]) -> Steering:
+    """Weighted steerings as one: constants on one surface are a constant again, all else a sum."""
+    constants = [(weight, part) for weight, part in parts if isinstance(part, ConstantSteering)]
+    if len(constants) < len(parts) or len({part.surface for _, part in constants}) != 1:
+        return SumSteering(parts)
+    layers = sorted({layer for _, part in constants for layer in part.layers})
+    vectors = {layer: torch.zeros_like(constants[0][1].vectors[0]) for layer in layers}
+    for weight, part in constants:
+        for layer, vector in zip(part.layers, part.vectors, strict=True):
+            vectors[layer] = vectors[layer] + weight * vector
+    stacked = torch.stack([vectors[layer] for layer in layers])
+    surface = constants[0][1].surface
+    return ConstantSteering(stacked, layers, surface=surface, provenance=_origin(parts))
 
 
 @final
 class SumSteering(Steering):
     r"""$A \leftarrow A + \alpha \sum_p a_p\, \mathrm{push}_p(A)$: several steerings at once (ours).
 
-    Made by `a + b`, `0.5 * a`, `-a`. Every part reads the same residual stream.
+    Made by `a + b`, `0.5 * a`, `-a`, where these are not constants on one surface, whose sum is a
+    constant. Every part reads the same residual stream.
 
     Args:
         parts: Weights and steerings.

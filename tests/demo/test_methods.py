@@ -3,7 +3,7 @@
 import pytest
 
 import psr_lens as pl
-from benchmarks.detection import detection
+from benchmarks.detection import detection, fit_detector, sample_texts
 from psr_lens.demo.experiment import MAX_NEW_TOKENS, fit_data, held_out_data
 from psr_lens.demo.judges import judge_coherence, judge_trait
 from psr_lens.fitting.errors import relative_rmse
@@ -87,10 +87,12 @@ def test_two_steerings_make_an_optimistic_pirate(model, two):
     assert judged("pirate", test, one) <= 10
 
 
-@pytest.mark.parametrize("name", ["pirate", "hedger"])
+@pytest.mark.parametrize("name", ["pirate", "hedger", "flatterer", "shouter"])
 def test_reft_r1_learns_to_steer_and_to_detect(model, name):
     """AUROC of the latent between prompted and plain responses, both read behind the plain prompt."""
-    steering, auroc = detection(model, name, layer=2)
+    texts = sample_texts(model, name)
+    steering = fit_detector(model, texts, layer=0)
     report = steering.fit_report
     assert min(report.dev_losses) < 0.96 * report.dev_losses[0]
-    assert auroc >= 0.95
+    found = detection(model, texts, 0, lambda resid: steering.latent(0, resid))
+    assert found["auroc"] >= 0.95

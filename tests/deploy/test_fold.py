@@ -74,7 +74,7 @@ def test_folds_add_up_and_are_undone_in_order(family):
     assert torch.equal(logits(model), before)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
 def test_a_folded_model_is_saved_with_its_steering(family, tmp_path):
     model = hf_model(family)
     constant().fold_into(model)
@@ -83,6 +83,30 @@ def test_a_folded_model_is_saved_with_its_steering(family, tmp_path):
         tmp_path, dtype=torch.float64, attn_implementation="eager"
     )
     torch.testing.assert_close(logits(again), logits(model), rtol=1e-9, atol=1e-9)
+
+
+def test_an_undone_fold_leaves_no_bias_and_no_option_on_a_llama():
+    model = hf_model("llama")
+    with constant().fold_into(model):
+        assert model.config.mlp_bias
+        inside = constant(seed=6).fold_into(model)
+        inside.undo()
+        assert model.config.mlp_bias
+    assert not model.config.mlp_bias
+    assert all(layer.mlp.gate_proj.bias is None for layer in model.model.layers)
+
+
+def test_sums_and_multiples_of_constants_are_folded_too():
+    model, one = hf_model("qwen2"), constant(seed=1)
+    two = ConstantSteering(constant(seed=2).vectors, (1, 2))
+    total = 2.0 * one - two
+    assert isinstance(total, ConstantSteering)
+    assert total.layers == (0, 1, 2)
+    torch.testing.assert_close(total.vectors[2], 2 * one.vectors[1] - two.vectors[1])
+    with one.to_hf(model, 2.0, prompt_length=1), two.to_hf(model, -1.0, prompt_length=1):
+        hooked = logits(model)
+    with total.fold_into(model):
+        torch.testing.assert_close(logits(model), hooked, rtol=1e-9, atol=1e-9)
 
 
 def test_generation_follows_the_weights_and_hooks_come_on_top():
