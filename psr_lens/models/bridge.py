@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
-from psr_lens.models.fused import FusedAttention
 from psr_lens.models.parts import PartPoints
 from psr_lens.models.prefix import KeyValues
+from psr_lens.models.unhooked import UnhookedParts
 
 
 class _Captured(Exception):
@@ -81,8 +81,8 @@ class BridgeModel(HookedModel):
         return self.raw.original_model.get_output_embeddings().weight.detach()
 
     @cached_property
-    def _fused(self) -> FusedAttention:
-        return FusedAttention(self.raw)
+    def _unhooked(self) -> UnhookedParts:
+        return UnhookedParts(self.raw)
 
     def _forward_from_the_end(
         self, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
@@ -91,7 +91,7 @@ class BridgeModel(HookedModel):
             return self._forward(batch)
 
     def _forward(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
-        with self._finite_padding(batch.attention_mask), self._fused.where_unseen():
+        with self._finite_padding(batch.attention_mask), self._unhooked.as_themselves():
             return self.raw(batch.tokens, attention_mask=batch.attention_mask.long())
 
     def _forward_without_unembedding(self, batch: TokenBatch) -> None:
@@ -195,7 +195,7 @@ class BridgeModel(HookedModel):
         if cache is None:
             cache = self._whole_cache()
         own = attention_mask[:, -tokens.shape[1] :]
-        with self._finite_padding(own), self._fused.where_unseen():
+        with self._finite_padding(own), self._unhooked.as_themselves():
             return self.raw(
                 tokens,
                 attention_mask=attention_mask.long(),
