@@ -43,7 +43,11 @@ coefficients along the sixteen leading directions of each layer's local deltas,
 it cannot be read well enough off the residual stream by a ReLU of a linear probe, at this many
 examples.
 """
-DETECTION_WHY = ""
+DETECTION_WHY = """Three instructions are not detected, and there the supervised direction stays below 0.95 as
+well. `optimist` and `pessimist` exchange the plain adjectives for bright or dark ones, and what follows
+an adjective in the demo world is the same after all of them: the model has learnt to read them
+nearly alike. `two_sentences` leaves sentences out; no token says so.
+"""
 NEAR = 0.05
 """How near the paraphrase a method has to come to count as near."""
 

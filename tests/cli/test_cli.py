@@ -190,6 +190,23 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize("module", ["tyro", "torch"])
+def test_ctrl_c_while_it_loads_is_one_line(module, tmp_path, pairs_file):
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == {module!r}:\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from psr_lens.cli import main\n"
+        f"main(['decompose', '--pairs', {str(pairs_file)!r}, '--out', {str(tmp_path)!r}])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert ended.stderr == "psr-lens: interrupted\n"
+
+
 def test_the_decomposition_page_opens_offline(tmp_path, pairs_file):
     args = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "30"]
     main(["decompose", *args, "--out", str(tmp_path), "--show", "1"])

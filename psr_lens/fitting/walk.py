@@ -1,0 +1,162 @@
+"""Residual streams of many examples that go up the layers together."""
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from psr_lens._types import Surface
+from psr_lens.deltas import working_dtype
+from psr_lens.examples import Example
+from psr_lens.models import HookedModel, TokenRow
+from psr_lens.models.batch import length_sorted_batches
+
+
+@final
+class Walks:
+    """The base run with pushes and the prompt-steered run of the same examples, going up together."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        examples: Sequence[Example],
+        surface: Surface,
+        batch_size: int,
+        folder: Path | None,
+    ):
+        self.base, self.steered = (
+            Walk(model, rows, surface, batch_size, folder)
+            for rows in ([e.base_row for e in examples], [e.steered_row for e in examples])
+        )
+        self.strength = _strengths(examples, surface)
+        self._plain: Walk | None = None
+
+    def up(self, layer: int) -> None:
+        """Through one block."""
+        for walk in (self.base, self.steered, self._plain):
+            if walk is not None:
+                walk.up(layer)
+
+    def stage(self, precision: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Residual streams, what is missing there, and strengths."""
+        x, target = self.base.residuals(), self.steered.residuals()
+        if precision is not None:
+            x, target = x.to(precision), target.to(precision)
+        return x, target - x, None if self.strength is None else self.strength.to(x)
+
+    def add(self, pushed: Float[Tensor, "token d_model"]) -> None:
+        """Push the base run, every example by its strength."""
+        strength = None if self.strength is None else self.strength.to(pushed)
+        self.base.add(pushed if strength is None else strength.unsqueeze(-1) * pushed)
+
+    def keep_plain(self) -> None:
+        """Go on with a base run without pushes too, which is another one from here on."""
+        if self._plain is None:
+            self._plain = self.base.copy()
+
+    def relative_rmse(self) -> float:
+        """What the pushes leave missing, in units of what the prompt does."""
+        target = self.steered.residuals()
+        plain = self.base if self._plain is None else self._plain
+        missed, energy = (
+            float((walk.residuals() - target).square().sum()) for walk in (self.base, plain)
+        )
+        return (missed / max(energy, 1e-30)) ** 0.5
+
+
+@final
+class Walk:
+    """All examples' residual streams, going up one block at a time."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        rows: Sequence[TokenRow],
+        surface: Surface,
+        batch_size: int,
+        folder: Path | None,
+    ):
+        self.model = model
+        self.order = length_sorted_batches([len(row.tokens) for row in rows], batch_size)
+        self.batches = [model.pad([rows[i] for i in indices]) for indices in self.order]
+        self.masks = [batch.surface(surface) for batch in self.batches]
+        self.resid = _Stored((model.embed(batch) for batch in self.batches), folder)
+        self.lengths = [mask.sum(dim=1).tolist() for mask in self.masks]
+        # Batches are sorted by length, and base and steered prompts sort differently: tokens are
+        # always handed out in the order of the examples.
+        self.flat_order = [i for indices in self.order for i in indices]
+        self.rank = {example: at for at, example in enumerate(self.flat_order)}
+
+    def copy(self) -> "Walk":
+        """The same run up to here, to go on by itself."""
+        walk = copy(self)
+        walk.resid = self.resid.copy()
+        return walk
+
+    def up(self, layer: int) -> None:
+        """Through one block."""
+        for at, batch in enumerate(self.batches):
+            self.resid[at] = self.model.run_block(layer, self.resid[at], batch)
+
+    def residuals(self) -> Float[Tensor, "token d_model"]:
+        """The surface's residual streams in the working precision, in the examples' order."""
+        parts: list[Tensor] = []
+        for at, (mask, lengths) in enumerate(zip(self.masks, self.lengths, strict=True)):
+            parts.extend(self.resid[at][mask].split(lengths))
+        ordered = torch.cat([parts[self.rank[i]] for i in range(len(parts))])
+        return ordered.to(working_dtype(ordered.dtype))
+
+    def add(self, push: Float[Tensor, "token d_model"]) -> None:
+        """Add to the surface, given in the examples' order."""
+        lengths = [length for batch in self.lengths for length in batch]
+        by_example = push.split([lengths[self.rank[i]] for i in range(len(lengths))])
+        rows = iter(self.flat_order)
+        for at, (mask, order) in enumerate(zip(self.masks, self.order, strict=True)):
+            pushes = torch.cat([by_example[next(rows)] for _ in order])
+            pushed = self.resid[at].clone()
+            pushed[mask] = (pushed[mask].to(pushes) + pushes).to(pushed)
+            self.resid[at] = pushed
+
+
+@final
+class _Stored:
+    """A list of tensors, in memory or in files of their own."""
+
+    def __init__(self, tensors: Iterable[Tensor], folder: Path | None):
+        self._folder = folder
+        self._tensors: list[Tensor | Path] = []
+        for i, tensor in enumerate(tensors):
+            self._tensors.append(tensor)
+            self[i] = tensor
+
+    def copy(self) -> "_Stored":
+        """The same tensors, to be replaced one by one."""
+        return _Stored((self[i] for i in range(len(self._tensors))), self._folder)
+
+    def __getitem__(self, i: int) -> Tensor:
+        kept = self._tensors[i]
+        if isinstance(kept, Path):
+            return load_file(kept)["resid"].to(self._device)
+        return kept
+
+    def __setitem__(self, i: int, tensor: Tensor) -> None:
+        if self._folder is None:
+            self._tensors[i] = tensor
+            return
+        self._device = tensor.device
+        path = self._folder / f"{id(self)}-{i}.safetensors"
+        save_file({"resid": tensor.contiguous().cpu()}, path)
+        self._tensors[i] = path
+
+
+def _strengths(examples: Sequence[Example], surface: Surface) -> Tensor | None:
+    """Every surface token's strength; None where all are 1."""
+    if all(example.alpha == 1 for example in examples):
+        return None
+    lengths = torch.tensor([example.surface_length(surface) for example in examples])
+    return torch.tensor([float(e.alpha) for e in examples]).repeat_interleave(lengths)
