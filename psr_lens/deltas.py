@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from psr_lens._types import Surface, TokenValues, check_surface
 from psr_lens.examples import Example, check_examples
 from psr_lens.models import HookedModel, TokenBatch, as_hooked_model
-from psr_lens.models.batch import length_sorted_batches
+from psr_lens.models.batch import Places, length_sorted_batches
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 
@@ -184,12 +184,12 @@ def surface_residuals(
         surface: `R` or `QR`.
         edits: Interventions to run under, None for none.
     """
-    mask = batch.surface(surface)
+    places = Places(batch.surface(surface))
     seen: dict[int, Tensor] = {}
 
     def recorder(layer: int) -> ResidualEdit:
         def edit(resid: Tensor, columns: Columns) -> None:
-            seen[layer] = resid[mask].to(working_dtype(resid.dtype))
+            seen[layer] = places.of(resid).to(working_dtype(resid.dtype))
 
         return edit
 
@@ -220,15 +220,13 @@ def local_deltas(
     Returns:
         What is missing in front of every replacement, one row per replaced layer.
     """
-    mask = base.surface(surface)
+    places = Places(base.surface(surface))
     missing: dict[int, Tensor] = {}
 
     def replacer(layer: int) -> ResidualEdit:
         def edit(resid: Tensor, columns: Columns) -> Tensor:
-            missing[layer] = target[layer] - resid[mask].to(target)
-            replaced = resid.clone()
-            replaced[mask] = target[layer].to(resid)
-            return replaced
+            missing[layer] = target[layer] - places.of(resid).to(target)
+            return places.replaced(resid, target[layer])
 
         return edit
 
@@ -245,12 +243,11 @@ def add_at(
 
     The sum is taken in the deltas' precision and rounded once to the model's.
     """
+    places = Places(mask)
 
     def adder(delta: Tensor) -> ResidualEdit:
         def edit(resid: Tensor, columns: Columns) -> Tensor:
-            added = resid.clone()
-            added[mask] = (resid[mask].to(delta) + delta).to(resid)
-            return added
+            return places.replaced(resid, places.of(resid).to(delta) + delta)
 
         return edit
 

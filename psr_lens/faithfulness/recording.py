@@ -13,6 +13,7 @@ from psr_lens.examples import Example
 from psr_lens.faithfulness.gap import GapSplit
 from psr_lens.faithfulness.measures import output_products, token_products
 from psr_lens.models import HookedModel, TokenBatch
+from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.steering.base import Steering
@@ -140,18 +141,18 @@ def watch(
             the working precision.
         unembed: Whether to return logits.
     """
-    mask = batch.surface(surface)
+    places = Places(batch.surface(surface))
     before: dict[int, Tensor] = {}
 
     def ahead(layer: int) -> ResidualEdit:
         def edit(resid: Tensor, columns: Columns) -> None:
-            before[layer] = resid[mask].to(working_dtype(resid.dtype))
+            before[layer] = places.of(resid).to(working_dtype(resid.dtype))
 
         return edit
 
     def behind(layer: int) -> ResidualEdit:
         def edit(resid: Tensor, columns: Columns) -> None:
-            see(layer, before.pop(layer), resid[mask].to(working_dtype(resid.dtype)))
+            see(layer, before.pop(layer), places.of(resid).to(working_dtype(resid.dtype)))
 
         return edit
 

@@ -18,7 +18,7 @@ from psr_lens.deltas import example_batches, iter_batches, surface_residuals, wo
 from psr_lens.examples import Example
 from psr_lens.fitting.trainable import Trainable, Units
 from psr_lens.models import HookedModel
-from psr_lens.models.batch import right_pad
+from psr_lens.models.batch import Places, right_pad
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.prefix import KeyValues, RowKeyValues
@@ -72,11 +72,11 @@ def prepare(
         lengths = [example.surface_length(surface) for example in own]
         target = surface_residuals(model, steered, surface)[first:]
         seen: dict[int, Tensor] = {}
-        mask = base.surface(surface)
+        places = Places(base.surface(surface))
 
-        def recorder(layer: int, seen: dict[int, Tensor] = seen, mask: Tensor = mask):
+        def recorder(layer: int, seen: dict[int, Tensor] = seen, places: Places = places):
             def edit(resid: Tensor, columns: Columns) -> None:
-                seen[layer] = resid[mask]
+                seen[layer] = places.of(resid)
 
             return edit
 

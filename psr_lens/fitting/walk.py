@@ -14,7 +14,7 @@ from psr_lens._types import Surface
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenRow
-from psr_lens.models.batch import length_sorted_batches
+from psr_lens.models.batch import Places, length_sorted_batches
 
 
 @final
@@ -84,9 +84,10 @@ class Walk:
         self.model = model
         self.order = length_sorted_batches([len(row.tokens) for row in rows], batch_size)
         self.batches = [model.pad([rows[i] for i in indices]) for indices in self.order]
-        self.masks = [batch.surface(surface) for batch in self.batches]
+        masks = [batch.surface(surface) for batch in self.batches]
+        self.places = [Places(mask) for mask in masks]
         self.resid = _Stored((model.embed(batch) for batch in self.batches), folder)
-        self.lengths = [mask.sum(dim=1).tolist() for mask in self.masks]
+        self.lengths = [mask.sum(dim=1).tolist() for mask in masks]
         # Batches are sorted by length, and base and steered prompts sort differently: tokens are
         # always handed out in the order of the examples.
         self.flat_order = [i for indices in self.order for i in indices]
@@ -106,8 +107,8 @@ class Walk:
     def residuals(self) -> Float[Tensor, "token d_model"]:
         """The surface's residual streams in the working precision, in the examples' order."""
         parts: list[Tensor] = []
-        for at, (mask, lengths) in enumerate(zip(self.masks, self.lengths, strict=True)):
-            parts.extend(self.resid[at][mask].split(lengths))
+        for at, (places, lengths) in enumerate(zip(self.places, self.lengths, strict=True)):
+            parts.extend(places.of(self.resid[at]).split(lengths))
         ordered = torch.cat([parts[self.rank[i]] for i in range(len(parts))])
         return ordered.to(working_dtype(ordered.dtype))
 
@@ -116,11 +117,10 @@ class Walk:
         lengths = [length for batch in self.lengths for length in batch]
         by_example = push.split([lengths[self.rank[i]] for i in range(len(lengths))])
         rows = iter(self.flat_order)
-        for at, (mask, order) in enumerate(zip(self.masks, self.order, strict=True)):
+        for at, (places, order) in enumerate(zip(self.places, self.order, strict=True)):
             pushes = torch.cat([by_example[next(rows)] for _ in order])
-            pushed = self.resid[at].clone()
-            pushed[mask] = (pushed[mask].to(pushes) + pushes).to(pushed)
-            self.resid[at] = pushed
+            resid = self.resid[at]
+            self.resid[at] = places.replaced(resid, places.of(resid).to(pushes) + pushes)
 
 
 @final

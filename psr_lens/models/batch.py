@@ -6,9 +6,10 @@ batches are padded on the left: the last columns of every row are its response.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from psr_lens._types import Surface, check_count
@@ -47,6 +48,31 @@ class TokenBatch:
     def surface(self, surface: Surface) -> Bool[Tensor, "batch pos"]:
         """Mask of the columns on the surface."""
         return self.columns.surface(surface)
+
+
+@final
+class Places:
+    """Some columns of a batch, looked up once.
+
+    A boolean mask is searched for its True at every use, and on an accelerator each search waits
+    for everything before it.
+
+    Args:
+        mask: True on the columns.
+    """
+
+    def __init__(self, mask: Bool[Tensor, "batch pos"]):
+        self._flat = mask.flatten().nonzero().squeeze(1)
+
+    def of(self, values: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "token d_model"]:
+        """What stands there, row by row, end to end."""
+        return values.flatten(0, 1).index_select(0, self._flat)
+
+    def replaced(
+        self, values: Float[Tensor, "batch pos d_model"], new: Float[Tensor, "token d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The same with other values there."""
+        return values.flatten(0, 1).index_copy(0, self._flat, new.to(values)).view_as(values)
 
 
 def left_pad(

@@ -85,6 +85,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any, end_token_ids: Sequence[int] = ()):
         self.tokenizer = tokenizer
+        self._texts: dict[int, str] = {}
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special_ids = frozenset(tokenizer.all_special_ids) | {
             int(i) for i, token in added.items() if token.special
@@ -162,7 +163,9 @@ class PromptEncoder:
 
     def str_tokens(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Every token as text, special tokens included, leading spaces kept."""
-        return tuple(self._shown(int(token_id)) for token_id in ids)
+        for token_id in {int(token_id) for token_id in ids} - self._texts.keys():
+            self._texts[token_id] = self._shown(token_id)
+        return tuple(self._texts[int(token_id)] for token_id in ids)
 
     def _shown(self, token_id: int) -> str:
         piece = self._piece(token_id)

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface, TokenValues
 from psr_lens.deltas import iter_batches, working_dtype
 from psr_lens.examples import Example, check_examples
 from psr_lens.models import HookedModel
+from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 
@@ -66,12 +67,12 @@ def measure_pushes(
     for indices in iter_batches(data, batch_size, progress=progress, description="coefficients"):
         examples = [data[i] for i in indices]
         batch = model.pad([example.base_row for example in examples])
-        mask = batch.surface(surface)
+        places = Places(batch.surface(surface))
         lengths = [example.surface_length(surface) for example in examples]
         pushes = {layer: torch.zeros(sum(lengths)) for layer in layers}
         with model.edited(
             {
-                layer: _measured(edit, mask, pushes, layer)
+                layer: _measured(edit, places, pushes, layer)
                 for layer, edit in edits_for(examples).items()
             }
         ):
@@ -84,12 +85,13 @@ def measure_pushes(
 
 
 def _measured(
-    edit: ResidualEdit, mask: Bool[Tensor, "batch pos"], pushes: dict[int, Tensor], layer: int
+    edit: ResidualEdit, places: Places, pushes: dict[int, Tensor], layer: int
 ) -> ResidualEdit:
     def measured(resid: Tensor, columns: Columns) -> Tensor | None:
         pushed = edit(resid, columns)
         if pushed is not None:
-            difference = pushed[mask].to(working_dtype(resid.dtype)) - resid[mask]
+            exact = working_dtype(resid.dtype)
+            difference = places.of(pushed).to(exact) - places.of(resid)
             pushes[layer] = difference.norm(dim=-1).cpu()
         return pushed
 

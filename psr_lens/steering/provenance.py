@@ -4,12 +4,19 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.numerics import Fingerprint, model_fingerprint
+
+
+@cache
+def version(package: str) -> str:
+    """Of an installed package; its files are read once."""
+    return metadata.version(package)
 
 
 def describe_model(model: HookedModel) -> dict[str, Any]:

@@ -200,7 +200,8 @@ def test_ctrl_c_while_it_loads_is_one_line(module, tmp_path, pairs_file):
         "            raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupt())\n"
         "from psr_lens.cli import main\n"
-        f"main(['decompose', '--pairs', {str(pairs_file)!r}, '--out', {str(tmp_path)!r}])\n"
+        f"main(['decompose', '--model', 'demo', '--pairs', {str(pairs_file)!r}, "
+        f"'--out', {str(tmp_path)!r}])\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 130

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psr_lens.models.batch import TokenRow, left_pad, length_sorted_batches
+from psr_lens.models.batch import Places, TokenRow, left_pad, length_sorted_batches
 from psr_lens.models.columns import CONTEXT, QUESTION, RESPONSE, UNKNOWN, Columns
 
 
@@ -88,3 +88,19 @@ def test_batches_live_on_the_device_that_was_asked_for():
     assert {batch.tokens.device, batch.attention_mask.device, batch.columns.position.device} == {
         torch.device("meta")
     }
+
+
+def test_places_take_and_replace_what_a_mask_would():
+    values = torch.randn(2, 4, 3)
+    mask = torch.tensor([[False, True, False, True], [True, False, False, True]])
+    places = Places(mask)
+    assert torch.equal(places.of(values), values[mask])
+    new = torch.randn(4, 3, dtype=torch.float64)
+    expected = values.clone()
+    expected[mask] = new.to(values)
+    before = values.clone()
+    assert torch.equal(places.replaced(values, new), expected)
+    assert torch.equal(values, before)
+    nowhere = Places(torch.zeros(2, 4, dtype=torch.bool))
+    assert nowhere.of(values).shape == (0, 3)
+    assert torch.equal(nowhere.replaced(values, new[:0]), values)
