@@ -1,9 +1,8 @@
 """`fold_into`: a constant steering in the weights of a transformers model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +27,6 @@ _BIAS_OPTION: Final = {"llama": ("mlp_bias", ("mlp.gate_proj", "mlp.up_proj", "m
 everything that it gives one to."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Change:
-    """Something that was changed: whether it is still as the change left it, and how to undo it."""
-
-    stands: Callable[[], bool]
-    put_back: Callable[[], None]
-
-
 @torch.no_grad()
 def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> FoldedSteering:
     """`ConstantSteering.fold_into`."""
@@ -49,75 +40,90 @@ def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> Folde
         )
     hf_fingerprint(hf_model)
     check_belongs(steering, hf_model)
-    changes: list[_Change] = []
+    changes = _Changes()
     try:
         for layer, vector in zip(steering.layers, steering.vectors, strict=True):
             writer = layers[layer].get_submodule(_LAST_WRITER[family])
-            changes.append(_add_to_bias(writer, alpha * vector.to(working_dtype(vector.dtype))))
-        changes += _loadable_biases(hf_model, layers)
+            changes.add_to_bias(writer, alpha * vector.to(working_dtype(vector.dtype)))
+        _make_loadable(hf_model, layers, changes)
     except BaseException:
         # Whole or not at all.
-        for change in changes:
-            change.put_back()
+        changes.put_back()
         raise
+    changes.remember()
 
-    def put_back() -> None:
+    def undo() -> None:
         # All or nothing: look at every one before the first is touched.
-        for change in changes:
-            if not change.stands():
-                raise ValueError(
-                    "the weights were changed after this fold: undo the later change first, or load "
-                    "the model anew"
-                )
-        for change in changes:
-            change.put_back()
+        if not changes.stand():
+            raise ValueError(
+                "the weights were changed after this fold: undo the later change first, or load "
+                "the model anew"
+            )
+        changes.put_back()
 
-    return FoldedSteering(hf_model, f"{steering!r}, alpha={alpha:g}", put_back)
+    return FoldedSteering(hf_model, f"{steering!r}, alpha={alpha:g}", undo)
 
 
-def _add_to_bias(module: Any, vector: Tensor) -> _Change:
-    bias: nn.Parameter | None = getattr(module, "bias", None)
-    if bias is not None:
-        before = bias.detach().clone()
-        exact = before.to(working_dtype(bias.dtype))
-        bias.copy_(exact + vector.to(exact))
-        return _Change(_keeper(module), _copier(bias, before))
-    weight = module.weight
-    made = nn.Parameter(vector.to(weight), requires_grad=weight.requires_grad)
-    if isinstance(module, nn.Linear):
-        module.bias = made
-
-        def put_back() -> None:
-            module.register_parameter("bias", None)
-    else:
-        put_back = _give_norm_a_bias(module, made)
-    return _Change(_keeper(module), put_back)
-
-
-def _loadable_biases(hf_model: Any, layers: nn.ModuleList) -> list[_Change]:
+def _make_loadable(hf_model: Any, layers: nn.ModuleList, changes: "_Changes") -> None:
     """What the saved model needs for `from_pretrained` to read the biases: more of them, all 0."""
     option, names = _BIAS_OPTION.get(hf_model.config.model_type, (None, ()))
-    if option is None or getattr(hf_model.config, option):
-        return []
+    if option is None:
+        return
     writers: list[Any] = [layer.get_submodule(name) for layer in layers for name in names]
-    changes = [
-        _add_to_bias(writer, torch.zeros(writer.out_features))
-        for writer in writers
-        if writer.bias is None
-    ]
-    setattr(hf_model.config, option, True)
-    changes.append(_Change(lambda: True, lambda: setattr(hf_model.config, option, False)))
-    return changes
+    for writer in writers:
+        if writer.bias is None:
+            changes.add_to_bias(writer, torch.zeros(writer.out_features))
+    if not getattr(hf_model.config, option):
+        setattr(hf_model.config, option, True)
+        changes.undo_by(lambda: setattr(hf_model.config, option, False))
 
 
-def _keeper(module: Any) -> Callable[[], bool]:
-    after = module.bias.detach().clone()
+@final
+class _Changes:
+    """Biases that were changed: whether they are as the changes left them, and how to undo all."""
 
-    def stands() -> bool:
-        bias = module.bias
-        return bias is not None and torch.equal(bias, after.to(bias.device))
+    def __init__(self):
+        self._undo: list[Callable[[], None]] = []
+        self._modules: list[Any] = []
+        self._after: list[Tensor] = []
 
-    return stands
+    def undo_by(self, put_back: Callable[[], None]) -> None:
+        """One more change, already made."""
+        self._undo.append(put_back)
+
+    def add_to_bias(self, module: Any, vector: Tensor) -> None:
+        """Add to the bias of a module, which is made where it has none."""
+        bias: nn.Parameter | None = getattr(module, "bias", None)
+        if bias is not None:
+            before = bias.detach().clone()
+            exact = before.to(working_dtype(bias.dtype))
+            bias.copy_(exact + vector.to(exact))
+            self.undo_by(_copier(bias, before))
+        else:
+            weight = module.weight
+            made = nn.Parameter(vector.to(weight), requires_grad=weight.requires_grad)
+            if isinstance(module, nn.Linear):
+                module.bias = made
+                self.undo_by(lambda: module.register_parameter("bias", None))
+            else:
+                self.undo_by(_give_norm_a_bias(module, made))
+        self._modules.append(module)
+
+    def remember(self) -> None:
+        """The changes are complete: this is what they have left."""
+        self._after = [module.bias.detach().clone() for module in self._modules]
+
+    def stand(self) -> bool:
+        """Whether nothing was changed since."""
+        return all(
+            module.bias is not None and torch.equal(module.bias, after.to(module.bias.device))
+            for module, after in zip(self._modules, self._after, strict=True)
+        )
+
+    def put_back(self) -> None:
+        """Undo everything, the last change first."""
+        for put_back in reversed(self._undo):
+            put_back()
 
 
 def _copier(bias: nn.Parameter, before: Tensor) -> Callable[[], None]:

@@ -19,6 +19,8 @@ from torch import Tensor
 
 _POWER_ITERATIONS = 100
 _LINE_SEARCH = "strong_wolfe"
+_SMALL = 0.05
+"""Share of the energy left below which it is no longer found as a difference: that costs digits."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,15 @@ def fit_heads(
         return factor * torch.relu(inputs @ w.T + b)
 
     def loss() -> Tensor:
-        # |y - c z|^2 by its moments: no array of the size of `y` is made.
         c = coefficients()
         gram, moment = c.T @ c, c.T @ y
         z = _solve(gram, moment)
-        explained = 2 * (z * moment).sum() - (z * (gram @ z)).sum()
-        return 1 - explained / energy + penalty * w.square().sum() / scale_of_start
+        if latest[0] < _SMALL:
+            left = (y - c @ z).square().sum() / energy
+        else:
+            # |y - c z|^2 by its moments: no array of the size of `y` is made.
+            left = 1 - (2 * (z * moment).sum() - (z * (gram @ z)).sum()) / energy
+        return left + penalty * w.square().sum() / scale_of_start
 
     # Relative to the start, so that the penalty means the same at every layer.
     scale_of_start = float(w.detach().square().sum().clamp_min(1e-30))
@@ -153,7 +158,8 @@ def fit_heads(
         return train, float(missed.square().sum() / dev[1].square().sum().clamp_min(1e-30))
 
     with torch.no_grad():
-        best, best_losses, best_steps = (w.clone(), b.clone()), losses(), 0
+        latest = losses()
+        best, best_losses, best_steps = (w.clone(), b.clone()), latest, 0
     stale, steps = 0, 0
     optimiser = torch.optim.LBFGS([w, b], max_iter=10, history_size=20, line_search_fn=_LINE_SEARCH)
 
@@ -168,9 +174,9 @@ def fit_heads(
             optimiser.step(closure)
         steps += 10
         with torch.no_grad():
-            now = losses()
-            if _score(now) < _score(best_losses) * (1 - 1e-4):
-                best, best_losses, best_steps, stale = (w.clone(), b.clone()), now, steps, 0
+            latest = losses()
+            if _score(latest) < _score(best_losses) * (1 - 1e-4):
+                best, best_losses, best_steps, stale = (w.clone(), b.clone()), latest, steps, 0
             else:
                 stale += 1
     w_best, b_best = best

@@ -65,6 +65,7 @@ def replay(
     batch_size: int = 32,
     precision: torch.dtype | None = None,
     max_memory: int | None = None,
+    measure: bool = False,
     progress: bool = False,
 ) -> tuple[float, ...]:
     """Walk up the layers and let `solve` fit each of them.
@@ -83,12 +84,13 @@ def replay(
             model.
         max_memory: Bytes of residual streams of one layer that may stay in memory, all walks
             together; past that they lie in temporary files. None: no limit.
+        measure: Whether to go on with the dev examples to the last layer for the relative RMSE.
         progress: Whether to show a bar.
 
     Returns:
-        Relative RMSE of all pushes together at every layer of the model, on the dev examples: the
-        walk has come by it. Empty without dev examples, without `carry`, and where an example's
-        strength is not 1.
+        With `measure`, the relative RMSE of all pushes together at every layer of the model, on the
+        dev examples: the walk comes by it. Empty otherwise, without dev examples, without `carry`,
+        and where an example's strength is not 1.
     """
     tokens = sum(
         len(row.tokens) for e in [*train, *dev] for row in (e.base_row, e.steered_row)
@@ -100,7 +102,8 @@ def replay(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-lens-")))
         fitted_on = Walks(model, train, surface, batch_size, folder)
         checked_on = Walks(model, dev, surface, batch_size, folder) if dev else None
-        measured = checked_on if carry and checked_on and checked_on.strength is None else None
+        possible = measure and carry and checked_on and checked_on.strength is None
+        measured = checked_on if possible else None
         errors: list[float] = []
         end = model.n_layers if measured else max(layers) + 1
         for layer in tqdm(range(end), desc="replay", unit="layer", disable=not progress):

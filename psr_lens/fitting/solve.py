@@ -120,6 +120,7 @@ def solve(task: Task) -> Solved:
             batch_size=task.batch_size,
             precision=task.precision,
             max_memory=task.max_memory,
+            measure=task.solver == "replay",
             progress=task.progress,
         )
         layers, candidates = task.choose(lambda chosen: stages.steering(chosen, task.surface))

@@ -8,6 +8,7 @@ edits residual streams through `edited`, and runs `logits`, `run`, `embed`, `run
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -147,6 +148,10 @@ class HookedModel(EditableModel):
         unembed: bool,
     ) -> Tensor: ...
 
+    def _as_itself(self) -> AbstractContextManager[None]:
+        """A context in which `raw` runs as if nothing were running already."""
+        return nullcontext()
+
     # --- running --------------------------------------------------------------------------------
 
     def logits(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
@@ -238,7 +243,7 @@ class HookedModel(EditableModel):
             options: Passed on, `names_filter` for one.
         """
         batch = self.to_batch(prompts)
-        with self._running(batch.columns), torch.no_grad():
+        with self._running(batch.columns), self._as_itself(), torch.no_grad():
             mask = batch.attention_mask.long()
             return self.raw.run_with_cache(batch.tokens, attention_mask=mask, **options)
 

@@ -1,7 +1,7 @@
 """TransformerLens' TransformerBridge (3.9 and 4.x) behind the model protocol."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, ClassVar, final
 
@@ -83,6 +83,9 @@ class BridgeModel(HookedModel):
     @cached_property
     def _unhooked(self) -> UnhookedParts:
         return UnhookedParts(self.raw)
+
+    def _as_itself(self) -> AbstractContextManager[None]:
+        return self._unhooked.as_the_bridge()
 
     def _forward_from_the_end(
         self, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch

@@ -1,9 +1,10 @@
-"""Editing the residual stream of a model: the one place where hooks are attached."""
+"""Editing the residual stream of a model, by hooks that are gone with their context."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from threading import RLock
+from typing import Any, final
 
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ class EditableModel(ABC):
         self._raw_calls = RawCalls()
         self._edits_active = 0
         self._level = 0
+        self._one_at_a_time = _PassLock()
 
     @abstractmethod
     def hook_point(self, layer: int) -> nn.Module:
@@ -114,8 +116,26 @@ class EditableModel(ABC):
 
     @contextmanager
     def _running(self, columns: Columns) -> Iterator[None]:
-        outer, self._columns = self._columns, columns
-        try:
-            yield
-        finally:
-            self._columns = outer
+        with self._one_at_a_time:
+            outer, self._columns = self._columns, columns
+            try:
+                yield
+            finally:
+                self._columns = outer
+
+
+@final
+class _PassLock:
+    """Lets one thread at a time run passes, and these run passes of their own; a copy has its own."""
+
+    def __init__(self):
+        self._lock = RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()

@@ -2,12 +2,15 @@
 
 Every component of the bridge has hook points, and works for them: norms compute what they hand to
 `hook_normalized`, the attention its scores and its pattern one by one. A component whose points
-have no hook may as well be the module that it stands for: the same numbers, and for the attention
-one fused call that keeps no `[head, pos, pos]` array.
+have no hook may as well be the module that it stands for: the same bits, and for the attention one
+fused call that keeps no `[head, pos, pos]` array and is the same up to rounding.
+
+What is hooked is looked up as a pass begins: a hook that is added in the middle of a pass, on a
+later layer, is seen from the next pass on.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, final
 
 import torch
@@ -17,9 +20,11 @@ _LINEAR, _MLP = "LinearBridge", "GatedMLPBridge"
 _NORMS = ("NormalizationBridge", "RMSNormalizationBridge")
 _ATTENTION = "PositionEmbeddingsAttentionBridge"
 _PROJECTIONS = ("q", "k", "v", "o")
+# With one of these the bridge takes another way through its attention.
+_OTHER_WAYS = ("use_attn_result", "use_split_qkv_input", "use_attn_in")
 
 Hooks = tuple[Mapping[int, Any], ...]
-"""Everything that is registered on a component's own hook points, filled and emptied by torch."""
+"""Everything that is registered on some modules, filled and emptied by torch."""
 
 
 @final
@@ -33,32 +38,63 @@ class UnhookedParts:
     def __init__(self, bridge: Any):
         model = bridge.original_model
         self._config: Any = model.config
+        self._bridge_config: Any = bridge.cfg
         self._weight = next(model.parameters())
-        self._simple = [(part, hooks_of(part)) for part in model.modules() if _is_simple(part)]
+        self._simple: list[tuple[Any, Hooks]] = [
+            (part, _hooks(_own_points(part))) for part in model.modules() if _is_simple(part)
+        ]
         attentions: list[Any] = [getattr(block, "attn", None) for block in bridge.blocks]
-        fusable = getattr(model, "_supports_sdpa", False) and all(
+        self._attentions: list[Any] = []
+        self._attention_hooks: Hooks = ()
+        if getattr(model, "_supports_sdpa", False) and all(
             _is_fusable(attention, self._config) for attention in attentions
-        )
-        self._attentions: list[tuple[Any, Hooks]] = (
-            [(attention, hooks_of(attention)) for attention in attentions] if fusable else []
-        )
+        ):
+            self._attentions = attentions
+            self._attention_hooks = _hooks(
+                module for own in attentions for module in [own, *_inner_points(own)]
+            )
+        self._depth = 0
+        self._outermost = self._config._attn_implementation
+
+    def as_themselves(self) -> AbstractContextManager[None]:
+        """Components without hooks are Hugging Face's modules inside the context.
+
+        For one thread at a time, which the model sees to.
+        """
+        fused = self._may_fuse()
+        simple = [
+            (part, not any(hooks) and self._keeps_its_type(part)) for part, hooks in self._simple
+        ]
+        return self._switched([*simple, *((own, fused) for own in self._attentions)], fused)
+
+    def as_the_bridge(self) -> AbstractContextManager[None]:
+        """All components are the bridge's own inside the context, in the middle of a pass too."""
+        parts = [*(part for part, _ in self._simple), *self._attentions]
+        return self._switched([(part, False) for part in parts], fused=False)
 
     @contextmanager
-    def as_themselves(self) -> Iterator[None]:
-        """Components without hooks are Hugging Face's modules inside the context."""
-        switched = [part for part, hooks in self._simple if not any(hooks)]
+    def _switched(self, wanted: Sequence[tuple[Any, bool]], fused: bool) -> Iterator[None]:
         outer = self._config._attn_implementation
-        if self._may_fuse():
-            switched += [attention for attention, _ in self._attentions]
-            self._config._attn_implementation = "sdpa"
-        for part in switched:
-            part.__dict__["forward"] = part.original_component.forward
+        if self._depth == 0:
+            self._outermost = outer
+        # A pass inside a pass may find other hooks than the one around it.
+        before = [(part, part.__dict__.get("forward")) for part, _ in wanted]
+        self._depth += 1
         try:
+            self._config._attn_implementation = "sdpa" if fused else self._outermost
+            for part, as_itself in wanted:
+                _set_forward(part, part.original_component if as_itself else None)
             yield
         finally:
+            self._depth -= 1
             self._config._attn_implementation = outer
-            for part in switched:
-                part.__dict__.pop("forward", None)
+            for part, forward in before:
+                _set_forward(part, forward)
+
+    def _keeps_its_type(self, part: Any) -> bool:
+        """Not so a norm of its own type: the bridge takes its result back to the model's."""
+        weight = part.original_component._parameters.get("weight")
+        return weight is None or weight.dtype == self._weight.dtype
 
     def _may_fuse(self) -> bool:
         """All attentions or none: how the mask is made depends on it.
@@ -69,21 +105,44 @@ class UnhookedParts:
         return (
             bool(self._attentions)
             and self._weight.dtype != torch.float64
-            and not any(any(hooks) for _, hooks in self._attentions)
+            and not any(self._attention_hooks)
+            and not any(getattr(self._bridge_config, way, False) for way in _OTHER_WAYS)
+            and all(map(_projections_are_shared, self._attentions))
         )
 
 
-def hooks_of(part: nn.Module) -> Hooks:
-    """What is registered on the hook points that belong to a component itself."""
-    points = [point for point in part.children() if type(point).__name__ == "HookPoint"]
+def _set_forward(part: nn.Module, forward: Any) -> None:
+    """Another `forward` for one object; None for that of its class."""
+    if forward is None:
+        part.__dict__.pop("forward", None)
+    else:
+        part.__dict__["forward"] = forward
+
+
+def _own_points(part: nn.Module) -> list[nn.Module]:
+    """The hook points that belong to a component itself."""
+    return [point for point in part.children() if type(point).__name__ == "HookPoint"]
+
+
+def _inner_points(attention: nn.Module) -> list[nn.Module]:
+    """All hook points of an attention but those of its projections, which fire either way."""
+    own = list(_own_points(attention))
+    for name, child in attention.named_children():
+        if name not in (*_PROJECTIONS, "_original_component", "original_component"):
+            own += [point for point in child.modules() if type(point).__name__ == "HookPoint"]
+    return own
+
+
+def _hooks(modules: Any) -> Hooks:
+    """What is registered on these modules."""
     return tuple(
         hooks
-        for point in points
+        for module in modules
         for hooks in (
-            point._forward_hooks,
-            point._forward_pre_hooks,
-            point._backward_hooks,
-            point._backward_pre_hooks,
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
         )
     )
 
@@ -106,8 +165,11 @@ def _is_fusable(attention: Any, config: Any) -> bool:
         getattr(own, "config", None) is config
         and getattr(own, "attn_logit_softcapping", None) is None
         and getattr(own, "sinks", None) is None
-        and all(
-            getattr(own, f"{name}_proj", None) is getattr(attention, name, own)
-            for name in _PROJECTIONS
-        )
+        and _projections_are_shared(attention)
     )
+
+
+def _projections_are_shared(attention: Any) -> bool:
+    """Whether Hugging Face's module calls the bridge's projections: one may have been replaced."""
+    theirs, ours = attention.original_component._modules, attention._modules
+    return all(name in ours and theirs.get(f"{name}_proj") is ours[name] for name in _PROJECTIONS)

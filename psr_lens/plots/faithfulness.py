@@ -1,4 +1,4 @@
-"""Pictures of a faithfulness report: measures over layers, outputs, and where the error comes from."""
+"""Pictures of a faithfulness report: any measure over the layers, measures of the output, a table."""
 
 import math
 from collections.abc import Mapping

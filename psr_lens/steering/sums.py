@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from psr_lens._types import Surface
+from psr_lens.deltas import working_dtype
 from psr_lens.models import HookedModel
 from psr_lens.models.columns import Columns
 from psr_lens.steering.base import Push, Steering
@@ -16,26 +17,48 @@ from psr_lens.steering.context import Context
 
 
 def add_up(parts: Sequence[tuple[float, Steering]]) -> Steering:
-    """Weighted steerings as one: constants on one surface are a constant again, all else a sum."""
-    constants = [(weight, part) for weight, part in parts if isinstance(part, ConstantSteering)]
-    if len(constants) < len(parts) or len({part.surface for _, part in constants}) != 1:
+    """Weighted steerings as one: constants of one model and surface are a constant again.
+
+    All else is a `SumSteering`.
+    """
+    constants = [(float(weight), own) for weight, own in parts if isinstance(own, ConstantSteering)]
+    alike = {(_fingerprint(own), own.surface, own.vectors.shape[-1]) for _, own in constants}
+    if (
+        len(constants) < len(parts)
+        or len(alike) != 1
+        or not all(own.layers for _, own in constants)
+    ):
         return SumSteering(parts)
-    layers = sorted({layer for _, part in constants for layer in part.layers})
-    vectors = {layer: torch.zeros_like(constants[0][1].vectors[0]) for layer in layers}
-    for weight, part in constants:
-        for layer, vector in zip(part.layers, part.vectors, strict=True):
-            vectors[layer] = vectors[layer] + weight * vector
-    stacked = torch.stack([vectors[layer] for layer in layers])
-    surface = constants[0][1].surface
-    return ConstantSteering(stacked, layers, surface=surface, provenance=_origin(parts))
+    first = constants[0][1].vectors
+    layers = sorted({layer for _, own in constants for layer in own.layers})
+    total = torch.zeros(len(layers), first.shape[-1], dtype=torch.float64)
+    for weight, own in constants:
+        rows = [layers.index(layer) for layer in own.layers]
+        total[rows] += weight * own.vectors.detach().cpu().to(total)
+    exact = [working_dtype(own.vectors.dtype) for _, own in constants]
+    origin = {
+        **_origin(parts),
+        "parts": [{"weight": weight, **own.header()} for weight, own in constants],
+    }
+    return ConstantSteering(
+        total.to(first.device, torch.float64 if torch.float64 in exact else torch.float32),
+        layers,
+        surface=constants[0][1].surface,
+        provenance=origin,
+    )
+
+
+def _fingerprint(part: Steering) -> str:
+    """Of the model that a steering belongs to, empty where it does not say."""
+    return repr(part.provenance.get("model", {}).get("fingerprint", ""))
 
 
 @final
 class SumSteering(Steering):
     r"""$A \leftarrow A + \alpha \sum_p a_p\, \mathrm{push}_p(A)$: several steerings at once (ours).
 
-    Made by `a + b`, `0.5 * a`, `-a`, where these are not constants on one surface, whose sum is a
-    constant. Every part reads the same residual stream.
+    Made by `a + b`, `0.5 * a`, `-a`, where these are not constants of one model and surface, whose
+    sum is a constant. Every part reads the same residual stream.
 
     Args:
         parts: Weights and steerings.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, FalconConfig
 
-from psr_lens.steering import ConstantSteering
+from psr_lens.steering import ConstantSteering, SumSteering
 from psr_lens.steering.provenance import provenance
 from tests.tiny import FAMILIES
 from tests.tiny_models import BACKENDS, checkpoint, tiny_model
@@ -94,6 +94,66 @@ def test_an_undone_fold_leaves_no_bias_and_no_option_on_a_llama():
         assert model.config.mlp_bias
     assert not model.config.mlp_bias
     assert all(layer.mlp.gate_proj.bias is None for layer in model.model.layers)
+
+
+def test_a_fold_that_fails_leaves_nothing_behind():
+    model = hf_model("llama")
+    before = bits(model)
+    model.model.layers[2].mlp.up_proj = torch.nn.Sequential(model.model.layers[2].mlp.up_proj)
+    with pytest.raises(AttributeError):
+        constant().fold_into(model)
+    model.model.layers[2].mlp.up_proj = model.model.layers[2].mlp.up_proj[0]
+    assert model.state_dict().keys() == before.keys()
+    assert not model.config.mlp_bias
+
+
+def test_two_models_with_one_config_object_are_both_complete():
+    one, two = hf_model("llama"), hf_model("llama")
+    for module in two.modules():
+        if getattr(module, "config", None) is two.config:
+            module.config = one.config
+    constant().fold_into(one)
+    constant().fold_into(two)
+    assert all(layer.mlp.gate_proj.bias is not None for layer in two.model.layers)
+
+
+def test_an_mlp_of_two_layers_is_undone_too():
+    model = hf_model("llama")
+    model.model.layers[2].mlp = model.model.layers[0].mlp
+    before = logits(model)
+    folded = constant().fold_into(model)
+    assert not torch.equal(logits(model), before)
+    folded.undo()
+    assert torch.equal(logits(model), before)
+
+
+def test_constants_of_two_models_do_not_become_one():
+    parts = [
+        ConstantSteering(
+            constant(seed=seed).vectors,
+            LAYERS,
+            provenance=provenance(tiny_model("llama", seed=seed)),
+        )
+        for seed in (0, 1)
+    ]
+    both = parts[0] + parts[1]
+    assert isinstance(both, SumSteering)
+    with pytest.raises(ValueError, match="was fitted on"):
+        both.check(tiny_model("llama", seed=0))
+    twice = 2.0 * parts[0]
+    assert isinstance(twice, ConstantSteering)
+    twice.check(tiny_model("llama", seed=0))
+    assert twice.provenance["parts"][0]["weight"] == 2.0
+    assert twice.provenance["parts"][0]["provenance"] == parts[0].provenance
+
+
+def test_what_cannot_be_one_constant_stays_a_sum():
+    narrow = ConstantSteering(torch.ones(1, 16), (1,))
+    assert isinstance(constant() + narrow, SumSteering)
+    assert isinstance(constant() + constant(surface="QR"), SumSteering)
+    half = ConstantSteering(torch.full((1, 32), 1 / 3, dtype=torch.bfloat16), (0,))
+    total = 3.0 * half
+    assert total.tensors()["vectors"].dtype == torch.float32
 
 
 def test_sums_and_multiples_of_constants_are_folded_too():

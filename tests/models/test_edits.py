@@ -1,5 +1,7 @@
 """Edits reach the surface and nothing else, come and go, and follow direct calls."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -225,3 +227,13 @@ def test_cached_generate_edits_the_last_prompt_token_and_what_follows(backend):
         [RESPONSE],
         [RESPONSE],
     ]
+
+
+@every_backend
+def test_a_copy_of_a_model_runs_by_itself(backend):
+    model = tiny_model("llama", backend)
+    batch = model.pad(rows_of(model))
+    twin = deepcopy(model)
+    with twin.edited(pushes(twin)):
+        assert not torch.equal(twin.logits(batch), model.logits(batch))
+    assert torch.equal(twin.logits(batch), model.logits(batch))

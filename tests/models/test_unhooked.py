@@ -1,10 +1,13 @@
 """Components of a bridge without a hook run as themselves: the same numbers, and no trace."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
+from psr_lens.models import as_hooked_model, load_model
 from tests.tiny import FAMILIES
-from tests.tiny_models import tiny_model
+from tests.tiny_models import checkpoint, tiny_model
 
 PROMPTS = ["a", "the quick brown fox jumps over", "b c d"]
 FUSED = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3"}
@@ -56,22 +59,110 @@ def test_a_hook_on_a_pattern_brings_back_the_attention_with_patterns(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_hook_point_of_a_block_fires_as_often_as_in_the_bridge(family):
+def test_every_hook_point_of_a_block_sees_what_it_sees_in_the_bridge(family):
     model = tiny_model(family, "bridge")
     names = [name for name in model.raw.hook_dict if name.startswith("blocks.1.")]
     assert len(names) > 10
 
-    def fired(name, run):
-        calls = []
-        handle = model.raw.hook_dict[name].register_forward_hook(lambda *_: calls.append(1))
+    def seen(name, run):
+        values = []
+        point = model.raw.hook_dict[name]
+        handle = point.register_forward_hook(lambda module, args, out: values.append(out.clone()))
         try:
             run(model)
         finally:
             handle.remove()
-        return len(calls)
+        return values
+
+    def ours(model):
+        model.logits(model.to_batch(PROMPTS[1]))
+
+    def theirs(model):
+        model.raw(model.to_batch(PROMPTS[1]).tokens)
 
     for name in names:
-        assert fired(name, logits) == fired(name, bridge_logits), name
+        found, expected = seen(name, ours), seen(name, theirs)
+        assert len(found) == len(expected), name
+        for one, other in zip(found, expected, strict=True):
+            # Scores hold minus infinity, or the lowest number, where nothing is attended to.
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_a_pass_inside_a_pass_sees_its_own_hooks_and_leaves_the_outer_one_alone():
+    model = tiny_model("llama", "bridge")
+    batch = model.to_batch(PROMPTS[1])
+    ablate = [("blocks.1.mlp.hook_out", lambda value, hook: torch.zeros_like(value))]
+    with torch.no_grad(), model.raw.hooks(fwd_hooks=ablate):
+        expected = model.logits(batch)
+    found, around = [], []
+
+    def inner(resid, columns):
+        before = switched(model), attention(model)
+        with model.unedited():
+            with model.raw.hooks(fwd_hooks=ablate):
+                found.append(model.logits(batch))
+            _, cache = model.run_with_cache(PROMPTS[1])
+        found.append("blocks.2.attn.hook_pattern" in cache)
+        around.append((before, (switched(model), attention(model))))
+
+    with torch.no_grad(), model.edited({0: inner}):
+        model.logits(batch)
+    torch.testing.assert_close(found[0], expected)
+    assert found[1]
+    ((before, after),) = around
+    assert before == after
+    assert attention(model) == "eager"
+
+
+@pytest.mark.parametrize("part", ["mlp", "ln1", "attn", "attn.o"])
+def test_torch_hooks_on_the_wrapped_modules_fire(part):
+    model = tiny_model("llama", "bridge")
+    wrapped = model.raw.blocks[1].get_submodule(part).original_component
+    calls = []
+    handle = wrapped.register_forward_hook(lambda *_: calls.append(1))
+    logits(model)
+    handle.remove()
+    assert calls == [1]
+
+
+def test_a_torch_hook_on_the_attention_of_the_bridge_gets_the_pattern():
+    model = tiny_model("llama", "bridge")
+    patterns = []
+    handle = model.raw.blocks[1].attn.register_forward_hook(
+        lambda module, args, out: patterns.append(out[1])
+    )
+    logits(model)
+    handle.remove()
+    assert patterns[0] is not None
+
+
+def test_a_projection_that_was_replaced_takes_the_bridge_s_way():
+    model = tiny_model("llama", "bridge", seed=3)
+    logits(model)
+    own = model.raw.blocks[1].attn.original_component
+    replaced = own.q_proj
+    own.q_proj = torch.nn.Linear(replaced.in_features, replaced.out_features, bias=False)
+    try:
+        assert torch.equal(logits(model), bridge_logits(model))
+    finally:
+        own.q_proj = replaced
+
+
+def test_a_norm_in_another_type_stays_the_bridge_s():
+    model = as_hooked_model(load_model(checkpoint("llama"), backend="bridge", dtype="bfloat16").raw)
+    model.raw.blocks[1].ln1.original_component.float()
+    assert torch.isfinite(logits(model)).all()
+
+
+def test_threads_take_turns():
+    model = tiny_model("llama", "bridge")
+    expected = logits(model)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: logits(model), range(40)))
+    for one in found:
+        torch.testing.assert_close(one, expected)
+    assert attention(model) == "eager"
+    assert switched(model) == set()
 
 
 def test_the_switch_leaves_no_trace_even_where_a_pass_fails():
