@@ -5,15 +5,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from benchmarks import plain
 from benchmarks.figures import Figure
 from benchmarks.models import make_examples
 from benchmarks.sizes import BACKENDS, Bench
 from benchmarks.timing import alternate
 from psr_lens.deltas import iter_deltas
-from psr_lens.models import HookedModel, TokenBatch
 
 BOUND = 1.05
 _ROOT = Path(__file__).parents[1]
@@ -52,7 +49,7 @@ def _ratios(bench: Bench, name: str, backend: str, prompt: int) -> Iterator[Figu
     else:
         # The bridge by itself also works for its hook points.
         bare = "two forwards as they are run here, nothing recorded"
-        contenders[bare] = lambda: [_run(model, batch) for batch in batches]
+        contenders[bare] = lambda: [plain.run(model, batch) for batch in batches]
         references[bare] = f"accumulated deltas / {bare}"
     timings = alternate(contenders, sizes.repeats)
     case = f"prompts of {prompt}, batch {sizes.batch_size}"
@@ -76,11 +73,6 @@ def _ratios(bench: Bench, name: str, backend: str, prompt: int) -> Iterator[Figu
         timings.ratio("accumulated and local", "two forwards"),
         note=_LOCAL_NOTE,
     )
-
-
-@torch.no_grad()
-def _run(model: HookedModel, batch: TokenBatch) -> None:
-    model.run(batch)
 
 
 def _memory(bench: Bench) -> Iterator[Figure]:

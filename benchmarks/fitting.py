@@ -1,6 +1,5 @@
 """Fitting live against a plain loop, and fitting by replay against fitting live."""
 
-import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from psr_lens.demo.experiment import fit_data, held_out_data
 from psr_lens.examples import SteeringDataset
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
+from psr_lens.fitting.trainable import random_heads
 from psr_lens.models import HookedModel
 from psr_lens.steering import Steering
 
@@ -55,8 +55,7 @@ def fit_psr(
 
 def initial_heads(model: HookedModel, seed: int) -> plain.Heads:
     """Where `live` starts from at this seed, all layers, one head."""
-    trainable = importlib.import_module("psr_lens.fitting.trainable")
-    heads = trainable.random_heads(model.n_layers, 1, model.d_model, seed)
+    heads = random_heads(model.n_layers, 1, model.d_model, seed)
     return plain.Heads(*(part.to(model.device, model.dtype) for part in heads))
 
 
@@ -143,8 +142,18 @@ def _replay_against_live(bench: Bench, name: str, backend: str) -> Iterator[Figu
     def fitted(solver: str) -> None:
         found[solver] = fit_psr(model, data, solver, bench)
 
+    batches = plain.both_batches(model, [*data.train, *data.dev], sizes.fit_batch_size)
+
+    def two_forwards() -> None:
+        for batch in batches:
+            plain.run(model, batch)
+
     timings = alternate(
-        {"replay": lambda: fitted("replay"), "live": lambda: fitted("live")},
+        {
+            "replay": lambda: fitted("replay"),
+            "live": lambda: fitted("live"),
+            "two forwards": two_forwards,
+        },
         sizes.fit_repeats,
         warm_up=False,
     )
@@ -162,6 +171,15 @@ def _replay_against_live(bench: Bench, name: str, backend: str) -> Iterator[Figu
         REPLAY_BOUND if name == bench.large else None,
         "higher",
         timings.medians(),
+    )
+    yield Figure(
+        "replay",
+        name,
+        backend,
+        case,
+        "live / a base run and a prompt-steered run alone, which replay cannot do without",
+        timings.ratio("live", "two forwards"),
+        better="higher",
     )
     for label, part in (("training", data.train), ("held-out", held_out)):
         report = measure_faithfulness(

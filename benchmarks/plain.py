@@ -26,6 +26,12 @@ def forward(model: HookedModel, batch: TokenBatch, *, unembed: bool = True) -> N
     model.raw(batch.tokens, attention_mask=batch.attention_mask.long(), **until)
 
 
+@torch.no_grad()
+def run(model: HookedModel, batch: TokenBatch) -> None:
+    """The same pass as psr_lens makes it, up to the last block, with nothing recorded."""
+    model.run(batch)
+
+
 def both_batches(
     model: HookedModel, examples: Sequence[Example], batch_size: int
 ) -> list[TokenBatch]:
