@@ -13,6 +13,7 @@ from benchmarks.timing import alternate
 from psr_lens.deltas import iter_deltas
 
 BOUND = 1.05
+_ROUNDS = 5
 _ROOT = Path(__file__).parents[1]
 _LOCAL_NOTE = "a third pass over the base run"
 
@@ -51,7 +52,9 @@ def _ratios(bench: Bench, name: str, backend: str, prompt: int) -> Iterator[Figu
         bare = "two forwards as they are run here, nothing recorded"
         contenders[bare] = lambda: [plain.run(model, batch) for batch in batches]
         references[bare] = f"accumulated deltas / {bare}"
-    timings = alternate(contenders, sizes.repeats)
+    # A round of the small model is a tenth of a second, and as noisy.
+    rounds = sizes.repeats if name == bench.large else _ROUNDS * sizes.repeats
+    timings = alternate(contenders, rounds)
     case = f"prompts of {prompt}, batch {sizes.batch_size}"
     for reference, what in references.items():
         yield Figure(
