@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psr_lens.assumptions import AssumptionReport
 from psr_lens.deltas import Kind
 from psr_lens.faithfulness.report import Curve
-from psr_lens.plots.labels import LineEnd, label_lines, label_margin
+from psr_lens.plots.labels import LineEnd, label_lines, named_lines_layout
 from psr_lens.plots.text import plotly_text
 from psr_lens.plots.theme import INK, MUTED, POSITIVE, line_colour, template
 
@@ -63,12 +63,7 @@ def assumption_curves(
     span = (lowest - 0.03, 1.03)
     label_lines(figure, ends, span, _HEIGHT - 108)
     figure.update_layout(
-        template=template(),
-        title={"text": plotly_text(title)},
-        height=_HEIGHT,
-        showlegend=False,
-        hovermode="closest",
-        margin={"r": label_margin(names), "t": 52, "b": 56},
+        **named_lines_layout(title, names, _HEIGHT),
         xaxis=_layer_axis(report.layers),
         yaxis={
             "title": "share (100%: the assumption is exact)",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
-from psr_lens.plots.labels import LineEnd, label_lines, label_margin
+from psr_lens.plots.labels import LineEnd, label_lines, named_lines_layout
 from psr_lens.plots.text import plotly_text
 from psr_lens.plots.theme import GRID, MUTED, named_colours, template, translucent
 
@@ -106,12 +106,7 @@ def over_layers(
     n_layers = max(len(curve.values) for curve in curves.values())
     label_lines(figure, ends, (floor, top), _HEIGHT - 108)
     figure.update_layout(
-        template=template(),
-        title={"text": plotly_text(title)},
-        height=_HEIGHT,
-        showlegend=False,
-        hovermode="closest",
-        margin={"r": label_margin(list(curves)), "t": 52, "b": 56},
+        **named_lines_layout(title, list(curves), _HEIGHT),
         xaxis={"title": "layer", "dtick": max(1, n_layers // 12), "range": [-0.2, n_layers - 0.9]},
         yaxis={"title": axis, "range": [floor, top]},
     )

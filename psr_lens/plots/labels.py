@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psr_lens.plots.text import plotly_text
-from psr_lens.plots.theme import INK
+from psr_lens.plots.theme import INK, template
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -118,3 +118,15 @@ def label_lines(
 def label_margin(names: Sequence[str]) -> int:
     """Pixels to leave free on the right for the longest name."""
     return 40 + round(_CHARACTER * max((len(name) for name in names), default=0))
+
+
+def named_lines_layout(title: str, names: Sequence[str], height: int) -> dict[str, Any]:
+    """The layout of a figure whose lines carry their names at the right end, but for its axes."""
+    return {
+        "template": template(),
+        "title": {"text": plotly_text(title)},
+        "height": height,
+        "showlegend": False,
+        "hovermode": "closest",
+        "margin": {"r": label_margin(names), "t": 52, "b": 56},
+    }
