@@ -1,7 +1,8 @@
 """How close every method comes to the prompt, for every instruction of the demo world.
 
-    python -m benchmarks.methods          # both checkpoints, all instructions; half an hour
+    python -m benchmarks.methods                  # both checkpoints, all instructions; two hours
     python -m benchmarks.methods --models demo --traits pirate
+    python -m benchmarks.methods --fits fits      # keeps the fits there, for benchmarks.findings
 
 Fits on the training animals, measures the relative RMSE on the held-out ones, writes
 `benchmarks/methods.json` after every instruction, and the tables of `docs/methods.md`.
@@ -10,65 +11,43 @@ Fits on the training animals, measures the relative RMSE on the held-out ones, w
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from benchmarks import detection
+from benchmarks.fits import CONTROL, CORE, FAMILY, PSRS, best_psr, fitted, setting
 from psr_lens.artifacts import write_bytes
 from psr_lens.demo.experiment import fit_data, held_out_data
 from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, measure_faithfulness
-from psr_lens.fitting import fit
 from psr_lens.models import HookedModel, load_model
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "benchmarks" / "methods.json"
 PAGE = ROOT / "docs" / "methods.md"
 MODELS = ("demo", "demo-gpt2")
-FITS = {
-    "s-dim": {"method": "dim", "layers": "best"},
-    "s-const": {"method": "const", "layers": "best", "solver": "replay"},
-    "s-psr": {"method": "psr", "layers": "best", "solver": "replay"},
-    "a-const": {"method": "const", "solver": "replay"},
-    "a-psr replay": {"method": "psr", "solver": "replay"},
-    "a-psr live": {"method": "psr", "solver": "live"},
-    "a-psr k=1": {"method": "psr"},
-    "a-psr k=4": {"method": "psr", "n_heads": 4},
-    "a-psr k=16": {"method": "psr", "n_heads": 16},
-}
-WHY = """One instruction on `demo` stays away from its paraphrase: `the_end`, which asks for a closing
-sentence. It is the coefficients that are wrong there and not the directions: with perfect
-coefficients along the sixteen leading directions of each layer's local deltas,
-`fit(model, data, method="oracle", rank=16)`, the same examples are left at 0.09. When to stop and say
-it cannot be read well enough off the residual stream by a ReLU of a linear probe, at this many
-examples.
-"""
+CONSTANTS = ("difference in means", "constant, one layer", "constant, mse", "constant, ll")
+SHOWN = (*CONSTANTS, "PSR", "PSR, 4 heads", "PSR, 16 heads", "PSR, auto heads", CONTROL)
+"""Columns of the table of instructions; `PSR` is the best of `PSRS` on the dev animals."""
+LEFT_OUT = ("constant, layer by layer",)
 DETECTION_WHY = """Three instructions are not detected, and there the supervised direction stays below 0.95 as
 well. `optimist` and `pessimist` exchange the plain adjectives for bright or dark ones, and what follows
 an adjective in the demo world is the same after all of them: the model has learnt to read them
 nearly alike. `two_sentences` leaves sentences out; no token says so.
 """
-NEAR = 0.05
-"""How near the paraphrase a method has to come to count as near."""
 
 
-def measure(model: HookedModel, name: str, seed: int = 0) -> dict:
+def measure(model: HookedModel, name: str, folder: Path | None, seed: int = 0) -> dict:
     """Everything about one instruction."""
     train = fit_data(model, name, seed)
     test = held_out_data(model, name, seed + 1)
-    steerings, rows = {}, {}
-    for label, options in FITS.items():
-        steering = fit(model, train, seed=seed, **options)
-        steerings[label] = steering
-        rows[label] = {
-            "layers": list(steering.layers),
-            "seconds": round(steering.fit_report.seconds, 2),
-            "forwards": round(steering.fit_report.forwards),
-            "dev": steering.fit_report.dev_relative_rmse[-1],
-        }
+    fits = FAMILY if model.name == "demo" and name in DEFAULT_TRAITS else CORE
+    found = fitted(model, train, name, fits, folder, seed)
     report = measure_faithfulness(
         model,
-        steerings,
+        {label: own.steering for label, own in found.items()},
         test,
         outputs=False,
         gap=False,
@@ -78,52 +57,124 @@ def measure(model: HookedModel, name: str, seed: int = 0) -> dict:
         seed=seed,
         batch_size=64,
     )
-    for label in FITS:
-        curve = report.relative_rmse[label]
-        rows[label] |= {
-            "relative_rmse": list(curve.values),
-            "low": list(curve.low),
-            "high": list(curve.high),
-        }
+    rows = {label: dict(own.report) for label, own in found.items()}
+    psr = best_psr(rows)
+    for label, row in rows.items():
+        row |= curve_of(report.relative_rmse[label])
+        if label != psr:
+            row["further"] = curve_of(report.difference(label, psr))
+    solvers = {label: curve_of(report.difference(label, PSRS[0])) for label in PSRS[1:]}
     paraphrase = report.reference[EQUIVALENT_PROMPT]
-    return {"methods": rows, "equivalent_prompt": list(paraphrase.values), "examples": len(test)}
+    return {
+        "methods": rows,
+        "solvers": solvers,
+        "equivalent_prompt": curve_of(paraphrase),
+        "examples": len(test),
+    }
 
 
-def cell(values: list[float]) -> str:
-    return f"{values[-1]:.3f}"
+def curve_of(curve: Any) -> dict[str, list[float]]:
+    """Values and interval ends over the layers."""
+    found = {"relative_rmse": curve.values, "low": curve.low, "high": curve.high}
+    return {key: [round(float(value), 5) for value in values] for key, values in found.items()}
 
 
-def rows_of(found: dict) -> Iterator[str]:
-    """The table of one model."""
-    labels = [*FITS, EQUIVALENT_PROMPT]
-    yield "| instruction | " + " | ".join(labels) + " |"
-    yield "| --- |" + " --- |" * len(labels)
-    sums: dict[str, list[float]] = {label: [] for label in labels}
+def best_constant(trait: dict) -> str:
+    """The constant that is closest on the dev animals."""
+    return min(CONSTANTS, key=lambda label: trait["methods"][label]["dev"])
+
+
+def last(row: dict) -> float:
+    """At the last layer."""
+    return row["relative_rmse"][-1]
+
+
+def further(row: dict) -> bool:
+    """Whether it is further from the prompt than the PSR, beyond chance (paired, 95 %)."""
+    return "further" in row and row["further"]["low"][-1] > 0
+
+
+def family_rows(found: dict) -> Iterator[str]:
+    """One row per method: its mean over the default five, and how often the PSR is closer."""
+    five = {name: found[name]["methods"] for name in DEFAULT_TRAITS if name in found}
+    yield "| method | how it was fitted | relative RMSE, mean of five | the PSR is closer |"
+    yield "| --- | --- | --- | --- |"
+    means = {
+        label: fmean(last(rows[label]) for rows in five.values())
+        for label in FAMILY
+        if all(label in rows for rows in five.values())
+    }
+    for label in sorted(means, key=lambda label: -means[label]):
+        settings = list(dict.fromkeys(setting(rows[label]) for rows in five.values()))
+        shown = settings[0] if len(settings) == 1 else f"{settings[0]} (by instruction)"
+        own = [best_psr(rows) == label for rows in five.values()]
+        closer = sum(further(rows[label]) for rows in five.values())
+        verdict = f"{closer} of {len(five)}" if not all(own) else "it is the PSR"
+        if label in PSRS:
+            verdict = f"it is the PSR of {sum(own)}"
+        yield f"| {label} | {shown} | {means[label]:.3f} | {verdict} |"
+    psr = fmean(last(rows[best_psr(rows)]) for rows in five.values())
+    line = fmean(found[name]["equivalent_prompt"]["relative_rmse"][-1] for name in five)
+    yield f"| **PSR** (the best of three on the dev animals) | | **{psr:.3f}** | |"
+    yield f"| *the prompt in other words* | | {line:.3f} | |"
+
+
+def instruction_rows(found: dict) -> Iterator[str]:
+    """One row per instruction; methods clearly further than the PSR are unmarked, others starred."""
+    yield "| instruction | " + " | ".join(SHOWN) + " | the prompt in other words |"
+    yield "| --- |" + " --- |" * (len(SHOWN) + 1)
     for name, trait in found.items():
-        curves = {label: trait["methods"][label]["relative_rmse"] for label in FITS}
-        curves[EQUIVALENT_PROMPT] = trait["equivalent_prompt"]
-        if name in DEFAULT_TRAITS:
-            for label in labels:
-                sums[label].append(curves[label][-1])
-        yield f"| {name} | " + " | ".join(cell(curves[label]) for label in labels) + " |"
-    if sums["s-dim"]:
-        means = [sum(values) / len(values) for values in sums.values()]
-        yield "| *mean of the default five* | " + " | ".join(f"{m:.3f}" for m in means) + " |"
+        rows = trait["methods"]
+        cells = []
+        for label in SHOWN:
+            row = rows[best_psr(rows) if label == "PSR" else label]
+            mark = "" if label == "PSR" or further(row) else "*"
+            cells.append(f"{last(row):.3f}{mark}")
+        line = trait["equivalent_prompt"]["relative_rmse"][-1]
+        yield f"| {name} | " + " | ".join(cells) + f" | {line:.3f} |"
 
 
-def nearness(found: dict) -> Iterator[str]:
-    """For which instructions k = 16 comes near the paraphrase in the upper half of the layers."""
-    yield "| instruction | layers | a-psr k=16 | equivalent prompt | largest gap | within 0.05 |"
+def solver_rows(found: dict) -> Iterator[str]:
+    """What going on through the model adds to a PSR that was fitted layer by layer, and its time."""
+    yield (
+        "| instruction | layer by layer | refined: difference at layers 0 to 5 | last layer, paired | "
+        "through the model alone, last layer | seconds |"
+    )
     yield "| --- | --- | --- | --- | --- | --- |"
     for name, trait in found.items():
-        reached = trait["methods"]["a-psr k=16"]["relative_rmse"]
-        line = trait["equivalent_prompt"]
-        upper = range(len(reached) // 2, len(reached))
-        gap = max(reached[i] - line[i] for i in upper)
-        shown = [" ".join(f"{own[i]:.2f}" for i in upper) for own in (reached, line)]
-        verdict = "yes" if gap <= NEAR else "no"
-        span = f"{upper[0]} to {upper[-1]}"
-        yield f"| {name} | {span} | {shown[0]} | {shown[1]} | {gap:+.3f} | {verdict} |"
+        rows, refined, alone = trait["methods"], *(trait["solvers"][label] for label in PSRS[1:])
+        over = " ".join(f"{value:+.2f}" for value in refined["relative_rmse"])
+        seconds = ", ".join(f"{rows[label]['seconds']:.0f}" for label in PSRS)
+        yield (
+            f"| {name} | {last(rows[PSRS[0]]):.3f} | {over} | {_interval(refined)} | "
+            f"{_interval(alone)} | {seconds} |"
+        )
+
+
+def _interval(curve: dict) -> str:
+    ends = (curve[key][-1] for key in ("relative_rmse", "low", "high"))
+    value, low, high = ends
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def summary(numbers: dict) -> dict[str, dict[str, float]]:
+    """The figures that prose quotes, by model: over all instructions, at the last layer."""
+    found = {}
+    for name, traits in numbers["models"].items():
+        constants = [last(t["methods"][best_constant(t)]) for t in traits.values()]
+        psrs = [last(t["methods"][best_psr(t["methods"])]) for t in traits.values()]
+        controls = [last(t["methods"][CONTROL]) for t in traits.values()]
+        clear = sum(further(t["methods"][best_constant(t)]) for t in traits.values())
+        found[name] = {
+            "best constant, least": min(constants),
+            "best constant, most": max(constants),
+            "PSR, least": min(psrs),
+            "PSR, most": max(psrs),
+            "control, least": min(controls),
+            "PSR clearly closer than the best constant": clear,
+            "instructions": len(traits),
+        }
+    return found
 
 
 def page(numbers: dict) -> str:
@@ -132,20 +183,44 @@ def page(numbers: dict) -> str:
         "# How close every method comes",
         "",
         "Relative RMSE at the last layer on the held-out animals of the demo world: 1 is no steering,",
-        "0 the prompt itself. `s-` acts at the layer that was best on the dev split, `a-` at every",
-        "layer; `k` is the number of heads per layer, fitted by `auto`: replay, live from there, live",
-        "from its own start, whichever the dev split likes best.",
-        "The equivalent prompt is the instruction in words that no fit has seen. The figures are",
-        "written by `python -m benchmarks.methods`; intervals, every layer and the time of each fit",
-        "are in `benchmarks/methods.json`.",
+        "0 the prompt itself. Every method of the family is fitted in all the ways that psr_lens has",
+        "for it, one layer or all, squared error (`mse`) or likelihood (`ll`), layer by layer",
+        "(`replay`) or through the model (`live`), and is shown as it did best on the dev animals.",
+        "Constants are shown for both objectives: `mse` is the closer one, `ll` buys more of the",
+        "behaviour. *The PSR* has one head per layer, the best of its three solvers on the dev animals.",
+        "",
+        "The control is a PSR fitted to the same responses with another instruction in front of them:",
+        "it must not look faithful. *The prompt in other words* is a wording that no fit has seen.",
+        "Activation addition replays one pair's deltas position by position; directional ablation",
+        "takes a direction out and cannot bring an instruction in: they are here because the family is.",
+        "Written by `python -m benchmarks.methods`; intervals, every layer, every setting that was",
+        "tried and the time of each fit are in `benchmarks/methods.json`.",
         "",
     ]
     for name, found in numbers["models"].items():
-        parts += [f"## {name}", "", *rows_of(found), ""]
-        parts += ["Sixteen heads against the paraphrase, in the upper half of the layers:", ""]
-        parts += [*nearness(found), ""]
-        if name == "demo":
-            parts += [WHY]
+        own = summary(numbers)[name]
+        parts += [f"## {name}", "", *family_rows(found), ""]
+        parts += [
+            f"The best constant leaves {own['best constant, least']:.2f} to "
+            f"{own['best constant, most']:.2f} of the distance, the PSR {own['PSR, least']:.2f} to "
+            f"{own['PSR, most']:.2f}; paired over responses the PSR is closer than the best constant on",
+            f"{own['PSR clearly closer than the best constant']} of {own['instructions']} instructions. "
+            f"The control leaves at least {own['control, least']:.2f}.",
+            "",
+            "By instruction; a star marks what is not clearly further from the prompt than the PSR",
+            "(paired difference over responses, 95 % interval above zero):",
+            "",
+            *instruction_rows(found),
+            "",
+            "What a fit through the model adds to a PSR that was fitted layer by layer, each layer",
+            'knowing nothing of the later ones (`solver="replay"`): going on from there',
+            '(`solver="refine"`), and from its own start (`solver="live"`). Differences in relative',
+            "RMSE to layer by layer, negative is closer; seconds of the three fits, on a machine that",
+            "was doing other work.",
+            "",
+            *solver_rows(found),
+            "",
+        ]
     parts += detection_rows()
     return "\n".join(parts)
 
@@ -180,7 +255,20 @@ def detection_rows() -> list[str]:
     ]
 
 
-def main() -> None:
+def read_numbers() -> dict:
+    """What has been measured so far, models and instructions in the order of the page."""
+    found = json.loads(NUMBERS.read_text())["models"] if NUMBERS.is_file() else {}
+    everything = [*DEFAULT_TRAITS, *(n for n in INSTRUCTION_NAMES if n not in DEFAULT_TRAITS)]
+    return {
+        "models": {
+            model: {name: found[model][name] for name in everything if name in found[model]}
+            for model in MODELS
+            if model in found
+        }
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -188,17 +276,19 @@ def main() -> None:
     everything = [*DEFAULT_TRAITS, *(n for n in INSTRUCTION_NAMES if n not in DEFAULT_TRAITS)]
     parser.add_argument("--traits", nargs="+", default=everything, choices=everything)
     parser.add_argument("--page-only", action="store_true", help="draw the page from the numbers")
-    options = parser.parse_args()
-    numbers = json.loads(NUMBERS.read_text()) if NUMBERS.is_file() else {"models": {}}
+    parser.add_argument("--fits", type=Path, default=None, help="folder to keep the fits in")
+    options = parser.parse_args(arguments)
     for name in [] if options.page_only else options.models:
         model = load_model(name)
-        found = numbers["models"].setdefault(name, {})
         for trait in options.traits:
             start = time.perf_counter()
-            found[trait] = measure(model, trait)
+            measured = measure(model, trait, options.fits)
+            # Read anew: another process may be measuring the other model.
+            numbers = read_numbers()
+            numbers["models"].setdefault(name, {})[trait] = measured
             write_bytes(NUMBERS, (json.dumps(numbers, indent=1) + "\n").encode())
             print(f"{name} {trait}: {time.perf_counter() - start:.0f} s", flush=True)
-    write_bytes(PAGE, page(numbers).encode())
+    write_bytes(PAGE, page(read_numbers()).encode())
 
 
 if __name__ == "__main__":

@@ -51,9 +51,10 @@ deltas = pl.collect_deltas(model, data)
 deltas[0]
 
 # %% [markdown]
-# Colour is the norm of the local delta. It is far from even: the prompt acts at the start of sentences,
-# where a pirate's call goes, and leaves most other tokens nearly alone. Move the slider for the other
-# layers.
+# Colour is the length of the local delta, in units of the residual stream, and what is added at a token acts
+# on the *next* one: the model chooses every token at the one before it. It is far from even: the prompt acts
+# where a pirate's call is to follow, and leaves most other tokens nearly alone. Move the slider for the
+# other layers.
 
 # %%
 pl.plots.token_heatmap(deltas[0].token_values("local"))
@@ -67,10 +68,12 @@ pl.plots.layer_token_heatmap(deltas[0])
 # %% [markdown]
 # ## The same, without the prompt
 #
-# A constant steering vector would push every token alike. A **PSR** has a small probe in each layer that
+# A constant steering vector pushes every token alike. A **PSR** has a small probe in each layer that
 # reads the token's residual stream and decides how hard to push:
 # $A \leftarrow A + \mathrm{ReLU}(w \cdot A + b)\,z$. To fit one, we need more examples than one: questions
-# about other animals, answered under the same instruction.
+# about other animals, answered under the same instruction. The constant gets its best shot: one vector for
+# every layer, fitted through the model on the same examples (layer by layer it would be far worse); the PSR
+# is fitted layer by layer.
 
 # %%
 from psr_lens.demo import HELD_OUT_ANIMALS, QUESTION_WORDINGS, TRAINING_ANIMALS
@@ -81,15 +84,21 @@ pairs = [
     for wording in QUESTION_WORDINGS[:4]
 ]
 examples = pl.sample_responses(model, pairs, progress=False)
-psr = pl.fit(model, examples, method="psr")
-vector = pl.fit(model, examples, method="const")
+psr = pl.fit(model, examples, method="psr", solver="replay")
+vector = pl.fit(model, examples, method="const", solver="live")
 psr
 
 # %% [markdown]
-# Its coefficients on the answer from above, an animal that it was not fitted on. It decides token by token,
-# and leaves most alone; what an earlier layer got wrong, a later one makes up for.
+# What it adds to the answer from above, about an animal that it was not fitted on. It decides token by token,
+# and leaves most alone; what an earlier layer got wrong, a later one makes up for. The layer shown first is
+# the one where PSR and prompt can be read against each other best on the dev examples, so it flatters the
+# PSR: the slider has the others.
 
 # %%
+layer = pl.plots.layer_to_show(
+    [own.token_values("local") for own in pl.collect_deltas(model, examples.dev)],
+    [own.token_values() for own in psr.coefficients(model, examples.dev)],
+)
 pl.plots.token_heatmaps(
     {
         "what the prompt adds": deltas[0].token_values("local"),
@@ -97,14 +106,20 @@ pl.plots.token_heatmaps(
         "what a constant vector adds": vector.coefficients(model, data)[0],
     },
     shared_scale=True,
+    layer=layer,
 )
 
 # %% [markdown]
-# And its answer, to the plain question:
+# And their answers, to the plain question, at a few strengths. Which strength suits a method is chosen on
+# dev examples: `psr_lens.evaluation.best_strength`.
 
 # %%
-with psr.applied(model):
-    print(model.generate(pair.base, seed=3))
+for name, steering, alpha in [
+    *[("PSR", psr, alpha) for alpha in (1.0, 1.5)],
+    *[("constant", vector, alpha) for alpha in (1.0, 1.5, 2.0)],
+]:
+    with steering.applied(model, alpha):
+        print(f"{name}, {alpha}: {model.generate(pair.base, seed=3)}")
 
 # %% [markdown]
 # ## How faithful is it?
@@ -123,6 +138,12 @@ held_out = [
     for animal in HELD_OUT_ANIMALS
 ]
 test = pl.sample_responses(model, held_out, seed=1, progress=False)
-report = pl.measure_faithfulness(model, [psr, vector], test)
+report = pl.measure_faithfulness(model, {"PSR": psr, "constant": vector}, test)
 print(report.summary())
 report.plot()
+
+# %% [markdown]
+# How much further the constant is, paired: both are resampled on the same examples.
+
+# %%
+report.difference("constant", "PSR")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
     from psr_lens.examples import Example, SteeringDataset
     from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
-    from psr_lens.fitting import FitReport, Recipe, fit, transfer
+    from psr_lens.fitting import FitReport, Recipe, fit, fit_best, transfer
     from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
     from psr_lens.prompts import PromptPair, instruct, load_pairs
@@ -69,6 +69,7 @@ _MODULE_OF_NAME = {
     "Recipe": "fitting",
     "transfer": "fitting",
     "fit": "fitting",
+    "fit_best": "fitting",
     "AssumptionReport": "assumptions",
     "FaithfulnessReport": "faithfulness",
     "measure_assumptions": "assumptions",
@@ -117,6 +118,7 @@ __all__ = [
     "compare",
     "demo",
     "fit",
+    "fit_best",
     "instruct",
     "iter_deltas",
     "load_model",

@@ -15,8 +15,9 @@ Axis names in jaxtyping annotations mean the same thing everywhere:
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import index
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +28,13 @@ question's tokens as well, that is the longest common token suffix of base and s
 Layers = int | tuple[int, ...] | list[int] | range | Literal["all"]
 """One layer, several, or all of them."""
 
+LENGTH_ADDED: Final = "length of what is added"
+"""The quantity of a prompt's local deltas and of every steering's coefficients: one and the same, so
+that their panels can be read against each other."""
+
+RESIDUAL_UNIT: Final = "the residual stream"
+"""The unit of a length in the residual stream: its Euclidean norm as the model computes, unscaled."""
+
 
 @dataclass(frozen=True)
 class TokenValues:
@@ -36,8 +44,9 @@ class TokenValues:
         tokens: The tokens as text, one per position.
         values: The numbers, `[layer, pos]`.
         layers: The index of every row of `values`.
-        quantity: What the numbers are, as an axis label ("delta norm", "coefficient").
+        quantity: What the numbers are, as an axis label ("delta norm", "distance to the prompt").
         title: A caption, empty for none.
+        unit: What the numbers are in units of, empty where that goes unsaid.
     """
 
     tokens: tuple[str, ...]
@@ -45,6 +54,7 @@ class TokenValues:
     layers: tuple[int, ...]
     quantity: str
     title: str = ""
+    unit: str = ""
 
     def __post_init__(self):
         if tuple(self.values.shape) != (len(self.layers), len(self.tokens)):
@@ -115,6 +125,21 @@ def check_alpha(alpha: Any) -> float:
     if not abs(found) < float("inf"):
         raise ValueError(f"alpha={alpha!r}: it must be a finite number")
     return found
+
+
+def check_alphas(alpha: Any) -> "float | Tensor":
+    """A strength, or a strength for every row of a batch.
+
+    Raises:
+        ValueError: If it is neither, or not finite.
+    """
+    if not isinstance(alpha, Tensor) or alpha.ndim == 0:
+        return check_alpha(alpha)
+    if alpha.ndim != 1 or not bool(torch.isfinite(alpha).all()):
+        raise ValueError(
+            f"alpha={alpha.tolist()!r}: it must be a finite number, or one for every row of the batch"
+        )
+    return alpha
 
 
 def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from psr_lens._types import Surface, TokenValues, check_surface
+from psr_lens._types import LENGTH_ADDED, RESIDUAL_UNIT, Surface, TokenValues, check_surface
 from psr_lens.examples import Example, check_examples
 from psr_lens.models import HookedModel, TokenBatch, as_hooked_model
 from psr_lens.models.batch import Places, length_sorted_batches
@@ -63,9 +63,14 @@ class PromptDeltas:
         return deltas.norm(dim=-1)
 
     def token_values(self, kind: Kind = "accumulated") -> TokenValues:
-        """The norms, ready to be drawn."""
+        """The norms, ready to be drawn.
+
+        Local ones are lengths of what a layer adds, which is what `Coefficients` are too. Accumulated
+        ones are not: they hold what all layers up to theirs added.
+        """
         layers = tuple(range(self.accumulated.shape[0]))
-        return TokenValues(self.tokens, self.norms(kind), layers, f"{kind} delta norm")
+        quantity = LENGTH_ADDED if kind == "local" else "accumulated delta norm"
+        return TokenValues(self.tokens, self.norms(kind), layers, quantity, unit=RESIDUAL_UNIT)
 
     def _repr_html_(self) -> str:
         from psr_lens.plots import token_heatmap

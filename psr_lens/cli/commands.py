@@ -14,7 +14,7 @@ from psr_lens.cli.options import (
     refuse_file,
     refuse_unwritable,
 )
-from psr_lens.demo.instructions import DEFAULT_TRAITS, instruction
+from psr_lens.demo.instructions import FIRST_TRAITS, instruction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,8 +34,9 @@ class Demo:
 
     model: Literal["demo", "demo-gpt2"] = "demo"
     """Which of the two demo models."""
-    traits: tuple[str, ...] = DEFAULT_TRAITS
-    """Instructions of the demo world."""
+    traits: tuple[str, ...] = FIRST_TRAITS
+    """Instructions of the demo world: hedger, optimist, flatterer, pirate, shouter, pessimist, velan,
+    two_sentences, no_colour, the_end."""
     out: Path = Path("demo-report")
     """Directory for report.html, results.json and the fitted steerings."""
     seed: int = 0
@@ -50,6 +51,8 @@ class Demo:
         for name in self.traits:
             instruction(name)
         refuse_file(self.out)
+        from psr_lens.demo.experiment import CONSTANTS
+        from psr_lens.demo.report import SHOWN
         from psr_lens.demo.run import run_demo
         from psr_lens.models import load_model
 
@@ -57,12 +60,15 @@ class Demo:
         run = run_demo(model, self.out, traits=self.traits, seed=self.seed)
         for result in run.results:
             curves = result.faithfulness.relative_rmse
-            at_one = next(b for b in result.steered["a-psr"] if b.alpha == 1.0)
             print(
-                f"{result.name:>14}: trait {result.unsteered.trait:3.0f} without steering, "
-                f"{result.prompted.trait:3.0f} prompted, {at_one.trait:3.0f} with A-PSR; "
-                f"relative RMSE {curves['a-const'].values[-1]:.2f} (A-const), "
-                f"{curves['a-psr'].values[-1]:.2f} (A-PSR)"
+                f"{result.name:>14}: relative RMSE {curves['a-psr'].values[-1]:.2f} (A-PSR), "
+                f"{min(curves[name].values[-1] for name in CONSTANTS):.2f} (the best constant); "
+                f"trait {result.unsteered.trait:.0f} without steering, {result.prompted.trait:.0f} "
+                "prompted, each at its best strength "
+                + ", ".join(
+                    f"{own.trait:.0f} at coherence {own.coherence:.0f} ({name})"
+                    for name, own in ((name, result.at_best(name)) for name in SHOWN)
+                )
             )
         print(f"\nOpen {run.report} in a browser.")
 
@@ -97,12 +103,13 @@ class _FitOptions(PairOptions):
     """`all`, `best`, one index, or several with commas: `3,4,5`."""
     objective: Literal["mse", "ll"] | None = None
     """Distance to the prompt-steered residual stream, or likelihood of the responses."""
-    solver: Literal["auto", "replay", "live"] = "auto"
-    """Layer by layer without gradients, with gradients through the model, or one after the other."""
+    solver: Literal["auto", "replay", "refine", "live"] = "auto"
+    """Layer by layer without gradients, with gradients through the model, one after the other, or
+    whichever the dev pairs like best."""
     recipe: Literal["default", "paper"] = "default"
     """Of the live solver: adapting to the model, or the paper's."""
-    heads: int = 1
-    """PSR heads per layer."""
+    heads: int | Literal["auto"] = 1
+    """PSR heads per layer; `auto`: up to 16, as the dev pairs decide at every layer."""
     rank: int | None = None
     """Of loreft, or of a limited oracle."""
     epochs: int | None = None
@@ -110,18 +117,22 @@ class _FitOptions(PairOptions):
     lr: float | None = None
     """In place of the recipe's."""
 
+    def _layers(self) -> Any:
+        """The layers, None where that is left to the method."""
+        return parse_layers(self.layers)
+
     def check(self) -> None:
         """What can be refused before the model is loaded."""
-        parse_layers(self.layers)
-        if self.heads < 1:
-            raise ValueError(f"--heads {self.heads}: it must be at least 1")
+        self._layers()
+        if self.heads != "auto" and self.heads < 1:
+            raise ValueError(f"--heads {self.heads}: it must be at least 1, or auto")
 
     def arguments(self, model: "HookedModel") -> dict[str, Any]:
         """The arguments of `psr_lens.fit`, once the model is known to have the layers."""
         from psr_lens._types import resolve_layers
 
-        layers = parse_layers(self.layers)
-        if layers != "best":
+        layers = self._layers()
+        if layers not in ("best", None):
             resolve_layers(layers, model.n_layers)
         return {
             "layers": layers,
@@ -189,12 +200,17 @@ class Fit(_FitOptions):
 
 @dataclass(frozen=True)
 class Compare(_FitOptions):
-    """Fit several methods to the same pairs, measure them on held-out ones, print one table."""
+    """Fit several methods to the same pairs, each at its best; compare them on held-out ones."""
 
+    layers: str = "auto"
+    """`auto`: all, or the best one where that is closer on the dev pairs; or as for `fit`."""
     methods: tuple[Method, ...] = ("dim", "const", "psr")
     """What to fit."""
     out: Path | None = None
     """A CSV file for the whole table, one row per method and layer."""
+
+    def _layers(self) -> Any:
+        return None if self.layers == "auto" else super()._layers()
 
     def run(self) -> None:
         """Sample, fit each, measure all on the same runs, print."""

@@ -7,37 +7,48 @@ reported comes from the held-out animals.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final, Literal
+from typing import Any, Final
 
 import torch
 
 from psr_lens._types import TokenValues
 from psr_lens.assumptions import AssumptionReport, measure_assumptions
 from psr_lens.deltas import collect_deltas, iter_batches
-from psr_lens.demo.instructions import instruction
+from psr_lens.demo.instructions import INSTRUCTION_NAMES, instruction
 from psr_lens.demo.judges import judge_coherence, judge_trait
 from psr_lens.demo.prompts import QUESTION_WORDINGS, question
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS, Animal
-from psr_lens.evaluation import Behaviour, Judge, Score, measure_behaviour
+from psr_lens.evaluation import (
+    ALPHAS,
+    Behaviour,
+    Judge,
+    Score,
+    best_strength,
+    measure_behaviour,
+    measure_strengths,
+)
 from psr_lens.examples import Example, Split, SteeringDataset
 from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import HookedModel
 from psr_lens.models.generation import pick_tokens, uniform_stream
+from psr_lens.plots import layer_to_show
 from psr_lens.prompts import PromptPair, instruct
-from psr_lens.responses import sample_responses
+from psr_lens.responses import make_example, sample_responses
 from psr_lens.steering import OracleSteering, Steering
 
-ALPHAS: Final = (0.5, 1.0, 1.5, 2.0)
 MAX_NEW_TOKENS: Final = 96
-METHODS: Final[dict[str, tuple[str, Literal["all", "best"], str]]] = {
-    "s-dim": ("dim", "best", "auto"),
-    "a-const": ("const", "all", "replay"),
-    "s-psr": ("psr", "best", "replay"),
-    "a-psr": ("psr", "all", "replay"),
+METHODS: Final[dict[str, dict[str, Any]]] = {
+    "s-dim": {"method": "dim", "layers": "best"},
+    "a-const mse": {"method": "const", "solver": "live", "objective": "mse"},
+    "a-const ll": {"method": "const", "solver": "live", "objective": "ll"},
+    "a-psr": {"method": "psr", "solver": "replay"},
 }
-STEPS: Final = 2 + 2 * len(METHODS)
+"""How each method does best in the time that a demo has; the page on the methods has all of them."""
+CONSTANTS: Final = ("s-dim", "a-const mse", "a-const ll")
+"""Those that push every token alike."""
+CONTROL: Final = "a-psr, wrong prompts"
+STEPS: Final = 3 + 2 * len(METHODS)
 _DEV_ANIMALS: Final = 4
 _TEST_QUESTIONS: Final = 4
 # A step of so small a model costs the same for one prompt as for two hundred.
@@ -51,7 +62,7 @@ class TraitResult:
     Attributes:
         name: The instruction's name.
         instruction: The instruction as the test prompts put it.
-        steerings: The fitted steerings and the oracle, by method.
+        steerings: The fitted steerings, the control and the oracle, by method.
         faithfulness: Relative RMSE of all of them.
         assumptions: How unevenly the prompt acts on the tokens, and whether that can be read off
             the activations.
@@ -59,8 +70,11 @@ class TraitResult:
         unsteered: Behaviour on the plain questions.
         prompted: Behaviour under the instruction.
         steered: For every method, its behaviour at each strength.
-        panels: For one response, the prompt's local delta norms and the coefficients of `a-const`
-            and `a-psr`, with their captions.
+        dev: The same on the dev animals.
+        strengths: For every method, the strength that is best on the dev animals.
+        panels: For one response, the lengths of what the prompt, the constant and the PSR add, with
+            their captions.
+        layer: The layer at which the panels are shown first.
     """
 
     name: str
@@ -72,7 +86,18 @@ class TraitResult:
     unsteered: Behaviour
     prompted: Behaviour
     steered: dict[str, tuple[Behaviour, ...]]
+    dev: dict[str, tuple[Behaviour, ...]]
+    strengths: dict[str, float]
     panels: tuple[tuple[str, TokenValues], ...]
+    layer: int
+
+    def at_best(self, method: str) -> Behaviour:
+        """A method's behaviour at its own best strength."""
+        return self.at(method, self.strengths[method])
+
+    def at(self, method: str, alpha: float) -> Behaviour:
+        """A method's behaviour at a strength."""
+        return next(own for own in self.steered[method] if own.alpha == alpha)
 
 
 def run_trait(
@@ -96,35 +121,50 @@ def run_trait(
     test = held_out_data(model, name, seed + 1)
     done(f"{name}: responses")
     steerings: dict[str, Steering] = {}
-    for label, (method, layers, solver) in METHODS.items():
-        steerings[label] = fit(model, train, method=method, layers=layers, solver=solver, seed=seed)
+    for label, options in METHODS.items():
+        steerings[label] = fit(model, train, **options, seed=seed)
         done(f"{name}: fitted {label}")
+    mismatched = control_data(model, train, name)
+    control = fit(model, mismatched, method="psr", solver="replay", seed=seed)
+    done(f"{name}: fitted the control")
     oracle = OracleSteering(range(model.n_layers))
-    faithfulness = measure_faithfulness(model, {**steerings, "oracle": oracle}, test, seed=seed)
+    compared = {**steerings, CONTROL: control, "oracle": oracle}
+    faithfulness = measure_faithfulness(model, compared, test, seed=seed)
     assumptions = measure_assumptions(model, test, probe_data=train, kind="accumulated", seed=seed)
     done(f"{name}: faithfulness")
-    judge = _judge_of(name, [_animal(example) for example in test])
     base = [example.pair.base for example in test]
-    respond = partial(
-        measure_behaviour, model, base, judge, max_new_tokens=MAX_NEW_TOKENS, seed=seed + 1
-    )
-    unsteered = respond()
+    judge = _judge_of(name, [_animal(example) for example in [*test, *train.dev]])
+    respond = {"max_new_tokens": MAX_NEW_TOKENS, "seed": seed + 1, "batch_size": _BATCH_SIZE}
+    unsteered = measure_behaviour(model, base, judge, **respond)
+    prompts = [*base, *(example.pair.base for example in train.dev)]
     steered: dict[str, tuple[Behaviour, ...]] = {}
+    dev: dict[str, tuple[Behaviour, ...]] = {}
     for label, steering in steerings.items():
-        steered[label] = tuple(respond(steering=steering, alpha=alpha) for alpha in ALPHAS)
+        curve = measure_strengths(
+            model, prompts, judge, steering=steering, alphas=ALPHAS, **respond
+        )
+        steered[label] = tuple(_part(own, slice(None, len(base))) for own in curve)
+        dev[label] = tuple(_part(own, slice(len(base), None)) for own in curve)
         done(f"{name}: responses under {label}")
+    strengths = {label: best_strength(own) for label, own in dev.items()}
     steered["oracle"] = (regenerate(model, oracle, test, judge, seed + 1),)
     return TraitResult(
         name,
         instruction(name).wordings[0],
-        {**steerings, "oracle": oracle},
+        compared,
         faithfulness,
         assumptions,
         tuple(str(example.pair.metadata["question"]) for example in test),
         unsteered,
         _judged(model, test, judge),
         steered,
+        dev,
+        strengths,
         _panels(model, test[0], steerings),
+        layer_to_show(
+            [deltas.token_values("local") for deltas in collect_deltas(model, train.dev)],
+            [own.token_values() for own in steerings["a-psr"].coefficients(model, train.dev)],
+        ),
     )
 
 
@@ -163,6 +203,23 @@ def held_out_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
     ]
     split: dict[str, Split] = {animal.name: "test" for animal in HELD_OUT_ANIMALS}
     return _sample(model, pairs, seed, split)
+
+
+def control_data(model: HookedModel, data: SteeringDataset, name: str) -> SteeringDataset:
+    """The same responses with the wrong prompts: another instruction in front of them.
+
+    What is fitted to them learns what that instruction does to the text. It must not look faithful
+    to the instruction that the responses were given under.
+    """
+    other = INSTRUCTION_NAMES[(INSTRUCTION_NAMES.index(name) + 1) % len(INSTRUCTION_NAMES)]
+    told = instruction(other).wordings[0]
+
+    def mismatched(example: Example) -> Example:
+        pair = instruct(str(example.pair.metadata["question"]), told, group=example.pair.group)
+        pair = replace(pair, metadata=example.pair.metadata)
+        return make_example(model, pair, example.response_ids, example.finished)
+
+    return replace(data, examples=tuple(mismatched(example) for example in data))
 
 
 @torch.no_grad()
@@ -240,12 +297,16 @@ def _judged(model: HookedModel, data: Sequence[Example], judge: Judge) -> Behavi
     return Behaviour(None, texts, scores)
 
 
+def _part(behaviour: Behaviour, places: slice) -> Behaviour:
+    return Behaviour(behaviour.alpha, behaviour.responses[places], behaviour.scores[places])
+
+
 def _panels(
     model: HookedModel, example: Example, steerings: dict[str, Steering]
 ) -> tuple[tuple[str, TokenValues], ...]:
     one = [example]
     deltas = collect_deltas(model, one)[0].token_values("local")
-    const = steerings["a-const"].coefficients(model, one)[0].token_values()
+    const = steerings["a-const mse"].coefficients(model, one)[0].token_values()
     psr = steerings["a-psr"].coefficients(model, one)[0].token_values()
     return (
         ("what the prompt adds", deltas),

@@ -1,9 +1,10 @@
 """A demo run as a page that explains itself."""
 
 from collections.abc import Sequence
+from typing import Final
 
-from psr_lens.demo.experiment import TraitResult
-from psr_lens.evaluation import Behaviour
+from psr_lens.demo.experiment import CONSTANTS, CONTROL, METHODS, TraitResult
+from psr_lens.evaluation import COHERENT
 from psr_lens.faithfulness import EQUIVALENT_PROMPT
 from psr_lens.models import HookedModel
 from psr_lens.plots import Report, TraitSection
@@ -12,12 +13,24 @@ from psr_lens.steering.provenance import describe_model
 _LEAD = (
     "A system prompt changes what goes on inside a language model, at every layer and at every "
     "token, but not everywhere alike. The first panel colours one response by how much the prompt "
-    "pushes each token. A constant steering vector pushes every token equally (second panel). A PSR, "
+    "adds at each token. A constant steering vector adds the same everywhere (second panel). A PSR, "
     "a small probe that reads each token and decides how hard to push, was fitted in seconds (third "
-    "panel) and makes the model behave as if prompted, without the prompt. All numbers are from "
-    "animals that no fit has seen."
+    "panel) and makes the model behave as if prompted, without the prompt. The constants had their "
+    "best shot: difference in means at its best layer, and one vector for every layer, fitted through "
+    "the model to the prompted residual stream (mse) and to the likelihood of the prompted responses "
+    "(ll). All numbers are from animals that no fit has seen; layers and strengths were chosen on "
+    "others still."
 )
-_SHOWN = ("a-const", "a-psr")
+NAMES: Final = {
+    "s-dim": "difference in means, one layer",
+    "a-const mse": "constant, all layers, mse",
+    "a-const ll": "constant, all layers, ll",
+    "a-psr": "PSR, all layers",
+    CONTROL: "control: PSR, wrong prompts",
+    "oracle": "oracle",
+}
+"""What the methods are called on the page."""
+SHOWN: Final = ("a-const mse", "a-const ll", "a-psr")
 _N_EXAMPLES = 3
 
 
@@ -46,58 +59,87 @@ def _section(result: TraitResult) -> TraitSection:
         _summary(result),
         f"system: {result.instruction}\nuser: {result.questions[0]}",
         result.panels,
-        result.faithfulness,
+        Curves(result),
         tuple(_behaviour_rows(result)),
         tuple(_examples(result)),
-        # Delta norms and coefficients are lengths of pushes, all in units of the residual stream.
         shared_scale=True,
+        layer=result.layer,
     )
+
+
+class Curves:
+    """The faithfulness curves of a result under the names of the page."""
+
+    def __init__(self, result: TraitResult):
+        found = result.faithfulness
+        self.relative_rmse = {NAMES[name]: own for name, own in found.relative_rmse.items()}
+        self.reference = found.reference
 
 
 def _summary(result: TraitResult) -> str:
     curves = result.faithfulness.relative_rmse
     assumptions = result.assumptions
     share = assumptions.curve("mean_energy_share").values[-1]
-    read = assumptions.curve("relu_r2").values[-1]
     paraphrase = result.faithfulness.reference[EQUIVALENT_PROMPT].values[-1]
     p10, p90 = (assumptions.curve("norm_quantile", at=at).values[-1] for at in (10, 90))
-    at_one = {name: _at(result.steered[name], 1.0) for name in _SHOWN}
+    closest = min(CONSTANTS, key=lambda name: curves[name].values[-1])
+    gain = result.faithfulness.difference(closest, "a-psr")
     return (
-        f"At the last layer the prompt moves one token in ten by more than {p90:.1f} and one in ten by "
-        f"less than {p10:.1f}; {share:.0%} of the energy lies in the mean, which is all that a constant "
-        f"vector can express. A probe on the activation explains {max(read, 0):.0%} of how hard the prompt "
-        f"pushes along its main direction. The relative RMSE there (1: no steering, 0: the prompt) is "
-        f"{curves['a-const'].values[-1]:.2f} with constant vectors and "
-        f"{curves['a-psr'].values[-1]:.2f} with PSR at all layers, beside {paraphrase:.2f} for the same "
-        f"instruction in other words. The trait score goes from {result.unsteered.trait:.0f} without "
-        f"steering to {at_one['a-const'].trait:.0f} with constant vectors and "
-        f"{at_one['a-psr'].trait:.0f} with PSR (coherence {at_one['a-psr'].coherence:.0f}), where the "
-        f"prompt itself gets {result.prompted.trait:.0f}."
+        f"The panels show layer {result.layer} first, where they can be read against each other best "
+        "(chosen on other responses). At the last layer the prompt moves one token in ten by more than "
+        f"{p90:.1f} and one in ten by less than {p10:.1f}; {share:.0%} of the energy lies in the mean. "
+        f"The relative RMSE there (1: no steering, 0: the prompt) is {curves['a-psr'].values[-1]:.2f} "
+        f"with the PSR and {curves[closest].values[-1]:.2f} with the closest constant "
+        f"({NAMES[closest]}), {gain.values[-1]:.2f} more ({gain.low[-1]:.2f} to {gain.high[-1]:.2f}, "
+        f"paired); {paraphrase:.2f} for the same instruction in other words, and "
+        f"{curves[CONTROL].values[-1]:.2f} for a PSR fitted to the same responses with the wrong "
+        f"prompts. {compared(result)}"
     )
+
+
+def compared(result: TraitResult) -> str:
+    """One sentence: what was compared with what in behaviour, and what came out."""
+    parts = [
+        f"{NAMES[name]} at {result.strengths[name]:g} shows the trait {own.trait:.0f} with coherence "
+        f"{own.coherence:.0f}{_beside(result, name)}"
+        for name, own in ((name, result.at_best(name)) for name in METHODS)
+    ]
+    return (
+        "Behaviour, each method at its own best strength (the highest trait score with coherence of "
+        f"at least {COHERENT:g} on the animals that strengths are chosen on): {'; '.join(parts)}; the "
+        f"prompt itself has {result.prompted.trait:.0f} with {result.prompted.coherence:.0f}, and no "
+        f"steering {result.unsteered.trait:.0f} with {result.unsteered.coherence:.0f}."
+    )
+
+
+def _beside(result: TraitResult, name: str) -> str:
+    """What is left of trait and coherence one step of strength higher."""
+    stronger = [own for own in result.steered[name] if (own.alpha or 0) > result.strengths[name]]
+    if not stronger:
+        return ""
+    own = stronger[0]
+    return f" ({own.trait:.0f} with {own.coherence:.0f} at {own.alpha:g})"
 
 
 def _behaviour_rows(result: TraitResult):
     yield ("no steering", None, result.unsteered.trait, result.unsteered.coherence)
     yield ("prompt", None, result.prompted.trait, result.prompted.coherence)
-    for name, behaviours in result.steered.items():
-        if name == "oracle":
-            continue
-        for behaviour in behaviours:
-            yield (name, behaviour.alpha, behaviour.trait, behaviour.coherence)
+    for name in METHODS:
+        for behaviour in result.steered[name]:
+            yield (NAMES[name], behaviour.alpha, behaviour.trait, behaviour.coherence)
 
 
 def _examples(result: TraitResult):
     sources = {
         "no steering": result.unsteered,
         "prompt": result.prompted,
-        **{f"{name}, alpha 1": _at(result.steered[name], 1.0) for name in _SHOWN},
+        **{
+            f"{NAMES[name]}, alpha {result.strengths[name]:g}": result.at_best(name)
+            for name in SHOWN
+        },
     }
     # One question per animal: the questions come animal by animal.
     step = max(1, len(result.questions) // _N_EXAMPLES)
     for i in range(0, step * min(_N_EXAMPLES, len(result.questions)), step):
         for source, behaviour in sources.items():
             yield (source, result.questions[i], (behaviour.responses[i],))
-
-
-def _at(behaviours: Sequence[Behaviour], alpha: float) -> Behaviour:
-    return next(behaviour for behaviour in behaviours if behaviour.alpha == alpha)

@@ -4,13 +4,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from psr_lens.demo.experiment import TraitResult
+from psr_lens.demo.experiment import METHODS, TraitResult
 from psr_lens.evaluation import Behaviour
-from psr_lens.faithfulness import EQUIVALENT_PROMPT
+from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport
 from psr_lens.models import HookedModel
 from psr_lens.steering.provenance import provenance
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def results_json(model: HookedModel, results: Sequence[TraitResult], seed: int) -> str:
@@ -37,23 +37,42 @@ def trait_record(result: TraitResult) -> dict[str, Any]:
             },
             "mean_energy_share": result.assumptions.curve("mean_energy_share").values,
         },
+        "shown_layer": result.layer,
         "methods": {
             name: {
+                **_setting(name),
                 "layers": list(steering.layers),
                 "relative_rmse": report.relative_rmse[name].values,
                 "interval": {
                     "low": report.relative_rmse[name].low,
                     "high": report.relative_rmse[name].high,
                 },
+                "further_than_a_psr": _difference(report, name),
                 "fit_seconds": round(getattr(steering.fit_report, "seconds", 0.0), 3),
-                "behaviour": [
-                    {"alpha": behaviour.alpha, **_scores(behaviour)}
-                    for behaviour in result.steered[name]
-                ],
+                "best_strength": result.strengths.get(name),
+                "behaviour": _curve(result.steered.get(name, ())),
+                "dev_behaviour": _curve(result.dev.get(name, ())),
             }
             for name, steering in result.steerings.items()
         },
     }
+
+
+def _setting(name: str) -> dict[str, Any]:
+    """How a method was fitted: the arguments of `fit`."""
+    return {"fitted": dict(METHODS.get(name, {}))}
+
+
+def _difference(report: FaithfulnessReport, name: str) -> dict[str, float] | None:
+    """Its relative RMSE at the last layer minus that of A-PSR, paired."""
+    if name == "a-psr":
+        return None
+    found = report.difference(name, "a-psr")
+    return {end: getattr(found, end)[-1] for end in ("values", "low", "high")}
+
+
+def _curve(behaviours: Sequence[Behaviour]) -> list[dict[str, Any]]:
+    return [{"alpha": behaviour.alpha, **_scores(behaviour)} for behaviour in behaviours]
 
 
 def _scores(behaviour: Behaviour) -> dict[str, float]:

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from psr_lens._types import check_seed
 from psr_lens.artifacts import write_bytes
 from psr_lens.demo.experiment import STEPS, TraitResult, run_trait
-from psr_lens.demo.instructions import DEFAULT_TRAITS, instruction
+from psr_lens.demo.instructions import FIRST_TRAITS, instruction
 from psr_lens.demo.report import demo_report
 from psr_lens.demo.results import results_json
 from psr_lens.models import HookedModel
@@ -39,7 +39,7 @@ def run_demo(
     model: HookedModel,
     out: str | Path,
     *,
-    traits: Sequence[str] = DEFAULT_TRAITS,
+    traits: Sequence[str] = FIRST_TRAITS,
     seed: int = 0,
     progress: bool = True,
 ) -> DemoRun:

@@ -1,10 +1,13 @@
 """Trait and coherence of sampled responses, under a steering or without one."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from psr_lens._types import check_alpha
 from psr_lens.models import Prompt, as_hooked_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.steering import Steering
@@ -82,22 +85,68 @@ def measure_behaviour(
     Raises:
         ValueError: If there is no prompt, or an argument is out of its range.
     """
+    (found,) = measure_at(
+        model,
+        prompts,
+        judge,
+        steering,
+        (alpha,),
+        max_new_tokens,
+        temperature,
+        seed,
+        batch_size,
+        progress,
+    )
+    return found
+
+
+def measure_at(
+    model: Any,
+    prompts: Sequence[Prompt],
+    judge: Judge,
+    steering: Steering | None,
+    alphas: Sequence[float],
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    batch_size: int,
+    progress: bool,
+) -> tuple[Behaviour, ...]:
+    """One behaviour per strength, all sampled together; a single one without a steering."""
     if not prompts:
         raise ValueError("there is no prompt to respond to: pass at least one")
     hooked = as_hooked_model(model)
-    with nullcontext() if steering is None else steering.applied(hooked, alpha):
-        generations = generate_tokens(
-            hooked,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
-        )
-    responses = tuple(hooked.encoder.decode(generation.tokens) for generation in generations)
-    scores = tuple(
-        judge(i, text, generation.finished)
-        for i, (text, generation) in enumerate(zip(responses, generations, strict=True))
+    n = len(prompts)
+    rows = [(alpha, i) for alpha in map(check_alpha, alphas) for i in range(n)]
+
+    def inside(indices: Sequence[int]) -> AbstractContextManager[object]:
+        if steering is None:
+            return nullcontext()
+        own = [rows[at][0] for at in indices]
+        one = len(set(own)) == 1
+        return steering.applied(hooked, own[0] if one else torch.tensor(own, dtype=torch.float64))
+
+    generations = generate_tokens(
+        hooked,
+        [prompts[i] for _, i in rows],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+        streams=[i for _, i in rows],
+        inside=inside,
     )
-    return Behaviour(None if steering is None else alpha, responses, scores)
+    texts = [hooked.encoder.decode(generation.tokens) for generation in generations]
+    scores = [
+        judge(i, text, generation.finished)
+        for (_, i), text, generation in zip(rows, texts, generations, strict=True)
+    ]
+    return tuple(
+        Behaviour(
+            None if steering is None else float(alpha),
+            tuple(texts[at : at + n]),
+            tuple(scores[at : at + n]),
+        )
+        for at, alpha in zip(range(0, len(rows), n), alphas, strict=True)
+    )

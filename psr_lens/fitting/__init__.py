@@ -1,5 +1,6 @@
 """From examples to a steering."""
 
+from psr_lens.fitting.best import fit_best
 from psr_lens.fitting.fit import fit
 from psr_lens.fitting.heads import Heads, fit_heads
 from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
@@ -16,6 +17,7 @@ __all__ = [
     "Recipe",
     "StageReport",
     "fit",
+    "fit_best",
     "fit_heads",
     "random_heads",
     "transfer",

@@ -1,12 +1,12 @@
 """Do the arguments of a fit go together?"""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 from psr_lens._types import Surface, check_count
 from psr_lens.examples import SteeringDataset, split_groups
 from psr_lens.fitting.closed import CLOSED
-from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
+from psr_lens.fitting.recipe import CONSTANT, DEFAULT, PAPER, REFINE, Recipe
 from psr_lens.steering import Steering
 
 REPLAYED: Final = ("const", "psr")
@@ -24,7 +24,7 @@ def check_choices(
     method: str,
     objective: str | None,
     solver: str,
-    n_heads: int,
+    n_heads: int | Literal["auto"],
     rank: int | None,
     along: Steering | None,
     surface: Surface,
@@ -36,13 +36,22 @@ def check_choices(
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")
-    if solver not in ("auto", "replay", "live"):
-        raise ValueError(f"solver={solver!r}: choose 'auto', 'replay' or 'live'")
+    if solver not in ("auto", "replay", "refine", "live"):
+        raise ValueError(f"solver={solver!r}: choose 'auto', 'replay', 'refine' or 'live'")
     if objective not in (None, "mse", "ll"):
         raise ValueError(f"objective={objective!r}: choose 'mse' or 'll'")
-    check_count("n_heads", n_heads)
+    if isinstance(n_heads, str):
+        if n_heads != "auto":
+            raise ValueError(f"n_heads={n_heads!r}: pass a whole number of at least 1, or 'auto'")
+    else:
+        check_count("n_heads", n_heads)
     if n_heads != 1 and method != "psr":
-        raise ValueError(f"n_heads={n_heads} with method={method!r}: only psr has heads")
+        raise ValueError(f"n_heads={n_heads!r} with method={method!r}: only psr has heads")
+    if n_heads == "auto" and solver == "live":
+        raise ValueError(
+            "n_heads='auto' with solver='live': replay chooses the number; pass a number, or choose "
+            "'replay' or 'auto'"
+        )
     if rank is not None:
         check_count("rank", rank)
         if method not in ("loreft", "oracle"):
@@ -69,6 +78,11 @@ def check_choices(
         raise ValueError(
             f"solver='replay' with method={method!r}, objective={objective!r}: replay solves mse for "
             "psr and const; choose 'live' or 'auto'"
+        )
+    if solver == "refine" and method not in REPLAYED:
+        raise ValueError(
+            f"solver='refine' with method={method!r}: it goes on from what replay fits, for psr and "
+            "const; choose 'live' or 'auto'"
         )
     return objective
 
@@ -102,7 +116,7 @@ def check_for_solver(
                 )
 
 
-def choose_recipe(recipe: str | Recipe, objective: str, from_replay: bool) -> Recipe:
+def choose_recipe(recipe: str | Recipe, method: str, objective: str, from_replay: bool) -> Recipe:
     """The recipe of a name.
 
     Raises:
@@ -113,7 +127,9 @@ def choose_recipe(recipe: str | Recipe, objective: str, from_replay: bool) -> Re
     if recipe == "paper":
         return PAPER[objective or "mse"]
     if recipe == "default":
-        return REFINE if from_replay else DEFAULT
+        if from_replay:
+            return REFINE
+        return CONSTANT if method == "const" else DEFAULT
     raise ValueError(f"recipe={recipe!r}: choose 'default', 'paper', or pass a Recipe")
 
 

@@ -43,7 +43,7 @@ def fit(
     objective: str | None = None,
     solver: str = "auto",
     surface: Surface = "R",
-    n_heads: int = 1,
+    n_heads: int | Literal["auto"] = 1,
     rank: int | None = None,
     along: Steering | None = None,
     recipe: str | Recipe = "default",
@@ -72,7 +72,8 @@ def fit(
     | `oracle` | nothing, or the directions of a limited oracle | closed form |
 
     `replay` goes up the layers once and fits each to what the layers below leave missing, with no
-    gradient through the model. `live` trains through the frozen model. `auto` replays, goes on live
+    gradient through the model. `live` trains through the frozen model. `refine` replays and goes on
+    live from there, as long as the dev split gets better. `auto` replays, goes on live
     from there as long as the dev split gets better, trains live from its own start too, and keeps
     what has the best objective on the dev split: it is never worse there than either solver alone,
     and takes the time of both. Where there is nothing to replay it is live alone.
@@ -88,9 +89,11 @@ def fit(
         objective: `"mse"`, distance to the prompt-steered residual stream at the intervened layer
             and all above; `"ll"`, log-likelihood of the responses. By default `mse`, and `ll` for
             `reft_r1`.
-        solver: `"auto"`, `"replay"` or `"live"`.
+        solver: `"auto"`, `"replay"`, `"refine"` or `"live"`.
         surface: `R` or `QR`.
-        n_heads: PSR heads per layer; 1 is the paper's.
+        n_heads: PSR heads per layer; 1 is the paper's. Replay uses as many of them at every layer as
+            make its regression better on the dev split, the others are zero. `"auto"`: up to 16, as
+            the dev split decides; the report's stages say how many.
         rank: Of `loreft` (4 if not given), or of a limited oracle.
         along: A steering whose directions the oracle is confined to.
         recipe: Of the live solver: `"default"` adapts to the model's scale and stops on the dev
@@ -140,6 +143,11 @@ def fit(
         replay={"precision": precision, "max_memory": max_memory},
     )
     examples, dev = train_and_dev(data, seed)
+    if n_heads == "auto" and len(dev) == 0:
+        raise ValueError(
+            "n_heads='auto' but there is no dev example to choose it on: pass examples of several "
+            "groups, or a number"
+        )
     best = isinstance(layers, str) and layers == "best"
     if best:
         if method not in HAVE_BEST:
@@ -155,7 +163,7 @@ def fit(
             lr=own.lr if lr is None else lr,
             batch_size=min(own.batch_size, batch_size),
         )
-        for own in (choose_recipe(recipe, objective, again) for again in (False, True))
+        for own in (choose_recipe(recipe, method, objective, again) for again in (False, True))
     )
     check_count("epochs", own_recipe.epochs, 0)
     origin = provenance(

@@ -2,23 +2,43 @@ r"""One layer's PSR heads as a regression: pure functions of tensors.
 
 Given residual streams `x` and what is missing at each token, `y`, minimise
 
-$\sum_t \lVert y_t - s_t \sum_k \mathrm{ReLU}(w_k \cdot x_t + b_k)\, z_k \rVert^2$, with $s_t$ the
-strength of the token's example, 1 as a rule.
+$\frac1N \sum_t \lVert y_t - s_t \sum_k \mathrm{ReLU}(w_k \cdot x_t + b_k)\, z_k \rVert^2
++ \lambda \sum_k \lVert w_k \rVert^2 \lVert z_k \rVert^2$, with $s_t$ the strength of the token's
+example, 1 as a rule, and `x` standardised.
 
-For given coefficients `c = s ReLU(x w + b)` the best directions are a linear regression,
-$z = (c^T c)^{-1} c^T y$, so they are eliminated (variable projection; Golub & Pereyra 1973) and
-only `w, b` are searched, with L-BFGS on standardised inputs. The start is closed-form: the first
-principal direction of `y`, uncentred, and the ridge regression of the projection on it.
+The penalty is ours: it does not change when `w, b` grow and `z` shrinks by the same factor, as what
+the head adds does not, and for one head that is always on it is ridge regression's. For given
+coefficients `c = s ReLU(x w + b)` the best directions are a linear regression,
+$z = (c^T c + N \lambda\, \mathrm{diag} \lVert w_k \rVert^2)^{-1} c^T y$, so they are eliminated
+(variable projection; Golub & Pereyra 1973) and only `w, b` are searched, with L-BFGS. Each head
+starts from a closed form: the first principal direction of what the earlier heads leave, uncentred,
+and the ridge regression, with the same penalty, of the projection on it.
+
+With dev tokens the penalty and the number of heads are chosen on them. One chain of fits, the same
+for every number of heads that is asked for, goes through 1, 2, 3, ... heads: at 1, 2, 4, 8, ... all
+heads are fitted together from their starts, and the penalty moves by a factor of ten for as long as
+the dev loss gets better; in between, one head is added to the best fit so far. The best fit on the
+way is kept, so more heads are never worse on the dev tokens than fewer.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+MOST_HEADS = 16
+"""What `n_heads="auto"` goes up to."""
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+"""What the dev tokens choose from."""
+_PENALTY = 1e-3
+_GAIN = 1e-3
+"""Share by which the dev loss must fall for more heads or another penalty: less is noise."""
 _POWER_ITERATIONS = 100
 _LINE_SEARCH = "strong_wolfe"
+_ROUND = 10
 _SMALL = 0.05
 """Share of the energy left below which it is no longer found as a difference: that costs digits."""
 
@@ -33,7 +53,9 @@ class Heads:
         z: Directions.
         train_loss: Share of the energy of `y` that is left on the training tokens.
         dev_loss: The same on the dev tokens; None without them.
-        steps: Optimiser steps taken.
+        steps: Optimiser steps taken to these heads.
+        used: Heads that add something; the others, after them, are zero.
+        penalty: The penalty that they were fitted with.
     """
 
     w: Float[Tensor, "head d_model"]
@@ -42,6 +64,8 @@ class Heads:
     train_loss: float
     dev_loss: float | None
     steps: int
+    used: int
+    penalty: float
 
 
 def leading_direction(gram: Float[Tensor, "d_model d_model"]) -> Float[Tensor, " d_model"]:
@@ -95,118 +119,238 @@ def fit_heads(
     x: Float[Tensor, "token d_model"],
     y: Float[Tensor, "token d_model"],
     *,
-    n_heads: int = 1,
+    n_heads: int | Literal["auto"] = 1,
     strength: Float[Tensor, " token"] | None = None,
     dev: tuple[Tensor, Tensor, Tensor | None] | None = None,
-    penalty: float = 1e-3,
+    penalty: float | None = None,
     max_steps: int = 200,
-    patience: int = 4,
+    patience: int = 2,
 ) -> Heads:
     """Fit the heads of one layer.
 
     Args:
         x: Residual streams on the surface.
         y: What is missing there.
-        n_heads: Heads per layer.
+        n_heads: Heads per layer. With dev tokens as many of them are used as make the dev loss
+            better, and the others are zero; `"auto"`: up to 16, and only those that are used.
         strength: A factor on every token's coefficients; 1 if not given.
-        dev: `x`, `y` and `strength` of dev tokens: they decide when to stop.
-        penalty: Weight of `|w|^2` on standardised inputs, relative to the energy of `y`.
-        max_steps: L-BFGS iterations at most.
+        dev: `x`, `y` and `strength` of dev tokens: they decide when to stop, how many heads are used
+            and, unless it is given, the penalty.
+        penalty: Lambda of the module's formula; 1e-3 if neither it nor dev tokens are given.
+        max_steps: L-BFGS iterations at most, for every number of heads.
         patience: Rounds of ten iterations without a better dev loss before it stops.
 
+    Returns:
+        The heads. For the same arguments `dev_loss` never rises with `n_heads`, and never exceeds 1,
+        what no head leaves.
+
     Raises:
-        ValueError: If there is no token or no head.
+        ValueError: If there is no token or no head, or `n_heads="auto"` has no dev tokens.
     """
-    if n_heads < 1 or len(x) == 0:
+    if n_heads == "auto" and dev is None:
+        raise ValueError("n_heads='auto' without dev tokens, which decide: pass dev, or a number")
+    most = MOST_HEADS if n_heads == "auto" else n_heads
+    if most < 1 or len(x) == 0:
         raise ValueError(f"n_heads={n_heads} and {len(x)} tokens: both must be at least 1")
     mean, scale = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-6)
-    inputs = (x - mean) / scale
-    energy = y.square().sum()
-    if energy == 0:
-        zeros = torch.zeros(n_heads, x.shape[1]).to(x)
-        return Heads(zeros, zeros[:, 0], zeros, 0.0, None if dev is None else 0.0, 0)
-    factor = torch.ones(len(x), 1).to(x) if strength is None else strength.unsqueeze(-1).to(x)
-    w, b = _start(inputs, y, n_heads, penalty, factor)
-    w, b = w.requires_grad_(), b.requires_grad_()
-    dev_inputs = None if dev is None else (dev[0] - mean) / scale
-
-    def coefficients() -> Tensor:
-        return factor * torch.relu(inputs @ w.T + b)
-
-    def loss() -> Tensor:
-        c = coefficients()
-        gram, moment = c.T @ c, c.T @ y
-        z = _solve(gram, moment)
-        if latest[0] < _SMALL:
-            left = (y - c @ z).square().sum() / energy
+    problem = _Regression(
+        _Tokens((x - mean) / scale, y, strength),
+        None if dev is None else _Tokens((dev[0] - mean) / scale, dev[1], dev[2]),
+    )
+    if problem.train.energy == 0:
+        found, train, left = problem.nothing(), 0.0, None if dev is None else 0.0
+    else:
+        if dev is None:
+            start = problem.nothing(_PENALTY if penalty is None else penalty)
+            for _ in range(most):
+                start = problem.with_one_more(start, (start.penalty,))
+            found = problem.descend(start, max_steps, patience)
         else:
-            # |y - c z|^2 by its moments: no array of the size of `y` is made.
-            left = 1 - (2 * (z * moment).sum() - (z * (gram @ z)).sum()) / energy
-        return left + penalty * w.square().sum() / scale_of_start
+            grid = PENALTIES if penalty is None else (penalty,)
+            found = _grow(problem, most, grid, max_steps, patience)
+        train, left = found.train, found.dev
+    used = len(found.b)
+    w, b, z = (
+        torch.cat([part, part.new_zeros(n, *part.shape[1:])])
+        for n in (max(used, 1) - used if n_heads == "auto" else most - used,)
+        for part in (found.w / scale, found.b - (found.w / scale) @ mean, found.z)
+    )
+    return Heads(w, b, z, train, left, found.steps, used, found.penalty)
 
-    # Relative to the start, so that the penalty means the same at every layer.
-    scale_of_start = float(w.detach().square().sum().clamp_min(1e-30))
 
-    def losses() -> tuple[float, float | None]:
-        c = coefficients()
-        z = best_directions(c, y)
-        train = float((y - c @ z).square().sum() / energy)
-        if dev is None or dev_inputs is None:
-            return train, None
-        dev_c = torch.relu(dev_inputs @ w.T + b)
-        missed = dev[1] - (dev_c if dev[2] is None else dev[2].unsqueeze(-1) * dev_c) @ z
-        return train, float(missed.square().sum() / dev[1].square().sum().clamp_min(1e-30))
+def _grow(
+    problem: "_Regression", most: int, grid: Sequence[float], max_steps: int, patience: int
+) -> "_Found":
+    """The best fit on the dev tokens along the chain of the module's docstring, up to `most` heads.
 
-    with torch.no_grad():
-        latest = losses()
-        best, best_losses, best_steps = (w.clone(), b.clone()), latest, 0
-    stale, steps = 0, 0
-    optimiser = torch.optim.LBFGS([w, b], max_iter=10, history_size=20, line_search_fn=_LINE_SEARCH)
+    Nothing in it may depend on `most` but where it ends: that is why more are never worse.
+    """
+    best = problem.nothing(grid[0])
+    starts, grown_from, idle = best, None, 0
+    for count in range(1, most + 1):
+        # With a penalty chosen for fewer, or, for the first, the best of all.
+        choices = grid if count == 1 else (best.penalty,)
+        starts = problem.with_one_more(starts, choices)
+        if count & (count - 1) == 0:
+            fresh = _climb(problem, starts, grid, max_steps, patience, up=count > 1)
+        elif best is grown_from:
+            # The same head on top of the same fit has just been refused.
+            continue
+        else:
+            grown_from = best
+            fresh = problem.descend(problem.with_one_more(best, (best.penalty,)), _ROUND, 1)
+        if fresh.score < best.score * (1 - _GAIN):
+            best, idle = fresh, 0
+        elif count & (count - 1) == 0:
+            idle += 1
+        if idle == 2:
+            break
+    return best
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        value = loss()
-        value.backward()
-        return value
 
-    while steps < max_steps and stale < patience:
-        with torch.enable_grad():
-            optimiser.step(closure)
-        steps += 10
-        with torch.no_grad():
-            latest = losses()
-            if _score(latest) < _score(best_losses) * (1 - 1e-4):
-                best, best_losses, best_steps, stale = (w.clone(), b.clone()), latest, steps, 0
+def _climb(
+    problem: "_Regression",
+    start: "_Found",
+    grid: Sequence[float],
+    max_steps: int,
+    patience: int,
+    up: bool,
+) -> "_Found":
+    """Fit, then again with the next higher penalty as long as that is better; else the next lower.
+
+    The first head's start was chosen among all penalties, and what was best for the start is too
+    high for the fit, if anything: without `up` only lower ones are tried.
+    """
+    best = problem.descend(start, max_steps, patience)
+    for step in (1, -1) if up else (-1,):
+        moved = False
+        while 0 <= (at := grid.index(best.penalty) + step) < len(grid):
+            other = problem.descend(problem.refit(best, grid[at]), max_steps, 1)
+            if other.score >= best.score * (1 - _GAIN):
+                break
+            best, moved = other, True
+        if moved:
+            break
+    return best
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Heads on standardised inputs, and the shares of the energy that they leave."""
+
+    w: Tensor
+    b: Tensor
+    z: Tensor
+    penalty: float
+    train: float
+    dev: float | None
+    steps: int
+
+    @property
+    def score(self) -> float:
+        """The dev loss, or the training loss without dev tokens; lower is better, NaN is worst."""
+        score = self.train if self.dev is None else self.dev
+        return score if score == score else float("inf")
+
+
+@final
+class _Tokens:
+    """Standardised inputs and targets."""
+
+    def __init__(self, inputs: Tensor, y: Tensor, strength: Tensor | None):
+        self.inputs, self.y = inputs, y
+        self.strength = None if strength is None else strength.unsqueeze(-1).to(inputs)
+        self.energy = float(y.square().sum())
+
+    def coefficients(self, w: Tensor, b: Tensor) -> Tensor:
+        c = torch.relu(self.inputs @ w.T + b)
+        return c if self.strength is None else self.strength * c
+
+    def share_left(self, c: Tensor, z: Tensor) -> float:
+        return float((self.y - c @ z).square().sum()) / max(self.energy, 1e-30)
+
+
+@final
+class _Regression:
+    """The loss of the module's docstring on training tokens, and what it reaches on dev tokens."""
+
+    def __init__(self, train: _Tokens, dev: _Tokens | None):
+        self.train, self.dev = train, dev
+        self._gram = train.inputs.T @ train.inputs / len(train.inputs)
+
+    def nothing(self, penalty: float = 0.0) -> _Found:
+        """No head."""
+        w = self.train.inputs[:0]
+        return _Found(w, w.sum(dim=1), w, penalty, 1.0, None if self.dev is None else 1.0, 0)
+
+    @torch.no_grad()
+    def refit(self, found: _Found, penalty: float, steps: int = 0) -> _Found:
+        """The best directions for the found `w, b`, and the losses."""
+        c = self.train.coefficients(found.w, found.b)
+        weight = len(c) * penalty * found.w.square().sum(dim=1)
+        z = _solve((c.T @ c) + weight.diag(), c.T @ self.train.y)
+        dev = None
+        if self.dev is not None:
+            dev = self.dev.share_left(self.dev.coefficients(found.w, found.b), z)
+        train = self.train.share_left(c, z)
+        return _Found(found.w, found.b, z, penalty, train, dev, found.steps + steps)
+
+    @torch.no_grad()
+    def with_one_more(self, found: _Found, penalties: Sequence[float]) -> _Found:
+        """A head from the closed form on what the found heads leave, by the best of the penalties."""
+        train = self.train
+        left = train.y - train.coefficients(found.w, found.b) @ found.z
+        targets = left @ principal_direction(left)
+        if train.strength is not None:
+            # A token that is to be pushed the other way says with its projection reversed what the
+            # head should read.
+            targets = targets * train.strength.squeeze(-1).sign()
+        # As `ridge`, which would take the inputs' second moments again for every head and penalty.
+        b = targets.mean()
+        moment = train.inputs.T @ (targets - b) / len(targets)
+        tried = []
+        for penalty in penalties:
+            gram = self._gram.clone()
+            gram.diagonal().add_(max(penalty, 1e-6))
+            w = torch.cat([found.w, torch.linalg.solve(gram, moment)[None]])
+            tried.append(self.refit(replace(found, w=w, b=torch.cat([found.b, b[None]])), penalty))
+        return min(tried, key=lambda one: one.score)
+
+    def descend(self, start: _Found, max_steps: int, patience: int) -> _Found:
+        """The best on the way down from the start, by L-BFGS on all heads together."""
+        w, b = (part.clone().requires_grad_() for part in (start.w, start.b))
+        y, energy = self.train.y, self.train.energy
+        best = latest = start
+        optimiser = torch.optim.LBFGS(
+            [w, b], max_iter=_ROUND, history_size=20, line_search_fn=_LINE_SEARCH
+        )
+
+        def closure() -> Tensor:
+            optimiser.zero_grad()
+            c = self.train.coefficients(w, b)
+            weight = len(c) * start.penalty * w.square().sum(dim=1)
+            gram, moment = c.T @ c + weight.diag(), c.T @ y
+            z = _solve(gram, moment)
+            if latest.train < _SMALL:
+                value = (y - c @ z).square().sum() + (weight * z.square().sum(dim=1)).sum()
+            else:
+                # |y - c z|^2 by its moments: no array of the size of `y` is made.
+                value = energy - 2 * (z * moment).sum() + (z * (gram @ z)).sum()
+            value = value / energy
+            value.backward()
+            return value
+
+        # Without dev tokens it is to converge.
+        gain = _GAIN if self.dev is not None else 1e-4
+        steps = stale = 0
+        while steps < max_steps and stale < patience:
+            with torch.enable_grad():
+                optimiser.step(closure)
+            steps += _ROUND
+            now = replace(start, w=w.detach().clone(), b=b.detach().clone())
+            latest = self.refit(now, start.penalty, steps)
+            if latest.score < best.score * (1 - gain):
+                best, stale = latest, 0
             else:
                 stale += 1
-    w_best, b_best = best
-    z = best_directions(factor * torch.relu(inputs @ w_best.T + b_best), y)
-    unscaled = w_best / scale
-    return Heads(unscaled, b_best - unscaled @ mean, z, *best_losses, best_steps)
-
-
-def _score(losses: tuple[float, float | None]) -> float:
-    train, dev = losses
-    score = train if dev is None else dev
-    return score if score == score else float("inf")
-
-
-def _start(
-    inputs: Float[Tensor, "token d_model"],
-    y: Float[Tensor, "token d_model"],
-    n_heads: int,
-    penalty: float,
-    factor: Float[Tensor, "token 1"],
-) -> tuple[Float[Tensor, "head d_model"], Float[Tensor, " head"]]:
-    """Heads one by one, each on what the earlier ones leave."""
-    ws, bs, left = [], [], y
-    for _ in range(n_heads):
-        direction = principal_direction(left)
-        # A token that is to be pushed the other way says with its projection reversed what the
-        # head should read.
-        w, b = ridge(inputs, (left @ direction) * factor.squeeze(-1).sign(), penalty)
-        ws.append(w)
-        bs.append(b)
-        c = factor * torch.relu(inputs @ torch.stack(ws).T + torch.stack(bs))
-        left = y - c @ best_directions(c, y)
-    return torch.stack(ws), torch.stack(bs)
+        return best

@@ -1,6 +1,6 @@
 """How the live solver trains: step sizes, epochs, when to stop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 Objective = str
@@ -48,6 +48,11 @@ DEFAULT: Final = Recipe(
     shuffle_seed=123,
 )
 """From a random start. From a replayed one, `REFINE`."""
+
+CONSTANT: Final = replace(DEFAULT, lr=0.5, epochs=8)
+"""Of constant vectors: few parameters bear a long step, and reach in half of the epochs what the
+default reaches (dev objective on `demo`, hedger: 0.293 against 0.297 for `mse`, 0.553 against 0.554 for
+`ll`)."""
 
 REFINE: Final = Recipe(
     lr=1e-2,

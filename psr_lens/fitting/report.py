@@ -20,12 +20,16 @@ class StageReport:
             tokens.
         dev_loss: The same on the dev tokens; None without dev examples.
         steps: Optimiser steps taken, 0 for a closed form.
+        heads: PSR heads that the layer uses; None for other methods.
+        penalty: The penalty that they were fitted with; None for other methods.
     """
 
     layer: int
     train_loss: float
     dev_loss: float | None
     steps: int
+    heads: int | None = None
+    penalty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class FitReport:
             through one of L blocks counts 1/L.
         examples: Training examples.
         dev_examples: Dev examples.
+        settings: What `fit_best` compared, each with its relative RMSE at the last layer on the dev
+            examples; empty for a plain `fit`.
     """
 
     method: str
@@ -64,6 +70,7 @@ class FitReport:
     forwards: float
     examples: int
     dev_examples: int
+    settings: tuple[tuple[str, float], ...] = ()
 
     def __repr__(self) -> str:
         reached = (

@@ -1,7 +1,8 @@
 """The solvers: closed forms, replay, live, and all that `auto` tries."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -36,6 +37,7 @@ class Task:
         train: Examples to fit on.
         dev: Examples to choose on.
         layers: The layers to fit; with `best` those to choose from.
+        n_heads: PSR heads per layer; `"auto"` until replay has chosen.
         recipe: Of a live run from its own start.
         refining: Of a live run from what replay has fitted.
     """
@@ -49,7 +51,7 @@ class Task:
     objective: str
     solver: str
     surface: Surface
-    n_heads: int
+    n_heads: int | Literal["auto"]
     rank: int | None
     along: Steering | None
     recipe: Recipe
@@ -126,6 +128,8 @@ def solve(task: Task) -> Solved:
         layers, candidates = task.choose(lambda chosen: stages.steering(chosen, task.surface))
         replayed = stages.steering(layers, task.surface)
         reports = tuple(stages.reports[layer] for layer in layers)
+        if task.n_heads == "auto":
+            task = replace(task, n_heads=replayed.w.shape[1] if isinstance(replayed, PSR) else 1)
         if task.solver == "replay":
             return Solved(replayed, REPLAY, reports, errors, candidates=candidates)
     problems = LiveProblems(task, layers)
@@ -140,6 +144,7 @@ def solve(task: Task) -> Solved:
             if tried[REPLAY] == tried[BOTH]:
                 # No step from there was for the better: what is kept is what replay fitted.
                 name = REPLAY
+        if problems.dev and task.solver == "auto":
             alone, alone_state = problems.train(LIVE, None)
             tried[LIVE] = min(alone_state.dev_losses)
             if tried[LIVE] < tried[BOTH]:
@@ -220,6 +225,7 @@ class LiveProblems:
                 model.device, working_dtype(model.dtype)
             )
         )
+        assert task.n_heads != "auto", "replay has chosen"
         assert start is None or isinstance(start, PSR | ConstantSteering)
         return make_trainable(
             task.method,

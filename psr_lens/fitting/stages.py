@@ -1,7 +1,7 @@
 """What replay solves at every layer: PSR heads, or the vector that is missing on average."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -20,13 +20,13 @@ class Stages:
 
     Args:
         method: `psr` or `const`.
-        n_heads: PSR heads per layer.
+        n_heads: PSR heads per layer; `"auto"`: every layer's own number, chosen on the dev tokens.
         checkpoint: Finished stages are taken from there and put there.
     """
 
-    def __init__(self, method: str, n_heads: int, checkpoint: FitCheckpoint):
+    def __init__(self, method: str, n_heads: int | Literal["auto"], checkpoint: FitCheckpoint):
         self.method = method
-        self.n_heads = n_heads
+        self.n_heads: int | Literal["auto"] = n_heads
         self.tensors: dict[int, tuple[Tensor, ...]] = {}
         self.reports: dict[int, StageReport] = {}
         self._checkpoint = checkpoint
@@ -42,7 +42,14 @@ class Stages:
                 stage.x, stage.y, n_heads=self.n_heads, strength=stage.strength, dev=stage.dev
             )
             tensors = (heads.w, heads.b, heads.z)
-            report = StageReport(layer, heads.train_loss, heads.dev_loss, heads.steps)
+            report = StageReport(
+                layer,
+                heads.train_loss,
+                heads.dev_loss,
+                heads.steps,
+                heads=heads.used,
+                penalty=heads.penalty,
+            )
         else:
             tensors, report = _missing_mean(layer, stage)
         self.tensors[layer], self.reports[layer] = tensors, report
@@ -53,13 +60,20 @@ class Stages:
 
     def steering(self, layers: Sequence[int], surface: Surface) -> PSR | ConstantSteering:
         """The steering of the given layers."""
-        stacked = [
-            torch.stack(parts) for parts in zip(*(self.tensors[i] for i in layers), strict=True)
-        ]
+        tensors = [self.tensors[i] for i in layers]
+        if self.method == "psr":
+            # Layers that chose fewer heads get heads of zeros.
+            most = max(len(own[1]) for own in tensors)
+            tensors = [tuple(_padded(part, most) for part in own) for own in tensors]
+        stacked = [torch.stack(parts) for parts in zip(*tensors, strict=True)]
         if self.method == "psr":
             w, b, z = stacked
             return PSR(w, b, z, layers, surface=surface)
         return ConstantSteering(stacked[0], layers, surface=surface)
+
+
+def _padded(part: Tensor, n_heads: int) -> Tensor:
+    return torch.cat([part, part.new_zeros(n_heads - len(part), *part.shape[1:])])
 
 
 def _missing_mean(layer: int, stage: StageData) -> tuple[tuple[Tensor, ...], StageReport]:

@@ -205,6 +205,10 @@ class HookedModel(EditableModel):
         with self._running(columns):
             return self._forward_cached(tokens, attention_mask, cache)
 
+    @abstractmethod
+    def keep_rows(self, cache: Any, rows: Int[Tensor, " kept"]) -> None:
+        """Drop all rows but these from a cache that `step` returned."""
+
     def prefill(self, batch: TokenBatch) -> KeyValues:
         """Keys and values at every layer of a left-padded batch of prefixes."""
         with self._running(batch.columns):

@@ -49,6 +49,10 @@ class TokenBatch:
         """Mask of the columns on the surface."""
         return self.columns.surface(surface)
 
+    def kept(self, rows: Int[Tensor, " kept"]) -> "TokenBatch":
+        """Some of the rows."""
+        return TokenBatch(self.tokens[rows], self.attention_mask[rows], self.columns.kept(rows))
+
 
 @final
 class Places:

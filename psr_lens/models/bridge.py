@@ -117,6 +117,10 @@ class BridgeModel(HookedModel):
             batch.attention_mask,
         )
 
+    def keep_rows(self, cache: Any, rows: Int[Tensor, " kept"]) -> None:
+        """Drop all rows but these from a cache that `step` returned."""
+        cache.batch_select_indices(rows)
+
     def _forward_suffix(
         self,
         layer: int,

@@ -35,6 +35,7 @@ class Columns:
         question_start: Position of the first question token; None where nobody said.
         all_response: Every column is known to be a response token: a step of `generate`.
         padding_known: Whether `position` knows about padding; not so in direct calls.
+        rows: Which of the rows that a generation began with these are; None while all are there.
     """
 
     position: Int[Tensor, "batch pos"]
@@ -42,6 +43,7 @@ class Columns:
     question_start: Int[Tensor, "batch 1"] | None
     all_response: bool = False
     padding_known: bool = True
+    rows: Int[Tensor, " batch"] | None = None
 
     @cached_property
     def region(self) -> Int[Tensor, "batch pos"]:
@@ -83,6 +85,7 @@ class Columns:
             self.question_start,
             all_response=True,
             padding_known=self.padding_known,
+            rows=self.rows,
         )
 
     def grown(self) -> "Columns":
@@ -92,6 +95,19 @@ class Columns:
             self.response_start,
             self.question_start,
             padding_known=self.padding_known,
+            rows=self.rows,
+        )
+
+    def kept(self, rows: Int[Tensor, " kept"]) -> "Columns":
+        """Some of the rows."""
+        start = self.question_start
+        return Columns(
+            self.position[rows],
+            self.response_start[rows],
+            None if start is None else start[rows],
+            all_response=self.all_response,
+            padding_known=self.padding_known,
+            rows=rows if self.rows is None else self.rows[rows],
         )
 
     def __getitem__(self, columns: slice) -> "Columns":
@@ -101,4 +117,5 @@ class Columns:
             self.response_start,
             self.question_start,
             padding_known=self.padding_known,
+            rows=self.rows,
         )

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from psr_lens.models.checkpoint import Checkpoint
 from psr_lens.models.quiet import one_line, quiet
 
@@ -52,7 +54,26 @@ def to_hooked(checkpoint: Checkpoint) -> Any:
             raise CannotConvert(
                 f"TransformerLens cannot convert it ({type(error).__name__}: {one_line(error)})"
             ) from error
-        return model.to(source.device)
+        return lay_out(model.to(source.device))
+
+
+@torch.no_grad()
+def lay_out(model: Any) -> Any:
+    """A HookedTransformer whose weights lie in memory as it reads them; values and shapes stay.
+
+    TransformerLens multiplies by transposed weights, `W.T.contiguous()`, and so copies every matrix
+    in every pass: most of the time of a decoding step. Where the transposed view is contiguous
+    already there is nothing to copy. Every bit of every result is the same.
+    """
+    for name, weight in model.named_parameters():
+        kind = name.rpartition(".")[2]
+        if kind in ("W_Q", "W_K", "W_V", "_W_K", "_W_V"):
+            weight.data = weight.data.transpose(1, 2).contiguous().transpose(1, 2)
+        elif kind == "W_O":
+            weight.data = weight.data.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+        elif kind in ("W_in", "W_gate", "W_out", "W_U") and weight.ndim == 2:
+            weight.data = weight.data.t().contiguous().t()
+    return model
 
 
 def to_bridge(checkpoint: Checkpoint) -> Any:

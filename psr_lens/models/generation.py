@@ -1,6 +1,7 @@
 """Step-by-step sampling on the model protocol, the same on both backends."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ from psr_lens.models.chat import Prompt, PromptTokens
 
 if TYPE_CHECKING:
     from psr_lens.models.base import HookedModel
+
+
+_WORTH_DROPPING = 0.9
+"""Share of rows that still go on, from which on the others are dropped from the batch."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,27 @@ def generate_tokens(
     use_cache: bool = True,
     batch_size: int = 32,
     progress: bool = False,
+    streams: Sequence[int] | None = None,
+    inside: Callable[[Sequence[int]], AbstractContextManager[object]] | None = None,
 ) -> list[Generation]:
     """Sample a response to every prompt, in the order of the prompts.
 
     Prompt `i` draws one uniform number per token from a stream made of `seed` and `i` alone, and a
     token is the inverse of the cumulative distribution at that number. So what is drawn does not
     depend on the batch size.
+
+    Args:
+        model: The model.
+        prompts: The prompts.
+        max_new_tokens: Longest response, in tokens.
+        temperature: 0 for greedy decoding.
+        seed: Decides what is sampled.
+        use_cache: Whether to keep keys and values.
+        batch_size: Prompts per batch.
+        progress: Whether to show a bar.
+        streams: The number of every prompt's stream in place of `i`: prompts with the same one draw
+            the same numbers.
+        inside: Given the indices of a batch's prompts, row by row, the context that it runs in.
 
     Raises:
         ValueError: If an argument is out of its range, or a prompt and `max_new_tokens` together
@@ -64,13 +84,17 @@ def generate_tokens(
             f"than the {model.n_ctx} that {model.name} takes: shorten one of them"
         )
     results: dict[int, Generation] = {}
+    stream_of = range(len(encoded)) if streams is None else streams
     batches = length_sorted_batches([len(prompt.ids) for prompt in encoded], batch_size)
     with tqdm(total=len(encoded), desc="sampling", unit="response", disable=not progress) as bar:
         for indices in batches:
-            uniforms = torch.stack([uniform_stream(seed, i, max_new_tokens) for i in indices])
-            sampled = _sample_batch(
-                model, [encoded[i] for i in indices], uniforms, temperature, use_cache
+            uniforms = torch.stack(
+                [uniform_stream(seed, stream_of[i], max_new_tokens) for i in indices]
             )
+            with nullcontext() if inside is None else inside(indices):
+                sampled = _sample_batch(
+                    model, [encoded[i] for i in indices], uniforms, temperature, use_cache
+                )
             results.update(zip(indices, sampled, strict=True))
             bar.update(len(indices))
     return [results[i] for i in range(len(encoded))]
@@ -109,25 +133,33 @@ def _sample_batch(
     temperature: float,
     use_cache: bool,
 ) -> list[Generation]:
-    rows = [TokenRow(p.ids, p.question_start, len(p.ids) - 1) for p in prompts]
-    batch = model.pad(rows)
+    batch = model.pad([TokenRow(p.ids, p.question_start, len(p.ids) - 1) for p in prompts])
     ends = torch.tensor(sorted(model.encoder.end_token_ids), dtype=torch.long, device=model.device)
-    finished = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
     uniforms = uniforms.to(model.device)
-    drawn: list[Tensor] = []
+    said: list[list[int]] = [[] for _ in prompts]
+    # Rows of the batch are dropped once enough of them have ended; these are still there.
+    rows = torch.arange(len(prompts), device=model.device)
+    finished = torch.zeros_like(rows, dtype=torch.bool)
     cache, new = None, batch
     for step in range(uniforms.shape[1]):
         if use_cache:
             logits, cache = model.step(new.tokens, batch.attention_mask, new.columns, cache)
         else:
             logits = model.logits(batch)
-        tokens = pick_tokens(logits[:, -1], uniforms[:, step], temperature)
-        drawn.append(tokens)
+        tokens = pick_tokens(logits[:, -1], uniforms[rows, step], temperature)
+        for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
+            said[row].append(token)
         finished = finished | torch.isin(tokens, ends)
-        if bool(finished.all()):
+        going_on = (~finished).nonzero().squeeze(1)
+        if len(going_on) == 0:
             break
         batch, new = _append(batch, tokens)
-    return [_until_end(row, model.encoder.end_token_ids) for row in torch.stack(drawn, 1).tolist()]
+        if len(going_on) <= _WORTH_DROPPING * len(rows):
+            rows, finished = rows[going_on], finished[going_on]
+            batch, new = batch.kept(going_on), new.kept(going_on)
+            if use_cache:
+                model.keep_rows(cache, going_on)
+    return [_until_end(tokens, model.encoder.end_token_ids) for tokens in said]
 
 
 def _append(batch: TokenBatch, tokens: Int[Tensor, " batch"]) -> tuple[TokenBatch, TokenBatch]:

@@ -103,6 +103,12 @@ class HookedTransformerModel(HookedModel):
         mask = attention_mask[:, -tokens.shape[1] :].long()
         return self.raw(tokens, attention_mask=mask, past_kv_cache=cache), cache
 
+    def keep_rows(self, cache: Any, rows: Int[Tensor, " kept"]) -> None:
+        """Drop all rows but these from a cache that `step` returned."""
+        cache.previous_attention_mask = cache.previous_attention_mask[rows]
+        for entry in cache.entries:
+            entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
+
     def _forward_keeping_keys(self, batch: TokenBatch) -> KeyValues:
         cache = self._empty_cache(len(batch.tokens))
         mask = batch.attention_mask.long()

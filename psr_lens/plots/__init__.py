@@ -24,6 +24,7 @@ from psr_lens.plots.faithfulness import (
     faithfulness_table,
 )
 from psr_lens.plots.gap import gap_bars
+from psr_lens.plots.layer_choice import layer_to_show
 from psr_lens.plots.layers import layer_token_heatmap
 from psr_lens.plots.lens import lens_table
 from psr_lens.plots.report import Report, TraitSection, render_report
@@ -52,6 +53,7 @@ __all__ = [
     "faithfulness_table",
     "gap_bars",
     "head_heatmap",
+    "layer_to_show",
     "layer_token_heatmap",
     "lens_table",
     "render_report",

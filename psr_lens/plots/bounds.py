@@ -59,6 +59,12 @@ def check_finite(values: Float[Tensor, "..."], what: str) -> None:
         )
 
 
+def all_equal(values: Float[Tensor, "..."]) -> bool:
+    """Whether there are several values, NaN left out, and all are the same."""
+    present = values[~torch.isnan(values)]
+    return len(present) > 1 and bool((present == present[0]).all())
+
+
 def robust_bounds(values: Float[Tensor, "..."], signed: bool | None = None) -> Bounds:
     """Bounds that follow the bulk of the values, and the maximum where it is no outlier.
 
@@ -92,7 +98,7 @@ def robust_bounds(values: Float[Tensor, "..."], signed: bool | None = None) -> B
     bulk = float(magnitudes[math.floor(QUANTILE * (len(magnitudes) - 1))])
     largest = float(magnitudes[-1])
     bound = largest if largest <= OUTLIER_RATIO * bulk else bulk
-    if len(present) > 1 and bool((present == present[0]).all()):
+    if all_equal(values):
         bound = 2 * largest
     return Bounds(-bound if signed else 0.0, bound)
 

@@ -23,8 +23,9 @@ Example = tuple[str, str, tuple[str, ...]]
 
 _OPEN_ROWS = 12
 _READING = (
-    "The same response in every panel: the stronger the colour, the larger the number at that "
-    "token. Move the slider to see the other layers."
+    "The same response in every panel: the stronger the colour, the larger the {number} at that token. "
+    "Colour on a token acts on the next one, for the model chooses every token at the one before it. "
+    "Move the slider to see the other layers."
 )
 
 
@@ -38,12 +39,14 @@ class TraitSection:
         instruction: What the steering prompt tells the model.
         summary: What is to be seen in the pictures, plain text.
         prompt_text: The whole steered prompt.
-        heatmaps: `(caption, values)`, all over the tokens of one response: the prompt's delta norm
-            first, then each steering.
+        heatmaps: `(caption, values)`, all over the tokens of one response: the lengths of what the
+            prompt adds first, then those of each steering.
         curves: Faithfulness over layers, None for none.
         behaviour: `(method, alpha, trait, coherence)`, scores 0 to 100.
         examples: `(method, question, completions)`; methods are set side by side per question.
         shared_scale: Whether the panels are in one unit and take one colour scale.
+        layer: The layer that the panels show first, None for that of the prompt's largest median;
+            see `layer_to_show`.
     """
 
     name: str
@@ -55,6 +58,7 @@ class TraitSection:
     behaviour: tuple[BehaviourRow, ...] = ()
     examples: tuple[Example, ...] = ()
     shared_scale: bool = False
+    layer: int | None = None
 
 
 @final
@@ -115,7 +119,9 @@ def _section(number: int, section: TraitSection, figures: PageFigures) -> str:
         if len(panels) < len(section.heatmaps):
             captions = [caption for caption, _ in section.heatmaps]
             raise ValueError(f"captions {captions} repeat; give every panel a caption of its own")
-        heatmap = token_heatmaps(panels, title=_READING, shared_scale=section.shared_scale)
+        heatmap = token_heatmaps(
+            panels, layer=section.layer, title=_reading(panels), shared_scale=section.shared_scale
+        )
         parts.append(heatmap.fragment())
     if section.summary:
         parts.append(f'<p class="psr-summary">{escape(section.summary)}</p>')
@@ -143,6 +149,12 @@ def _section(number: int, section: TraitSection, figures: PageFigures) -> str:
     if section.examples:
         parts.append(f"<h3>Examples</h3>{_examples(section.examples)}")
     return f'<section id="trait-{number}">{"".join(parts)}</section>'
+
+
+def _reading(panels: Mapping[str, TokenValues]) -> str:
+    """How to read the panels: by the quantity's name where all of them show the same one."""
+    quantities = {values.quantity for values in panels.values()}
+    return _READING.format(number=quantities.pop() if len(quantities) == 1 else "number")
 
 
 def _method_colours(section: TraitSection) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, final, runtime_checkable
 import torch
 
 from psr_lens._types import TokenValues
-from psr_lens.plots.bounds import Bounds, resolve_bounds
+from psr_lens.plots.bounds import Bounds, all_equal, resolve_bounds
 from psr_lens.plots.circuits import notebook_script, page_scripts
 from psr_lens.plots.page import html_page, write_page
 from psr_lens.plots.panels import TokenPanel, panel_html, row_data
@@ -113,20 +113,34 @@ class TokenHeatmap:
 
     def _selector(self) -> str:
         layers = self.layers
-        own = len({bounds for panel in self.panels for bounds in panel.bounds}) > 1
-        scale = (
-            "Each layer has its own colour scale." if own else "One colour scale for all layers."
-        )
         if len(layers) == 1:
-            return f'<p class="psr-layer">Layer <output>{layers[0]}</output></p>'
+            unit = f' <span class="psr-muted">{self._unit()}</span>' if self._unit() else ""
+            return f'<p class="psr-layer">Layer <output>{layers[0]}</output>{unit}</p>'
         first = layers.index(self.layer)
         return (
             '<p class="psr-layer"><label>Layer '
             f'<input type="range" min="0" max="{len(layers) - 1}" step="1" value="{first}" '
             f'aria-valuetext="layer {self.layer}" autocomplete="off" disabled></label> '
             f"<output>{self.layer}</output> "
-            f'<span class="psr-muted">of {layers[0]} to {layers[-1]}. {scale}</span></p>'
+            f'<span class="psr-muted">of {layers[0]} to {layers[-1]}. '
+            f"{f'{self._scale()} {self._unit()}'.rstrip()}</span></p>"
         )
+
+    def _scale(self) -> str:
+        if len({bounds for panel in self.panels for bounds in panel.bounds}) == 1:
+            return "One colour scale for all layers."
+        of_layer: dict[int, set[Bounds]] = {}
+        for panel in self.panels:
+            for layer, bounds in zip(panel.source.layers, panel.bounds, strict=True):
+                of_layer.setdefault(layer, set()).add(bounds)
+        if len(self.panels) > 1 and all(len(found) == 1 for found in of_layer.values()):
+            return "Each layer has its own colour scale, the same in all panels."
+        return "Each layer has its own colour scale."
+
+    def _unit(self) -> str:
+        units = {panel.source.unit for panel in self.panels}
+        unit = escape(units.pop()) if len(units) == 1 else ""
+        return f"Numbers are in units of {unit}." if unit else ""
 
 
 def values_of(source: Any) -> TokenValues:
@@ -156,11 +170,19 @@ def _bounds(
     for layer in source.layers:
         # Each panel's own bounds first: pooled, the many equal values of a constant vector would
         # make outliers of the tokens that another steering pushes most.
-        own = [
-            resolve_bounds(other.values[other.layers.index(layer)].detach(), choice, signed)
+        rows = [
+            other.values[other.layers.index(layer)].detach()
             for other in group
             if layer in other.layers
         ]
+        own = [resolve_bounds(row, choice, signed) for row in rows]
+        if choice == "robust" and not all(all_equal(row) for row in rows):
+            # Equal values get a middling colour where nothing tells how large they are. Here other
+            # panels do, and a long constant vector would only leave them pale.
+            own = [
+                Bounds(limits.low / 2, limits.high / 2) if all_equal(row) else limits
+                for row, limits in zip(rows, own, strict=True)
+            ]
         common.append(Bounds(min(b.low for b in own), max(b.high for b in own)))
     return tuple(common)
 
@@ -175,9 +197,16 @@ def token_heatmaps(
 ) -> TokenHeatmap:
     """Several quantities over the same tokens, side by side under one layer selector.
 
-    What the prompt does beside what a steering does, token by token:
+    What the prompt adds beside what a steering adds, token by token:
 
-        token_heatmaps({"prompt": deltas, "constant vector": constant, "PSR": psr})
+        token_heatmaps(
+            {"prompt": deltas.token_values("local"), "constant vector": constant, "PSR": psr},
+            shared_scale=True,
+        )
+
+    What is added at a token acts on the next one: the model chooses every token at the one before
+    it. On surface `R` the first token is therefore the prompt's last one, and it is there that the
+    response's first word is chosen.
 
     Zero is white, positive values orange, negative ones blue. By default every layer of every
     panel has its own robust colour bounds (see `robust_bounds`), printed in the legend together
@@ -189,8 +218,8 @@ def token_heatmaps(
             panel, the last of them where several are equal.
         title: A heading.
         bounds: `"robust"`, or `(low, high)` with `low <= 0 <= high`.
-        shared_scale: At each layer one scale for all panels. Right for numbers in the same unit;
-            coefficients of different steerings are not, since each has a vector of its own length.
+        shared_scale: At each layer one scale for all panels. Right for numbers of one quantity in
+            one unit, as local deltas and the coefficients of any steering are.
 
     Raises:
         ValueError: If there is no source, tokens differ, a layer is unknown, a value is infinite,
@@ -243,6 +272,9 @@ def token_heatmap(
 
         token_heatmap(deltas)                # in a notebook: shows itself
         token_heatmap(deltas).save("deltas.html")
+
+    Where a number is what a prompt or a steering adds, it acts on the next token: the model chooses
+    every token at the one before it.
 
     Args:
         source: `TokenValues`, or anything with a method `token_values()`.

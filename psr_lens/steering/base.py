@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from psr_lens._types import Surface, check_alpha, check_surface
+from psr_lens._types import Surface, check_alphas, check_surface
 from psr_lens.artifacts import write_artifact
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
@@ -125,18 +125,18 @@ class Steering(ABC):
     def edits(
         self,
         model: HookedModel,
-        alpha: float = 1.0,
+        alpha: float | Float[Tensor, " batch"] = 1.0,
         examples: Sequence[Example] | Context | None = None,
     ) -> Mapping[int, ResidualEdit]:
         """The residual edits of this steering, by layer; other columns keep their exact bits.
 
         Args:
             model: The model to act on.
-            alpha: Strength.
+            alpha: Strength, of all rows of the batch or of each.
             examples: The rows of the batch, for a steering that depends on the example; or their
                 `Context`, where their prompt-steered run is at hand.
         """
-        alpha = check_alpha(alpha)
+        alpha = check_alphas(alpha)
         if examples is None or isinstance(examples, Context):
             context = examples
         else:
@@ -144,12 +144,19 @@ class Steering(ABC):
         pushes = self.pushes(model.device, working_dtype(model.dtype), context)
         return {layer: self.edit(push, alpha) for layer, push in pushes.items()}
 
-    def edit(self, push: Push, alpha: float) -> ResidualEdit:
+    def edit(self, push: Push, alpha: float | Float[Tensor, " batch"]) -> ResidualEdit:
         """The residual edit that adds `alpha` times a push on the columns that this steering acts on."""
+
+        def added(exact: Tensor, pushed: Tensor, columns: Columns) -> Tensor:
+            if not isinstance(alpha, Tensor):
+                return torch.add(exact, pushed, alpha=alpha)
+            own = alpha.to(exact)
+            own = own if columns.rows is None else own[columns.rows]
+            return exact + own[:, None, None] * pushed
 
         def edit(resid: Tensor, columns: Columns) -> Tensor:
             exact = resid.to(working_dtype(resid.dtype))
-            pushed = torch.add(exact, push(exact, columns), alpha=alpha).to(resid.dtype)
+            pushed = added(exact, push(exact, columns), columns).to(resid.dtype)
             if columns.all_response:
                 return pushed
             return torch.where(self.acts_on(columns).unsqueeze(-1), pushed, resid)
@@ -160,7 +167,7 @@ class Steering(ABC):
     def applied(
         self,
         model: Any,
-        alpha: float = 1.0,
+        alpha: float | Float[Tensor, " batch"] = 1.0,
         *,
         prompt_length: int | None = None,
         question_start: int | None = None,
@@ -175,7 +182,8 @@ class Steering(ABC):
 
         Args:
             model: A `HookedModel`, HookedTransformer or TransformerBridge.
-            alpha: Strength; 0 leaves everything as it is.
+            alpha: Strength; 0 leaves everything as it is. A tensor has one for every row of the
+                batches that run inside.
             prompt_length: Columns of the prompt, where whole sequences are run by hand.
             question_start: First question column, for a `QR` steering run by hand.
             examples: The rows of the batch, for a steering that depends on the example.

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface, TokenValues
+from psr_lens._types import LENGTH_ADDED, RESIDUAL_UNIT, Surface, TokenValues
 from psr_lens.deltas import iter_batches, working_dtype
 from psr_lens.examples import Example, check_examples
 from psr_lens.models import HookedModel
@@ -35,8 +35,8 @@ class Coefficients:
     values: Float[Tensor, "layer pos"]
 
     def token_values(self) -> TokenValues:
-        """The values, ready to be drawn."""
-        return TokenValues(self.tokens, self.values, self.layers, "coefficient")
+        """The values, ready to be drawn: in the quantity that a prompt's local deltas are drawn in."""
+        return TokenValues(self.tokens, self.values, self.layers, LENGTH_ADDED, unit=RESIDUAL_UNIT)
 
     def _repr_html_(self) -> str:
         from psr_lens.plots import token_heatmap

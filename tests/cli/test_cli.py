@@ -79,6 +79,12 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
         capsys, "decompose", "--model", tmp_path / "none", "--pairs", pairs_file, "--out", out
     )
     assert str(tmp_path / "none") in unknown
+    for wrong in ("0", "many"):
+        heads = refuse(
+            capsys, "fit", "--model", "demo", "--pairs", pairs_file, "--heads", wrong, "--out", out
+        )
+        assert "--heads" in heads
+        assert "auto" in heads
     assert "--layers 'top'" in refuse(
         capsys, "fit", "--model", "demo", "--pairs", pairs_file, "--layers", "top", "--out", out
     )

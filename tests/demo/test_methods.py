@@ -51,6 +51,14 @@ def test_the_worst_fitted_default_trait_still_comes_near_the_prompt(reached):
     assert tried[auto.solver] == min(tried.values()) < tried["replay"]
 
 
+def test_more_heads_come_nearer_on_the_dev_examples(model, flatterer):
+    """Of whole fits, where higher layers see what other heads have left below."""
+    train, _ = flatterer
+    fits = [pl.fit(model, train, solver="replay", n_heads=count) for count in (1, 4, 16)]
+    one, four, sixteen = (own.fit_report.dev_relative_rmse[-1] for own in fits)
+    assert sixteen < four < one
+
+
 def judged(name, test, texts):
     scores = [judge_trait(name, e.pair.group, t) for e, t in zip(test, texts, strict=True)]
     return sum(scores) / len(scores)

@@ -1,23 +1,28 @@
 """The main job on the demo model: what it writes, and the figures that it has to reach."""
 
+import html
 import json
 import math
+import re
 
 import pytest
 
 from psr_lens.demo import experiment
 from psr_lens.demo.experiment import (
+    CONTROL,
     MAX_NEW_TOKENS,
     METHODS,
+    control_data,
     fit_data,
     held_out_data,
     run_trait,
 )
 from psr_lens.demo.instructions import DEFAULT_TRAITS
 from psr_lens.demo.judges import judge_coherence, judge_trait
+from psr_lens.demo.report import NAMES, compared
 from psr_lens.demo.run import run_demo
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS
-from psr_lens.evaluation import Score, measure_behaviour
+from psr_lens.evaluation import Score, best_strength, measure_behaviour
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import load_model
@@ -29,9 +34,15 @@ ALPHAS = (1.0, 2.0)
 
 @pytest.fixture(scope="module", autouse=True)
 def _fewer_strengths():
-    """Half of the strengths that the command tries: the rest is the same, in half the time."""
+    """Fewer strengths and epochs than the command has: the rest is the same, in less time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "ALPHAS", ALPHAS)
+        # A fit through the model is tested elsewhere: here two epochs are as good as eight.
+        quick = {
+            name: {**options, "epochs": 2} if options.get("solver") == "live" else options
+            for name, options in METHODS.items()
+        }
+        patch.setattr(experiment, "METHODS", quick)
         yield
 
 
@@ -56,7 +67,7 @@ def without_times(text):
 
 def test_results_follow_the_schema(run, model):
     content = json.loads(run.numbers.read_text())
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert content["provenance"]["model"]["name"] == "demo"
     assert content["provenance"]["seed"] == 0
     pirate = content["traits"]["pirate"]
@@ -65,16 +76,63 @@ def test_results_follow_the_schema(run, model):
     assert len(pirate["equivalent_prompt"]["relative_rmse"]) == layers
     assert pirate["selectivity"].keys() == {"p10", "p50", "p90", "mean_energy_share"}
     assert all(len(values) == layers for values in pirate["selectivity"].values())
-    assert pirate["methods"].keys() == {*METHODS, "oracle"}
+    assert pirate["methods"].keys() == {*METHODS, CONTROL, "oracle"}
     for name, method in pirate["methods"].items():
         assert len(method["relative_rmse"]) == layers
         assert method["fit_seconds"] >= 0
         alphas = [row["alpha"] for row in method["behaviour"]]
-        assert alphas == ([1.0] if name == "oracle" else list(ALPHAS))
+        assert alphas == {"oracle": [1.0], CONTROL: []}.get(name, list(ALPHAS))
         for row in method["behaviour"]:
             assert 0 <= row["trait"] <= 100
             assert 0 <= row["coherence"] <= 100
+        if name in METHODS:
+            assert [row["alpha"] for row in method["dev_behaviour"]] == list(ALPHAS)
+            assert method["best_strength"] in ALPHAS
+        if name != "a-psr":
+            own = method["further_than_a_psr"]
+            apart = method["relative_rmse"][-1] - pirate["methods"]["a-psr"]["relative_rmse"][-1]
+            assert own["values"] == pytest.approx(apart, abs=1e-9)
+            assert own["low"] <= own["values"] <= own["high"]
     assert all(math.isfinite(x) for x in pirate["methods"]["a-psr"]["relative_rmse"])
+
+
+def test_strengths_are_chosen_on_dev_animals_and_reported_on_others(run, model):
+    result = run.results[0]
+    train, test = fit_data(model, "pirate", 0), held_out_data(model, "pirate", 1)
+    for name in METHODS:
+        assert result.strengths[name] == best_strength(result.dev[name])
+        assert all(len(own.responses) == len(train.dev) for own in result.dev[name])
+        assert all(len(own.responses) == len(test) for own in result.steered[name])
+        assert result.at_best(name).alpha == result.strengths[name]
+    assert not {e.key for e in train.dev} & {e.key for e in train.train}
+    assert not {e.key for e in train.dev} & {e.key for e in test}
+
+
+def test_a_psr_of_the_wrong_prompts_does_not_look_faithful(run):
+    curves = run.results[0].faithfulness.relative_rmse
+    assert curves[CONTROL].values[-1] > 0.9
+    assert curves["a-psr"].values[-1] < 0.3
+    apart = run.results[0].faithfulness.difference(CONTROL, "a-psr")
+    assert apart.low[-1] > 0
+
+
+def test_the_control_has_the_same_responses_after_another_instruction(model):
+    data = fit_data(model, "pirate", 0)
+    control = control_data(model, data, "pirate")
+    assert [e.response_ids for e in control] == [e.response_ids for e in data]
+    assert [e.base_ids for e in control] == [e.base_ids for e in data]
+    assert all(a.steered_ids != b.steered_ids for a, b in zip(control, data, strict=True))
+    assert len(control.train) == len(data.train)
+
+
+def test_the_page_says_what_was_compared_with_what(run):
+    result = run.results[0]
+    text = run.report.read_text(encoding="utf-8")
+    assert compared(result) in html.unescape(text)
+    for name in METHODS:
+        own = result.at_best(name)
+        said = f"{NAMES[name]} at {own.alpha:g} shows the trait {own.trait:.0f} with coherence"
+        assert said in compared(result)
 
 
 def test_the_oracle_says_what_the_prompt_says(run):
@@ -95,7 +153,7 @@ def test_the_saved_steering_is_the_one_reported(run, model):
     prompt = [{"role": "user", "content": result.questions[0]}]
     options = {"max_new_tokens": MAX_NEW_TOKENS, "seed": 1}
     with saved.applied(model):
-        assert model.generate([prompt], **options)[0] == result.steered["a-psr"][0].responses[0]
+        assert model.generate([prompt], **options)[0] == result.at("a-psr", 1.0).responses[0]
 
 
 def test_the_same_seed_gives_the_same_numbers(run, model, tmp_path):
@@ -112,6 +170,13 @@ def test_the_page_opens_offline_and_shows_special_tokens(run):
     text = visit.text.replace("\u2060", "")
     for shown in ("<assistant>", "pirate", "matey", "no steering", "what the PSR adds"):
         assert shown in text
+
+
+def test_all_panels_of_a_section_show_one_quantity(run):
+    drawn = re.findall(r'<script type="application/json">(.*?)</script>', run.report.read_text())
+    panels = [panel for text in drawn for panel in json.loads(text).get("panels", ())]
+    assert len(panels) == 3
+    assert {panel["quantity"] for panel in panels} == {"length of what is added"}
 
 
 def test_fit_and_report_share_no_animal(model):
@@ -140,7 +205,7 @@ def test_bfloat16_goes_the_whole_way(tmp_path):
     curves = result.faithfulness.relative_rmse
     assert max(curves["oracle"].values) < 0.05
     assert curves["a-psr"].values[-1] < 0.5
-    assert result.steered["a-psr"][0].trait >= 90
+    assert result.at("a-psr", 1.0).trait >= 90
 
 
 def test_the_targets_of_the_main_job(model):

@@ -104,6 +104,35 @@ def test_some_layers(model, data):
     assert steering.w.shape == (2, 2, model.d_model)
 
 
+def test_auto_chooses_the_heads_of_every_layer(model, data, tmp_path):
+    options = {"method": "psr", "solver": "replay", "n_heads": "auto", "checkpoint": tmp_path / "c"}
+    psr = fit(model, data, **options)
+    used = [stage.heads for stage in psr.fit_report.stages]
+    assert psr.w.shape[1] == max(1, *used) <= 16
+    for count, z in zip(used, psr.z, strict=True):
+        assert z[:count].norm(dim=-1).all()
+        assert not z[count:].any()
+    assert all(stage.penalty is not None for stage in psr.fit_report.stages)
+    # From the files of the finished stages, the report too.
+    again = fit(model, data, **options)
+    assert again.fit_report.stages == psr.fit_report.stages
+    assert torch.equal(again.z, psr.z)
+    const = fit(model, data, method="const", solver="replay")
+    assert {(stage.heads, stage.penalty) for stage in const.fit_report.stages} == {(None, None)}
+
+
+def test_auto_heads_are_those_that_the_live_solver_gets(model, data):
+    psr = fit(model, data, method="psr", layers=[0, 1], n_heads="auto", epochs=1)
+    replayed = fit(model, data, method="psr", layers=[0, 1], n_heads="auto", solver="replay")
+    assert psr.w.shape == replayed.w.shape
+
+
+def test_auto_heads_need_dev_examples(model, data):
+    one = data.train.filter(lambda example: example.pair.group == data.train[0].pair.group)
+    with pytest.raises(ValueError, match="n_heads='auto' but there is no dev example"):
+        fit(model, one, method="psr", n_heads="auto")
+
+
 def test_same_seed_same_file(model, data, tmp_path):
     one = (
         fit(model, data, method="psr", solver="replay", seed=4).save(tmp_path / "one").read_bytes()
@@ -177,6 +206,11 @@ def test_bad_arguments_are_one_line(model, data):
         ({"objective": "mae"}, "objective='mae': choose 'mse' or 'll'"),
         ({"solver": "magic"}, "solver='magic': choose 'auto', 'replay' or 'live'"),
         ({"recipe": "soup"}, "recipe='soup': choose 'default', 'paper'"),
+        (
+            {"method": "psr", "n_heads": "auto", "solver": "live"},
+            "n_heads='auto' with solver='live': replay chooses the number",
+        ),
+        ({"method": "dim", "n_heads": "auto"}, "n_heads='auto' with method='dim': only psr"),
         ({"n_heads": 0}, "n_heads=0: it must be at least 1"),
         ({"method": "dim", "epochs": 3}, "epochs=3 with method='dim'"),
         ({"solver": "replay", "lr": 0.1}, "only the live solver takes it"),

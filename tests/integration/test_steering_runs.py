@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from psr_lens.evaluation import Score, measure_behaviour, measure_strengths
 from psr_lens.fitting import fit
 from psr_lens.models import TokenRow
 from psr_lens.responses import sample_responses
@@ -49,6 +50,44 @@ def test_cached_is_uncached_is_batched_is_single(model, steering, temperature):
         small = model.generate(PROMPTS, batch_size=1, **options)
     assert cached == uncached == small
     assert cached != model.generate(PROMPTS, **options)
+
+
+def test_every_row_at_its_own_strength_is_one_strength_at_a_time(model, steering):
+    alphas = torch.tensor([0.0, 2.0, -1.0], dtype=torch.float64)
+    batch = model.to_batch(PROMPTS)
+    with steering.applied(model, alphas):
+        together = model.logits(batch)
+    for row, alpha in enumerate(alphas.tolist()):
+        with steering.applied(model, alpha):
+            torch.testing.assert_close(together[row], model.logits(batch)[row], rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="one for every row"), steering.applied(model, alphas / 0):
+        pass
+
+
+def test_strengths_measured_together_are_those_measured_one_by_one(model, steering):
+    def judge(i, text, finished):
+        return Score(float(i), float(len(text)))
+
+    options = {"max_new_tokens": 6, "seed": 7}
+    alphas = (0.5, 1.0, 3.0)
+    one_by_one = [
+        measure_behaviour(model, PROMPTS, judge, steering=steering, alpha=alpha, **options)
+        for alpha in alphas
+    ]
+    for batch_size in (2, 64):
+        together = measure_strengths(
+            model,
+            PROMPTS,
+            judge,
+            steering=steering,
+            alphas=alphas,
+            batch_size=batch_size,
+            **options,
+        )
+        assert list(together) == one_by_one
+    assert len({own.responses for own in together}) > 1
+    with pytest.raises(ValueError, match="alphas is empty"):
+        measure_strengths(model, PROMPTS, judge, steering=steering, alphas=())
 
 
 def test_single_prompt_is_its_place_in_a_batch(model, steering):

@@ -95,6 +95,62 @@ def test_ends_stop_the_whole_batch(monkeypatch):
     assert len(steps) == 1
 
 
+@every_backend
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_rows_that_have_ended_are_dropped_and_nothing_else_changes(backend, use_cache, monkeypatch):
+    model = tiny_model("qwen2", backend)
+    widths = []
+
+    def picked(logits, uniforms, temperature):
+        widths.append(len(logits))
+        return pick_tokens(logits, uniforms, temperature)
+
+    def drawn(worth):
+        widths.clear()
+        monkeypatch.setattr("psr_lens.models.generation._WORTH_DROPPING", worth)
+        monkeypatch.setattr("psr_lens.models.generation.pick_tokens", picked)
+        options = {"max_new_tokens": 6, "temperature": 3.0, "batch_size": 200, "seed": 2}
+        with model.edited(ladder(model)):
+            found = generate_tokens(model, ["the"] * 200, use_cache=use_cache, **options)
+        return found, list(widths)
+
+    kept, all_wide = drawn(0.0)
+    dropped, narrower = drawn(1.0)
+    assert dropped == kept
+    assert all_wide == [200] * 6
+    # After every step the rows that go on are those that have not ended by then.
+    for step in range(1, 6):
+        assert narrower[step] == sum(
+            len(own.tokens) >= step and not (own.finished and len(own.tokens) < step)
+            for own in kept
+        )
+    assert narrower[-1] < 200
+
+
+def test_prompts_on_one_stream_draw_the_same_numbers():
+    model = tiny_model("llama")
+    found = generate_tokens(model, ["the"] * 4, max_new_tokens=6, streams=[0, 1, 0, 1], seed=1)
+    assert found[:2] == found[2:]
+    assert found[0] != found[1]
+
+
+def test_a_batch_runs_in_the_context_of_its_rows():
+    model = tiny_model("llama")
+    seen = []
+
+    @contextlib.contextmanager
+    def inside(indices):
+        seen.append(list(indices))
+        with model.edited(ladder(model)):
+            yield
+
+    found = generate_tokens(model, PROMPTS, max_new_tokens=4, batch_size=2, inside=inside)
+    assert sorted(i for indices in seen for i in indices) == list(range(len(PROMPTS)))
+    assert all(len(indices) <= 2 for indices in seen)
+    with model.edited(ladder(model)):
+        assert generate_tokens(model, PROMPTS, max_new_tokens=4) == found
+
+
 def test_a_model_without_an_end_token_runs_on(monkeypatch):
     model = tiny_model("llama")
     monkeypatch.setattr(model.encoder, "end_token_ids", frozenset())

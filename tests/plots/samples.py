@@ -111,8 +111,10 @@ BEHAVIOUR = (
 
 def section(name: str = "optimist", text: str = "be kind", seed: int = 0) -> TraitSection:
     prompt = token_values(seed=seed)
-    constant = TokenValues(WORDS, torch.ones(4, len(WORDS)), (0, 1, 2, 3), "coefficient")
-    psr = token_values(quantity="coefficient", seed=seed + 1)
+    constant = TokenValues(
+        WORDS, torch.ones(4, len(WORDS)), (0, 1, 2, 3), "length of what is added"
+    )
+    psr = token_values(quantity="length of what is added", seed=seed + 1)
     return TraitSection(
         name=name,
         instruction=text,

@@ -51,6 +51,25 @@ def test_the_page_reads_top_down(page):
     assert len(outline.ids) == len(set(outline.ids))
 
 
+def test_the_reading_line_names_the_quantity_that_all_panels_share():
+    one, other = token_values(quantity="<length>"), token_values(quantity="<length>", seed=1)
+    same = replace(section(), heatmaps=(("prompt", one), ("PSR", other)))
+    told = Outline(render_report(Report("t", "l", (same,)))).text
+    assert "the larger the <length> at that token. Colour on a token acts on the next one" in told
+    mixed = replace(section(), heatmaps=(("prompt", one), ("PSR", token_values(quantity="other"))))
+    assert (
+        "the larger the number at that token."
+        in Outline(render_report(Report("t", "l", (mixed,)))).text
+    )
+
+
+@pytest.mark.parametrize(("layer", "shown"), [(None, 3), (0, 0), (2, 2)])
+def test_a_section_says_which_layer_is_shown_first(layer, shown):
+    # By default the prompt's largest median: the values of `section` grow with the layer.
+    page = render_report(Report("t", "l", (replace(section(), layer=layer),)))
+    assert f'aria-valuetext="layer {shown}"' in page
+
+
 def test_numbers_and_provenance_are_in_the_page(page):
     text = Outline(page).text
     for fact in ("97.0", "99.0", "40.0", "–", "demo", '{"torch": "2.13"}'):

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,6 +79,42 @@ def test_panels_have_their_own_scale_unless_shared():
 
     assert highs(token_heatmaps(sources)) == [8.0, 2.0]
     assert highs(token_heatmaps(sources, shared_scale=True)) == [8.0, 8.0]
+
+
+def test_equal_values_take_no_room_from_panels_that_they_stand_beside():
+    varied = TokenValues(("a", "b"), torch.tensor([[4.0, 8.0]]), (0,), "q")
+    equal = TokenValues(("a", "b"), torch.tensor([[9.0, 9.0]]), (0,), "q")
+
+    def high(*sources):
+        heatmap = token_heatmaps(dict(zip("xyz", sources, strict=False)), shared_scale=True)
+        return {panel["rows"][0]["high"] for panel in data_of(heatmap)["panels"]}
+
+    assert high(varied, equal) == {9.0}
+    assert high(equal, equal) == {18.0}
+    assert high(equal) == {18.0}
+    signed = TokenValues(("a", "b"), torch.tensor([[-4.0, 1.0]]), (0,), "q")
+    assert high(signed, equal) == {9.0}
+
+
+def test_a_scale_that_panels_share_is_said_to_be_shared():
+    one, other = token_values(), token_values(seed=1)
+    shared = "Each layer has its own colour scale, the same in all panels."
+    sources = {"one": one, "other": other}
+    assert shared in token_heatmaps(sources, shared_scale=True).fragment()
+    apart = token_heatmaps(sources).fragment()
+    assert shared not in apart
+    assert "Each layer has its own colour scale." in apart
+    assert shared not in token_heatmap(one).fragment()
+
+
+def test_the_unit_is_said_once_where_all_panels_have_it():
+    with_unit = replace(token_values(), unit="<metres>")
+    said = "Numbers are in units of &lt;metres&gt;."
+    assert token_heatmaps({"a": with_unit, "b": with_unit}).fragment().count(said) == 1
+    single = TokenValues(("a",), torch.ones(1, 1), (3,), "q", unit="<metres>")
+    assert token_heatmap(single).fragment().count(said) == 1
+    for other in (token_values(), replace(token_values(), unit="seconds")):
+        assert "in units of" not in token_heatmaps({"a": with_unit, "b": other}).fragment()
 
 
 def test_a_panel_without_the_layer_shows_the_text_without_colours():

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psr_lens.fitting.heads import best_directions, fit_heads, principal_direction, ridge
+from psr_lens.fitting.heads import (
+    PENALTIES,
+    best_directions,
+    fit_heads,
+    principal_direction,
+    ridge,
+)
 
 
 def planted(n_tokens=2000, d_model=24, n_heads=1, seed=0, noise=0.0):
@@ -134,3 +140,104 @@ def test_a_good_fit_is_found_to_the_last_digits_in_float32():
     y = clean + 1e-3 * noise * clean.norm() / noise.norm()
     fitted = fit_heads(x, y, n_heads=2, penalty=1e-7)
     assert fitted.train_loss**0.5 < 1.01e-3
+
+
+def short_of_data(width, n_tokens, seed=0):
+    """A regression that a fit with a small penalty overfits: noise, correlated inputs, 8 heads.
+
+    Training tokens and a fifth as many dev tokens.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    n = n_tokens + n_tokens // 5
+    # A spectrum that falls off, as a residual stream's does.
+    x = normal(n, width) / torch.arange(1, width + 1).sqrt() @ normal(width, width)
+    inputs = (x - x.mean(dim=0)) / x.std(dim=0)
+    w = normal(8, width) / width**0.5
+    y = torch.relu(inputs @ w.T) @ (normal(8, width) / torch.arange(1, 9).unsqueeze(-1))
+    y = y + 2 * y.std() * normal(*y.shape)
+    return x[:n_tokens], y[:n_tokens], (x[n_tokens:], y[n_tokens:], None)
+
+
+@pytest.mark.parametrize(
+    ("width", "n_tokens", "counts"),
+    [(64, 300, (1, 2, 3, 8)), (64, 10_000, (1, 2, 3)), (576, 300, (1, 3, 4)), (576, 1600, (1, 2))],
+)
+def test_more_heads_are_never_worse_on_the_dev_tokens(width, n_tokens, counts):
+    x, y, dev = short_of_data(width, n_tokens)
+    found = [fit_heads(x, y, n_heads=count, dev=dev) for count in counts]
+    losses = [heads.dev_loss for heads in found]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] <= 1.0
+    # What is reported is what the heads leave, unused ones and all.
+    for count, heads in zip(counts, found, strict=True):
+        assert heads.w.shape == (count, width)
+        assert not heads.w[heads.used :].any()
+        assert not heads.b[heads.used :].any()
+        assert not heads.z[heads.used :].any()
+        left = dev[1] - torch.relu(dev[0] @ heads.w.T + heads.b) @ heads.z
+        share = float(left.square().sum() / dev[1].square().sum())
+        assert share == pytest.approx(heads.dev_loss, rel=1e-4)
+
+
+def test_the_penalty_follows_what_the_data_can_bear():
+    """More noise and fewer tokens, more penalty; a given one is kept."""
+    x, y, dev = short_of_data(576, 300)
+    few = fit_heads(x, y, dev=dev)
+    x, y, *_ = planted(noise=0.0)
+    many = fit_heads(
+        x[:1500].float(), y[:1500].float(), dev=(x[1500:].float(), y[1500:].float(), None)
+    )
+    assert few.penalty > 10 * many.penalty
+    assert many.penalty == min(PENALTIES)
+    assert fit_heads(x, y, dev=(x, y, None), penalty=0.3).penalty == 0.3
+
+
+def test_auto_takes_as_many_heads_as_help():
+    x, y, *_ = planted(n_heads=3, noise=0.05)
+    train, dev = (x[:1500], y[:1500]), (x[1500:], y[1500:], None)
+    heads = fit_heads(*train, n_heads="auto", dev=dev)
+    assert 3 <= heads.used <= 16
+    assert heads.w.shape == (heads.used, 24)
+    assert heads.dev_loss == fit_heads(*train, n_heads=16, dev=dev).dev_loss
+    # Noise alone: at most what a head gets of it by chance.
+    noise = torch.randn(400, 24, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    none = fit_heads(x[:200], noise[:200], n_heads="auto", dev=(x[200:400], noise[200:], None))
+    assert none.used <= 1
+    assert none.w.shape == (1, 24)
+
+
+def test_without_dev_tokens_all_heads_are_fitted_with_one_penalty():
+    x, y, *_ = planted(n_heads=4)
+    heads = fit_heads(x, y, n_heads=4)
+    assert (heads.used, heads.penalty, heads.dev_loss) == (4, 1e-3, None)
+    assert heads.z.norm(dim=1).all()
+    with pytest.raises(ValueError, match="n_heads='auto' without dev tokens"):
+        fit_heads(x, y, n_heads="auto")
+
+
+def test_strengths_are_the_factors_of_the_coefficients():
+    """Tokens at strength -1 are pushed the other way by heads that know nothing of it."""
+    x, y, *_ = planted(n_heads=2)
+    strength = torch.where(torch.arange(len(x)) % 3 == 0, -1.0, 1.0).double()
+    signed = strength.unsqueeze(-1) * y
+    heads = fit_heads(
+        x[:1500],
+        signed[:1500],
+        n_heads=2,
+        strength=strength[:1500],
+        dev=(x[1500:], signed[1500:], strength[1500:]),
+    )
+    left = y - torch.relu(x @ heads.w.T + heads.b) @ heads.z
+    assert left.square().sum() < 0.02 * y.square().sum()
+
+
+def test_scale_of_targets_does_not_matter():
+    """Nor, then, how a head shares its size between `w, b` and `z`: the penalty does not see it."""
+    x, y, *_ = planted(noise=0.5)
+    plain, scaled = fit_heads(x, y, penalty=0.1), fit_heads(x, 8 * y, penalty=0.1)
+    # The optimiser's first step does depend on it.
+    assert plain.train_loss == pytest.approx(scaled.train_loss, rel=1e-3)

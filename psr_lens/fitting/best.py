@@ -1,0 +1,78 @@
+"""`fit_best`: a method in every setting that it has, and the one that does best on the dev split.
+
+A comparison is worth what its weakest baseline is worth. What suits one method does not suit another:
+difference in means acts best at one layer, a fitted constant at all of them, through the model rather
+than layer by layer. So each is given all that there is for it, and dev examples choose.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from psr_lens.examples import SteeringDataset
+from psr_lens.fitting.fit import fit
+from psr_lens.steering import Steering
+
+_ONE_OR_ALL: Final = ({"layers": "best"}, {"layers": "all"})
+_MSE_OR_LL: Final = ({"objective": "mse"}, {"objective": "ll"})
+
+SETTINGS: Final[Mapping[str, tuple[Mapping[str, Any], ...]]] = {
+    "dim": _ONE_OR_ALL,
+    "pca": _ONE_OR_ALL,
+    "projection": _ONE_OR_ALL,
+    "actadd": ({"layers": "best"},),
+    "const": _MSE_OR_LL,
+    "psr": _MSE_OR_LL,
+    "loreft": _MSE_OR_LL,
+    "reft_r1": _MSE_OR_LL,
+    "ablation": ({},),
+    "oracle": ({},),
+}
+"""What is tried for every method; all else is as in `fit`, so solvers are compared by `solver="auto"`."""
+
+
+def fit_best(
+    model: Any,
+    data: SteeringDataset,
+    *,
+    method: str = "psr",
+    progress: bool = False,
+    **options: Any,
+) -> Steering:
+    """Fit a method in each of its settings and keep the closest to the prompt.
+
+    Closest is the lowest relative RMSE at the last layer on the dev examples. One layer or all are
+    tried for what has a closed form, `mse` and `ll` for what is trained, each by `solver="auto"`,
+    which compares solvers in turn.
+
+    Args:
+        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        data: Examples, as for `fit`.
+        method: As for `fit`.
+        progress: Whether to show bars.
+        options: Arguments of `fit`; a setting that is given is not tried otherwise.
+
+    Returns:
+        The steering. Its `fit_report.settings` names every setting with its relative RMSE there.
+
+    Raises:
+        ValueError: If `fit` refuses an argument.
+    """
+    found: dict[str, Steering] = {}
+    for setting in SETTINGS.get(method, ({},)):
+        own = {key: value for key, value in setting.items() if key not in options}
+        # A closed solver would be refused an objective that it cannot solve.
+        if options.get("solver") == "replay" and own.get("objective") == "ll":
+            continue
+        name = ", ".join(f"{key}={value}" for key, value in own.items()) or "as given"
+        if name not in found:
+            found[name] = fit(model, data, method=method, progress=progress, **{**options, **own})
+    errors = {
+        name: (own.fit_report.dev_relative_rmse or (float("nan"),))[-1]
+        for name, own in found.items()
+    }
+    # Written so that NaN, without dev examples, never wins over a number.
+    best = min(found, key=lambda name: (errors[name] != errors[name], errors[name]))
+    steering = found[best]
+    steering.fit_report = replace(steering.fit_report, settings=tuple(errors.items()))
+    return steering
