@@ -193,6 +193,7 @@ def page(numbers: dict) -> str:
         "it must not look faithful. *The prompt in other words* is a wording that no fit has seen.",
         "Activation addition replays one pair's deltas position by position; directional ablation",
         "takes a direction out and cannot bring an instruction in: they are here because the family is.",
+        "The whole family is fitted on `demo`, on five instructions; constants and PSRs everywhere.",
         "Written by `python -m benchmarks.methods`; intervals, every layer, every setting that was",
         "tried and the time of each fit are in `benchmarks/methods.json`.",
         "",

@@ -134,7 +134,11 @@ def run_trait(
     done(f"{name}: faithfulness")
     base = [example.pair.base for example in test]
     judge = _judge_of(name, [_animal(example) for example in [*test, *train.dev]])
-    respond = {"max_new_tokens": MAX_NEW_TOKENS, "seed": seed + 1, "batch_size": _BATCH_SIZE}
+    respond: dict[str, Any] = {
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "seed": seed + 1,
+        "batch_size": _BATCH_SIZE,
+    }
     unsteered = measure_behaviour(model, base, judge, **respond)
     prompts = [*base, *(example.pair.base for example in train.dev)]
     steered: dict[str, tuple[Behaviour, ...]] = {}

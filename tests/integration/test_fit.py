@@ -204,7 +204,7 @@ def test_bad_arguments_are_one_line(model, data):
         ({"solver": "replay", "objective": "ll"}, "replay solves mse for psr and const"),
         ({"method": "loreft", "solver": "replay"}, "replay solves mse for psr and const"),
         ({"objective": "mae"}, "objective='mae': choose 'mse' or 'll'"),
-        ({"solver": "magic"}, "solver='magic': choose 'auto', 'replay' or 'live'"),
+        ({"solver": "magic"}, "solver='magic': choose 'auto', 'replay', 'refine' or 'live'"),
         ({"recipe": "soup"}, "recipe='soup': choose 'default', 'paper'"),
         (
             {"method": "psr", "n_heads": "auto", "solver": "live"},
