@@ -199,10 +199,8 @@ def token_heatmaps(
 
     What the prompt adds beside what a steering adds, token by token:
 
-        token_heatmaps(
-            {"prompt": deltas.token_values("local"), "constant vector": constant, "PSR": psr},
-            shared_scale=True,
-        )
+        prompt = deltas.token_values("local")
+        token_heatmaps({"prompt": prompt, "constant": constant, "PSR": psr}, shared_scale=True)
 
     What is added at a token acts on the next one: the model chooses every token at the one before
     it. On surface `R` the first token is therefore the prompt's last one, and it is there that the
