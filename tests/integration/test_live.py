@@ -200,7 +200,7 @@ def test_negatives_push_the_other_way(model, data):
     negative = fit(model, flipped, method="const", layers=1, solver="replay")
     assert torch.allclose(negative.vectors, -positive.vectors, rtol=1e-9)
     live, mirrored = (
-        fit(model, own, method="const", layers=1, solver="live", epochs=8)
+        fit(model, own, method="const", layers=1, solver="live", epochs=8, lr=0.1)
         for own in (data, flipped)
     )
     assert float(live.vectors.norm()) > 0
