@@ -8,12 +8,12 @@ from psr_lens.fitting import fit
 from psr_lens.plots import token_heatmaps
 from psr_lens.responses import sample_responses
 from psr_lens.steering import OracleSteering
-from tests.tiny_models import instructed, tiny_model
+from tests.tiny_models import BACKENDS, instructed, tiny_model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model("gpt2", "hooked", dtype="float64")
+    return tiny_model("gpt2", BACKENDS[0], dtype="float64")
 
 
 @pytest.fixture(scope="module")
