@@ -1,7 +1,8 @@
 """What the faithfulness lab finds on the demo models: the numbers behind `docs/findings.md`.
 
-    python -m benchmarks.findings                               # everything, half an hour
+    python -m benchmarks.findings                               # everything, two hours
     python -m benchmarks.findings --models demo --traits pirate # one instruction
+    python -m benchmarks.findings --fits fits                   # takes the fits of benchmarks.methods
     python -m benchmarks.findings --tables-only                 # the page's tables from the numbers
 
 Fits on the training animals, measures on the held-out ones. Numbers go to
@@ -20,13 +21,14 @@ from typing import Any
 
 from benchmarks import findings_tables
 from benchmarks.findings_pictures import picture
+from benchmarks.fits import CONTROL, CORE, Fit, Fitted, best_psr, fitted
 from psr_lens.artifacts import write_bytes
 from psr_lens.assumptions import measure_assumptions
 from psr_lens.components import measure_components
 from psr_lens.demo.experiment import fit_data, held_out_data
 from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES, instruction
 from psr_lens.examples import Example, SteeringDataset
-from psr_lens.faithfulness import NO_STEERING, measure_faithfulness
+from psr_lens.faithfulness import NO_STEERING, FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import fit, transfer
 from psr_lens.models import HookedModel, load_model
 from psr_lens.models.generation import generate_tokens
@@ -39,43 +41,66 @@ NUMBERS = ROOT / "benchmarks" / "findings"
 PAGE = ROOT / "docs" / "findings.md"
 PICTURES = ROOT / "docs" / "_static"
 MODELS = ("demo", "demo-gpt2")
-FITS: dict[str, dict[str, Any]] = {
-    "s-const": {"method": "const", "layers": "best", "solver": "replay"},
-    "s-const ll": {"method": "const", "layers": 2, "solver": "live", "objective": "ll"},
-    "s-psr": {"method": "psr", "layers": "best", "solver": "replay"},
-    "a-const": {"method": "const", "solver": "replay"},
-    "a-psr": {"method": "psr", "solver": "replay"},
-    "a-psr k=4": {"method": "psr", "solver": "replay", "n_heads": 4},
-    "a-psr mse": {"method": "psr", "solver": "live"},
-    "a-psr ll": {"method": "psr", "solver": "live", "objective": "ll"},
+FITS: dict[str, Fit] = {
+    label: CORE[label]
+    for label in (
+        *("constant, one layer", "constant, mse", "constant, ll"),
+        *("PSR, one layer", "PSR, layer by layer", "PSR, refined", "PSR, through the model"),
+        *("PSR, 4 heads", CONTROL),
+    )
+}
+OBJECTIVES: dict[str, Fit] = {
+    "constant, layer 2, ll": {"method": "const", "layers": 2, "solver": "live", "objective": "ll"},
+    "PSR, mse": {"method": "psr", "solver": "live"},
+    "PSR, ll": {"method": "psr", "solver": "live", "objective": "ll"},
 }
 """The last two differ in nothing but the objective."""
 MEASURES = ("relative_rmse", "relative_kl", "agreement", "spearman", "cosine")
 DIFFERENCES = (
-    ("s-psr", "s-const"),
-    ("a-psr", "a-const"),
-    ("a-psr", "s-psr"),
-    ("a-psr k=4", "a-psr"),
-    ("a-psr ll", "a-psr mse"),
-    ("a-psr", "equivalent prompt"),
-    ("a-psr mse", "equivalent prompt"),
-    ("a-psr k=4", "equivalent prompt"),
+    ("constant, one layer", "PSR, one layer"),
+    ("constant, one layer", "PSR"),
+    ("constant, mse", "PSR"),
+    ("constant, ll", "PSR"),
+    (CONTROL, "PSR"),
+    ("PSR, one layer", "PSR"),
+    ("PSR", "PSR, 4 heads"),
+    ("PSR, layer by layer", "PSR, refined"),
+    ("PSR", "equivalent prompt"),
+    ("PSR, 4 heads", "equivalent prompt"),
 )
+"""Paired; `PSR` is the one-head PSR that is closest on the dev animals, whichever solver fitted it."""
 PARTS = ("coefficient", "direction", "uncovered", "propagation")
 _DIGITS = 5
 
 
-def measure(model: HookedModel, other: HookedModel, name: str, seed: int = 0) -> dict[str, Any]:
+PARTS_OF_PAGE = ("faithfulness", "objectives", "assumptions", "components", "transfer")
+
+
+def measure(
+    model: HookedModel,
+    other: HookedModel,
+    name: str,
+    folder: Path | None,
+    parts: Sequence[str] = PARTS_OF_PAGE,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Everything about one instruction on one model; `other` is where its PSR is carried to."""
     train = fit_data(model, name, seed)
     test = with_wordings(model, held_out_data(model, name, seed + 1), name)
-    steerings = {label: fit(model, train, seed=seed, **options) for label, options in FITS.items()}
-    return {
-        "faithfulness": faithfulness(model, steerings, test, seed),
-        "assumptions": assumptions(model, train, test, seed),
-        "components": components(model, test, seed),
-        "transfer": transferred(model, other, steerings["a-psr"], name, seed),
+    wanted = FITS if {"faithfulness", "transfer"} & set(parts) else {}
+    found = fitted(model, train, name, wanted, folder, seed)
+    steerings = {label: own.steering for label, own in found.items()}
+    reports = {label: own.report for label, own in found.items()}
+    makers = {
+        "faithfulness": lambda: faithfulness(model, steerings, reports, test, seed),
+        "objectives": lambda: objectives(
+            model, fitted(model, train, name, OBJECTIVES, folder, seed), test, seed
+        ),
+        "assumptions": lambda: assumptions(model, train, test, seed),
+        "components": lambda: components(model, test, seed),
+        "transfer": lambda: transferred(model, other, steerings["PSR, layer by layer"], name, seed),
     }
+    return {part: makers[part]() for part in parts}
 
 
 def with_wordings(model: HookedModel, data: SteeringDataset, name: str) -> SteeringDataset:
@@ -94,10 +119,15 @@ def with_wordings(model: HookedModel, data: SteeringDataset, name: str) -> Steer
 
 
 def faithfulness(
-    model: HookedModel, steerings: dict[str, Steering], test: SteeringDataset, seed: int
+    model: HookedModel,
+    steerings: dict[str, Steering],
+    reports: dict[str, dict[str, Any]],
+    test: SteeringDataset,
+    seed: int,
 ) -> dict[str, Any]:
     """Curves of every steering and reference line, paired differences, and the gap split."""
     report = measure_faithfulness(model, steerings, test, seed=seed, batch_size=64)
+    psr = best_psr(reports)
     curves = {
         measure: {name: _curve(own) for name, own in report.curves(measure).items()}
         for measure in MEASURES
@@ -106,18 +136,44 @@ def faithfulness(
         part: {name: _curve(own) for name, own in report.curves(f"gap_{part}").items()}
         for part in PARTS
     }
+
+    def own(name: str) -> str:
+        return psr if name == "PSR" else name
+
     differences = {
-        f"{first} - {second}": _curve(report.difference(first, second))
+        f"{first} - {second}": _curve(report.difference(own(first), own(second)))
         for first, second in DIFFERENCES
     }
     return {
         "examples": report.examples,
-        "energy": _round(report.runs[NO_STEERING].sums["energy"].sum(dim=0).tolist()),
-        "layers": {name: list(own.layers) for name, own in steerings.items()},
+        "energy": _energy(report),
+        "fits": reports,
+        "psr": psr,
         "curves": curves,
         "gap": gap,
         "differences": differences,
     }
+
+
+def objectives(
+    model: HookedModel, found: dict[str, Fitted], test: SteeringDataset, seed: int
+) -> dict[str, Any]:
+    """Squared error against likelihood: curves of fits that differ in the objective."""
+    steerings = {label: own.steering for label, own in found.items()}
+    report = measure_faithfulness(model, steerings, test, seed=seed, batch_size=64)
+    return {
+        "layers": {label: list(own.layers) for label, own in steerings.items()},
+        "energy": _energy(report),
+        "curves": {
+            measure: {name: _curve(report.curves(measure)[name]) for name in steerings}
+            for measure in MEASURES
+        },
+    }
+
+
+def _energy(report: FaithfulnessReport) -> list[float]:
+    """The prompt's own, by layer."""
+    return _round(report.runs[NO_STEERING].sums["energy"].sum(dim=0).tolist())
 
 
 def assumptions(
@@ -223,6 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     everything = [*DEFAULT_TRAITS, *(n for n in INSTRUCTION_NAMES if n not in DEFAULT_TRAITS)]
     parser.add_argument("--traits", nargs="+", default=everything, choices=everything)
+    parser.add_argument("--parts", nargs="+", default=PARTS_OF_PAGE, choices=PARTS_OF_PAGE)
+    parser.add_argument("--fits", type=Path, default=None, help="folder to keep the fits in")
     parser.add_argument("--tables-only", action="store_true", help="measure nothing")
     options = parser.parse_args(arguments)
     if not options.tables_only:
@@ -232,7 +290,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             (other,) = (model for key, model in models.items() if key != name)
             for trait in options.traits:
                 start = time.perf_counter()
-                found[trait] = measure(models[name], other, trait)
+                found.setdefault(trait, {}).update(
+                    measure(models[name], other, trait, options.fits, options.parts)
+                )
                 content = json.dumps(found, indent=0) + "\n"
                 write_bytes(NUMBERS / f"{name}.json", content.encode())
                 print(f"{name} {trait}: {time.perf_counter() - start:.0f} s", flush=True)

@@ -6,12 +6,13 @@ Plain SVG, written as text: it scales, it diffs, and nothing has to be installed
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.findings_tables import best_constant, psr_of
 from psr_lens.plots.theme import MUTED, line_colour
 
 _WIDTH, _HEIGHT, _COLUMNS, _TOP = 184, 150, 5, 34
 _LEFT, _RIGHT, _UNDER, _OVER = 30, 10, 22, 22
 _CEILING = 1.2
-STEERINGS = ("a-const", "a-psr", "a-psr k=4")
+STEERINGS = ("best constant", "PSR", "PSR, 4 heads")
 
 
 def picture(traits: Mapping[str, Mapping[str, Any]]) -> str:
@@ -26,7 +27,9 @@ def picture(traits: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for number, (name, trait) in enumerate(traits.items()):
         x, y = _WIDTH * (number % _COLUMNS), _TOP + _HEIGHT * (number // _COLUMNS)
-        curves = trait["faithfulness"]["curves"]["relative_rmse"]
+        curves = dict(trait["faithfulness"]["curves"]["relative_rmse"])
+        curves["best constant"] = curves[best_constant(trait)]
+        curves["PSR"] = curves[psr_of(trait)]
         parts += [f'<g transform="translate({x} {y})">', *_panel(name, curves), "</g>"]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
@@ -42,7 +45,7 @@ def _key() -> list[str]:
 
 
 def _panel(name: str, curves: Mapping[str, Any]) -> list[str]:
-    layers = len(curves["a-psr"]["values"])
+    layers = len(curves["PSR"]["values"])
     wordings = [
         own["values"]
         for key, own in curves.items()

@@ -67,15 +67,47 @@ def _directions(trait: Trait) -> list[str]:
     return [*shares, _over_layers(found["relu r2"]), f"{readable}", f"{median(gains):+.2f}"]
 
 
+CONSTANTS = ("constant, one layer", "constant, mse", "constant, ll")
+SHOWN = (*CONSTANTS, "PSR, one layer", "PSR", "PSR, 4 heads")
+
+
+def psr_of(trait: Trait) -> str:
+    """The label of the instruction's PSR: the closest of three solvers on the dev animals."""
+    return trait["faithfulness"]["psr"]
+
+
+def best_constant(trait: Trait) -> str:
+    """The label of the constant that is closest on the dev animals."""
+    return min(CONSTANTS, key=lambda label: trait["faithfulness"]["fits"][label]["dev"])
+
+
+def spans(found: Mapping[str, Trait]) -> dict[str, Any]:
+    """The figures that prose quotes: least and most over the instructions, at the last layer."""
+
+    def span(label_of: Callable[[Trait], str]) -> str:
+        values = [
+            trait["faithfulness"]["curves"]["relative_rmse"][label_of(trait)]["values"][-1]
+            for trait in found.values()
+        ]
+        return f"{min(values):.2f} to {max(values):.2f}"
+
+    closer = sum(
+        trait["faithfulness"]["differences"][f"{best_constant(trait)} - PSR"]["low"][-1] > 0
+        for trait in found.values()
+    )
+    return {"constant": span(best_constant), "PSR": span(psr_of), "closer": closer}
+
+
 def _distances(trait: Trait) -> list[str]:
     curves = trait["faithfulness"]["curves"]["relative_rmse"]
-    names = ("s-const", "a-const", "s-psr", "a-psr", "a-psr k=4")
+    names = [psr_of(trait) if name == "PSR" else name for name in SHOWN]
     band = [
         own["values"][-1]
         for name, own in curves.items()
         if name.startswith("equivalent prompt") and name != "equivalent prompt"
     ]
-    references = [curves[name]["values"][-1] for name in ("oracle rank 1", "oracle rank 4")]
+    others = ("oracle rank 1", "oracle rank 4", "control: PSR, wrong prompts")
+    references = [curves[name]["values"][-1] for name in others]
     return [
         *(_last(curves[name]) for name in names),
         f"{min(band):.2f} to {max(band):.2f}",
@@ -83,25 +115,40 @@ def _distances(trait: Trait) -> list[str]:
     ]
 
 
+def _paired(trait: Trait) -> list[str]:
+    """By how much the first is further from the prompt than the second, at the last layer."""
+    differences = trait["faithfulness"]["differences"]
+    names = (
+        "constant, one layer - PSR, one layer",
+        f"{best_constant(trait)} - PSR",
+        "PSR, one layer - PSR",
+        "PSR - PSR, 4 heads",
+        "PSR, layer by layer - PSR, refined",
+        "control: PSR, wrong prompts - PSR",
+    )
+    return [_last(differences[name]) for name in names]
+
+
 def _healing(trait: Trait) -> list[str]:
-    found = trait["faithfulness"]
-    energy = found["energy"]
+    to_mse, to_ll = trait["faithfulness"], trait["objectives"]
+    energy = to_mse["energy"]
+    layers = (to_mse["fits"]["constant, one layer"]["layers"][0], 2)
     cells = []
-    for name in ("s-const", "s-const ll"):
-        (layer,) = found["layers"][name]
+    for found, name, layer in zip(
+        (to_mse, to_ll), ("constant, one layer", "constant, layer 2, ll"), layers, strict=True
+    ):
         values = found["curves"]["relative_rmse"][name]["values"]
         grown = (values[-1] / values[layer]) ** 2 * energy[-1] / energy[layer]
         kl = found["curves"]["relative_kl"][name]["values"][-1]
         cells += [f"{layer}", f"{values[layer]:.2f}", f"{values[-1]:.2f}"]
         cells += ["" if layer == len(values) - 1 else f"{grown:.1f}", f"{kl:.2f}"]
-    (layer,) = found["layers"]["s-const ll"]
-    return [*cells, f"{energy[-1] / energy[layer]:.0f}"]
+    return [*cells, f"{energy[-1] / energy[2]:.0f}"]
 
 
 def _crossing(trait: Trait) -> list[str]:
     differences = trait["faithfulness"]["differences"]
     cells = []
-    for name in ("a-psr", "a-psr mse", "a-psr k=4"):
+    for name in ("PSR", "PSR, 4 heads"):
         found = differences[f"{name} - equivalent prompt"]
         ends = zip(found["low"], found["high"], strict=True)
         signs = "".join("-" if high < 0 else "+" if low > 0 else "·" for low, high in ends)
@@ -111,13 +158,14 @@ def _crossing(trait: Trait) -> list[str]:
 
 def _gap(trait: Trait) -> list[str]:
     gap = trait["faithfulness"]["gap"]
-    whole = trait["faithfulness"]["curves"]["relative_rmse"]["a-psr"]["values"][-1] ** 2
-    parts = [gap[part]["a-psr"]["values"][-1] for part in gap]
+    psr = psr_of(trait)
+    whole = trait["faithfulness"]["curves"]["relative_rmse"][psr]["values"][-1] ** 2
+    parts = [gap[part][psr]["values"][-1] for part in gap]
     return [f"{whole:.3f}", *(f"{part:+.3f}" for part in parts)]
 
 
 def _objectives(trait: Trait) -> list[str]:
-    found = trait["faithfulness"]["curves"]
+    found = trait["objectives"]["curves"]
     return [
         f"{found[measure][name]['values'][-1]:{form}}"
         for measure, form in (
@@ -125,7 +173,7 @@ def _objectives(trait: Trait) -> list[str]:
             ("relative_kl", ".2%"),
             ("agreement", ".1%"),
         )
-        for name in ("a-psr mse", "a-psr ll")
+        for name in ("PSR, mse", "PSR, ll")
     ]
 
 
@@ -162,20 +210,22 @@ TABLES: dict[str, tuple[str, Callable[[Trait], list[str]]]] = {
         _directions,
     ),
     "distances": (
-        "s-const | a-const | s-psr | a-psr | a-psr k=4 | paraphrases | oracle rank 1 | oracle rank 4",
+        "constant, one layer | constant, mse | constant, ll | PSR, one layer | PSR | PSR, 4 heads | "
+        "paraphrases | oracle rank 1 | oracle rank 4 | control",
         _distances,
     ),
+    "paired": (
+        "constant − PSR, one layer | best constant − PSR | PSR, one layer − all | PSR, 1 − 4 heads | "
+        "PSR, layer by layer − refined | control − PSR",
+        _paired,
+    ),
     "healing": (
-        "s-const at layer | there | last layer | squared error, last / there | relative KL | "
-        "s-const ll at layer | there | last layer | squared error, last / there | relative KL | "
+        "constant, mse, at layer | there | last layer | squared error, last / there | relative KL | "
+        "constant, ll, at layer | there | last layer | squared error, last / there | relative KL | "
         "prompt's energy, last / layer 2",
         _healing,
     ),
-    "crossing": (
-        "a-psr, by layer | last layer | a-psr mse, by layer | last layer | "
-        "a-psr k=4, by layer | last layer",
-        _crossing,
-    ),
+    "crossing": ("PSR, by layer | last layer | PSR, 4 heads, by layer | last layer", _crossing),
     "gap": ("relative RMSE² | coefficient | direction | uncovered | propagation", _gap),
     "objectives": (
         "relative RMSE, mse | ll | relative KL, mse | ll | agreement, mse | ll",

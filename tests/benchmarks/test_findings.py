@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from benchmarks.findings import FITS, MODELS, PAGE, PICTURES, read_numbers
+from benchmarks.findings import FITS, MODELS, OBJECTIVES, PAGE, PICTURES, read_numbers
 from benchmarks.findings_pictures import picture
-from benchmarks.findings_tables import TABLES, fill
+from benchmarks.findings_tables import TABLES, fill, spans
 from psr_lens.demo.instructions import INSTRUCTION_NAMES
 
 
@@ -32,6 +32,7 @@ def test_everything_was_measured_and_is_shown():
         assert set(found) == set(INSTRUCTION_NAMES)
         for trait in found.values():
             assert set(FITS) <= set(trait["faithfulness"]["curves"]["relative_rmse"])
+            assert set(OBJECTIVES) == set(trait["objectives"]["curves"]["relative_rmse"])
     markers = re.findall(r"<!-- table (\S+) (\S+) -->", PAGE.read_text(encoding="utf-8"))
     assert sorted(markers) == sorted((table, model) for table in TABLES for model in MODELS)
 
@@ -39,3 +40,11 @@ def test_everything_was_measured_and_is_shown():
 def test_a_marker_that_names_no_table_is_refused():
     with pytest.raises(ValueError, match="no table 'soup': choose one of selectivity"):
         fill("<!-- table soup demo -->\n<!-- end -->", {"demo": {}})
+
+
+def test_the_best_constant_and_the_psr_of_the_prose_are_those_of_the_numbers():
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    for name, found in read_numbers().items():
+        own = spans(found)
+        assert f"`{name}` the best constant leaves {own['constant']}, the PSR {own['PSR']}" in page
+        assert f"the PSR is clearly closer on {own['closer']} of {len(found)}" in page
