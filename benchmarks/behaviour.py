@@ -42,14 +42,13 @@ def traits(numbers: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def cell(method: dict[str, Any]) -> str:
-    """Distance; trait and coherence at the best strength, and one step of strength above it."""
+    """Distance; trait and coherence at the best strength, at 1, and one step above the best."""
     best = method["best_strength"]
     curve = {row["alpha"]: row for row in method["behaviour"]}
-    above = [alpha for alpha in curve if alpha > best]
-    shown = [f"{method['relative_rmse'][-1]:.2f}; {_scores(curve[best])} at {best:g}"]
-    if above:
-        shown.append(f"{_scores(curve[min(above)])} at {min(above):g}")
-    return ", ".join(shown)
+    others = {1.0, *[alpha for alpha in curve if alpha > best][:1]} - {best}
+    shown = [f"**{_scores(curve[best])} at {best:g}**"]
+    shown += [f"{_scores(curve[alpha])} at {alpha:g}" for alpha in sorted(others)]
+    return f"{method['relative_rmse'][-1]:.2f}; {', '.join(shown)}"
 
 
 def best_constant(trait: dict[str, Any]) -> float:

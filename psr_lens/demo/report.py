@@ -113,12 +113,15 @@ def compared(result: TraitResult) -> str:
 
 
 def _beside(result: TraitResult, name: str) -> str:
-    """What is left of trait and coherence one step of strength higher."""
-    stronger = [own for own in result.steered[name] if (own.alpha or 0) > result.strengths[name]]
-    if not stronger:
-        return ""
-    own = stronger[0]
-    return f" ({own.trait:.0f} with {own.coherence:.0f} at {own.alpha:g})"
+    """Trait and coherence at strength 1, and one step of strength above the best."""
+    best = result.strengths[name]
+    above = [own.alpha for own in result.steered[name] if own.alpha and own.alpha > best]
+    shown: list[float] = sorted({1.0, *above[:1]} - {best})
+    parts = [
+        f"{own.trait:.0f} with {own.coherence:.0f} at {own.alpha:g}"
+        for own in (result.at(name, alpha) for alpha in shown)
+    ]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _behaviour_rows(result: TraitResult):
