@@ -214,21 +214,23 @@ def in_a_fresh_python(program: str) -> str:
     return done.stdout.strip()
 
 
-def test_all_public_names_load_within_a_third_of_a_second_of_transformer_lens():
-    # Processor time, because the wall clock also counts what else the machine does.
+def test_all_public_names_load_in_a_fraction_of_the_time_of_transformer_lens():
+    # Processor time, because the wall clock also counts what else the machine does, and as a share
+    # of what is loaded first, because machines differ.
     program = """
 import time
-import transformer_lens
 start = time.process_time()
+import transformer_lens
+loaded = time.process_time()
 import psr_lens
 for name in psr_lens.__all__:
     getattr(psr_lens, name)
-print(time.process_time() - start)
+print((time.process_time() - loaded) / (loaded - start))
 """
-    times = []
-    while len(times) < 3 and (not times or min(times) > 0.3):
-        times.append(float(in_a_fresh_python(program)))
-    assert min(times) <= 0.3
+    shares = []
+    while len(shares) < 3 and (not shares or min(shares) > 0.05):
+        shares.append(float(in_a_fresh_python(program)))
+    assert min(shares) <= 0.05
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])
