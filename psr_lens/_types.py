@@ -171,3 +171,13 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
             f"layers={wrong} but the model has {n_layers} layers (0 to {n_layers - 1})"
         )
     return tuple(sorted({layer % n_layers for layer in listed}))
+
+
+def sum_device(device: torch.device) -> torch.device:
+    """Where sums in float64 are taken: on the device, or on the CPU where that has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def exactly(values: Tensor) -> Tensor:
+    """As float64, on its own device where that has it and else on the CPU."""
+    return values.to(sum_device(values.device)).double()

@@ -26,6 +26,7 @@ from psr_lens.models import HookedModel, TokenBatch, as_hooked_model
 from psr_lens.models.batch import Places, length_sorted_batches
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
+from psr_lens.models.finite import check_finite
 
 Kind = Literal["accumulated", "local"]
 
@@ -188,6 +189,9 @@ def surface_residuals(
         batch: What to run.
         surface: `R` or `QR`.
         edits: Interventions to run under, None for none.
+
+    Raises:
+        NotFinite: If one of them holds NaN or infinity.
     """
     places = Places(batch.surface(surface))
     seen: dict[int, Tensor] = {}
@@ -202,7 +206,9 @@ def surface_residuals(
     recorders = {layer: recorder(layer) for layer in range(model.n_layers)}
     with model.edited(edits or {}), model.edited(recorders):
         model.run(batch)
-    return torch.stack([seen[layer] for layer in range(model.n_layers)])
+    found = torch.stack([seen[layer] for layer in range(model.n_layers)])
+    check_finite(found, model, batch, edits=edits)
+    return found
 
 
 @torch.no_grad()
@@ -238,7 +244,9 @@ def local_deltas(
     replaced = range(model.n_layers) if layers is None else layers
     with model.edited({layer: replacer(layer) for layer in replaced}):
         model.run(base)
-    return torch.stack([missing[layer] for layer in replaced])
+    found = torch.stack([missing[layer] for layer in replaced])
+    check_finite(found, model, base)
+    return found
 
 
 def add_at(

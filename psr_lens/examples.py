@@ -140,6 +140,15 @@ class SteeringDataset(Sequence[Example]):
         """The examples for which `keep` holds: a judge's filter, say."""
         return replace(self, examples=tuple(e for e in self.examples if keep(e)))
 
+    def sorted(self) -> "SteeringDataset":
+        """The same examples by their token ids: in an order that does not depend on the given one."""
+
+        def place(example: Example) -> tuple[Any, ...]:
+            ids = (example.base_ids, example.steered_ids, example.response_ids)
+            return *ids, example.equivalent_ids, example.finished, example.alpha
+
+        return replace(self, examples=tuple(sorted(self.examples, key=place)))
+
     def weighted(self, scores: Sequence[float], offset: float = -0.5) -> "SteeringDataset":
         """Positives and negatives: `alpha = score + offset` for every example.
 

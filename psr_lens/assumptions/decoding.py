@@ -7,8 +7,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from psr_lens._types import sum_device
 from psr_lens.assumptions.probe import Probe, fit_probes
-from psr_lens.assumptions.stream import DeltaStream, sum_device
+from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.assumptions.table import MeasureTable
 from psr_lens.deltas import Kind, working_dtype
 from psr_lens.examples import Example, split_examples
@@ -28,7 +29,7 @@ def fit_layer_probes(
     n_layers, dtype = len(stream.layers), working_dtype(stream.model.dtype)
     read = torch.zeros(n_layers, len(drawn), stream.model.d_model, dtype=dtype)
     strength = torch.zeros(n_layers, len(drawn), dtype=torch.float64)
-    device = sum_device(stream.model)
+    device = sum_device(stream.model.device)
     for batch in stream.batches([kind], "probes"):
         slot = slots[batch.places]
         taken = slot >= 0
@@ -61,7 +62,7 @@ def score_layer_probes(
     table: MeasureTable,
 ) -> None:
     """3.2a: the third pass, over the held-out examples."""
-    device = sum_device(stream.model)
+    device = sum_device(stream.model.device)
     n_layers, n_examples = len(stream.layers), len(stream.data)
     # Errors of the two probes; of the strength, the sum and the sum of squares.
     missed = torch.zeros(n_examples, n_layers, 2).double()

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens.assumptions.stream import DeltaStream, sum_device
+from psr_lens._types import sum_device
+from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.deltas import Kind
 
 
@@ -50,7 +51,7 @@ def measure_spectrum(
         n_energies: How many energies to keep per layer, at most.
         n_directions: How many directions to keep per layer, at most.
     """
-    device, width = sum_device(stream.model), stream.model.d_model
+    device, width = sum_device(stream.model.device), stream.model.d_model
     shape = (len(stream.layers), width)
     moments = {k: torch.zeros(*shape, width, dtype=torch.float64, device=device) for k in kinds}
     totals = {k: torch.zeros(*shape, dtype=torch.float64, device=device) for k in kinds}

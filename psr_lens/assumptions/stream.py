@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, exactly
 from psr_lens.deltas import Kind, example_batches, iter_batches, local_deltas, surface_residuals
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
@@ -34,7 +34,7 @@ class DeltaBatch:
 
     def per_example(self, values: Float[Tensor, "layer token *more"]) -> Tensor:
         """Sums over the tokens of every example, `[example, layer, *more]`, float64 on the CPU."""
-        parts = values.double().split(self.lengths, dim=1)
+        parts = exactly(values).split(self.lengths, dim=1)
         return torch.stack([part.sum(dim=1) for part in parts]).cpu()
 
 
@@ -87,8 +87,3 @@ class DeltaStream:
             places = [torch.arange(int(starts[i]), int(starts[i + 1])) for i in indices]
             own = [lengths[i] for i in indices]
             yield DeltaBatch(list(indices), own, torch.cat(places), deltas, reads)
-
-
-def sum_device(model: HookedModel) -> torch.device:
-    """Where sums in float64 are taken: beside the model, or on the CPU where that has no float64."""
-    return torch.device("cpu") if model.device.type == "mps" else model.device

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from psr_lens._types import sum_device
 from psr_lens.assumptions.report import ALL_TOKENS
 from psr_lens.assumptions.spectrum import Spectrum
-from psr_lens.assumptions.stream import DeltaStream, sum_device
+from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.assumptions.table import MeasureTable
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES, classify_tokens
 from psr_lens.deltas import Kind, working_dtype
@@ -42,7 +43,7 @@ def measure_strengths(
     shape = (n_layers, sum(stream.lengths))
     dtype = working_dtype(stream.model.dtype)
     found = Strengths(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype))
-    device = sum_device(stream.model)
+    device = sum_device(stream.model.device)
     ranks = [min(k, stream.model.d_model) for k in DIRECTIONS]
     along = {k: torch.zeros(n_examples, n_layers, len(ranks)).double() for k in spectra}
     total = {k: torch.zeros(n_examples, n_layers).double() for k in spectra}

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface, check_count, check_seed, check_surface
+from psr_lens._types import Surface, check_count, check_seed, check_surface, exactly
 from psr_lens.components.deltas import ComponentDeltas, component_deltas, head_parts
 from psr_lens.components.report import (
     Component,
@@ -136,14 +136,14 @@ def _parts(
     model: HookedModel, deltas: ComponentDeltas
 ) -> Iterator[tuple[Float[Tensor, "token d_model"], Float[Tensor, "token d_model"] | None]]:
     """Every component's part and its layer's step, in the order of `_component_names`."""
-    yield deltas.embed.double(), None
+    yield exactly(deltas.embed), None
     for layer, (attn, mlp) in enumerate(zip(deltas.attn, deltas.mlp, strict=True)):
-        step = attn.double() + mlp.double()
-        yield attn.double(), step
-        yield mlp.double(), step
+        step = exactly(attn) + exactly(mlp)
+        yield exactly(attn), step
+        yield exactly(mlp), step
         if deltas.heads is not None:
             for part in head_parts(model, deltas, layer):
-                yield part.double(), step
+                yield exactly(part), step
 
 
 _SQUARE, _ALONG, _STEP, _STEP_ENERGY, _ATTENTION, _ENERGY = range(6)
@@ -157,8 +157,8 @@ def _token_sums(
     In the order of the indices above: `|d c|^2`, `<d c, D[L-1]>`, `<d c, step>`, `|step|^2`,
     attention to the instruction (NaN where there is none) and `|D[L-1]|^2`.
     """
-    last = deltas.last.double()
-    found = torch.zeros(6, n_components, len(last), dtype=torch.float64, device=last.device)
+    last = exactly(deltas.last)
+    found = last.new_zeros(6, n_components, len(last))
     for row, (part, step) in enumerate(_parts(model, deltas)):
         found[_SQUARE, row] = part.square().sum(dim=-1)
         found[_ALONG, row] = (part * last).sum(dim=-1)
@@ -169,7 +169,7 @@ def _token_sums(
     found[_ATTENTION] = torch.nan
     if deltas.heads is not None and deltas.attention is not None:
         is_head = [kind == "head" for _, kind, _ in _component_names(model, True)]
-        paid = deltas.attention.double().transpose(1, 2).flatten(0, 1)
+        paid = exactly(deltas.attention).transpose(1, 2).flatten(0, 1)
         found[_ATTENTION, torch.tensor(is_head, device=last.device)] = paid
     return found.cpu()
 

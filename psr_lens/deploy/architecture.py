@@ -87,7 +87,7 @@ def hf_fingerprint(hf_model: Any) -> Fingerprint:
 
     def recorder(layer: int):
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            seen[layer] = residual_of(output)[0, -1].double().cpu()
+            seen[layer] = residual_of(output)[0, -1].cpu().double()
 
         return hook
 

@@ -32,6 +32,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from psr_lens._types import exactly
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.steering import Steering
 from psr_lens.steering.oracle import orthonormal_rows
@@ -119,5 +120,5 @@ class GapSplit:
         self._error = after - target
         for part in PARTS:
             self._parts[part] = self._parts[part] + own[part]
-        error = self._error.double()
-        return {part: (self._parts[part].double() * error).sum(-1) for part in PARTS}
+        error = exactly(self._error)
+        return {part: (exactly(self._parts[part]) * error).sum(-1) for part in PARTS}

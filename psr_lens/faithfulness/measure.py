@@ -21,6 +21,7 @@ from psr_lens.faithfulness.recording import Products, SharedRuns
 from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING, Probe
 from psr_lens.faithfulness.report import FaithfulnessReport, Run
 from psr_lens.models import HookedModel, as_hooked_model
+from psr_lens.models.finite import at_strength
 from psr_lens.steering import Steering
 from psr_lens.steering.provenance import describe_data, provenance
 
@@ -166,7 +167,8 @@ def _prober(model: HookedModel, steering: Steering, alpha: float, gap: bool) -> 
 
     def probe(shared: SharedRuns) -> Products:
         split = shared.split(steering, bases) if gap else None
-        return shared.measured(shared.edits(steering, alpha), split=split)
+        with at_strength(alpha):
+            return shared.measured(shared.edits(steering, alpha), split=split)
 
     return probe
 

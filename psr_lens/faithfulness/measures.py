@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from psr_lens._types import exactly, sum_device
+
 Sums = Mapping[str, Float[Tensor, "example *layer"]]
 """Sums over the tokens of every example by name, float64: `[example, layer]`, or `[example]` for
 what is read off the output."""
@@ -131,13 +133,13 @@ def token_products(
         `missed` `|S - A'|^2`, `pushed` `|S - A|^2`, `energy` `|D|^2`, `dot` `(S - A) . D` and `size`
         `|S|^2`, float64.
     """
-    push, delta = (after - plain).double(), (target - plain).double()
+    push, delta = exactly(after - plain), exactly(target - plain)
     return {
-        "missed": (after - target).double().square().sum(-1),
+        "missed": exactly(after - target).square().sum(-1),
         "pushed": push.square().sum(-1),
         "energy": delta.square().sum(-1),
         "dot": (push * delta).sum(-1),
-        "size": after.double().square().sum(-1),
+        "size": exactly(after).square().sum(-1),
     }
 
 
@@ -164,7 +166,7 @@ def output_products(
     """
     rows, columns = predicting.nonzero(as_tuple=True)
     exact = torch.float64 if prompted.dtype == torch.float64 else torch.float32
-    kl = torch.zeros(len(rows), dtype=torch.float64, device=prompted.device)
+    kl = torch.zeros(len(rows), dtype=torch.float64, device=sum_device(prompted.device))
     agreed = torch.zeros_like(kl)
     step = max(1, chunk // prompted.shape[-1])
     for start in range(0, len(rows), step):
@@ -173,8 +175,8 @@ def output_products(
         wanted = prompted[part].to(exact).log_softmax(-1)
         # 0 * -inf, of a token that can never come, is nothing.
         terms = torch.where(wanted.exp() > 0, wanted.exp() * (wanted - own), 0.0)
-        kl[part] = terms.sum(-1).double().clamp_min(0)
-        agreed[part] = (own.argmax(-1) == wanted.argmax(-1)).double()
+        kl[part] = exactly(terms.sum(-1)).clamp_min(0)
+        agreed[part] = (own.argmax(-1) == wanted.argmax(-1)).to(agreed)
     return {"kl": kl, "agreed": agreed}
 
 

@@ -16,6 +16,7 @@ from psr_lens.models import HookedModel, TokenBatch
 from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
+from psr_lens.models.finite import check_finite
 from psr_lens.steering.base import Steering
 from psr_lens.steering.context import Context
 
@@ -102,6 +103,9 @@ class SharedRuns:
             edits: What to run under.
             batch: What to run, `base` by default; it holds the same responses.
             split: Splits the error.
+
+        Raises:
+            NotFinite: If a residual stream holds NaN or infinity.
         """
         layers: list[Products] = []
 
@@ -114,6 +118,8 @@ class SharedRuns:
             self.model, batch, self.surface, edits, see, unembed=self.prompted is not None
         )
         products = _stacked(layers)
+        lengths = products["size"].sqrt().to(working_dtype(self.model.dtype))
+        check_finite(lengths, self.model, batch, edits=edits)
         if logits is not None and self.prompted is not None:
             products |= _cpu(
                 output_products(logits, predicting(batch, self.examples), self.prompted)
@@ -195,7 +201,9 @@ def _residuals(
         seen.append(after)
 
     logits = watch(model, batch, surface, {}, see, unembed=unembed)
-    return torch.stack(seen), logits
+    found = torch.stack(seen)
+    check_finite(found, model, batch)
+    return found, logits
 
 
 def _stacked(layers: Sequence[Products]) -> Products:

@@ -172,7 +172,7 @@ def leading_directions(
     for indices in iter_batches(data, batch_size, progress=progress, description="local deltas"):
         base, steered = example_batches(model, [data[i] for i in indices])
         target = surface_residuals(model, steered, surface)
-        local = local_deltas(model, base, target, surface).double().cpu()
+        local = local_deltas(model, base, target, surface).cpu().double()
         second += local.mT @ local
     # Eigenvalues come in ascending order.
     leading = torch.linalg.eigh(second).eigenvectors[:, :, -rank:].mT.flip(1)

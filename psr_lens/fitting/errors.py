@@ -24,7 +24,7 @@ def relative_rmse(
     energy = torch.zeros(model.n_layers, dtype=torch.float64)
 
     def squares(difference: torch.Tensor) -> torch.Tensor:
-        return difference.square().sum(dim=(1, 2)).double().cpu()
+        return difference.square().sum(dim=(1, 2)).cpu().double()
 
     for indices in iter_batches(data, batch_size, progress=False, description=""):
         examples = [data[i] for i in indices]

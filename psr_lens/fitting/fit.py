@@ -143,6 +143,10 @@ def fit(
         replay={"precision": precision, "max_memory": max_memory},
     )
     examples, dev = train_and_dev(data, seed)
+    if method != "actadd":
+        # The same examples in another order are the same data: batches, steps and sums do not depend
+        # on it. The one method that takes a single example takes the first that was given.
+        examples, dev = examples.sorted(), dev.sorted()
     if n_heads == "auto" and len(dev) == 0:
         raise ValueError(
             "n_heads='auto' but there is no dev example to choose it on: pass examples of several "

@@ -70,8 +70,10 @@ class Heads:
 
 def leading_direction(gram: Float[Tensor, "d_model d_model"]) -> Float[Tensor, " d_model"]:
     """Unit eigenvector of the largest eigenvalue, by power iteration."""
-    # A start that is not orthogonal to the answer, and the same in every run.
-    direction = gram.sum(dim=0) + gram.diagonal()
+    # Drawn, so that it is orthogonal to the answer in no case that has a structure, and always the
+    # same, so that every run gives the same.
+    drawn = torch.randn(len(gram), generator=torch.Generator().manual_seed(0))
+    direction = gram @ drawn.to(gram)
     for _ in range(_POWER_ITERATIONS):
         direction = gram @ (direction / direction.norm().clamp_min(1e-30))
     return direction / direction.norm().clamp_min(1e-30)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from psr_lens._types import exactly
 from psr_lens.fitting.prepared import Prepared
 from psr_lens.fitting.trainable import (
     Trainable,
@@ -75,15 +76,15 @@ def _contrast(prepared: Sequence[Prepared], row: int) -> Tensor:
 
     def mean(examples: Sequence[Prepared]) -> Tensor:
         parts = [one.start if row == 0 else one.target[row] for one in examples]
-        return torch.cat(parts).double().mean(dim=0)
+        return exactly(torch.cat(parts)).mean(dim=0)
 
     positives = [one for one in prepared if one.example.alpha > 0]
     negatives = [one for one in prepared if one.example.alpha <= 0]
     if positives and negatives:
         return mean(positives) - mean(negatives)
-    prompted = torch.cat([one.target[row] for one in prepared]).double().mean(dim=0)
+    prompted = exactly(torch.cat([one.target[row] for one in prepared])).mean(dim=0)
     before = [one.start if row == 0 else one.target[row - 1] for one in prepared]
-    return prompted - torch.cat(before).double().mean(dim=0)
+    return prompted - exactly(torch.cat(before)).mean(dim=0)
 
 
 def _in_units(heads: tuple[Tensor, Tensor, Tensor], units: Units) -> tuple[Tensor, Tensor, Tensor]:

@@ -95,7 +95,7 @@ def fit_activation_maps(
             rows = [TokenRow(tuple(texts[i]), 0, len(texts[i]) - 1) for i in indices]
             both = torch.cat(
                 [
-                    surface_residuals(model, model.pad(rows), "QR").double().cpu()
+                    surface_residuals(model, model.pad(rows), "QR").cpu().double()
                     for model in (source, target)
                 ],
                 dim=-1,
@@ -149,7 +149,7 @@ def transfer(
         source, target, texts, penalty=penalty, batch_size=batch_size, progress=progress
     )
     layers = list(steering.layers)
-    w, b, z = (part.detach().double().cpu() for part in (steering.w, steering.b, steering.z))
+    w, b, z = (part.detach().cpu().double() for part in (steering.w, steering.b, steering.z))
     dtype = steering.w.dtype
     return PSR(
         (w @ back.weight[layers].mT).to(dtype),

@@ -15,6 +15,7 @@ from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenRow
 from psr_lens.models.batch import Places, length_sorted_batches
+from psr_lens.models.finite import check_finite
 
 
 @final
@@ -105,11 +106,16 @@ class Walk:
             self.resid[at] = self.model.run_block(layer, self.resid[at], batch)
 
     def residuals(self) -> Float[Tensor, "token d_model"]:
-        """The surface's residual streams in the working precision, in the examples' order."""
+        """The surface's residual streams in the working precision, in the examples' order.
+
+        Raises:
+            NotFinite: If one of them holds NaN or infinity.
+        """
         parts: list[Tensor] = []
         for at, (places, lengths) in enumerate(zip(self.places, self.lengths, strict=True)):
             parts.extend(places.of(self.resid[at]).split(lengths))
         ordered = torch.cat([parts[self.rank[i]] for i in range(len(parts))])
+        check_finite(ordered, self.model, *self.batches)
         return ordered.to(working_dtype(ordered.dtype))
 
     def add(self, push: Float[Tensor, "token d_model"]) -> None:

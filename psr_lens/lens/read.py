@@ -216,7 +216,7 @@ def _readings(
     top: int,
 ) -> Iterator[DirectionReading]:
     count = min(check_count("top", top), logits.shape[-1])
-    for own, values in zip(directions, logits.double().cpu(), strict=True):
+    for own, values in zip(directions, logits.cpu().double(), strict=True):
         promoted, demoted = (
             _tokens(model, values, values.topk(count, largest=largest).indices)
             for largest in (True, False)
@@ -227,7 +227,7 @@ def _readings(
             own.layer,
             own.index,
             own.role,
-            float(own.vector.double().norm()),
+            float(own.vector.cpu().double().norm()),
             float(values.mean()),
             float(values.std(correction=0)),
             () if silent else promoted,

@@ -1,7 +1,7 @@
 """Step-by-step sampling on the model protocol, the same on both backends."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from psr_lens._types import check_count, check_seed
+from psr_lens._types import check_count, check_seed, sum_device
 from psr_lens.models.batch import TokenBatch, TokenRow, length_sorted_batches
 from psr_lens.models.chat import Prompt, PromptTokens
+from psr_lens.models.columns import Columns
+from psr_lens.models.finite import check_finite, not_finite
 
 if TYPE_CHECKING:
     from psr_lens.models.base import HookedModel
@@ -71,6 +73,7 @@ def generate_tokens(
     Raises:
         ValueError: If an argument is out of its range, or a prompt and `max_new_tokens` together
             exceed the model's context.
+        NotFinite: If the model computes NaN or infinity where a token is to be picked.
     """
     check_count("max_new_tokens", max_new_tokens)
     check_seed(seed)
@@ -105,16 +108,20 @@ def pick_tokens(
     uniforms: Float[Tensor, " batch"],
     temperature: float,
 ) -> Int[Tensor, " batch"]:
-    """Next tokens by the inverse of the cumulative distribution; greedy at temperature 0."""
+    """Next tokens by the inverse of the cumulative distribution; greedy at temperature 0.
+
+    -1 in a row that has none: its logits hold NaN or plus infinity, or nothing but minus infinity.
+    """
     if temperature == 0:
-        return logits.argmax(dim=-1)
-    cumulative = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
-    targets = (uniforms.to(cumulative) * cumulative[:, -1]).unsqueeze(-1)
-    return (
-        torch.searchsorted(cumulative, targets, right=True)
-        .squeeze(-1)
-        .clamp_max(logits.shape[-1] - 1)
-    )
+        total, tokens = logits.max(dim=-1)
+    else:
+        exact = logits.to(sum_device(logits.device), torch.float64)
+        cumulative = (exact / temperature).softmax(dim=-1).cumsum(dim=-1)
+        total = cumulative[:, -1]
+        targets = (uniforms.to(cumulative) * total).unsqueeze(-1)
+        tokens = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+        tokens = tokens.clamp_max(logits.shape[-1] - 1)
+    return tokens.where(total.isfinite(), -1).to(logits.device)
 
 
 def uniform_stream(seed: int, index: int, count: int) -> Float[Tensor, " count"]:
@@ -135,19 +142,23 @@ def _sample_batch(
 ) -> list[Generation]:
     batch = model.pad([TokenRow(p.ids, p.question_start, len(p.ids) - 1) for p in prompts])
     ends = torch.tensor(sorted(model.encoder.end_token_ids), dtype=torch.long, device=model.device)
-    uniforms = uniforms.to(model.device)
+    uniforms = uniforms.to(sum_device(model.device))
     said: list[list[int]] = [[] for _ in prompts]
     # Rows of the batch are dropped once enough of them have ended; these are still there.
     rows = torch.arange(len(prompts), device=model.device)
     finished = torch.zeros_like(rows, dtype=torch.bool)
     cache, new = None, batch
     for step in range(uniforms.shape[1]):
-        if use_cache:
-            logits, cache = model.step(new.tokens, batch.attention_mask, new.columns, cache)
-        else:
-            logits = model.logits(batch)
+        with _looking_at_the_end(model, batch) if step == 0 else nullcontext():
+            if use_cache:
+                logits, cache = model.step(new.tokens, batch.attention_mask, new.columns, cache)
+            else:
+                logits = model.logits(batch)
         tokens = pick_tokens(logits[:, -1], uniforms[rows, step], temperature)
-        for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
+        picked = tokens.tolist()
+        if min(picked) < 0:
+            raise not_finite(model, batch)
+        for row, token in zip(rows.tolist(), picked, strict=True):
             said[row].append(token)
         finished = finished | torch.isin(tokens, ends)
         going_on = (~finished).nonzero().squeeze(1)
@@ -160,6 +171,23 @@ def _sample_batch(
             if use_cache:
                 model.keep_rows(cache, going_on)
     return [_until_end(tokens, model.encoder.end_token_ids) for tokens in said]
+
+
+@contextmanager
+def _looking_at_the_end(model: "HookedModel", batch: TokenBatch) -> Iterator[None]:
+    """Refuse a first step that ends in a residual stream of which no norm makes sense.
+
+    Of a strength that is far too large the logits need not say anything: the last norm makes zeros
+    of it, and so finite logits.
+    """
+    seen: list[Tensor] = []
+
+    def look(resid: Tensor, columns: Columns) -> None:
+        seen.append(resid[:, -1])
+
+    with model.edited({model.n_layers - 1: look}):
+        yield
+    check_finite(seen[-1], model, batch)
 
 
 def _append(batch: TokenBatch, tokens: Int[Tensor, " batch"]) -> tuple[TokenBatch, TokenBatch]:

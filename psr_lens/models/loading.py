@@ -19,6 +19,7 @@ from psr_lens.models.batch import TokenRow
 from psr_lens.models.bridge import BridgeModel
 from psr_lens.models.checkpoint import Checkpoint, end_token_ids, read_checkpoint
 from psr_lens.models.conversion import CannotConvert, to_bridge, to_hooked
+from psr_lens.models.finite import broken_weight
 from psr_lens.models.hooked import HookedTransformerModel
 from psr_lens.models.numerics import check_interventions_bite, refuse_processed_weights
 
@@ -97,9 +98,14 @@ def load_model(
     )
     expected = _reference_logits(checkpoint)
     if not bool(expected.isfinite().all()):
+        weight = broken_weight(checkpoint.model)
+        if weight is None:
+            remedy = "choose dtype='bfloat16' or 'float32'"
+        else:
+            remedy = f"its weight {weight} holds NaN or infinity: load it from sound files"
         raise ValueError(
             f"model {checkpoint.name!r} gives infinite or undefined logits in "
-            f"{checkpoint.model.dtype}: choose dtype='bfloat16' or 'float32'"
+            f"{checkpoint.model.dtype}: {remedy}"
         )
     if backend != "bridge" and hooked_available():
         try:
@@ -210,7 +216,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 def _reference_logits(checkpoint: Checkpoint) -> Float[Tensor, "pos d_vocab"]:
     model = checkpoint.model
     ids = torch.tensor([_probe_ids(model.get_input_embeddings().weight.shape[0])])
-    return model(ids.to(model.device), use_cache=False).logits[0].double().cpu()
+    return model(ids.to(model.device), use_cache=False).logits[0].cpu().double()
 
 
 def _probe_ids(d_vocab: int) -> tuple[int, ...]:
@@ -232,7 +238,7 @@ def _ready(
     refuse_processed_weights(raw)
     ids = _probe_ids(checkpoint.model.get_input_embeddings().weight.shape[0])
     with torch.no_grad():
-        found = model.logits(model.pad([TokenRow(ids, 0, len(ids) - 1)]))[0].double().cpu()
+        found = model.logits(model.pad([TokenRow(ids, 0, len(ids) - 1)]))[0].cpu().double()
     gap = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
     # Written so that NaN does not pass.
     if not gap <= _TOLERANCES[model.dtype]:

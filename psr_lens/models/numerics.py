@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.columns import Columns
+from psr_lens.models.finite import check_finite
 
 if TYPE_CHECKING:
     from psr_lens.models.base import HookedModel
@@ -59,6 +60,9 @@ class Fingerprint:
         exact = {self.dtype, other.dtype} <= {"float32", "float64"}
         rounding = 0.002 if exact else 0.05
         ours, theirs = torch.tensor(self.norms), torch.tensor(other.norms)
+        # Comparisons with NaN are false, so it would pass for no difference.
+        if not bool(theirs.isfinite().all()):
+            return "the residual stream holds NaN or infinity (broken weights)"
         if len(ours) != len(theirs) or bool(((ours - theirs).abs() > rounding * ours.abs()).any()):
             return "the residual stream has other norms (other weights, or processed ones)"
         pairs = zip(self.coordinates, other.coordinates, strict=True)
@@ -74,12 +78,17 @@ def fingerprint(model: "HookedModel") -> Fingerprint:
     """The residual stream at the last of a few fixed token ids, summed up.
 
     The same on both backends up to rounding; different for other weights and for processed ones.
+
+    Raises:
+        NotFinite: If the model computes NaN or infinity.
     """
     row = TokenRow(probe_ids(model.d_vocab), 0, PROBE_LENGTH - 1)
     # A steering that acts at the moment is no part of the model.
     with model.unedited():
         resid = record_residuals(model, [row])[:, 0, -1]
-        logits = model.logits(model.pad([row]))[0, -1]
+        batch = model.pad([row])
+        logits = model.logits(batch)[0, -1]
+        check_finite(logits.amax(), model, batch)
     return sum_up(resid, logits, model.dtype)
 
 
@@ -98,7 +107,8 @@ def sum_up(
         logits: The logits.
         dtype: Number type of the weights.
     """
-    rows = [*resid.double().cpu(), logits.double().cpu()]
+    # On the CPU first: not every accelerator has float64.
+    rows = [*resid.cpu().double(), logits.cpu().double()]
     norms = [float(row.norm()) for row in rows]
     units = [row / max(norm, 1e-30) for row, norm in zip(rows, norms, strict=True)]
     return Fingerprint(
@@ -143,9 +153,12 @@ def record_residuals(
 
         return edit
 
+    batch = model.pad(rows)
     with model.edited({layer: recorder(layer) for layer in range(model.n_layers)}):
-        model.run(model.pad(rows))
-    return torch.stack([seen[layer] for layer in range(model.n_layers)])
+        model.run(batch)
+    found = torch.stack([seen[layer] for layer in range(model.n_layers)])
+    check_finite(found[:, batch.attention_mask], model, batch)
+    return found
 
 
 @torch.no_grad()

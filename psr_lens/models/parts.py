@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from psr_lens.models.batch import TokenBatch
+from psr_lens.models.finite import check_finite
 from psr_lens.models.norms import NormMap, norm_map
 
 if TYPE_CHECKING:
@@ -96,9 +97,11 @@ def run_with_parts(
     Raises:
         ValueError: If what attention and MLP add is not what the block adds: an architecture that
             writes in another way, or an edit of the residual stream that is on.
+        NotFinite: If a residual stream holds NaN or infinity.
     """
     handles: list[Any] = []
     seen: dict[str, Tensor] = {}
+    lengths: list[Tensor] = []
 
     def record(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, out: Any) -> None:
@@ -114,6 +117,7 @@ def run_with_parts(
         def hook(module: nn.Module, args: Any, out: Tensor) -> None:
             parts = _block_parts(layer, {**seen, "after": out}, model.output_matrix(layer), norm)
             seen.clear()
+            lengths.append(torch.linalg.vector_norm(_wide(parts.after[batch.attention_mask])))
             _check_sum(model, parts, batch)
             visit(parts)
 
@@ -136,6 +140,7 @@ def run_with_parts(
     finally:
         for handle in handles:
             handle.remove()
+    check_finite(torch.stack(lengths), model, batch)
 
 
 def _block_parts(

@@ -82,7 +82,7 @@ def _colours(
     prompt: TokenValues, steering: TokenValues
 ) -> tuple[Float[Tensor, "layer pos"], Float[Tensor, "layer pos"]]:
     """Every token's share of the full colour, 0 to 1, on the scale that both share at each layer."""
-    both = [source.values.detach().double().cpu() for source in (prompt, steering)]
+    both = [source.values.detach().cpu().double() for source in (prompt, steering)]
     bounds = torch.tensor(
         [[max(robust_bounds(values[row]).high for values in both)] for row in range(len(both[0]))],
         dtype=torch.float64,

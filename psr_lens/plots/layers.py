@@ -44,7 +44,7 @@ def layer_token_heatmap(
             f"the source covers {len(drawn.layers)} layers and {len(drawn.tokens)} tokens; "
             "a heatmap needs at least one of each"
         )
-    values = drawn.values.detach().double().cpu()
+    values = drawn.values.detach().cpu().double()
     limits = resolve_bounds(values, bounds)
     labels = [plotly_text(visible_token(token)) for token in drawn.tokens]
     # Positions, not labels, are the coordinate: plotly would merge columns of equal text.

@@ -45,7 +45,7 @@ def row_data(panel: TokenPanel, layer: int) -> dict[str, Any]:
     if index is None:
         labels = {"low": "", "high": "", "note": f"nothing at layer {layer}"}
         return {"values": None, "low": 0.0, "high": 0.0, "labels": labels}
-    values = panel.source.values[index].detach().double().cpu()
+    values = panel.source.values[index].detach().cpu().double()
     bounds = panel.bounds[index]
     # Four digits are more than a colour or a reader can tell apart, and keep pages small.
     rounded = [None if v != v else float(f"{v:.4g}") + 0.0 for v in values.tolist()]

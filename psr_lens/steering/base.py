@@ -21,6 +21,7 @@ from psr_lens.examples import Example
 from psr_lens.models import HookedModel, as_hooked_model
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
+from psr_lens.models.finite import at_strength
 from psr_lens.steering.coefficients import Coefficients, measure_pushes
 from psr_lens.steering.context import Context
 from psr_lens.steering.handles import SteeringHandle
@@ -198,7 +199,10 @@ class Steering(ABC):
         hooked = as_hooked_model(model)
         self.check(hooked)
         edits = self.edits(hooked, alpha, examples)
-        with hooked.edited(edits, prompt_length=prompt_length, question_start=question_start):
+        with (
+            at_strength(alpha),
+            hooked.edited(edits, prompt_length=prompt_length, question_start=question_start),
+        ):
             yield hooked
 
     def coefficients(
@@ -223,15 +227,16 @@ class Steering(ABC):
         """
         hooked = as_hooked_model(model)
         self.check(hooked)
-        return measure_pushes(
-            hooked,
-            data,
-            lambda examples: self.edits(hooked, alpha, examples),
-            self.layers,
-            self.surface,
-            batch_size,
-            progress,
-        )
+        with at_strength(alpha):
+            return measure_pushes(
+                hooked,
+                data,
+                lambda examples: self.edits(hooked, alpha, examples),
+                self.layers,
+                self.surface,
+                batch_size,
+                progress,
+            )
 
     # --- leaving this package -------------------------------------------------------------------
 

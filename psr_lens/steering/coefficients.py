@@ -14,6 +14,7 @@ from psr_lens.models import HookedModel
 from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
+from psr_lens.models.finite import check_finite
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,13 @@ def measure_pushes(
         places = Places(batch.surface(surface))
         lengths = [example.surface_length(surface) for example in examples]
         pushes = {layer: torch.zeros(sum(lengths)) for layer in layers}
+        edits = edits_for(examples)
         with model.edited(
-            {
-                layer: _measured(edit, places, pushes, layer)
-                for layer, edit in edits_for(examples).items()
-            }
+            {layer: _measured(edit, places, pushes, layer) for layer, edit in edits.items()}
         ):
             model.run(batch)
         values = torch.stack([pushes[layer] for layer in layers])
+        check_finite(values, model, batch, edits=edits)
         for i, example, own in zip(indices, examples, values.split(lengths, 1), strict=True):
             tokens = model.encoder.str_tokens(example.base_row.tokens[-own.shape[1] :])
             found[i] = Coefficients(example, tokens, layers, own)

@@ -1,5 +1,7 @@
 """Fits: closed forms are what they say, stages see what came before, and nothing leaks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -102,6 +104,20 @@ def test_some_layers(model, data):
     steering = fit(model, data, method="psr", solver="replay", layers=[2, 0], n_heads=2)
     assert steering.layers == (0, 2)
     assert steering.w.shape == (2, 2, model.d_model)
+
+
+@pytest.mark.parametrize(
+    "options", [{"solver": "replay", "n_heads": 2}, {"solver": "live", "epochs": 2}]
+)
+def test_the_order_of_the_examples_does_not_matter(model, data, options):
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1)).tolist()
+    other = replace(data, examples=tuple(data.examples[i] for i in order))
+    assert other.examples != data.examples
+    one, two = (fit(model, own, method="psr", layers=[0, 1], **options) for own in (data, other))
+    for name, tensor in one.tensors().items():
+        assert torch.equal(tensor, two.tensors()[name])
+    assert one.provenance == two.provenance
+    assert one.fit_report.dev_relative_rmse == two.fit_report.dev_relative_rmse
 
 
 def test_auto_chooses_the_heads_of_every_layer(model, data, tmp_path):

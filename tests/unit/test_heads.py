@@ -9,6 +9,7 @@ from psr_lens.fitting.heads import (
     PENALTIES,
     best_directions,
     fit_heads,
+    leading_direction,
     principal_direction,
     ridge,
 )
@@ -241,3 +242,19 @@ def test_scale_of_targets_does_not_matter():
     plain, scaled = fit_heads(x, y, penalty=0.1), fit_heads(x, 8 * y, penalty=0.1)
     # The optimiser's first step does depend on it.
     assert plain.train_loss == pytest.approx(scaled.train_loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "gram",
+    [
+        [[1.0, -1.0], [-1.0, 1.0]],
+        # The largest entry of the diagonal, and the largest column, belong to another eigenvector.
+        [[3.0, 0.0, 0.0], [0.0, 2.0, -2.0], [0.0, -2.0, 2.0]],
+    ],
+)
+def test_the_leading_direction_is_found_whatever_the_signs(gram):
+    gram = torch.tensor(gram)
+    direction = leading_direction(gram)
+    largest = torch.linalg.eigvalsh(gram)[-1]
+    assert direction.norm() == pytest.approx(1, abs=1e-5)
+    assert direction @ gram @ direction == pytest.approx(float(largest), rel=1e-4)
