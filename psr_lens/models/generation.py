@@ -72,10 +72,7 @@ def generate_tokens(
         ValueError: If an argument is out of its range, or a prompt and `max_new_tokens` together
             exceed the model's context.
     """
-    check_count("max_new_tokens", max_new_tokens)
-    check_seed(seed)
-    if not isinstance(temperature, int | float) or not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature}: it must be 0 (greedy) or positive")
+    check_sampling(max_new_tokens, temperature, seed)
     encoded = [model.encoder.encode(prompt) for prompt in prompts]
     longest = max(len(prompt.ids) for prompt in encoded)
     if longest + max_new_tokens > model.n_ctx:
@@ -98,6 +95,18 @@ def generate_tokens(
             results.update(zip(indices, sampled, strict=True))
             bar.update(len(indices))
     return [results[i] for i in range(len(encoded))]
+
+
+def check_sampling(max_new_tokens: int, temperature: float, seed: int) -> None:
+    """Refuse how to sample where it is wrong by itself, without a model.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+    check_count("max_new_tokens", max_new_tokens)
+    check_seed(seed)
+    if not isinstance(temperature, int | float) or not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature}: it must be 0 (greedy) or positive")
 
 
 def pick_tokens(
