@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from psr_lens import demo, plots
+    from psr_lens import assumptions as assumptions
+    from psr_lens import cli as cli
+    from psr_lens import components as components
+    from psr_lens import demo as demo
+    from psr_lens import deploy as deploy
+    from psr_lens import evaluation as evaluation
+    from psr_lens import faithfulness as faithfulness
+    from psr_lens import fitting as fitting
+    from psr_lens import lens as lens
+    from psr_lens import models as models
+    from psr_lens import plots as plots
+    from psr_lens import steering as steering
     from psr_lens._types import TokenValues
     from psr_lens.assumptions import AssumptionReport, measure_assumptions
     from psr_lens.comparison import Comparison, compare
@@ -83,7 +94,22 @@ _MODULE_OF_NAME = {
     "Comparison": "comparison",
     "compare": "comparison",
 }
-_SUBMODULES = ("demo", "plots")
+# Attributes of the package like its names. Only `demo` and `plots` are used by their own names in
+# everyday work, and so are the only ones that `from psr_lens import *` brings.
+_SUBPACKAGES = (
+    "assumptions",
+    "cli",
+    "components",
+    "demo",
+    "deploy",
+    "evaluation",
+    "faithfulness",
+    "fitting",
+    "lens",
+    "models",
+    "plots",
+    "steering",
+)
 
 __all__ = [
     "PSR",
@@ -141,7 +167,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("psr-lens")
-    if name in _SUBMODULES:
+    if name in _SUBPACKAGES:
         return import_module(f"psr_lens.{name}")
     if name in _MODULE_OF_NAME:
         return getattr(import_module(f"psr_lens.{_MODULE_OF_NAME[name]}"), name)
@@ -149,4 +175,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_SUBPACKAGES})

@@ -142,6 +142,23 @@ def check_alphas(alpha: Any) -> "float | Tensor":
     return alpha
 
 
+def check_finite(name: str, tensor: Tensor) -> Tensor:
+    """A tensor, if every number in it is finite.
+
+    Raises:
+        ValueError: If it holds NaN or infinity.
+    """
+    finite = torch.isfinite(tensor)
+    if bool(finite.all()):
+        return tensor
+    wrong = (~finite).nonzero()
+    raise ValueError(
+        f"{name} has NaN or infinity at {len(wrong)} of {tensor.numel()} places (the first is "
+        f"{wrong[0].tolist()}) in {str(tensor.dtype).removeprefix('torch.')}: every number must be "
+        "finite; what was computed in float16 may need bfloat16 or float32"
+    )
+
+
 def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
     """The layers as an ascending tuple without repetition.
 

@@ -1,5 +1,6 @@
 """Several methods, each at its best, fitted to the same examples and measured on the same runs."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,24 +10,30 @@ from psr_lens.artifacts import write_bytes
 from psr_lens.examples import SteeringDataset
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import FitReport, fit_best
-from psr_lens.fitting.choices import HAVE_BEST
+from psr_lens.fitting.best import settings_of
+from psr_lens.fitting.choices import check_fit_options
 from psr_lens.models import as_hooked_model
 from psr_lens.steering import Steering
 
 if TYPE_CHECKING:
     import pandas
 
-# Options that only some methods take, with what leaves them out.
+# Options that only some methods take: those of the rest are fitted without them, and the table says so.
 _OF_SOME: Final = {
     "objective": ("const", "psr", "loreft", "reft_r1"),
     "solver": ("const", "psr", "loreft", "reft_r1"),
     "n_heads": ("psr",),
     "rank": ("loreft", "oracle"),
+    "along": ("oracle",),
     "recipe": ("const", "psr", "loreft", "reft_r1"),
     "epochs": ("const", "psr", "loreft", "reft_r1"),
     "lr": ("const", "psr", "loreft", "reft_r1"),
     "precision": ("const", "psr"),
     "max_memory": ("const", "psr"),
+}
+_DEFAULTS: Final = {
+    name: parameter.default
+    for name, parameter in inspect.signature(check_fit_options).parameters.items()
 }
 
 
@@ -37,10 +44,12 @@ class Comparison:
     Attributes:
         steerings: The fitted steerings, by name.
         faithfulness: Relative RMSE of all of them on the test examples.
+        notes: Options that some methods do not take, and were fitted without.
     """
 
     steerings: Mapping[str, Steering]
     faithfulness: FaithfulnessReport
+    notes: tuple[str, ...] = ()
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per steering: how it was fitted, relative RMSE at the last layer, the cost."""
@@ -115,6 +124,8 @@ class Comparison:
         equivalent = self.faithfulness.reference.get(EQUIVALENT_PROMPT)
         if equivalent is not None:
             lines += ["", f"a paraphrase of the prompt: {equivalent.values[-1]:.3f}"]
+        if self.notes:
+            lines += ["", *self.notes]
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> Path:
@@ -147,35 +158,102 @@ def compare(
         data: Examples with a test split.
         methods: Names of methods, as `fit` takes them.
         progress: Whether to show bars.
-        options: Arguments of `fit`, which then are not chosen; those that a method does not take are
-            left out for it.
+        options: Arguments of `fit`, which then are not chosen. A method that does not take one is
+            fitted without it, which `notes` and the table say.
 
     Raises:
-        ValueError: If there is no method or no test example, or `fit` refuses an option.
+        TypeError: If `fit` has no such option.
+        ValueError: If there is no method or no test example, an option is for none of the methods, or
+            one is not for a method that is to be fitted by it (`solver="replay"` with `loreft`): all
+            before the first is fitted.
     """
+    plan = plan_comparison(methods, options)
     hooked = as_hooked_model(model)
-    if not methods:
-        raise ValueError("methods is empty: name at least one")
     if len(data.test) == 0:
         raise ValueError(f"{data!r} has no test examples to compare on: give test a share")
     steerings: dict[str, Steering] = {}
+    for name, own in plan.fits:
+        steering = fit_best(hooked, data, progress=progress, **own)
+        steerings[name if name not in steerings else f"{name} ({len(steerings)})"] = steering
+    report = measure_faithfulness(
+        hooked,
+        steerings,
+        data.test,
+        surface=options.get("surface", "R"),
+        batch_size=options.get("batch_size", 32),
+        progress=progress,
+    )
+    return Comparison(steerings, report, plan.notes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison is going to fit, known before there is a model.
+
+    Attributes:
+        fits: The rows: a name, and arguments of `fit_best`.
+        notes: Options that some methods do not take.
+    """
+
+    fits: tuple[tuple[str, dict[str, Any]], ...]
+    notes: tuple[str, ...]
+
+
+def plan_comparison(methods: Sequence[str], options: Mapping[str, Any]) -> Plan:
+    """Which fits a comparison is made of.
+
+    Args:
+        methods: Names of methods.
+        options: Arguments of `fit`; None is as good as not given.
+
+    Raises:
+        TypeError: If `fit` has no such option.
+        ValueError: If there is no method, options do not go together, or one is for none of them.
+    """
+    if not methods:
+        raise ValueError("methods is empty: name at least one")
+    unknown = sorted(set(options) - (set(_DEFAULTS) - {"method", "progress"}))
+    if unknown:
+        raise TypeError(f"compare has no option {unknown[0]!r}: those of fit are taken")
+    given = {key: value for key, value in options.items() if value is not None}
+    if "checkpoint" in given:
+        raise ValueError(
+            "checkpoint= with a comparison: a directory keeps one fit; leave it out, or fit the methods "
+            "one by one"
+        )
+    # Given as they would be anyway, options ask for nothing and leave nothing out.
+    asked = {
+        key: value
+        for key, value in given.items()
+        if key in _OF_SOME and not _same(value, _DEFAULTS[key])
+    }
+    for key, value in asked.items():
+        if not set(methods) & set(_OF_SOME[key]):
+            raise ValueError(
+                f"{key}={value!r} with {', '.join(methods)}: it is for {', '.join(_OF_SOME[key])}; "
+                "leave it out"
+            )
+    fits = []
     for method in methods:
         own = {
             key: value
-            for key, value in options.items()
-            if value is not None and method in _OF_SOME.get(key, (method,))
+            for key, value in given.items()
+            if method in _OF_SOME.get(key, (method,)) and (key in asked or key not in _OF_SOME)
         }
-        if options.get("solver") == "replay" and method in ("loreft", "reft_r1"):
-            own["solver"] = "live"
-        if options.get("layers") == "best" and method not in HAVE_BEST:
-            own["layers"] = "all"
         for name, objective in _named(method, own):
-            steering = fit_best(hooked, data, method=method, progress=progress, **own, **objective)
-            steerings[name if name not in steerings else f"{name} ({len(steerings)})"] = steering
-    report = measure_faithfulness(
-        hooked, steerings, data.test, surface=options.get("surface", "R"), progress=progress
+            fits.append((name, {"method": method, **own, **objective}))
+            settings_of(method, {**own, **objective})
+    notes = (
+        f"{key}={value!r} is not for {', '.join(left)}, fitted without it"
+        for key, value in asked.items()
+        if (left := [name for name in dict.fromkeys(methods) if name not in _OF_SOME[key]])
     )
-    return Comparison(steerings, report)
+    return Plan(tuple(fits), tuple(notes))
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether an option is as it would be anyway; a tensor or a steering never is."""
+    return type(value) is type(default) and bool(value == default)
 
 
 def _named(method: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:

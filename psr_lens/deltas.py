@@ -26,7 +26,7 @@ from psr_lens.models import HookedModel, TokenBatch, as_hooked_model
 from psr_lens.models.batch import Places, length_sorted_batches
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
-from psr_lens.models.finite import check_finite
+from psr_lens.models.finite import check_recorded
 
 Kind = Literal["accumulated", "local"]
 
@@ -207,7 +207,7 @@ def surface_residuals(
     with model.edited(edits or {}), model.edited(recorders):
         model.run(batch)
     found = torch.stack([seen[layer] for layer in range(model.n_layers)])
-    check_finite(found, model, batch, edits=edits)
+    check_recorded(found, model, batch, edits=edits)
     return found
 
 
@@ -245,7 +245,7 @@ def local_deltas(
     with model.edited({layer: replacer(layer) for layer in replaced}):
         model.run(base)
     found = torch.stack([missing[layer] for layer in replaced])
-    check_finite(found, model, base)
+    check_recorded(found, model, base)
     return found
 
 

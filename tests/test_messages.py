@@ -11,7 +11,10 @@ import json, sys
 import numpy as np, torch
 import psr_lens as pl
 from psr_lens import plots
+import transformers
 
+folder = pl.demo.checkpoint_path()
+hf = transformers.AutoModelForCausalLM.from_pretrained(folder)
 model = pl.load_model("demo")
 pairs = [pl.instruct(f"describe the {a} .", "be optimistic .", group=a)
          for a in ("fox", "otter", "whale", "bat", "crow")]
@@ -70,7 +73,24 @@ EXPECTED = {
     "pl.instruct('a', None)": "instruction=None: it must be a string",
     "pl.instruct('a', 'b', response=3)": "response=3: it must be a string",
     "pl.PromptPair({'role': 'user'}, 'y')": "pass a string, a list of messages",
-    "pl.load_model(None)": "model None: pass a hub name or the path",
+    "pl.load_model(None)": "a model of type NoneType was given: pass psr_lens.load_model(name_or",
+    "pl.load_model(hf)": "a transformers model of type LlamaForCausalLM was given: pass psr_lens.load",
+    "pl.as_hooked_model(hf)": "a transformers model of type LlamaForCausalLM was given: pass psr_lens",
+    "pl.as_hooked_model(str(folder))": "pass psr_lens.load_model('",
+    "pl.load_model(model.encoder.tokenizer)": "a tokenizer of type ",
+    "pl.load_model(model)": "which is loaded already: pass it wherever a model is taken",
+    "pl.load_model(model.raw)": "which is loaded already: pass it wherever a model is taken",
+    "pl.ConstantSteering(torch.zeros(128), 2)": "vectors has shape [128] and type float32: pass",
+    "pl.ConstantSteering(torch.zeros(1, 128), 2)": "layers=2: pass a list, [15], one layer per row",
+    "pl.ConstantSteering({2: torch.zeros(128)}, [2])": "there are ConstantSteering.from_vector(vector",
+    "pl.ConstantSteering(np.ones((1, 128)), [2])": "vectors of type ndarray: pass a tensor",
+    "pl.ConstantSteering(torch.ones(1, 128).long(), [2])": "type int64: pass floating-point numbers",
+    "pl.ConstantSteering.from_vector('abc', layer=2)": "of type str is not an array of numbers",
+    "pl.ConstantSteering.from_vector(np.ones(3), layer=1.5)": "layer=1.5: it must be a whole number",
+    "pl.ConstantSteering.from_vector([True, False], layer=2)": "values of type bool: a steering vec",
+    "pl.ConstantSteering.from_vector([[1.0], [1.0, 2.0]], layer=2)": "type list is not an array of n",
+    "pl.ConstantSteering.from_file('v.pt', numbering='rows')": "choose 'blocks' or 'hidden_states'",
+    "pl.ConstantSteering.from_vectors([np.ones(3)])": "type list: pass a mapping from layers to vec",
     "pl.load_model('demo', device='meta')": "device='meta' cannot be used here",
     "pl.load_model('demo', device=3.5)": "device='3.5' cannot be used here",
     "pl.ConstantSteering(torch.zeros(2, 4), [3, 1])": "layers=[3, 1]: name each once",

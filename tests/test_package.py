@@ -179,7 +179,20 @@ def test_the_lazy_names_and_the_ones_for_type_checkers_are_the_same():
         if isinstance(statement, ast.ImportFrom)
         for alias in statement.names
     }
-    assert stubs == set(psr_lens.__all__) - {"__version__"}
+    subpackages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert stubs == (set(psr_lens.__all__) | subpackages) - {"__version__"}
+
+
+def test_every_subpackage_is_an_attribute_of_the_package():
+    # In an interpreter where nothing has imported one yet.
+    program = """
+import pathlib, psr_lens
+found = sorted(p.parent.name for p in pathlib.Path(psr_lens.__file__).parent.glob("*/__init__.py"))
+for name in found:
+    assert name in dir(psr_lens) and getattr(psr_lens, name).__name__ == f"psr_lens.{name}"
+print(*found)
+"""
+    assert "evaluation" in in_a_fresh_python(program).split()
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -194,8 +207,13 @@ def test_no_source_breaks_the_house_rules(source: Path):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert "print" not in called or source.parent.name == "cli"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load"):
+            # Files of other tools: their tensors and numbers, and nothing that runs.
+            safe = {"weights_only=True", "allow_pickle=False"}
+            assert safe & {f"{k.arg}={ast.unparse(k.value)}" for k in node.keywords}
     torch_calls = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    assert not torch_calls & {"torch.load", "torch.save"}
+    assert "torch.save" not in torch_calls
 
 
 # --- how quickly it loads -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ from psr_lens.cli.options import (
     PairOptions,
     file_names,
     parse_layers,
+    refuse_directory,
     refuse_file,
     refuse_unwritable,
 )
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 Method = Literal[
     "dim", "pca", "const", "actadd", "projection", "reft_r1", "loreft", "ablation", "psr", "oracle"
 ]
+
+
+_TWO_GROUPS = "2 are needed, for some are held out: add pairs"
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,12 @@ class Demo:
         """Load, run, write, say where."""
         for name in self.traits:
             instruction(name)
+        if not self.traits:
+            raise ValueError("--traits names no instruction: name at least one")
         refuse_file(self.out)
+        from psr_lens._types import check_seed
+
+        check_seed(self.seed)
         from psr_lens.demo.experiment import CONSTANTS
         from psr_lens.demo.report import SHOWN
         from psr_lens.demo.run import run_demo
@@ -87,6 +96,7 @@ class Decompose(PairOptions):
         refuse_file(self.out)
         if self.show < 1:
             raise ValueError(f"--show {self.show}: it must be at least 1")
+        self.check()
         from psr_lens.decomposition import write_decomposition
 
         model, pairs = self.read()
@@ -123,19 +133,14 @@ class _FitOptions(PairOptions):
 
     def check(self) -> None:
         """What can be refused before the model is loaded."""
-        self._layers()
         if self.heads != "auto" and self.heads < 1:
             raise ValueError(f"--heads {self.heads}: it must be at least 1, or auto")
+        super().check()
 
-    def arguments(self, model: "HookedModel") -> dict[str, Any]:
-        """The arguments of `psr_lens.fit`, once the model is known to have the layers."""
-        from psr_lens._types import resolve_layers
-
-        layers = self._layers()
-        if layers not in ("best", None):
-            resolve_layers(layers, model.n_layers)
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `psr_lens.fit`."""
         return {
-            "layers": layers,
+            "layers": self._layers(),
             "objective": self.objective,
             "solver": self.solver,
             "surface": self.surface,
@@ -147,6 +152,20 @@ class _FitOptions(PairOptions):
             "seed": self.seed,
             "batch_size": self.batch_size,
         }
+
+    def check_layers(self, model: "HookedModel") -> None:
+        """Refuse layers that the model lacks, before a response is sampled."""
+        from psr_lens._types import resolve_layers
+
+        layers = self._layers()
+        if layers not in ("best", None):
+            resolve_layers(layers, model.n_layers)
+
+    def least_groups(self, least: int, what_for: str) -> tuple[int, str]:
+        """How many groups of pairs the fit needs, given how many something else does."""
+        if self.heads == "auto" and least < 3:
+            return 3, "--heads auto needs 3, for train, dev and test: add pairs, or name a number"
+        return least, what_for
 
 
 @dataclass(frozen=True)
@@ -162,15 +181,20 @@ class Fit(_FitOptions):
 
     def run(self) -> None:
         """Sample, fit, save, measure."""
+        arguments = self.arguments()
         self.check()
-        if self.out.is_dir():
-            raise ValueError(f"--out {self.out} is a directory: name a file")
-        refuse_unwritable(self.out.absolute().parent)
+        refuse_directory(self.out)
+        if self.checkpoint is not None:
+            if self.checkpoint.exists() and not self.checkpoint.is_dir():
+                raise ValueError(f"--checkpoint {self.checkpoint} is a file: name a directory")
+            refuse_unwritable(self.checkpoint.absolute(), "--checkpoint")
         from psr_lens.faithfulness import measure_faithfulness
         from psr_lens.fitting import fit
+        from psr_lens.fitting.choices import check_fit_options
 
-        model, pairs = self.read()
-        arguments = self.arguments(model)
+        check_fit_options(method=self.method, **arguments)
+        model, pairs = self.read(*self.least_groups(1, ""))
+        self.check_layers(model)
         data = self.sample(model, pairs)
         steering = fit(
             model,
@@ -214,13 +238,15 @@ class Compare(_FitOptions):
 
     def run(self) -> None:
         """Sample, fit each, measure all on the same runs, print."""
+        arguments = self.arguments()
         self.check()
         if self.out is not None:
-            refuse_unwritable(self.out.absolute().parent)
-        from psr_lens.comparison import compare
+            refuse_directory(self.out)
+        from psr_lens.comparison import compare, plan_comparison
 
-        model, pairs = self.read()
-        arguments = self.arguments(model)
+        plan_comparison(self.methods, arguments)
+        model, pairs = self.read(*self.least_groups(2, _TWO_GROUPS))
+        self.check_layers(model)
         data = self.sample(model, pairs)
         found = compare(
             model,
@@ -238,8 +264,8 @@ class Compare(_FitOptions):
 class Faithfulness(PairOptions):
     """Measure how close saved steerings come to the steered prompts, on pairs held out from the fit."""
 
-    steerings: tuple[Path, ...] = tyro.MISSING
-    """Files that `fit` or `demo` wrote; the names of the files name them."""
+    steerings: tuple[str, ...] = tyro.MISSING
+    """Files that `fit` or `demo` wrote, or `hf://owner/name`; the names of the files name them."""
     part: Literal["test", "all"] = "test"
     """The part of the pairs that `fit` with the same seed holds out, or all of them."""
     alpha: float = 1.0
@@ -257,8 +283,20 @@ class Faithfulness(PairOptions):
     """Directory for the report (JSON and parquet tables) and a page about it, report.html; what
     `--also` finds goes into directories of that name in it."""
 
+    def check(self) -> None:
+        """What can be refused before anything is loaded."""
+        super().check()
+        from psr_lens._types import check_alpha, check_count
+
+        check_alpha(self.alpha)
+        for rank in self.oracle_ranks:
+            check_count("oracle_ranks", rank)
+        if not self.steerings:
+            raise ValueError("--steerings names no file: name at least one")
+
     def run(self) -> None:
         """Load, sample, measure, print, write."""
+        self.check()
         if self.out is not None:
             from psr_lens.report_files import refuse_foreign
 
@@ -268,10 +306,11 @@ class Faithfulness(PairOptions):
         from psr_lens.faithfulness_page import write_faithfulness
         from psr_lens.steering import load_steering
 
-        steerings = {}
+        steerings: dict[str, Steering] = {}
         for name, path in zip(file_names(self.steerings), self.steerings, strict=True):
             steerings[name] = load_steering(path)
-        model, pairs = self.read()
+        needs = 2 if self.part == "test" else 1
+        model, pairs = self.read(needs, f"{_TWO_GROUPS}, or measure on all of them with --part all")
         for steering in steerings.values():
             steering.check(model)
         data = self.sample(model, pairs)
@@ -337,8 +376,8 @@ class Steer(ModelOptions):
 
     prompt: str = tyro.MISSING
     """One user turn on a chat model, plain text on a base model."""
-    steering: Path = tyro.MISSING
-    """A file that `fit` or `demo` wrote."""
+    steering: str = tyro.MISSING
+    """A file that `fit` or `demo` wrote, or `hf://owner/name` on the hub."""
     alpha: float = 1.0
     """Strength."""
     max_new_tokens: int = 128
@@ -350,6 +389,11 @@ class Steer(ModelOptions):
 
     def run(self) -> None:
         """Load, steer, print."""
+        from psr_lens._types import check_alpha
+        from psr_lens.models.generation import check_sampling
+
+        check_alpha(self.alpha)
+        check_sampling(self.max_new_tokens, self.temperature, self.seed)
         from psr_lens.steering import load_steering
 
         steering = load_steering(self.steering)

@@ -59,11 +59,30 @@ class PairOptions(ModelOptions):
     seed: int = 0
     """The same seed gives the same result."""
 
-    def read(self) -> "tuple[HookedModel, list[PromptPair]]":
-        """Model and pairs; a wrong pairs file is found before the model is loaded."""
+    def check(self) -> None:
+        """Refuse what is wrong whatever the model and the pairs are; every subcommand has its own."""
+        from psr_lens._types import check_count
+        from psr_lens.models.generation import check_sampling
+
+        check_sampling(self.max_new_tokens, self.temperature, self.seed)
+        check_count("batch_size", self.batch_size)
+
+    def read(self, needs: int = 1, what_for: str = "") -> "tuple[HookedModel, list[PromptPair]]":
+        """Model and pairs; a wrong pairs file is found before the model is loaded.
+
+        Args:
+            needs: Least number of groups that the pairs have to be of.
+            what_for: Why, and the way out, for the message.
+        """
         from psr_lens.prompts import load_pairs
 
         pairs = load_pairs(self.pairs)
+        groups = len({pair.group for pair in pairs})
+        if groups < needs:
+            raise ValueError(
+                f"{self.pairs} has pairs of {groups} {'group' if groups == 1 else 'groups'} but "
+                f"{what_for}"
+            )
         return self.load(), pairs
 
     def sample(self, model: "HookedModel", pairs: "Sequence[PromptPair]") -> "SteeringDataset":
@@ -87,17 +106,27 @@ def refuse_file(directory: Path) -> None:
     refuse_unwritable(directory.absolute())
 
 
-def file_names(paths: Sequence[Path]) -> list[str]:
-    """Names for steerings from their files: without the ending, numbered where they repeat."""
+def refuse_directory(file: Path) -> None:
+    """An output file must not be a directory, and its own directory must be writable."""
+    if file.is_dir():
+        raise ValueError(f"--out {file} is a directory: name a file")
+    refuse_unwritable(file.absolute().parent)
+
+
+def file_names(paths: Sequence[str | Path]) -> list[str]:
+    """Names for steerings from their files, or from their places on the hub.
+
+    Without the ending, numbered where they repeat.
+    """
     names: list[str] = []
     for path in paths:
-        stem = path.name.removesuffix(".safetensors")
+        stem = Path(path).name.removesuffix(".safetensors")
         number = sum(name == stem or name.startswith(f"{stem} (") for name in names) + 1
         names.append(stem if number == 1 else f"{stem} ({number})")
     return names
 
 
-def refuse_unwritable(directory: Path) -> None:
+def refuse_unwritable(directory: Path, option: str = "--out") -> None:
     """Before the work and not after it: can files be made there?"""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     try:
@@ -105,7 +134,7 @@ def refuse_unwritable(directory: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(
-            f"--out: cannot write in {existing} ({error.strerror}): name another"
+            f"{option}: cannot write in {existing} ({error.strerror}): name another"
         ) from None
 
 

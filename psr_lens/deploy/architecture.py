@@ -68,8 +68,9 @@ def check_belongs(steering: Steering, hf_model: Any) -> None:
     check_origin(
         steering.provenance,
         max(steering.layers, default=-1),
+        steering.width,
         hf_model.config.name_or_path or type(hf_model).__name__,
-        len(decoder_layers(hf_model)),
+        (len(decoder_layers(hf_model)), hf_model.config.get_text_config().hidden_size),
         lambda: hf_fingerprint(hf_model),
     )
 

@@ -16,7 +16,7 @@ from psr_lens.models import HookedModel, TokenBatch
 from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
-from psr_lens.models.finite import check_finite
+from psr_lens.models.finite import check_recorded
 from psr_lens.steering.base import Steering
 from psr_lens.steering.context import Context
 
@@ -119,7 +119,7 @@ class SharedRuns:
         )
         products = _stacked(layers)
         lengths = products["size"].sqrt().to(working_dtype(self.model.dtype))
-        check_finite(lengths, self.model, batch, edits=edits)
+        check_recorded(lengths, self.model, batch, edits=edits)
         if logits is not None and self.prompted is not None:
             products |= _cpu(
                 output_products(logits, predicting(batch, self.examples), self.prompted)
@@ -202,7 +202,7 @@ def _residuals(
 
     logits = watch(model, batch, surface, {}, see, unembed=unembed)
     found = torch.stack(seen)
-    check_finite(found, model, batch)
+    check_recorded(found, model, batch)
     return found, logits
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from psr_lens.examples import SteeringDataset
+from psr_lens.fitting.choices import check_fit_options
 from psr_lens.fitting.fit import fit
 from psr_lens.steering import Steering
 
@@ -29,6 +30,29 @@ SETTINGS: Final[Mapping[str, tuple[Mapping[str, Any], ...]]] = {
     "oracle": ({},),
 }
 """What is tried for every method; all else is as in `fit`, so solvers are compared by `solver="auto"`."""
+
+
+def settings_of(method: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Everything that `fit_best` tries, by name: arguments of `fit`, which go together.
+
+    Args:
+        method: The method.
+        options: What was given, and so is not tried otherwise.
+
+    Raises:
+        ValueError: If the options of one of them do not go together.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for setting in SETTINGS.get(method, ({},)):
+        own = {key: value for key, value in setting.items() if key not in options}
+        # A closed solver would be refused an objective that it cannot solve.
+        if options.get("solver") == "replay" and own.get("objective") == "ll":
+            continue
+        name = ", ".join(f"{key}={value}" for key, value in own.items()) or "as given"
+        found.setdefault(name, {"method": method, **options, **own})
+    for own in found.values():
+        check_fit_options(**own)
+    return found
 
 
 def fit_best(
@@ -56,17 +80,16 @@ def fit_best(
         The steering. Its `fit_report.settings` names every setting with its relative RMSE there.
 
     Raises:
-        ValueError: If `fit` refuses an argument.
+        ValueError: If `fit` refuses an argument, in any of the settings, before the first is fitted;
+            or if there is a `checkpoint`, which keeps one fit, and several settings.
     """
-    found: dict[str, Steering] = {}
-    for setting in SETTINGS.get(method, ({},)):
-        own = {key: value for key, value in setting.items() if key not in options}
-        # A closed solver would be refused an objective that it cannot solve.
-        if options.get("solver") == "replay" and own.get("objective") == "ll":
-            continue
-        name = ", ".join(f"{key}={value}" for key, value in own.items()) or "as given"
-        if name not in found:
-            found[name] = fit(model, data, method=method, progress=progress, **{**options, **own})
+    settings = settings_of(method, options)
+    if len(settings) > 1 and options.get("checkpoint") is not None:
+        raise ValueError(
+            f"checkpoint= with {len(settings)} settings of {method} to try, {'; '.join(settings)}: a "
+            "directory keeps one fit; leave it out, or name the setting"
+        )
+    found = {name: fit(model, data, progress=progress, **own) for name, own in settings.items()}
     errors = {
         name: (own.fit_report.dev_relative_rmse or (float("nan"),))[-1]
         for name, own in found.items()

@@ -1,9 +1,10 @@
-"""Do the arguments of a fit go together?"""
+"""Do the arguments of a fit go together? All that can be said without a model and without data."""
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from numbers import Real
+from typing import Any, Final, Literal
 
-from psr_lens._types import Surface, check_count
+from psr_lens._types import Layers, Surface, check_count, check_seed, check_surface
 from psr_lens.examples import SteeringDataset, split_groups
 from psr_lens.fitting.closed import CLOSED
 from psr_lens.fitting.recipe import CONSTANT, DEFAULT, PAPER, REFINE, Recipe
@@ -18,6 +19,61 @@ METHODS: Final = (
     *("dim", "pca", "const", "actadd", "projection"),
     *("reft_r1", "loreft", "ablation", "psr", "oracle"),
 )
+
+
+def check_fit_options(
+    *,
+    method: str = "psr",
+    layers: Layers | Literal["best"] = "all",
+    objective: str | None = None,
+    solver: str = "auto",
+    surface: Surface = "R",
+    n_heads: int | Literal["auto"] = 1,
+    rank: int | None = None,
+    along: Steering | None = None,
+    recipe: str | Recipe = "default",
+    epochs: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    precision: Any = None,
+    max_memory: int | None = None,
+    checkpoint: Any = None,
+    progress: bool = False,
+) -> str:
+    """The one place that says which options of a fit go together; they are those of `fit`.
+
+    `fit` asks it, and so does what samples or fits something else before: `fit_best`, `compare`, the
+    command line.
+
+    Returns:
+        The objective, empty for a closed form.
+
+    Raises:
+        ValueError: If they do not go together, or one is wrong by itself.
+    """
+    check_surface(surface)
+    check_seed(seed)
+    objective = check_choices(method, objective, solver, n_heads, rank, along, surface)
+    check_for_solver(
+        method,
+        solver,
+        live={
+            "recipe": None if recipe == "default" else recipe,
+            "epochs": epochs,
+            "lr": lr,
+        },
+        replay={"precision": precision, "max_memory": max_memory},
+    )
+    if isinstance(layers, str) and layers == "best" and method not in HAVE_BEST:
+        raise ValueError(f"layers='best' has no meaning for {method}: name layers, or 'all'")
+    check_count("batch_size", batch_size)
+    if epochs is not None:
+        check_count("epochs", epochs, 0)
+    if lr is not None and not (isinstance(lr, Real) and 0 < lr < float("inf")):
+        raise ValueError(f"lr={lr!r}: it must be a number above 0")
+    choose_recipe(recipe, method, objective, from_replay=False)
+    return objective
 
 
 def check_choices(

@@ -7,23 +7,10 @@ from typing import Any, Literal, cast
 
 import torch
 
-from psr_lens._types import (
-    Layers,
-    Surface,
-    check_count,
-    check_seed,
-    check_surface,
-    resolve_layers,
-)
+from psr_lens._types import Layers, Surface, check_count, resolve_layers
 from psr_lens.examples import SteeringDataset
 from psr_lens.fitting.checkpoints import FitCheckpoint
-from psr_lens.fitting.choices import (
-    HAVE_BEST,
-    check_choices,
-    check_for_solver,
-    choose_recipe,
-    train_and_dev,
-)
+from psr_lens.fitting.choices import check_fit_options, choose_recipe, train_and_dev
 from psr_lens.fitting.closed import CLOSED
 from psr_lens.fitting.errors import relative_rmse
 from psr_lens.fitting.recipe import Recipe
@@ -129,18 +116,22 @@ def fit(
         raise ValueError(
             f"data of type {type(data).__name__} has no splits: pass what sample_responses returns"
         )
-    check_surface(surface)
-    check_seed(seed)
-    objective = check_choices(method, objective, solver, n_heads, rank, along, surface)
-    check_for_solver(
-        method,
-        solver,
-        live={
-            "recipe": None if recipe == "default" else recipe,
-            "epochs": epochs,
-            "lr": lr,
-        },
-        replay={"precision": precision, "max_memory": max_memory},
+    objective = check_fit_options(
+        method=method,
+        layers=layers,
+        objective=objective,
+        solver=solver,
+        surface=surface,
+        n_heads=n_heads,
+        rank=rank,
+        along=along,
+        recipe=recipe,
+        epochs=epochs,
+        lr=lr,
+        seed=seed,
+        batch_size=batch_size,
+        precision=precision,
+        max_memory=max_memory,
     )
     examples, dev = train_and_dev(data, seed)
     if method != "actadd":
@@ -154,12 +145,9 @@ def fit(
         )
     best = isinstance(layers, str) and layers == "best"
     if best:
-        if method not in HAVE_BEST:
-            raise ValueError(f"layers='best' has no meaning for {method}: name layers, or 'all'")
         tried = tuple(range(hooked.n_layers))
     else:
         tried = resolve_layers(cast(Layers, layers), hooked.n_layers)
-    check_count("batch_size", batch_size)
     own_recipe, refining = (
         replace(
             own,

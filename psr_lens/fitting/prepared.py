@@ -21,7 +21,7 @@ from psr_lens.models import HookedModel
 from psr_lens.models.batch import Places, right_pad
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
-from psr_lens.models.finite import check_finite
+from psr_lens.models.finite import check_recorded
 from psr_lens.models.prefix import KeyValues, RowKeyValues
 
 
@@ -84,7 +84,7 @@ def prepare(
         with model.edited({layer: recorder(layer) for layer in range(first, model.n_layers)}):
             rows = model.prefill(base).rows()
         plain = torch.stack([seen[layer].to(target) for layer in range(first, model.n_layers)])
-        check_finite(plain, model, base)
+        check_recorded(plain, model, base)
         squares = (plain - target).square().sum(dim=-1)
         parts = zip(
             indices,

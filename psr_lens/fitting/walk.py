@@ -15,7 +15,7 @@ from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenRow
 from psr_lens.models.batch import Places, length_sorted_batches
-from psr_lens.models.finite import check_finite
+from psr_lens.models.finite import check_recorded
 
 
 @final
@@ -115,7 +115,7 @@ class Walk:
         for at, (places, lengths) in enumerate(zip(self.places, self.lengths, strict=True)):
             parts.extend(places.of(self.resid[at]).split(lengths))
         ordered = torch.cat([parts[self.rank[i]] for i in range(len(parts))])
-        check_finite(ordered, self.model, *self.batches)
+        check_recorded(ordered, self.model, *self.batches)
         return ordered.to(working_dtype(ordered.dtype))
 
     def add(self, push: Float[Tensor, "token d_model"]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from psr_lens.models.foreign import describe_adapter
 from psr_lens.models.quiet import one_line, quiet
 
 EMBEDDED_MODELS = ("demo", "demo-gpt2")
@@ -130,6 +131,9 @@ def _directory(path: Path, name: str) -> Source:
     if not path.exists():
         raise ValueError(f"model directory {str(path)!r} does not exist")
     if not (path / "config.json").is_file():
+        adapter = describe_adapter(path)
+        if adapter is not None:
+            raise ValueError(adapter)
         raise ValueError(
             f"{str(path)!r} is no checkpoint, it has no config.json: "
             "pass a directory that save_pretrained wrote"

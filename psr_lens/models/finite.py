@@ -57,7 +57,7 @@ def at_strength(alpha: float | Tensor) -> Iterator[None]:
         raise error.at(strength) from None
 
 
-def check_finite(
+def check_recorded(
     values: Tensor,
     model: "HookedModel",
     *batches: TokenBatch,

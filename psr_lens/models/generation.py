@@ -14,7 +14,7 @@ from psr_lens._types import check_count, check_seed, sum_device
 from psr_lens.models.batch import TokenBatch, TokenRow, length_sorted_batches
 from psr_lens.models.chat import Prompt, PromptTokens
 from psr_lens.models.columns import Columns
-from psr_lens.models.finite import check_finite, not_finite
+from psr_lens.models.finite import check_recorded, not_finite
 
 if TYPE_CHECKING:
     from psr_lens.models.base import HookedModel
@@ -75,10 +75,7 @@ def generate_tokens(
             exceed the model's context.
         NotFinite: If the model computes NaN or infinity where a token is to be picked.
     """
-    check_count("max_new_tokens", max_new_tokens)
-    check_seed(seed)
-    if not isinstance(temperature, int | float) or not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature}: it must be 0 (greedy) or positive")
+    check_sampling(max_new_tokens, temperature, seed)
     encoded = [model.encoder.encode(prompt) for prompt in prompts]
     longest = max(len(prompt.ids) for prompt in encoded)
     if longest + max_new_tokens > model.n_ctx:
@@ -101,6 +98,18 @@ def generate_tokens(
             results.update(zip(indices, sampled, strict=True))
             bar.update(len(indices))
     return [results[i] for i in range(len(encoded))]
+
+
+def check_sampling(max_new_tokens: int, temperature: float, seed: int) -> None:
+    """Refuse how to sample where it is wrong by itself, without a model.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+    check_count("max_new_tokens", max_new_tokens)
+    check_seed(seed)
+    if not isinstance(temperature, int | float) or not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature}: it must be 0 (greedy) or positive")
 
 
 def pick_tokens(
@@ -187,7 +196,7 @@ def _looking_at_the_end(model: "HookedModel", batch: TokenBatch) -> Iterator[Non
 
     with model.edited({model.n_layers - 1: look}):
         yield
-    check_finite(seen[-1], model, batch)
+    check_recorded(seen[-1], model, batch)
 
 
 def _append(batch: TokenBatch, tokens: Int[Tensor, " batch"]) -> tuple[TokenBatch, TokenBatch]:

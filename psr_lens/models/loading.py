@@ -20,6 +20,7 @@ from psr_lens.models.bridge import BridgeModel
 from psr_lens.models.checkpoint import Checkpoint, end_token_ids, read_checkpoint
 from psr_lens.models.conversion import CannotConvert, to_bridge, to_hooked
 from psr_lens.models.finite import broken_weight
+from psr_lens.models.foreign import describe_foreign
 from psr_lens.models.hooked import HookedTransformerModel
 from psr_lens.models.numerics import check_interventions_bite, refuse_processed_weights
 
@@ -82,7 +83,12 @@ def load_model(
         'the otter'
     """
     if not isinstance(name_or_path, str | Path):
-        raise ValueError(f"model {name_or_path!r}: pass a hub name or the path of a checkpoint")
+        if isinstance(name_or_path, HookedModel) or _transformer_lens_class(name_or_path):
+            raise ValueError(
+                f"a model of type {type(name_or_path).__name__} was given, which is loaded already: "
+                "pass it wherever a model is taken; psr_lens.as_hooked_model(model) wraps it"
+            )
+        raise ValueError(describe_foreign(name_or_path))
     if backend not in ("auto", "hooked", "bridge"):
         raise ValueError(f"backend={backend!r}: choose 'auto', 'hooked' or 'bridge'")
     if backend == "hooked" and not hooked_available():
@@ -144,10 +150,7 @@ def as_hooked_model(model: Any) -> HookedModel:
         return model
     kind = _transformer_lens_class(model)
     if kind is None:
-        raise ValueError(
-            f"a model of type {type(model).__name__} was given: pass what psr_lens.load_model "
-            "returns, a HookedTransformer or a TransformerBridge"
-        )
+        raise ValueError(describe_foreign(model))
     tokenizer = model.tokenizer
     if tokenizer is None:
         remedy = "set_tokenizer(...)" if kind == "HookedTransformer" else "tokenizer = ..."

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.columns import Columns
-from psr_lens.models.finite import check_finite
+from psr_lens.models.finite import check_recorded
 
 if TYPE_CHECKING:
     from psr_lens.models.base import HookedModel
@@ -88,7 +88,7 @@ def fingerprint(model: "HookedModel") -> Fingerprint:
         resid = record_residuals(model, [row])[:, 0, -1]
         batch = model.pad([row])
         logits = model.logits(batch)[0, -1]
-        check_finite(logits.amax(), model, batch)
+        check_recorded(logits.amax(), model, batch)
     return sum_up(resid, logits, model.dtype)
 
 
@@ -157,7 +157,7 @@ def record_residuals(
     with model.edited({layer: recorder(layer) for layer in range(model.n_layers)}):
         model.run(batch)
     found = torch.stack([seen[layer] for layer in range(model.n_layers)])
-    check_finite(found[:, batch.attention_mask], model, batch)
+    check_recorded(found[:, batch.attention_mask], model, batch)
     return found
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from psr_lens.models.batch import TokenBatch
-from psr_lens.models.finite import check_finite
+from psr_lens.models.finite import check_recorded
 from psr_lens.models.norms import NormMap, norm_map
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def run_with_parts(
     finally:
         for handle in handles:
             handle.remove()
-    check_finite(torch.stack(lengths), model, batch)
+    check_recorded(torch.stack(lengths), model, batch)
 
 
 def _block_parts(

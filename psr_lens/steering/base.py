@@ -103,6 +103,12 @@ class Steering(ABC):
         """
         return None
 
+    @property
+    def width(self) -> int | None:
+        """Numbers in each of its vectors, which is the width of its model; None where it has none."""
+        rows = self.span(self.layers[0]) if self.layers else None
+        return None if rows is None else rows.shape[-1]
+
     def covers(self, layer: int, columns: Columns) -> Bool[Tensor, "batch pos"]:
         """Which columns it may push at a layer; none at a layer that is not among `layers`."""
         mask = self.acts_on(columns)
@@ -116,10 +122,10 @@ class Steering(ABC):
         """Refuse a model that this steering does not belong to.
 
         Raises:
-            ValueError: If it was fitted on another model or other numerics, or covers a layer that
-                the model lacks.
+            ValueError: If it was fitted on another model or other numerics, covers a layer that
+                the model lacks, or has vectors of another width.
         """
-        check_model(self.provenance, model, max(self.layers, default=-1))
+        check_model(self.provenance, model, max(self.layers, default=-1), self.width)
 
     # --- acting ---------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from psr_lens.models import HookedModel
 from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
-from psr_lens.models.finite import check_finite
+from psr_lens.models.finite import check_recorded
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def measure_pushes(
         ):
             model.run(batch)
         values = torch.stack([pushes[layer] for layer in layers])
-        check_finite(values, model, batch, edits=edits)
+        check_recorded(values, model, batch, edits=edits)
         for i, example, own in zip(indices, examples, values.split(lengths, 1), strict=True):
             tokens = model.encoder.str_tokens(example.base_row.tokens[-own.shape[1] :])
             found[i] = Coefficients(example, tokens, layers, own)

@@ -1,14 +1,18 @@
 """A constant steering vector: the same push at every token."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_finite
+from psr_lens.models import as_hooked_model
 from psr_lens.steering.handles import FoldedSteering
 from psr_lens.steering.push import PushSteering
+from psr_lens.steering.vector_files import Numbering, read_vectors
+from psr_lens.steering.vectors import VectorLike, stack_vectors
 
 
 @final
@@ -19,6 +23,11 @@ class ConstantSteering(PushSteering):
     layer is the mean accumulated delta over the surface of the training set; fitted as `const` at
     several layers it is the mean of what the earlier layers' vectors leave missing.
 
+    A vector from elsewhere comes in by `from_vector`, `from_vectors` or `from_file`. The vector of
+    layer `l` is added to the output of block `l`, counted from 0: to what `output_hidden_states=True`
+    of transformers gives out as `hidden_states[l + 1]`, and where llama.cpp adds `direction.l` of a
+    GGUF control vector.
+
     Args:
         vectors: The steering vectors `z`, one row per layer, in units of the residual stream.
         layers: The layers, ascending.
@@ -27,7 +36,7 @@ class ConstantSteering(PushSteering):
         fit_report: How the fit went.
 
     Raises:
-        ValueError: If there is not one vector per layer.
+        ValueError: If there is not one vector per layer, or they are no table of finite numbers.
     """
 
     method: ClassVar[str] = "constant"
@@ -41,13 +50,138 @@ class ConstantSteering(PushSteering):
         provenance: Mapping[str, Any] | None = None,
         fit_report: Any = None,
     ):
+        _check_arguments(vectors, layers)
         super().__init__(layers, surface=surface, provenance=provenance, fit_report=fit_report)
         if len(vectors) != len(self.layers):
             raise ValueError(
                 f"{len(vectors)} steering vectors for {len(self.layers)} layers: pass one per layer"
             )
-        self.vectors = vectors
+        self.vectors = check_finite("vectors", vectors)
         self._vector_of_layer = dict(zip(self.layers, vectors, strict=True))
+
+    @classmethod
+    def from_vector(
+        cls,
+        vector: VectorLike,
+        *,
+        layer: int,
+        surface: Surface = "R",
+        provenance: Mapping[str, Any] | None = None,
+    ) -> "ConstantSteering":
+        """A steering vector of one's own at one layer.
+
+        Args:
+            vector: The vector, `[d_model]`, in units of the residual stream: a torch tensor, a NumPy
+                array or a list. It is copied.
+            layer: The block to whose output it is added, counted from 0.
+            surface: Where it acts.
+            provenance: Where it comes from.
+
+        Raises:
+            ValueError: If it is not one row of finite numbers, or the layer not a whole number from 0
+                up. Whether width and layer are the model's is checked when it is applied.
+
+        Example:
+            >>> import torch
+            >>> import psr_lens as pl
+            >>> model = pl.load_model("demo")
+            >>> steering = pl.ConstantSteering.from_vector(torch.ones(128), layer=2)
+            >>> with steering.applied(model, alpha=0.5):
+            ...     answer = model.generate("describe the fox .", max_new_tokens=4)
+        """
+        return cls.from_vectors({layer: vector}, surface=surface, provenance=provenance)
+
+    @classmethod
+    def from_vectors(
+        cls,
+        vectors: Mapping[int, VectorLike],
+        *,
+        surface: Surface = "R",
+        provenance: Mapping[str, Any] | None = None,
+    ) -> "ConstantSteering":
+        """Steering vectors of one's own at several layers.
+
+        Args:
+            vectors: The vector, `[d_model]`, of every layer: see `from_vector`.
+            surface: Where it acts.
+            provenance: Where it comes from.
+
+        Raises:
+            ValueError: If there is none, one is not a row of finite numbers of the others' width, or
+                a layer not a whole number from 0 up.
+        """
+        table, layers = stack_vectors(vectors)
+        return cls(table, layers, surface=surface, provenance=provenance)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        layer: int | None = None,
+        numbering: Numbering | None = None,
+        key: str | int | None = None,
+        model: Any = None,
+        surface: Surface = "R",
+    ) -> "ConstantSteering":
+        """The steering vectors in a file of another tool.
+
+        | file | what is read |
+        | --- | --- |
+        | torch (`.pt`, `.pth`, `.bin`) | a tensor, a list, or a dict; tensors alone, no code is run |
+        | NumPy (`.npy`, `.npz`) | an array, or several with names; no pickles |
+        | safetensors | tensors with names |
+        | GGUF control vector (repeng, llama.cpp) | `direction.1`, ...; needs `psr-lens[gguf]` |
+
+        Names that say a layer (`15`, `"layer_15"`, `"direction.15"`) number blocks, and every one is
+        taken, or the one of `layer`. An array `[d_model]` needs `layer`. A table `[rows, d_model]`
+        has a row for every block, or one more: the embeddings first, then every block, as
+        `output_hidden_states=True` of transformers gives them out and persona-vectors stores them.
+        The model's number of layers tells the two apart, or `numbering` says it.
+
+        Vectors are read as they are, of whatever length: repeng's have length 1, so that a strength
+        of 1 is hardly felt; a mean difference is in units of the residual stream.
+
+        Args:
+            path: The file; what it is, its beginning says, not its name.
+            layer: The block to take alone, counted from 0: block `l` is row `l + 1` of
+                `hidden_states`, and `direction.l` of a GGUF control vector. Where the file holds one
+                vector, the block to add it to.
+            numbering: `"blocks"` where row or key `l` is block `l`; `"hidden_states"` where row or key
+                `l + 1` is, and 0, the embeddings, is left out. By default names number blocks, and the
+                model says how a table does.
+            key: Which of several entries holds the vectors.
+            model: The model that they are for, which is checked at once; without, `applied` does.
+            surface: Where it acts.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it cannot be read, holds no vectors or several things, does not say which
+                layers they are of, or they do not fit the model.
+
+        Example:
+            >>> import pathlib, tempfile, torch
+            >>> import psr_lens as pl
+            >>> model = pl.load_model("demo")
+            >>> path = pathlib.Path(tempfile.mkdtemp(), "persona.pt")
+            >>> torch.save(torch.randn(7, 128), path)  # the embeddings and 6 blocks
+            >>> pl.ConstantSteering.from_file(path, layer=3, model=model).layers
+            (3,)
+        """
+        hooked = None if model is None else as_hooked_model(model)
+        vectors = read_vectors(
+            path,
+            layer=layer,
+            numbering=numbering,
+            key=key,
+            n_layers=None if hooked is None else hooked.n_layers,
+        )
+        steering = cls.from_vectors(
+            vectors, surface=surface, provenance={"file": Path(path).name, "method": cls.method}
+        )
+        if hooked is not None:
+            steering.check(hooked)
+        return steering
 
     def push(
         self, layer: int, resid: Float[Tensor, "*batch d_model"]
@@ -98,3 +232,27 @@ class ConstantSteering(PushSteering):
     ) -> "ConstantSteering":
         """The inverse of `tensors`."""
         return cls(tensors["vectors"], layers, **options)
+
+
+def _check_arguments(vectors: Any, layers: Any) -> None:
+    """Refuse what is no table of vectors with its layers, and say what takes it.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    way_out = (
+        "; for vectors of one's own there are ConstantSteering.from_vector(vector, layer=15) and "
+        ".from_vectors({15: vector}), which take NumPy too"
+    )
+    if not isinstance(vectors, Tensor):
+        raise ValueError(
+            f"vectors of type {type(vectors).__name__}: pass a tensor [layer, d_model]{way_out}"
+        )
+    if vectors.ndim != 2 or not vectors.is_floating_point():
+        raise ValueError(
+            f"vectors has shape {list(vectors.shape)} and type "
+            f"{str(vectors.dtype).removeprefix('torch.')}: pass floating-point numbers "
+            f"[layer, d_model], one row per layer{way_out}"
+        )
+    if isinstance(layers, int | str) or not hasattr(layers, "__iter__"):
+        raise ValueError(f"layers={layers!r}: pass a list, [15], one layer per row{way_out}")

@@ -54,49 +54,70 @@ def provenance(model: HookedModel, **parts: Any) -> dict[str, Any]:
     return json.loads(json.dumps(whole))
 
 
-def check_model(recorded: Mapping[str, Any], model: HookedModel, highest_layer: int) -> None:
+def check_model(
+    recorded: Mapping[str, Any], model: HookedModel, highest_layer: int, width: int | None = None
+) -> None:
     """Refuse a steering on another model, or on another numerics of the same.
 
     Args:
-        recorded: The steering's provenance; one without a model is not checked beyond its layers.
+        recorded: The steering's provenance; without a model in it, layers and width are all that
+            is checked.
         model: The model it is to act on.
         highest_layer: The highest layer that it covers.
+        width: Numbers in each of its vectors; None where it has none.
 
     Raises:
         ValueError: If they do not belong together.
     """
     check_origin(
-        recorded, highest_layer, model.name, model.n_layers, lambda: model_fingerprint(model)
+        recorded,
+        highest_layer,
+        width,
+        model.name,
+        (model.n_layers, model.d_model),
+        lambda: model_fingerprint(model),
     )
 
 
 def check_origin(
     recorded: Mapping[str, Any],
     highest_layer: int,
+    width: int | None,
     name: str,
-    n_layers: int,
+    size: tuple[int, int],
     found: Callable[[], Fingerprint],
 ) -> None:
     """`check_model` for whatever has a fingerprint.
 
     Args:
-        recorded: The steering's provenance; one without a model is not checked beyond its layers.
+        recorded: The steering's provenance; without a model in it, layers and width are all that
+            is checked.
         highest_layer: The highest layer that it covers.
+        width: Numbers in each of its vectors; None where it has none.
         name: What the model is called.
-        n_layers: How many layers it has.
+        size: How many layers it has, and how wide its residual stream is.
         found: Gives its fingerprint, where one is needed.
 
     Raises:
         ValueError: If they do not belong together.
     """
+    n_layers, d_model = size
     if highest_layer >= n_layers:
         raise ValueError(
             f"the steering covers layer {highest_layer} but {name} has {n_layers} layers "
             f"(0 to {n_layers - 1})"
         )
-    if "model" not in recorded:
-        return
-    origin = recorded["model"]
+    if "model" in recorded:
+        _check_fingerprint(recorded["model"], name, found())
+    # A width of 1 would be broadcast in silence.
+    if width not in (None, d_model):
+        raise ValueError(
+            f"the steering's vectors are {width} wide but the residual stream of {name} is {d_model} "
+            "wide: load the model that they belong to"
+        )
+
+
+def _check_fingerprint(origin: Mapping[str, Any], name: str, found: Fingerprint) -> None:
     stored = origin["fingerprint"]
     expected = Fingerprint(
         stored["n_layers"],
@@ -106,7 +127,7 @@ def check_origin(
         tuple(stored["norms"]),
         tuple(tuple(row) for row in stored["coordinates"]),
     )
-    difference = expected.difference(found())
+    difference = expected.difference(found)
     if difference:
         raise ValueError(
             f"the steering was fitted on {origin['name']!r} with {origin['numerics']} weights and does "

@@ -1,6 +1,7 @@
 """Steerings at once: sums and multiples."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, ClassVar, final
 
 import torch
@@ -21,7 +22,8 @@ def add_up(parts: Sequence[tuple[float, Steering]]) -> Steering:
 
     All else is a `SumSteering`.
     """
-    constants = [(float(weight), own) for weight, own in parts if isinstance(own, ConstantSteering)]
+    parts = _with_weights(parts)
+    constants = [(weight, own) for weight, own in parts if isinstance(own, ConstantSteering)]
     alike = {(_fingerprint(own), own.surface, own.vectors.shape[-1]) for _, own in constants}
     if (
         len(constants) < len(parts)
@@ -48,6 +50,19 @@ def add_up(parts: Sequence[tuple[float, Steering]]) -> Steering:
     )
 
 
+def _with_weights(parts: Sequence[tuple[float, Steering]]) -> tuple[tuple[float, Steering], ...]:
+    """The parts, with weights that are finite numbers.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    found = tuple((float(weight), part) for weight, part in parts)
+    for weight, part in found:
+        if not isfinite(weight):
+            raise ValueError(f"weight {weight} of {part!r}: it must be a finite number")
+    return found
+
+
 def _fingerprint(part: Steering) -> str:
     """Of the model that a steering belongs to, empty where it does not say."""
     return repr(part.provenance.get("model", {}).get("fingerprint", ""))
@@ -63,6 +78,9 @@ class SumSteering(Steering):
     Args:
         parts: Weights and steerings.
         provenance: Where it comes from; put together from the parts' if not given.
+
+    Raises:
+        ValueError: If a weight is not finite.
     """
 
     method: ClassVar[str] = "sum"
@@ -76,7 +94,7 @@ class SumSteering(Steering):
         layers = sorted({layer for _, part in parts for layer in part.layers})
         surface: Surface = "QR" if any(part.surface == "QR" for _, part in parts) else "R"
         super().__init__(layers, surface=surface, provenance=provenance or _origin(parts))
-        self.parts = tuple((float(weight), part) for weight, part in parts)
+        self.parts = _with_weights(parts)
 
     def pushes(
         self, device: torch.device, dtype: torch.dtype, context: Context | None = None

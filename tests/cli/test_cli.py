@@ -5,15 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from psr_lens.assumptions import AssumptionReport
 from psr_lens.cli import main
-from psr_lens.cli.options import file_names
+from psr_lens.cli.options import ModelOptions, file_names
 from psr_lens.components import ComponentReport
 from psr_lens.faithfulness import FaithfulnessReport
 from psr_lens.lens import LensReading
-from psr_lens.steering import PSR, load_steering
+from psr_lens.steering import PSR, ConstantSteering, load_steering
 from tests.browser import open_page
 
 
@@ -171,9 +172,91 @@ def test_faithfulness_of_saved_steerings(capsys, tmp_path, pairs_file):
     assert "was fitted on 'demo'" in refuse(capsys, *other)
 
 
+WRONG = {
+    "decompose": {
+        "--temperature -1": "temperature=-1.0: it must be 0",
+        "--max-new-tokens 0": "max_new_tokens=0: it must be at least 1",
+        "--batch-size 0": "batch_size=0: it must be at least 1",
+        "--seed -1": "seed=-1",
+    },
+    "fit": {
+        "--method dim --solver live": "dim has a closed form: leave objective and solver out",
+        "--method loreft --layers best": "layers='best' has no meaning for loreft",
+        "--method dim --heads 4": "n_heads=4 with method='dim': only psr has heads",
+        "--heads auto --solver live": "n_heads='auto' with solver='live'",
+        "--rank 4": "rank=4 with method='psr': only loreft and oracle",
+        "--solver replay --recipe paper": "only the live solver takes it",
+        "--solver replay --objective ll": "replay solves mse for psr and const",
+        "--solver refine --method reft_r1": "solver='refine' with method='reft_r1'",
+        "--method pca --epochs 3": "epochs=3 with method='pca'",
+        "--lr -0.1": "lr=-0.1: it must be a number above 0",
+        "--epochs -1": "epochs=-1: it must be at least 0",
+        "--checkpoint FILE": "is a file: name a directory",
+        "--pairs TWO --heads auto": "--heads auto needs 3, for train, dev and test",
+    },
+    "compare": {
+        "--methods psr loreft --solver replay": "replay solves mse for psr and const",
+        "--methods dim ablation --layers best": "layers='best' has no meaning for ablation",
+        "--methods dim pca --objective ll": "objective='ll' with dim, pca: it is for const, psr",
+        "--methods dim const --rank 3": "rank=3 with dim, const: it is for loreft, oracle",
+        "--solver replay --objective ll": "replay solves mse for psr and const",
+        "--out FOLDER": "is a directory: name a file",
+        "--pairs ONE": "pairs of 1 group but 2 are needed",
+    },
+    "faithfulness": {
+        "--steerings FILE --alpha nan": "alpha=nan: it must be a finite number",
+        "--steerings FILE --oracle-ranks 0": "oracle_ranks=0: it must be at least 1",
+        "--steerings VECTOR --pairs ONE": "or measure on all of them with --part all",
+    },
+    "steer": {
+        "--steering VECTOR --alpha inf": "alpha=inf: it must be a finite number",
+        "--steering VECTOR --temperature -1": "temperature=-1.0",
+        "--steering NUMPY": "from_file(",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "options"), [(name, options) for name, own in WRONG.items() for options in own]
+)
+def test_options_that_do_not_go_together_are_refused_before_a_model_is_loaded(
+    command, options, capsys, tmp_path, pairs_file, monkeypatch
+):
+    def load(self):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(ModelOptions, "load", load)
+    lines = pairs_file.read_text().splitlines()
+    places = {name: tmp_path / name.lower() for name in ("ONE", "TWO", "FILE", "FOLDER", "NUMPY")}
+    places["VECTOR"] = ConstantSteering.from_vector([1.0], layer=0).save(tmp_path / "vector")
+    places["ONE"].write_text(lines[0])
+    places["TWO"].write_text("\n".join(lines[:2]))
+    places["FILE"].write_text("")
+    places["FOLDER"].mkdir()
+    with places["NUMPY"].open("wb") as file:
+        np.save(file, np.ones(4))
+    pairs = ["--prompt", "hi ."] if command == "steer" else ["--pairs", str(pairs_file)]
+    if "--pairs" in options:
+        pairs = []
+    given = [str(places.get(word, word)) for word in options.split()]
+    message = refuse(capsys, command, "--model", "demo", *pairs, *given)
+    assert WRONG[command][options] in message
+
+
+def test_compare_says_which_options_a_method_does_not_take(capsys, tmp_path, pairs_file):
+    common = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "10"]
+    table = tmp_path / "table.csv"
+    chosen = ["--methods", "dim", "const", "--solver", "replay", "--layers", "2"]
+    main(["compare", *common, *chosen, "--out", str(table)])
+    shown = capsys.readouterr().out
+    assert "solver='replay' is not for dim, fitted without it" in shown
+    assert {row.split(",")[0] for row in table.read_text().splitlines()[1:]} >= {"dim", "const"}
+
+
 def test_steerings_are_named_by_their_files():
     paths = ("a/psr.safetensors", "b/psr.safetensors", "const", "psr")
     assert file_names([Path(p) for p in paths]) == ["psr", "psr (2)", "const", "psr (3)"]
+    assert file_names(["hf://owner/psr", "hf://owner/name/psr"]) == ["psr", "psr (2)"]
 
 
 def test_a_steering_of_another_model_is_one_line(capsys, tmp_path, pairs_file):

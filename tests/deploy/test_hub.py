@@ -10,6 +10,8 @@ import torch
 import yaml
 from huggingface_hub import constants
 
+from psr_lens.cli import main
+from psr_lens.cli.options import ModelOptions
 from psr_lens.deploy.hub import HubAddress, parse_address
 from psr_lens.fitting import fit
 from psr_lens.models import load_model
@@ -76,6 +78,17 @@ def test_revisions_and_files(hub):
     files["steering.safetensors"] = b"nonsense"
     with pytest.raises(ValueError, match="damaged or no safetensors"):
         load_steering("hf://someone/kind@v2")
+
+
+def test_the_command_line_takes_a_place_on_the_hub(hub, monkeypatch, capsys):
+    steering().push_to_hub("someone/kind")
+    monkeypatch.setattr(ModelOptions, "load", lambda self: tiny_model("llama", BACKENDS[0]))
+    ask = ["steer", "--model", "tiny", "--prompt", "hi", "--max-new-tokens", "2"]
+    main([*ask, "--steering", "hf://someone/kind"])
+    assert capsys.readouterr().out.strip()
+    with pytest.raises(SystemExit):
+        main([*ask, "--steering", "hf://some/one"])
+    assert "hf://some/one: the hub has no such repository" in capsys.readouterr().err
 
 
 def test_no_such_repository(hub):

@@ -1,0 +1,72 @@
+"""What was given where a model was wanted, by its type, and the line that works."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def describe_foreign(thing: Any) -> str:
+    """What a thing that no model can be made of is, and what to pass instead: one line.
+
+    Never its `repr`: a transformers model prints every module that it has.
+    """
+    kind = type(thing).__name__
+    origin = _origins(thing)
+    if isinstance(thing, str | Path):
+        return f"a name or path was given, {str(thing)!r}: pass psr_lens.load_model({str(thing)!r})"
+    if isinstance(thing, type):
+        return f"the class {thing.__name__} was given: pass a model, or psr_lens.load_model(name)"
+    if "peft.PeftModel" in origin:
+        return (
+            f"a PEFT model of type {kind} was given, whose adapter has to be merged first: "
+            f"merged = model.merge_and_unload(); {_save_and_load('merged')}"
+        )
+    if "transformers.PreTrainedModel" in origin:
+        return f"a transformers model of type {kind} was given: {_by_name(thing)}"
+    if "transformers.Pipeline" in origin:
+        return f"a transformers pipeline of type {kind} was given: {_by_name(thing.model)}"
+    if "transformers.PreTrainedTokenizerBase" in origin:
+        return f"a tokenizer of type {kind} was given: pass psr_lens.load_model(name_or_folder)"
+    return (
+        f"a model of type {kind} was given: pass psr_lens.load_model(name_or_folder), a "
+        "HookedTransformer or a TransformerBridge"
+    )
+
+
+def describe_adapter(folder: Path) -> str | None:
+    """What a folder with a PEFT adapter is, and how a model is made of it; None for another one."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        base = config["base_model_name_or_path"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    return (
+        f"{str(folder)!r} holds a PEFT adapter and not the model that it changes: merge the two "
+        f"first, peft.AutoPeftModelForCausalLM.from_pretrained({str(folder)!r})"
+        f".merge_and_unload().save_pretrained('merged'), with the tokenizer of "
+        f"{base or 'its base model'!r} beside it, and pass psr_lens.load_model('./merged')"
+    )
+
+
+def _by_name(model: Any) -> str:
+    name = getattr(getattr(model, "config", None), "name_or_path", "")
+    if not name:
+        return _save_and_load("model")
+    return (
+        f"pass psr_lens.load_model({name!r}); where its weights are no longer those, "
+        f"{_save_and_load('model')}"
+    )
+
+
+def _save_and_load(model: str) -> str:
+    return (
+        f"{model}.save_pretrained('folder'); tokenizer.save_pretrained('folder'); "
+        "psr_lens.load_model('./folder')"
+    )
+
+
+def _origins(thing: Any) -> set[str]:
+    """Its classes as `library.Class`, without an import of a library that may not be there."""
+    return {f"{base.__module__.split('.')[0]}.{base.__name__}" for base in type(thing).__mro__}
