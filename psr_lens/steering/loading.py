@@ -8,10 +8,11 @@ from typing import Any, Final, get_args
 import torch
 from torch import Tensor
 
+from psr_lens._types import check_surface, check_whole
 from psr_lens.artifacts import read_artifact
 from psr_lens.models import as_hooked_model
 from psr_lens.models.quiet import one_line
-from psr_lens.report_files import number
+from psr_lens.report_files import mapping, number
 from psr_lens.steering.ablation import DirectionalAblation
 from psr_lens.steering.actadd import ActAdd
 from psr_lens.steering.base import Steering
@@ -75,19 +76,18 @@ def load_steering(path: str | Path, model: Any = None) -> Steering:
 
 def _build(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering:
     """The steering of a header; the parts of a sum have headers of their own."""
-    method, options, origin = header["method"], header["options"], header["provenance"]
-    if not isinstance(origin, dict):
-        raise ValueError(f"provenance={origin!r}: it must be an object")
+    method, options = header["method"], header["options"]
+    origin = mapping(header, "provenance")
     fingerprint = recorded_fingerprint(origin)
+    surface = check_surface(header["surface"])
+    layers = [check_whole("layers", layer) for layer in header["layers"]]
     if method != SumSteering.method:
         cls = _CLASSES[method]
-        sizes = {"layer": len(header["layers"])}
+        sizes = {"layer": len(layers)}
         if fingerprint is not None:
             sizes["d_model"] = fingerprint.d_model
         check_tensors(cls, tensors, sizes)
-        found = cls.from_tensors(
-            tensors, header["layers"], surface=header["surface"], provenance=origin, **options
-        )
+        found = cls.from_tensors(tensors, layers, surface=surface, provenance=origin, **options)
         if found.options() != options:
             raise ValueError(f"options {options}, but a {cls.__name__} has {found.options()}")
         return found
@@ -101,10 +101,10 @@ def _build(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering
     if left or not parts:
         raise ValueError(f"a sum of {len(parts)} parts, and tensors {sorted(left)} beside them")
     total = SumSteering(parts, provenance=origin)
-    if (list(total.layers), total.surface) != (header["layers"], header["surface"]):
+    if (list(total.layers), total.surface) != (layers, surface):
         raise ValueError(
-            f"layers {header['layers']} and surface {header['surface']!r}, but its parts have "
-            f"{list(total.layers)} and {total.surface!r}"
+            f"layers {layers} and surface {surface!r}, but its parts have {list(total.layers)} and "
+            f"{total.surface!r}"
         )
     return total
 
@@ -136,7 +136,7 @@ def check_tensors(
             )
         axes = shapes[name].split()
         if tensor.ndim != len(axes) or any(
-            known.setdefault(axis, size) != size
+            known.setdefault(axis, size) != size or (size == 0 and axis != "layer")
             for axis, size in zip(axes, tensor.shape, strict=True)
         ):
             expected = ", ".join(

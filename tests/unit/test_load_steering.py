@@ -132,27 +132,6 @@ def test_what_was_saved_is_loaded(tmp_path):
             assert torch.equal(back.tensors()[name], tensor)
 
 
-@pytest.mark.parametrize("layers", [[1.0], [True], ["1"], "1", [None]])
-def test_layers_are_whole_numbers_from_the_start(layers):
-    with pytest.raises(ValueError, match="it must be a whole number"):
-        _plain_constructor(layers)
-
-
-def _plain_constructor(layers):
-    """As a user calls it: without the type checks that the tests run under."""
-    own = object.__new__(ConstantSteering)
-    init = ConstantSteering.__mro__[-3].__init__
-    getattr(init, "__wrapped__", init)(own, layers)
-
-
-def test_layers_of_numpy_become_plain_ones():
-    import numpy as np
-
-    steering = ConstantSteering(torch.ones(2, 8), list(np.array([1, 3])))
-    assert steering.layers == (1, 3)
-    assert {type(layer) for layer in steering.layers} == {int}
-
-
 def test_on_the_command_line_each_is_one_line_and_exit_code_2(tmp_path, capsys):
     foreign = tmp_path / "foreign.safetensors"
     save_file({"v": torch.ones(2)}, foreign)

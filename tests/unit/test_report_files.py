@@ -253,6 +253,18 @@ def test_a_first_save_that_is_killed_does_not_stand_in_the_way(tmp_path):
     assert 5 < moment < 99
 
 
+def test_what_a_killed_write_of_a_page_left_is_no_hindrance(tmp_path):
+    path = write_report(tmp_path / "report", "Thing", {"seed": 4}, TABLES)
+    write_report(path / "lens" / "a", "Thing", {}, TABLES)
+    for place in (path, path / "lens" / "a", path / "components"):
+        place.mkdir(exist_ok=True)
+        (place / ".psr-lens-abc_1234.tmp").write_text("half a page")
+        (place / f".psr-lens-{'0' * 64}-values.parquet").write_text("half a report")
+    report_files.refuse_foreign(path)
+    write_report(path, "Thing", {"seed": 5}, TABLES)
+    assert names(path) == ["report.json", "values.parquet"]
+
+
 def test_writers_and_a_reader_at_once(tmp_path):
     path = write_report(tmp_path / "report", "Thing", {"seed": 0}, {"values": OTHER})
     errors = []
