@@ -183,7 +183,10 @@ class Fit(_FitOptions):
         """Sample, fit, save, measure."""
         arguments = self.arguments()
         self.check()
+        from psr_lens.artifacts import artifact_path
+
         refuse_directory(self.out)
+        refuse_directory(artifact_path(self.out))
         if self.checkpoint is not None:
             if self.checkpoint.exists() and not self.checkpoint.is_dir():
                 raise ValueError(f"--checkpoint {self.checkpoint} is a file: name a directory")

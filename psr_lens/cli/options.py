@@ -120,7 +120,10 @@ def file_names(paths: Sequence[str | Path]) -> list[str]:
     """
     names: list[str] = []
     for path in paths:
-        stem = Path(path).name.removesuffix(".safetensors")
+        name = Path(path).name
+        stem = name.removesuffix(".safetensors")
+        # They name directories too, and these must be new ones.
+        stem = name if stem in ("", ".", "..") else stem
         number = sum(name == stem or name.startswith(f"{stem} (") for name in names) + 1
         names.append(stem if number == 1 else f"{stem} ({number})")
     return names
@@ -130,7 +133,8 @@ def refuse_unwritable(directory: Path, option: str = "--out") -> None:
     """Before the work and not after it: can files be made there?"""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     try:
-        with tempfile.TemporaryDirectory(dir=existing, prefix=".psr-lens-"):
+        # A file without a name where the system has them: nothing is left, however this ends.
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise ValueError(

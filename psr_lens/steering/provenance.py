@@ -107,8 +107,14 @@ def check_origin(
             f"the steering covers layer {highest_layer} but {name} has {n_layers} layers "
             f"(0 to {n_layers - 1})"
         )
-    if "model" in recorded:
-        _check_fingerprint(recorded["model"], name, found())
+    expected = recorded_fingerprint(recorded)
+    difference = "" if expected is None else expected.difference(found())
+    if difference:
+        origin = recorded["model"]
+        raise ValueError(
+            f"the steering was fitted on {origin['name']!r} with {origin['numerics']} weights and does "
+            f"not belong to {name!r}: {difference}; load the model it was fitted on"
+        )
     # A width of 1 would be broadcast in silence.
     if width not in (None, d_model):
         raise ValueError(
@@ -117,9 +123,18 @@ def check_origin(
         )
 
 
-def _check_fingerprint(origin: Mapping[str, Any], name: str, found: Fingerprint) -> None:
-    stored = origin["fingerprint"]
-    expected = Fingerprint(
+def recorded_fingerprint(recorded: Mapping[str, Any]) -> Fingerprint | None:
+    """The fingerprint of the model that a provenance names; None where it has none.
+
+    Raises:
+        KeyError: If a part of it is missing.
+        TypeError: If a part of it is of the wrong kind.
+        AttributeError: If the model is.
+    """
+    stored = recorded.get("model", {}).get("fingerprint")
+    if stored is None:
+        return None
+    return Fingerprint(
         stored["n_layers"],
         stored["d_model"],
         stored["d_vocab"],
@@ -127,9 +142,3 @@ def _check_fingerprint(origin: Mapping[str, Any], name: str, found: Fingerprint)
         tuple(stored["norms"]),
         tuple(tuple(row) for row in stored["coordinates"]),
     )
-    difference = expected.difference(found)
-    if difference:
-        raise ValueError(
-            f"the steering was fitted on {origin['name']!r} with {origin['numerics']} weights and does "
-            f"not belong to {name!r}: {difference}; load the model it was fitted on"
-        )
