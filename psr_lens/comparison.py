@@ -10,7 +10,7 @@ from psr_lens.examples import SteeringDataset
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import FitReport, fit_best
 from psr_lens.fitting.choices import HAVE_BEST
-from psr_lens.models import as_hooked_model
+from psr_lens.models import unsteered_model
 from psr_lens.steering import Steering
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def compare(
     Raises:
         ValueError: If there is no method or no test example, or `fit` refuses an option.
     """
-    hooked = as_hooked_model(model)
+    hooked = unsteered_model(model, "compare(...)")
     if not methods:
         raise ValueError("methods is empty: name at least one")
     if len(data.test) == 0:

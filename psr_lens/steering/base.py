@@ -18,7 +18,7 @@ from psr_lens._types import Surface, check_alphas, check_surface
 from psr_lens.artifacts import write_artifact
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
-from psr_lens.models import HookedModel, as_hooked_model
+from psr_lens.models import HookedModel, as_hooked_model, unsteered_model
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.steering.coefficients import Coefficients, measure_pushes
@@ -175,6 +175,12 @@ class Steering(ABC):
     ) -> Iterator[HookedModel]:
         """Steer everything that the model runs inside the context; nothing is left after it.
 
+        Steered is what the thread runs that entered: other threads run the model as if this were
+        not there, under steerings of their own or none, one at a time. A thread that is started
+        inside enters a context itself; asyncio tasks and `asyncio.to_thread` calls that are started
+        inside are steered. Contexts may be nested and left in any order, a copy of the model that is
+        made inside is plain, and what measures the model as it is, `fit` for one, refuses to.
+
         Works under `generate` (cached or not), forward passes and `run_with_cache`, of a
         `HookedModel` and of a plain HookedTransformer or TransformerBridge. A forward pass on a
         prompt steers its last token, as the first step of `generate` does. For a prompt and
@@ -192,13 +198,17 @@ class Steering(ABC):
             The `HookedModel`.
 
         Raises:
-            ValueError: If the model is not the one that the steering belongs to, or `alpha` is not
-                finite.
+            ValueError: If the model is not the one that the steering belongs to, or is compiled, or
+                `alpha` is not finite.
         """
         hooked = as_hooked_model(model)
         self.check(hooked)
-        edits = self.edits(hooked, alpha, examples)
-        with hooked.edited(edits, prompt_length=prompt_length, question_start=question_start):
+        with hooked.edited(
+            self.edits(hooked, alpha, examples),
+            prompt_length=prompt_length,
+            question_start=question_start,
+            steering=repr(self),
+        ):
             yield hooked
 
     def coefficients(
@@ -220,8 +230,12 @@ class Steering(ABC):
             alpha: Strength; it scales what is returned.
             batch_size: Examples per forward pass.
             progress: Whether to show a bar.
+
+        Raises:
+            ValueError: If the model is not the one that the steering belongs to, or another steering
+                is applied to it.
         """
-        hooked = as_hooked_model(model)
+        hooked = unsteered_model(model, "coefficients(...)")
         self.check(hooked)
         return measure_pushes(
             hooked,
