@@ -256,6 +256,7 @@ class Steering(ABC):
         *,
         prompt_length: int | None = None,
         question_start: int | Sequence[int] | None = None,
+        all_threads: bool = False,
     ) -> SteeringHandle:
         """Steer a plain transformers model, by forward hooks on its decoder layers.
 
@@ -264,20 +265,26 @@ class Steering(ABC):
         a left-padded batch. A forward pass on a prompt steers its last real token. Does not need
         TransformerLens in the process.
 
+        Threads may steer one model each in its own way. A pass of a thread that put nothing on is
+        refused as long as another thread's steering is on, for nobody could say whether it was meant
+        to be steered: `generate` with a streamer often runs in a thread of its own.
+
         Args:
             hf_model: What `AutoModelForCausalLM.from_pretrained` gave.
             alpha: Strength; 0 leaves everything as it is.
             prompt_length: Columns of the prompt, where whole sequences are run by hand.
             question_start: For a `QR` steering, the place of the first question token in its row,
                 padding not counted: one number, or one for every row.
+            all_threads: Steer the passes of every thread; put it on and take it off while none runs.
 
         Returns:
             A handle: a context manager, and `remove()` for those who write no `with`. The model is
-            steered from this call on.
+            steered from this call on; handles may be removed in any order.
 
         Raises:
             ValueError: If the model is not the one that the steering belongs to, its decoder layers
-                are not found, `alpha` is not finite, or a `QR` steering has no `question_start`.
+                are not found, it is compiled, `alpha` is not finite, or a `QR` steering has no
+                `question_start`.
 
         Example:
             >>> from transformers import AutoModelForCausalLM
@@ -294,7 +301,7 @@ class Steering(ABC):
         """
         from psr_lens.deploy.hooks import attach
 
-        return attach(self, hf_model, alpha, prompt_length, question_start)
+        return attach(self, hf_model, alpha, prompt_length, question_start, all_threads)
 
     def push_to_hub(
         self,
