@@ -12,7 +12,7 @@ from psr_lens.files import write_bytes
 from psr_lens.fitting import FitReport, fit_best
 from psr_lens.fitting.best import settings_of
 from psr_lens.fitting.choices import check_fit_options
-from psr_lens.models import as_hooked_model
+from psr_lens.models import unsteered_model
 from psr_lens.steering import Steering
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def compare(
             before the first is fitted.
     """
     plan = plan_comparison(methods, options)
-    hooked = as_hooked_model(model)
+    hooked = unsteered_model(model, "compare(...)")
     if len(data.test) == 0:
         raise ValueError(f"{data!r} has no test examples to compare on: give test a share")
     steerings: dict[str, Steering] = {}

@@ -9,7 +9,7 @@ from psr_lens._types import Surface, TokenValues
 from psr_lens.deltas import iter_deltas
 from psr_lens.examples import SteeringDataset
 from psr_lens.files import refuse_directories, write_files
-from psr_lens.models import as_hooked_model
+from psr_lens.models import unsteered_model
 from psr_lens.plots import Report, TraitSection, render_report
 from psr_lens.prompts import prompt_text
 from psr_lens.steering.provenance import describe_model
@@ -56,7 +56,7 @@ def write_decomposition(
         raise ValueError(f"show={show} of {len(data)} examples: both must be at least 1")
     table_file, page_file = Path(out) / "norms.csv", Path(out) / "deltas.html"
     refuse_directories([table_file, page_file])
-    hooked = as_hooked_model(model)
+    hooked = unsteered_model(model, "write_decomposition(...)")
     rows: dict[int, list[tuple[Any, ...]]] = {}
     sections: dict[int, TraitSection] = {}
     for i, deltas in iter_deltas(

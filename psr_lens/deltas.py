@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from psr_lens._types import LENGTH_ADDED, RESIDUAL_UNIT, Surface, TokenValues, check_surface
 from psr_lens.examples import Example, check_examples
-from psr_lens.models import HookedModel, TokenBatch, as_hooked_model
+from psr_lens.models import HookedModel, TokenBatch, unsteered_model
 from psr_lens.models.batch import Places, length_sorted_batches
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
@@ -106,8 +106,12 @@ def collect_deltas(
         local: Whether to find the local deltas too, for a third pass over every batch.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
+
+    Raises:
+        ValueError: If a steering is applied to the model.
     """
     check_examples(data)
+    unsteered_model(model, "collect_deltas(...)")
     found = dict(
         iter_deltas(
             model, data, surface=surface, local=local, batch_size=batch_size, progress=progress
@@ -129,9 +133,10 @@ def iter_deltas(
 
     Holds no more than one batch. Three forward passes per batch, two without the local deltas.
     """
-    hooked = as_hooked_model(model)
     check_surface(surface)
     for indices in iter_batches(data, batch_size, progress=progress, description="deltas"):
+        # Every time, since the caller may have entered a context between two of them.
+        hooked = unsteered_model(model, "iter_deltas(...)")
         examples = [data[i] for i in indices]
         base, steered = example_batches(hooked, examples)
         target = surface_residuals(hooked, steered, surface)

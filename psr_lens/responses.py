@@ -13,7 +13,7 @@ from psr_lens.examples import (
     check_examples,
     split_examples,
 )
-from psr_lens.models import HookedModel, as_hooked_model
+from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.prompts import PromptPair
 
@@ -62,7 +62,11 @@ def sample_responses(
         raise ValueError(f"split names a part {wrong!r}: choose train, dev or test")
     check_count("samples_per_pair", samples_per_pair)
     check_seed(seed)
-    hooked = as_hooked_model(model)
+    hooked = unsteered_model(
+        model,
+        "sample_responses(...)",
+        "sample with generate(...) and pass the texts as responses of the pairs",
+    )
     wanted = [pair for pair in pairs for _ in range(samples_per_pair if not pair.response else 1)]
     to_sample = [pair for pair in wanted if pair.response is None]
     sampled = iter(
@@ -123,7 +127,7 @@ def add_negatives(
         batch_size: Prompts per batch; it does not change what is sampled.
         progress: Whether to show a bar.
     """
-    hooked = as_hooked_model(model)
+    hooked = unsteered_model(model, "add_negatives(...)")
     sampled = generate_tokens(
         hooked,
         [example.pair.base for example in check_examples(data)],

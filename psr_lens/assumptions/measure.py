@@ -30,7 +30,7 @@ from psr_lens.assumptions.table import MeasureTable
 from psr_lens.deltas import Kind
 from psr_lens.examples import Example, check_examples, split_examples
 from psr_lens.faithfulness.bootstrap import resamples
-from psr_lens.models import as_hooked_model
+from psr_lens.models import unsteered_model
 from psr_lens.steering.provenance import describe_data, provenance
 
 _N_ENERGIES: Final = 64
@@ -101,7 +101,7 @@ def measure_assumptions(
         >>> report.verdicts("same strength")
         ('breaks',)
     """
-    hooked = as_hooked_model(model)
+    hooked = unsteered_model(model, "measure_assumptions(...)")
     if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass at least one")
     if kind not in get_args(Kind):

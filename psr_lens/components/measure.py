@@ -30,7 +30,7 @@ from psr_lens.components.report import (
 from psr_lens.deltas import iter_batches
 from psr_lens.examples import Example, check_examples
 from psr_lens.faithfulness.bootstrap import bootstrap, resamples
-from psr_lens.models import HookedModel, as_hooked_model
+from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.steering.provenance import describe_data, provenance
 
 
@@ -81,7 +81,7 @@ def measure_components(
         >>> round(sum(c.share.value for c in report.components if c.kind != "head"), 4)
         1.0
     """
-    hooked = as_hooked_model(model)
+    hooked = unsteered_model(model, "measure_components(...)")
     if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass the test split of a data set")
     check_surface(surface)

@@ -1,12 +1,16 @@
 """Where a transformers model keeps its decoder layers, and whether a steering belongs to it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import current_thread
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from psr_lens.models.numerics import Fingerprint, probe_ids, sum_up
+from psr_lens.models.binding import suspended
+from psr_lens.models.numerics import Fingerprint, Weights, probe_ids, sum_up, weights_now
 from psr_lens.steering.base import Steering
 from psr_lens.steering.provenance import check_origin
 from psr_lens.steering.sums import SumSteering
@@ -17,7 +21,7 @@ _PATHS: Final = (
     "transformer.h",  # GPT-2, GPT-J, Falcon, Bloom
     "gpt_neox.layers",
 )
-_FINGERPRINTS: "WeakKeyDictionary[nn.Module, Fingerprint]" = WeakKeyDictionary()
+_FINGERPRINTS: "WeakKeyDictionary[nn.Module, tuple[Weights, Fingerprint]]" = WeakKeyDictionary()
 
 
 def modules_down_to_layers(hf_model: Any) -> list[nn.Module]:
@@ -75,20 +79,46 @@ def check_belongs(steering: Steering, hf_model: Any) -> None:
     )
 
 
-@torch.no_grad()
 def hf_fingerprint(hf_model: Any) -> Fingerprint:
     """The same numbers as `model_fingerprint` takes, on a transformers model.
 
-    Taken once per model: hooks and folded vectors would show in it.
+    Taken anew only where the weights were exchanged or written to. What steers the model at the
+    moment is no part of it: neither hooks nor, inside `keeping_fingerprint`, what is folded in.
     """
-    if hf_model in _FINGERPRINTS:
-        return _FINGERPRINTS[hf_model]
+    known = _known_fingerprint(hf_model)
+    if known is None:
+        known = _take_fingerprint(hf_model)
+        _FINGERPRINTS[hf_model] = (weights_now(hf_model), known)
+    return known
+
+
+@contextmanager
+def keeping_fingerprint(hf_model: Any) -> Iterator[None]:
+    """What is written to the weights inside the context leaves the fingerprint as it was."""
+    known = _known_fingerprint(hf_model)
+    try:
+        yield
+    finally:
+        if known is not None:
+            _FINGERPRINTS[hf_model] = (weights_now(hf_model), known)
+
+
+def _known_fingerprint(hf_model: Any) -> Fingerprint | None:
+    weights, known = _FINGERPRINTS.get(hf_model, (None, None))
+    return known if weights == weights_now(hf_model) else None
+
+
+@torch.no_grad()
+def _take_fingerprint(hf_model: Any) -> Fingerprint:
     layers = decoder_layers(hf_model)
     seen: dict[int, Tensor] = {}
+    here = current_thread()
 
     def recorder(layer: int):
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            seen[layer] = residual_of(output)[0, -1].cpu().double()
+            # Another thread may run the model at the same time.
+            if current_thread() is here:
+                seen[layer] = residual_of(output)[0, -1].cpu().double()
 
         return hook
 
@@ -100,12 +130,12 @@ def hf_fingerprint(hf_model: Any) -> Fingerprint:
         # Dropout would blur it.
         for module in training:
             module.training = False
-        output = hf_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        with suspended(*layers):
+            output = hf_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
         for module in training:
             module.training = True
     resid = torch.stack([seen[layer] for layer in range(len(layers))])
-    _FINGERPRINTS[hf_model] = sum_up(resid, output.logits[0, -1], hf_model.dtype)
-    return _FINGERPRINTS[hf_model]
+    return sum_up(resid, output.logits[0, -1], hf_model.dtype)

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from psr_lens.deltas import working_dtype
-from psr_lens.deploy.architecture import check_belongs, decoder_layers, hf_fingerprint
+from psr_lens.deploy.architecture import (
+    check_belongs,
+    decoder_layers,
+    hf_fingerprint,
+    keeping_fingerprint,
+)
 from psr_lens.deploy.hooks import require_finite
 from psr_lens.steering.constant import ConstantSteering
 from psr_lens.steering.handles import FoldedSteering
@@ -41,15 +46,17 @@ def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> Folde
     hf_fingerprint(hf_model)
     check_belongs(steering, hf_model)
     changes = _Changes()
-    try:
-        for layer, vector in zip(steering.layers, steering.vectors, strict=True):
-            writer = layers[layer].get_submodule(_LAST_WRITER[family])
-            changes.add_to_bias(writer, alpha * vector.to(working_dtype(vector.dtype)))
-        _make_loadable(hf_model, layers, changes)
-    except BaseException:
-        # Whole or not at all.
-        changes.put_back()
-        raise
+    # A steering that is put on or folded in later still finds the model that it belongs to.
+    with keeping_fingerprint(hf_model):
+        try:
+            for layer, vector in zip(steering.layers, steering.vectors, strict=True):
+                writer = layers[layer].get_submodule(_LAST_WRITER[family])
+                changes.add_to_bias(writer, alpha * vector.to(working_dtype(vector.dtype)))
+            _make_loadable(hf_model, layers, changes)
+        except BaseException:
+            # Whole or not at all.
+            changes.put_back()
+            raise
     changes.remember()
 
     def undo() -> None:
@@ -59,7 +66,8 @@ def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> Folde
                 "the weights were changed after this fold: undo the later change first, or load "
                 "the model anew"
             )
-        changes.put_back()
+        with keeping_fingerprint(hf_model):
+            changes.put_back()
 
     return FoldedSteering(hf_model, f"{steering!r}, alpha={alpha:g}", undo)
 

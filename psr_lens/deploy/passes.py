@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial, wraps
+from functools import update_wrapper
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from psr_lens.deploy.architecture import modules_down_to_layers
+from psr_lens.models.binding import BoundHook, Owner
 from psr_lens.models.columns import Columns
 
 
@@ -51,13 +52,21 @@ class _Now(threading.local):
     def __init__(self):
         self.prompt: _Prompt | None = None
         self.one_pass: Pass | None = None
+        self.opened_by: int | None = None
 
 
 @final
 class PassWatcher:
-    """Follows the passes of one transformers model, for all the steerings that are on it."""
+    """Follows the passes of one transformers model, for all the steerings that are on it.
+
+    Attributes:
+        owners: Whose the steerings are that act for one thread only.
+        lock: Held while hooks are put on: torch numbers them by a counter that it does not guard.
+    """
 
     def __init__(self):
+        self.owners: list[Owner] = []
+        self.lock = threading.RLock()
         self._now = _Now()
         self._users = 0
         self._hooks = ExitStack()
@@ -65,42 +74,29 @@ class PassWatcher:
     @contextmanager
     def watching(self, hf_model: Any) -> Iterator[None]:
         """Watch the model; the last one who leaves takes the hooks away."""
-        if self._users == 0:
-            self._install(hf_model)
-        self._users += 1
+        with self.lock:
+            if self._users == 0:
+                self._install(hf_model)
+            self._users += 1
         try:
             yield
         finally:
-            self._users -= 1
-            if self._users == 0:
-                self._hooks.close()
+            with self.lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._hooks.close()
 
     def current(self) -> Pass:
         """The pass that runs; one that nothing is known about where a layer is called by itself."""
         return self._now.one_pass or Pass()
 
-    def _install(self, hf_model: Any) -> None:
-        # The outermost one that is called opens the pass: the model, or its decoder called alone.
-        for module in modules_down_to_layers(hf_model)[:-1]:
-            names = tuple(inspect.signature(module.forward).parameters)
-            for handle in (
-                module.register_forward_pre_hook(partial(self._open, names), with_kwargs=True),
-                module.register_forward_hook(self._close, always_call=True),
-            ):
-                self._hooks.callback(handle.remove)
-        # A classifier has none; some libraries give an instance one of its own.
-        if hasattr(hf_model, "generate"):
-            own = hf_model.__dict__.get("generate")
-            hf_model.__dict__["generate"] = self._watched(hf_model.generate)
-            self._hooks.callback(_put_back_generate, hf_model, own)
-
-    def _open(
-        self, names: Sequence[str], module: nn.Module, args: Sequence[Any], kwargs: Mapping
-    ) -> None:
-        if self._now.one_pass is not None:
+    def open(self, module: nn.Module, given: Mapping[str, Any]) -> None:
+        """A pass begins, if it is not one that has begun already, in a module around this one."""
+        now = self._now
+        # A module does not call itself: that pass was interrupted, and its end was never told.
+        if now.one_pass is not None and now.opened_by != id(module):
             return
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        prompt, mask = self._now.prompt, given.get("attention_mask")
+        prompt, mask = now.prompt, given.get("attention_mask")
         if not (isinstance(mask, Tensor) and mask.ndim == 2):
             mask = None
         if prompt is not None and (mask is None or mask.shape[1] < prompt.columns):
@@ -109,26 +105,83 @@ class PassWatcher:
             mask = prompt.mask
         cache = given.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
-        self._now.one_pass = Pass(past, mask, None if prompt is None else prompt.columns)
+        now.one_pass = Pass(past, mask, None if prompt is None else prompt.columns)
+        now.opened_by = id(module)
 
-    def _close(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._now.one_pass = None
+    def close(self, module: nn.Module) -> None:
+        """The pass that this module began is over."""
+        if self._now.opened_by == id(module):
+            self._now.one_pass = self._now.opened_by = None
 
-    def _watched(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        names = tuple(inspect.signature(original).parameters)
+    @contextmanager
+    def generating(self, prompt: _Prompt) -> Iterator[None]:
+        """The passes inside the context belong to one `generate`."""
+        now = self._now
+        outer, now.prompt = now.prompt, prompt
+        try:
+            yield
+        finally:
+            now.prompt = outer
+            now.one_pass = now.opened_by = None
 
-        @wraps(original)
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            outer, self._now.prompt = (
-                self._now.prompt,
-                _prompt_of({**dict(zip(names, args, strict=False)), **kwargs}),
-            )
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self._now.prompt = outer
+    def _install(self, hf_model: Any) -> None:
+        with ExitStack() as hooks:
+            # The outermost one that is called opens the pass: the model, or its decoder called alone.
+            for module in modules_down_to_layers(hf_model)[:-1]:
+                names = tuple(inspect.signature(module.forward).parameters)
+                opens, closes = _OpensPass(self, names), _ClosesPass(self)
+                for handle in (
+                    module.register_forward_pre_hook(opens, with_kwargs=True),
+                    module.register_forward_hook(closes, always_call=True),
+                ):
+                    hooks.callback(handle.remove)
+            # A classifier has none; some libraries and users give an instance one of its own.
+            if hasattr(hf_model, "generate"):
+                own = hf_model.__dict__.get("generate")
+                watched = _WatchedGenerate(self, hf_model.generate)
+                hf_model.__dict__["generate"] = watched
+                hooks.callback(_put_back_generate, hf_model, watched, own)
+            self._hooks = hooks.pop_all()
 
-        return generate
+
+@final
+class _OpensPass(BoundHook):
+    def __init__(self, watcher: PassWatcher, names: Sequence[str]):
+        self._watcher, self._names = watcher, names
+
+    def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self._watcher.open(module, {**dict(zip(self._names, args, strict=False)), **kwargs})
+
+
+@final
+class _ClosesPass(BoundHook):
+    def __init__(self, watcher: PassWatcher):
+        self._watcher = watcher
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._watcher.close(module)
+
+
+@final
+class _WatchedGenerate:
+    """`generate` of a model that is watched; a copy of the model has the copy's own in its place."""
+
+    def __init__(self, watcher: PassWatcher, original: Callable[..., Any]):
+        update_wrapper(self, original)
+        self._watcher, self._original = watcher, original
+        self._names = tuple(inspect.signature(original).parameters)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        prompt = _prompt_of({**dict(zip(self._names, args, strict=False)), **kwargs})
+        with self._watcher.generating(prompt):
+            return self._original(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self._original,)
+
+
+def _itself(original: Callable[..., Any]) -> Callable[..., Any]:
+    return original
 
 
 _WATCHERS: "WeakKeyDictionary[nn.Module, PassWatcher]" = WeakKeyDictionary()
@@ -199,7 +252,10 @@ def _per_row(rows: Tensor, batch: int) -> Tensor:
     return rows.repeat_interleave(batch // len(rows), dim=0)
 
 
-def _put_back_generate(hf_model: Any, own: Callable[..., Any] | None) -> None:
+def _put_back_generate(hf_model: Any, watched: Any, own: Callable[..., Any] | None) -> None:
+    if hf_model.__dict__.get("generate") is not watched:
+        # Somebody gave the model another one meanwhile, which is theirs.
+        return
     del hf_model.__dict__["generate"]
     if own is not None:
         hf_model.__dict__["generate"] = own

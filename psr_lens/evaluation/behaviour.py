@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from psr_lens._types import check_alpha
-from psr_lens.models import Prompt, as_hooked_model
+from psr_lens.models import Prompt, unsteered_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.steering import Steering
 
@@ -115,7 +115,9 @@ def measure_at(
     """One behaviour per strength, all sampled together; a single one without a steering."""
     if not prompts:
         raise ValueError("there is no prompt to respond to: pass at least one")
-    hooked = as_hooked_model(model)
+    hooked = unsteered_model(
+        model, "measuring behaviour", "pass the steering in: measure_behaviour(..., steering=...)"
+    )
     n = len(prompts)
     rows = [(alpha, i) for alpha in map(check_alpha, alphas) for i in range(n)]
 

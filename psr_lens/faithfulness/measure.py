@@ -20,7 +20,7 @@ from psr_lens.faithfulness.ledger import Ledger
 from psr_lens.faithfulness.recording import Products, SharedRuns
 from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING, Probe
 from psr_lens.faithfulness.report import FaithfulnessReport, Run
-from psr_lens.models import HookedModel, as_hooked_model
+from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.models.finite import at_strength
 from psr_lens.steering import Steering
 from psr_lens.steering.provenance import describe_data, provenance
@@ -74,7 +74,11 @@ def measure_faithfulness(
         ValueError: If there is no example, a steering was fitted on one of them, or belongs to
             another model; if the prompts change nothing; or if an argument is out of its range.
     """
-    hooked = as_hooked_model(model)
+    hooked = unsteered_model(
+        model,
+        "measure_faithfulness(...)",
+        "pass the steering in: measure_faithfulness(model, steering, data)",
+    )
     if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass the test split of a data set")
     alpha = check_alpha(alpha)

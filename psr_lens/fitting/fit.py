@@ -16,7 +16,7 @@ from psr_lens.fitting.errors import relative_rmse
 from psr_lens.fitting.recipe import Recipe
 from psr_lens.fitting.report import FitReport, counting_forwards
 from psr_lens.fitting.solve import Task, solve, solve_closed
-from psr_lens.models import as_hooked_model
+from psr_lens.models import unsteered_model
 from psr_lens.steering import Steering
 from psr_lens.steering.provenance import describe_data, provenance
 
@@ -111,7 +111,7 @@ def fit(
         >>> pl.fit(model, data, method="dim", layers=2)
         ConstantSteering(constant, layer 2 of demo, surface R)
     """
-    hooked = as_hooked_model(model)
+    hooked = unsteered_model(model, "fit(...)")
     if not isinstance(data, SteeringDataset):
         raise ValueError(
             f"data of type {type(data).__name__} has no splits: pass what sample_responses returns"

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from psr_lens.models import HookedModel
+from psr_lens.models.columns import Columns
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,9 @@ def counting_forwards(model: HookedModel) -> Iterator[ForwardCount]:
     """Count what goes through the model's blocks inside the context."""
     count = ForwardCount()
 
-    def add(module: nn.Module, args: Any, resid: Tensor) -> None:
+    def add(resid: Tensor, columns: Columns) -> None:
         count.sequences += len(resid) / model.n_layers
 
-    handles = [
-        model.hook_point(layer).register_forward_hook(add) for layer in range(model.n_layers)
-    ]
-    try:
+    # An edit that changes nothing, for it counts what this thread runs and no other.
+    with model.edited(dict.fromkeys(range(model.n_layers), add)):
         yield count
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from psr_lens.deltas import surface_residuals
-from psr_lens.models import HookedModel, TokenRow, as_hooked_model
+from psr_lens.models import HookedModel, TokenRow, unsteered_model
 from psr_lens.models.batch import length_sorted_batches
 from psr_lens.steering import PSR
 from psr_lens.steering.provenance import provenance
@@ -73,7 +73,7 @@ def fit_activation_maps(
     Raises:
         ValueError: If there is no text, or the models do not go together.
     """
-    source, target = as_hooked_model(source), as_hooked_model(target)
+    source, target = (unsteered_model(own, "fit_activation_maps(...)") for own in (source, target))
     _check_pair(source, target)
     if not texts or not all(len(text) for text in texts):
         raise ValueError("there is no text to map on: pass token ids of texts, none of them empty")
@@ -143,7 +143,7 @@ def transfer(
     """
     if not isinstance(steering, PSR):
         raise ValueError(f"{steering!r} has no probes to carry over: pass a PSR")
-    source, target = as_hooked_model(source), as_hooked_model(target)
+    source, target = (unsteered_model(own, "transfer(...)") for own in (source, target))
     steering.check(source)
     there, back = fit_activation_maps(
         source, target, texts, penalty=penalty, batch_size=batch_size, progress=progress

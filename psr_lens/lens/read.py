@@ -24,7 +24,7 @@ from torch import Tensor
 from psr_lens._types import Layers, check_count, resolve_layers
 from psr_lens.deltas import PromptDeltas, surface_residuals, working_dtype
 from psr_lens.lens.reading import DirectionReading, LensReading, TokenLogit
-from psr_lens.models import HookedModel, as_hooked_model
+from psr_lens.models import HookedModel, as_hooked_model, unsteered_model
 from psr_lens.models.norms import linear_logits
 from psr_lens.steering import Steering, SumSteering
 from psr_lens.steering.provenance import provenance
@@ -142,7 +142,7 @@ def read_delta(
     Raises:
         ValueError: If layer or position are out of range, or the deltas are another model's.
     """
-    hooked = as_hooked_model(model)
+    hooked = unsteered_model(model, "read_delta(...)")
     n_layers, n_tokens, d_model = deltas.accumulated.shape
     if (n_layers, d_model) != (hooked.n_layers, hooked.d_model):
         raise ValueError(

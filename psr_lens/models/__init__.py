@@ -3,7 +3,7 @@
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch, TokenRow
 from psr_lens.models.chat import Message, Prompt, RawText
-from psr_lens.models.loading import as_hooked_model, load_model
+from psr_lens.models.loading import as_hooked_model, load_model, unsteered_model
 
 __all__ = [
     "HookedModel",
@@ -14,4 +14,5 @@ __all__ = [
     "TokenRow",
     "as_hooked_model",
     "load_model",
+    "unsteered_model",
 ]

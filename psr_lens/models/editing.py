@@ -3,13 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from threading import RLock
 from typing import Any, final
 
 from torch import Tensor, nn
 
+from psr_lens.models.binding import BoundHook, Owner, is_suspended, suspended
 from psr_lens.models.columns import Columns
-from psr_lens.models.raw_calls import RawCalls
+from psr_lens.models.turns import Turns, turns_of
 
 ResidualEdit = Callable[[Tensor, Columns], Tensor | None]
 """`edit(resid [batch, pos, d_model], columns)` returns the new residual stream, or None to leave it;
@@ -19,6 +19,9 @@ ResidualEdit = Callable[[Tensor, Columns], Tensor | None]
 class EditableModel(ABC):
     """A model whose residual stream can be read and edited after every block.
 
+    Threads may share it: one at a time runs a pass, through these methods or those of `raw`, under
+    the edits that it put on itself.
+
     Attributes:
         raw: The HookedTransformer or TransformerBridge.
     """
@@ -26,11 +29,7 @@ class EditableModel(ABC):
     def __init__(self, raw: nn.Module):
         # Untyped: the two classes of TransformerLens share no type that says what is used here.
         self.raw: Any = raw
-        self._columns: Columns | None = None
-        self._raw_calls = RawCalls()
-        self._edits_active = 0
-        self._level = 0
-        self._one_at_a_time = _PassLock()
+        self._turns: Turns = turns_of(raw)
 
     @abstractmethod
     def hook_point(self, layer: int) -> nn.Module:
@@ -43,8 +42,12 @@ class EditableModel(ABC):
         *,
         prompt_length: int | None = None,
         question_start: int | None = None,
+        steering: str = "",
     ) -> Iterator[None]:
         """Apply residual edits to every forward pass inside the context; none is left after it.
+
+        They act for the thread that entered, and for the asyncio tasks and `asyncio.to_thread` calls
+        that are started inside, on no pass of another thread. Contexts may be left in any order.
 
         Through this object's own methods it is known what every column is. Where `raw` is
         called directly, the last column of a pass counts as the last prompt token, later tokens of
@@ -54,88 +57,109 @@ class EditableModel(ABC):
             edits: For every layer, what to do with the residual stream after its block.
             prompt_length: Columns of the prompt, for whole sequences given to `raw`.
             question_start: First question column, for a `QR` edit under direct calls of `raw`.
+            steering: What `steerings_on` says of it, where it is a steering.
         """
+        own = _Edits(prompt_length, question_start, steering)
         handles = []
-        outer = self._raw_calls
-        self._raw_calls = outer.nested(prompt_length, question_start)
-        own_generate = self._edits_active == 0
-        self._edits_active += 1
         try:
-            if own_generate:
-                self._watch_raw_generate()
-            # The block is entered once per pass, whatever calls it.
-            handles.append(self.raw.blocks[0].register_forward_pre_hook(self._begin_pass))
-            for layer, edit in edits.items():
-                handles.append(self.hook_point(layer).register_forward_hook(self._as_hook(edit)))
+            # In turn, for torch numbers hooks by a counter that it does not guard.
+            with self._turns.lock:
+                self._turns.edits.append(own)
+                # The block is entered once per pass, whatever calls it.
+                first = self.raw.blocks[0]
+                handles.append(first.register_forward_pre_hook(_BeginPass(self._turns)))
+                for layer, edit in edits.items():
+                    hook = _EditHook(self, own, edit)
+                    handles.append(self.hook_point(layer).register_forward_hook(hook))
             yield
         finally:
+            own.owner.release()
             for handle in handles:
                 handle.remove()
-            self._edits_active -= 1
-            if own_generate:
-                self.raw.__dict__.pop("generate", None)
-            self._raw_calls = outer
+            if own in self._turns.edits:
+                self._turns.edits.remove(own)
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
         """Suspend the edits that are on; edits made inside the context act."""
-        self._level += 1
-        try:
+        with suspended(*self._acting()):
             yield
-        finally:
-            self._level -= 1
 
-    def _as_hook(self, edit: ResidualEdit):
-        level = self._level
+    def steerings_on(self) -> list[str]:
+        """The steerings that act on a pass of this thread just now, in words."""
+        return [own.steering for own in self._acting() if own.steering]
 
-        def hook(module: nn.Module, args: Any, resid: Tensor) -> Tensor | None:
-            if self._level != level:
-                return None
-            columns = self._columns
-            if columns is None:
-                columns = self._raw_calls.columns(resid.shape[0], resid.shape[1], resid.device)
-            return edit(resid, columns)
+    def columns_of(self, resid: Tensor) -> Columns:
+        """What the columns of the pass are that a residual stream belongs to."""
+        now = self._turns.now
+        if now.columns is not None:
+            return now.columns
+        prompt_length = question_start = None
+        for own in self._acting():
+            # The one that came last says it, if it says anything.
+            prompt_length = prompt_length if own.prompt_length is None else own.prompt_length
+            question_start = question_start if own.question_start is None else own.question_start
+        return now.raw_calls.columns(
+            resid.shape[0],
+            resid.shape[1],
+            resid.device,
+            prompt_length=prompt_length,
+            question_start=question_start,
+        )
 
-        return hook
-
-    def _begin_pass(self, module: nn.Module, args: Any) -> None:
-        self._raw_calls.begin_pass()
-
-    def _watch_raw_generate(self) -> None:
-        """Let uncached `raw.generate` know where its prompt ended, for as long as edits are on."""
-        original = self.raw.generate
-
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            self._raw_calls.begin_generate()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self._raw_calls.end_generate()
-
-        self.raw.__dict__["generate"] = generate
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """No other thread runs a pass on the model inside the context."""
+        with self._turns.lock:
+            yield
 
     @contextmanager
     def _running(self, columns: Columns) -> Iterator[None]:
-        with self._one_at_a_time:
-            outer, self._columns = self._columns, columns
+        with self._turns.lock:
+            now = self._turns.now
+            outer, now.columns = now.columns, columns
             try:
                 yield
             finally:
-                self._columns = outer
+                now.columns = outer
+
+    def _acting(self) -> list["_Edits"]:
+        return [own for own in list(self._turns.edits) if own.act_here()]
 
 
 @final
-class _PassLock:
-    """Lets one thread at a time run passes, and these run passes of their own; a copy has its own."""
+class _Edits:
+    """What one `edited` put on, for whom, and what it said about direct calls."""
 
-    def __init__(self):
-        self._lock = RLock()
+    def __init__(self, prompt_length: int | None, question_start: int | None, steering: str):
+        self.prompt_length, self.question_start = prompt_length, question_start
+        self.steering = steering
+        self.owner = Owner()
 
-    def __enter__(self) -> None:
-        self._lock.acquire()
+    def act_here(self) -> bool:
+        """Whether they act on a pass that runs here."""
+        return self.owner.is_here() and not is_suspended(self)
 
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
 
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return type(self), ()
+@final
+class _EditHook(BoundHook):
+    """A residual edit as a hook."""
+
+    def __init__(self, model: EditableModel, own: _Edits, edit: ResidualEdit):
+        self._model, self._own, self._edit = model, own, edit
+
+    def __call__(self, module: nn.Module, args: Any, resid: Tensor) -> Tensor | None:
+        if not self._own.act_here():
+            return None
+        return self._edit(resid, self._model.columns_of(resid))
+
+
+@final
+class _BeginPass(BoundHook):
+    """Tells a thread's own record of direct calls that a pass begins."""
+
+    def __init__(self, turns: Turns):
+        self._turns = turns
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        self._turns.now.raw_calls.begin_pass()

@@ -6,18 +6,20 @@ comes out is held against the Hugging Face model before it is handed over.
 """
 
 import importlib.util
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.bridge import BridgeModel
 from psr_lens.models.checkpoint import Checkpoint, end_token_ids, read_checkpoint
+from psr_lens.models.compiled import refuse_compiled
 from psr_lens.models.conversion import CannotConvert, to_bridge, to_hooked
 from psr_lens.models.finite import broken_weight
 from psr_lens.models.foreign import describe_foreign
@@ -34,6 +36,7 @@ _DTYPES = {
 }
 _PROTOCOLS = {"HookedTransformer": HookedTransformerModel, "TransformerBridge": BridgeModel}
 _WRAPPER = "_psr_lens_model"
+_WRAPPING = threading.RLock()
 _PROBE_LENGTH = 16
 # Rounding alone moves the logits of narrow types; a wrong conversion moves them by their own size.
 _TOLERANCES = {
@@ -144,10 +147,14 @@ def as_hooked_model(model: Any) -> HookedModel:
             A `HookedModel` is returned as it is.
 
     Raises:
-        ValueError: If its weights are processed, it has no tokenizer, or it is something else.
+        ValueError: If its weights are processed, it has no tokenizer, it is compiled, or it is
+            something else.
     """
     if isinstance(model, HookedModel):
+        refuse_compiled(model.raw)
         return model
+    if isinstance(model, nn.Module):
+        refuse_compiled(model)
     kind = _transformer_lens_class(model)
     if kind is None:
         raise ValueError(describe_foreign(model))
@@ -159,17 +166,40 @@ def as_hooked_model(model: Any) -> HookedModel:
         )
     # Also where it is wrapped already: weights can be processed later.
     refuse_processed_weights(model)
-    wrapper, its_tokenizer = model.__dict__.get(_WRAPPER, (None, None))
-    if wrapper is not None and its_tokenizer is tokenizer:
-        return wrapper
-    hugging_face = model.original_model if kind == "TransformerBridge" else None
-    return _wrap(
-        kind,
-        model,
-        tokenizer=tokenizer,
-        name=str(model.cfg.model_name or "custom"),
-        end_ids=end_token_ids(getattr(hugging_face, "generation_config", None)),
-    )
+    # Threads that come with the same model at once get the same wrapper.
+    with _WRAPPING:
+        wrapper, its_tokenizer = model.__dict__.get(_WRAPPER, (None, None))
+        if wrapper is not None and its_tokenizer is tokenizer:
+            return wrapper
+        hugging_face = model.original_model if kind == "TransformerBridge" else None
+        return _wrap(
+            kind,
+            model,
+            tokenizer=tokenizer,
+            name=str(model.cfg.model_name or "custom"),
+            end_ids=end_token_ids(getattr(hugging_face, "generation_config", None)),
+        )
+
+
+def unsteered_model(model: Any, call: str, remedy: str = "") -> HookedModel:
+    """`as_hooked_model` for a call that measures the model as it is.
+
+    Args:
+        model: The model.
+        call: What is called, for the message.
+        remedy: What else can be done than to leave the context of the steering.
+
+    Raises:
+        ValueError: If a steering is applied to it here, and as `as_hooked_model` does.
+    """
+    hooked = as_hooked_model(model)
+    on = hooked.steerings_on()
+    if on:
+        raise ValueError(
+            f"{call} measures the model as it is, but {' and '.join(on)} is applied to it: leave the "
+            f"context of applied(...) first{remedy and f', or {remedy}'}"
+        )
+    return hooked
 
 
 def hooked_available() -> bool:

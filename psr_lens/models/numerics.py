@@ -127,18 +127,51 @@ def sum_up(
     )
 
 
-_Weights = tuple[tuple[int, int], ...]
-_FINGERPRINTS: "WeakKeyDictionary[nn.Module, tuple[_Weights, Fingerprint]]" = WeakKeyDictionary()
+Weights = tuple[Any, ...]
+"""What `weights_now` found: equal as long as the weights are."""
+_FINGERPRINTS: "WeakKeyDictionary[nn.Module, tuple[Weights, Fingerprint]]" = WeakKeyDictionary()
+_LOOKED_AT = 16
 
 
 def model_fingerprint(model: "HookedModel") -> Fingerprint:
     """`fingerprint`, taken anew only where the weights were exchanged or written to."""
-    weights = tuple((id(own), own._version) for own in model.raw.parameters())
+    weights = weights_now(model.raw)
     known = _FINGERPRINTS.get(model.raw)
     if known is None or known[0] != weights:
         known = (weights, fingerprint(model))
         _FINGERPRINTS[model.raw] = known
     return known[1]
+
+
+@torch.no_grad()
+def weights_now(model: nn.Module) -> Weights:
+    """What changes with the weights of a model, for much less than a pass.
+
+    Which tensors they are, where they lie, how often torch saw them written to, and the bits of up
+    to 16 numbers of each: what is written through `weight.data`, a LoRA that is merged for one, is
+    not counted by torch. Not seen are single numbers written in that way beside those 16, and
+    anything but the parameters.
+    """
+    names: list[Any] = []
+    samples: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for own in model.parameters():
+        names.append((id(own), None if own.is_inference() else own._version))
+        # Tensors of other types, quantised ones say, may lie in no storage that can be looked at.
+        if type(own) not in (nn.Parameter, Tensor) or own.is_meta or own.numel() == 0:
+            continue
+        names.append(own.data_ptr())
+        count = min(own.numel(), _LOOKED_AT)
+        if own.is_contiguous() or _fills_its_storage(own):
+            some = own.as_strided((count,), (own.numel() // count,))
+            samples.setdefault((own.device, own.dtype), []).append(some)
+    bits = [torch.cat(some).cpu().view(torch.uint8).numpy().tobytes() for some in samples.values()]
+    return (*names, *bits)
+
+
+def _fills_its_storage(own: Tensor) -> bool:
+    """Not so one that is expanded: as many places in memory follow its first as it has numbers."""
+    last = own.storage_offset() + own.numel()
+    return own.untyped_storage().nbytes() >= last * own.element_size()
 
 
 def record_residuals(

@@ -123,23 +123,25 @@ def run_with_parts(
 
         return hook
 
-    try:
-        for layer in range(model.n_layers):
-            points = model.part_points(layer)
-            norm = points.post_norm
-            # Tried out before anything listens to it.
-            tried = None if norm is None else norm_map(norm, model.output_matrix(layer))
-            handles += [
-                getattr(points, name).register_forward_hook(record(name))
-                for name in ("before", "attn", "mlp", "mixed", "pattern")
-            ]
-            if norm is not None:
-                handles.append(norm.register_forward_hook(record_norm))
-            handles.append(points.after.register_forward_hook(finish(layer, tried)))
-        model.run(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    # The hooks lie on points that every thread's passes go through.
+    with model.in_turn():
+        try:
+            for layer in range(model.n_layers):
+                points = model.part_points(layer)
+                norm = points.post_norm
+                # Tried out before anything listens to it.
+                tried = None if norm is None else norm_map(norm, model.output_matrix(layer))
+                handles += [
+                    getattr(points, name).register_forward_hook(record(name))
+                    for name in ("before", "attn", "mlp", "mixed", "pattern")
+                ]
+                if norm is not None:
+                    handles.append(norm.register_forward_hook(record_norm))
+                handles.append(points.after.register_forward_hook(finish(layer, tried)))
+            model.run(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
     check_recorded(torch.stack(lengths), model, batch)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from psr_lens._types import Layers, Surface, resolve_layers
-from psr_lens.models import as_hooked_model
+from psr_lens.models import unsteered_model
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.columns import Columns
 from psr_lens.models.numerics import record_residuals
@@ -82,7 +82,7 @@ class ActAdd(Steering):
         """
         from psr_lens.models import RawText
 
-        hooked = as_hooked_model(model)
+        hooked = unsteered_model(model, "ActAdd.from_texts(...)")
         ids = [hooked.encoder.encode(RawText(text)).ids for text in (positive, negative)]
         filler = hooked.encoder.encode_response("", pad)
         length = max(len(own) for own in ids)

@@ -18,7 +18,7 @@ from psr_lens._types import Surface, check_alphas, check_surface, check_whole
 from psr_lens.artifacts import write_artifact
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
-from psr_lens.models import HookedModel, as_hooked_model
+from psr_lens.models import HookedModel, as_hooked_model, unsteered_model
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import at_strength
@@ -182,6 +182,12 @@ class Steering(ABC):
     ) -> Iterator[HookedModel]:
         """Steer everything that the model runs inside the context; nothing is left after it.
 
+        Steered is what the thread runs that entered: other threads run the model as if this were
+        not there, under steerings of their own or none, one at a time. A thread that is started
+        inside enters a context itself; asyncio tasks and `asyncio.to_thread` calls that are started
+        inside are steered. Contexts may be nested and left in any order, a copy of the model that is
+        made inside is plain, and what measures the model as it is, `fit` for one, refuses to.
+
         Works under `generate` (cached or not), forward passes and `run_with_cache`, of a
         `HookedModel` and of a plain HookedTransformer or TransformerBridge. A forward pass on a
         prompt steers its last token, as the first step of `generate` does. For a prompt and
@@ -199,15 +205,20 @@ class Steering(ABC):
             The `HookedModel`.
 
         Raises:
-            ValueError: If the model is not the one that the steering belongs to, or `alpha` is not
-                finite.
+            ValueError: If the model is not the one that the steering belongs to, or is compiled, or
+                `alpha` is not finite.
         """
         hooked = as_hooked_model(model)
         self.check(hooked)
         edits = self.edits(hooked, alpha, examples)
         with (
             at_strength(alpha),
-            hooked.edited(edits, prompt_length=prompt_length, question_start=question_start),
+            hooked.edited(
+                edits,
+                prompt_length=prompt_length,
+                question_start=question_start,
+                steering=repr(self),
+            ),
         ):
             yield hooked
 
@@ -230,8 +241,12 @@ class Steering(ABC):
             alpha: Strength; it scales what is returned.
             batch_size: Examples per forward pass.
             progress: Whether to show a bar.
+
+        Raises:
+            ValueError: If the model is not the one that the steering belongs to, or another steering
+                is applied to it.
         """
-        hooked = as_hooked_model(model)
+        hooked = unsteered_model(model, "coefficients(...)")
         self.check(hooked)
         with at_strength(alpha):
             return measure_pushes(
@@ -253,6 +268,7 @@ class Steering(ABC):
         *,
         prompt_length: int | None = None,
         question_start: int | Sequence[int] | None = None,
+        all_threads: bool = False,
     ) -> SteeringHandle:
         """Steer a plain transformers model, by forward hooks on its decoder layers.
 
@@ -261,20 +277,26 @@ class Steering(ABC):
         a left-padded batch. A forward pass on a prompt steers its last real token. Does not need
         TransformerLens in the process.
 
+        Threads may steer one model each in its own way. A pass of a thread that put nothing on is
+        refused as long as another thread's steering is on, for nobody could say whether it was meant
+        to be steered: `generate` with a streamer often runs in a thread of its own.
+
         Args:
             hf_model: What `AutoModelForCausalLM.from_pretrained` gave.
             alpha: Strength; 0 leaves everything as it is.
             prompt_length: Columns of the prompt, where whole sequences are run by hand.
             question_start: For a `QR` steering, the place of the first question token in its row,
                 padding not counted: one number, or one for every row.
+            all_threads: Steer the passes of every thread; put it on and take it off while none runs.
 
         Returns:
             A handle: a context manager, and `remove()` for those who write no `with`. The model is
-            steered from this call on.
+            steered from this call on; handles may be removed in any order.
 
         Raises:
             ValueError: If the model is not the one that the steering belongs to, its decoder layers
-                are not found, `alpha` is not finite, or a `QR` steering has no `question_start`.
+                are not found, it is compiled, `alpha` is not finite, or a `QR` steering has no
+                `question_start`.
 
         Example:
             >>> from transformers import AutoModelForCausalLM
@@ -291,7 +313,7 @@ class Steering(ABC):
         """
         from psr_lens.deploy.hooks import attach
 
-        return attach(self, hf_model, alpha, prompt_length, question_start)
+        return attach(self, hf_model, alpha, prompt_length, question_start, all_threads)
 
     def push_to_hub(
         self,

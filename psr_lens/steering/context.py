@@ -33,5 +33,7 @@ class Context:
         """`A(x'y')` on a surface; runs the prompts where that is not known yet."""
         if surface not in self._prompt_steered:
             steered = self.model.pad([example.steered_row for example in self.examples])
-            self._prompt_steered[surface] = surface_residuals(self.model, steered, surface)
+            # What the prompt does to the model as it is, whatever steering is on around this one.
+            with self.model.unedited():
+                self._prompt_steered[surface] = surface_residuals(self.model, steered, surface)
         return self._prompt_steered[surface]

@@ -1,0 +1,52 @@
+"""Compiled models, which run past the hooks that are put on them later."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Refuse a model that torch has compiled, or has been told to, as a whole or in part.
+
+    What torch compiled once is not looked at again when a hook is put on: the model would run
+    without its steering, and nothing would say so. Not seen is a `torch.compile(model)` that lives
+    beside the model, where the model itself is steered and its twin is called.
+
+    Raises:
+        ValueError: If it, or a module inside it, is compiled.
+    """
+    for name, module in _modules(model):
+        if _is_compiled(module):
+            where = f" ({name})" if name else ""
+            raise ValueError(
+                f"this {_name(model)} is compiled{where}, and what torch has compiled runs without "
+                "the hooks that steer it: load the model anew and do not compile it (for "
+                "generate with a static cache, pass disable_compile=True)"
+            )
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    yield from model.named_modules()
+    # A bridge does not have the model that it wraps among its modules, but all that is in that.
+    wrapped = model.__dict__.get("original_model")
+    if isinstance(wrapped, nn.Module):
+        yield type(wrapped).__name__, wrapped
+        yield from wrapped.named_children()
+
+
+def _is_compiled(module: Any) -> bool:
+    own = module.__dict__
+    return (
+        # In order: module.compile(), generate of transformers, torch.compile(module), and
+        # module.forward = torch.compile(module.forward).
+        own.get("_compiled_call_impl") is not None
+        or own.get("_compiled_call") is not None
+        or type(module).__name__ == "OptimizedModule"
+        or hasattr(own.get("forward"), "_torchdynamo_orig_callable")
+    )
+
+
+def _name(model: Any) -> str:
+    """The type of a model, and not that of what `torch.compile` put around it."""
+    return type(getattr(model, "_orig_mod", model)).__name__
