@@ -168,6 +168,9 @@ def train(
         begin: Where an interrupted run was.
         after_epoch: Called after every epoch, to save.
         progress: Whether to show a bar.
+
+    Raises:
+        ValueError: If what it ends at is not finite.
     """
     recipe = problem.recipe
     parameters = list(trainable.parameters.values())
@@ -200,6 +203,11 @@ def train(
             bar.set_postfix_str(f"loss {losses[-1]:.3g}")
             after_epoch(state)
     state.put_back(trainable)
+    if not all(bool(value.isfinite().all()) for value in parameters):
+        raise ValueError(
+            f"the live solver is at NaN or infinity after {len(losses)} steps with lr={recipe.lr:g}: "
+            "choose a smaller lr"
+        )
     return state
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_finite
 from psr_lens.steering.projection import unit_rows
 from psr_lens.steering.push import PushSteering
 
@@ -28,7 +28,7 @@ class DirectionalAblation(PushSteering):
         fit_report: How the fit went.
 
     Raises:
-        ValueError: If there is not one direction per layer.
+        ValueError: If there is not one direction per layer, or a number is not finite.
     """
 
     method: ClassVar[str] = "ablation"
@@ -47,7 +47,7 @@ class DirectionalAblation(PushSteering):
             raise ValueError(
                 f"{len(directions)} directions for {len(self.layers)} layers: pass one per layer"
             )
-        self.directions = unit_rows(directions)
+        self.directions = unit_rows(check_finite("directions", directions))
         self._direction_of_layer = dict(zip(self.layers, self.directions, strict=True))
 
     def push(

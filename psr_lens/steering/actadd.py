@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from psr_lens._types import Layers, Surface, resolve_layers
+from psr_lens._types import Layers, Surface, check_finite, resolve_layers
 from psr_lens.models import unsteered_model
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.columns import Columns
@@ -39,7 +39,8 @@ class ActAdd(Steering):
         fit_report: How the fit went.
 
     Raises:
-        ValueError: If there is not one set of rows per layer, or the alignment is unknown.
+        ValueError: If there is not one set of rows per layer, a number is not finite, or the alignment
+            is unknown.
     """
 
     method: ClassVar[str] = "actadd"
@@ -61,7 +62,7 @@ class ActAdd(Steering):
             )
         if aligned not in get_args(Alignment):
             raise ValueError(f"aligned={aligned!r}: choose one of {', '.join(get_args(Alignment))}")
-        self.rows = rows
+        self.rows = check_finite("rows", rows)
         self.aligned: Alignment = aligned
 
     @classmethod

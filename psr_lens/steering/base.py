@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from psr_lens._types import Surface, check_alphas, check_surface, check_whole
+from psr_lens._types import Surface, check_alphas, check_finite, check_surface, check_whole
 from psr_lens.artifacts import write_artifact
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
@@ -400,8 +400,14 @@ class Steering(ABC):
 
         Returns:
             The path of the file.
+
+        Raises:
+            ValueError: If a number was made NaN or infinite since the steering was made.
         """
-        return write_artifact(path, self.tensors(), self.header())
+        tensors = self.tensors()
+        for name, tensor in tensors.items():
+            check_finite(name, tensor)
+        return write_artifact(path, tensors, self.header())
 
     def __repr__(self) -> str:
         origin = self.provenance.get("model", {}).get("name", "an unnamed model")

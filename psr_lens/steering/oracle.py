@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_finite
 from psr_lens.models.columns import Columns
 from psr_lens.steering.base import Push, Steering
 from psr_lens.steering.context import Context
@@ -35,7 +35,7 @@ class OracleSteering(Steering):
         fit_report: How the fit went.
 
     Raises:
-        ValueError: If there is not one basis per layer.
+        ValueError: If there is not one basis per layer, or a number is not finite.
     """
 
     method: ClassVar[str] = "oracle"
@@ -54,7 +54,7 @@ class OracleSteering(Steering):
             raise ValueError(
                 f"{len(basis)} bases for {len(self.layers)} layers: pass one per layer"
             )
-        self.basis = basis
+        self.basis = None if basis is None else check_finite("basis", basis)
 
     @classmethod
     def along(cls, steering: Steering) -> "OracleSteering":

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_finite
 from psr_lens.steering.push import PushSteering
 
 
@@ -26,7 +26,7 @@ class ProjectionMatch(PushSteering):
         fit_report: How the fit went.
 
     Raises:
-        ValueError: If there is not one direction and target per layer.
+        ValueError: If there is not one direction and target per layer, or a number is not finite.
     """
 
     method: ClassVar[str] = "projection"
@@ -47,8 +47,8 @@ class ProjectionMatch(PushSteering):
                 f"{len(directions)} directions and {len(targets)} targets for {len(self.layers)} "
                 "layers: pass one per layer"
             )
-        self.directions = unit_rows(directions)
-        self.targets = targets
+        self.directions = unit_rows(check_finite("directions", directions))
+        self.targets = check_finite("targets", targets)
         self._row_of_layer = {layer: row for row, layer in enumerate(self.layers)}
 
     def push(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_finite
 from psr_lens.steering.push import PushSteering
 
 
@@ -30,7 +30,7 @@ class PSR(PushSteering):
         fit_report: How the fit went.
 
     Raises:
-        ValueError: If there is not one set of heads per layer.
+        ValueError: If there is not one set of heads per layer, or a number is not finite.
     """
 
     method: ClassVar[str] = "psr"
@@ -51,6 +51,8 @@ class PSR(PushSteering):
             raise ValueError(
                 f"PSR heads for {len(w)} layers but {len(self.layers)} layers named: pass one set each"
             )
+        for name, tensor in (("w", w), ("b", b), ("z", z)):
+            check_finite(name, tensor)
         norm = z.norm(dim=-1)
         # A saved direction is already of norm 1 up to rounding: keep its exact bits.
         norm = torch.where((norm - 1).abs() < 1e-6, 1.0, norm)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_finite
 from psr_lens.steering.projection import unit_rows
 from psr_lens.steering.push import PushSteering
 
@@ -31,7 +31,7 @@ class ReFTr1(PushSteering):
         fit_report: How the fit went.
 
     Raises:
-        ValueError: If there is not one direction and strength per layer.
+        ValueError: If there is not one direction and strength per layer, or a number is not finite.
     """
 
     method: ClassVar[str] = "reft_r1"
@@ -52,8 +52,8 @@ class ReFTr1(PushSteering):
                 f"{len(w)} directions and {len(strength)} strengths for {len(self.layers)} layers: "
                 "pass one per layer"
             )
-        self.w = unit_rows(w)
-        self.strength = strength
+        self.w = unit_rows(check_finite("w", w))
+        self.strength = check_finite("strength", strength)
         self._row_of_layer = {layer: row for row, layer in enumerate(self.layers)}
 
     def latent(self, layer: int, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
@@ -100,7 +100,8 @@ class LoReFT(PushSteering):
         fit_report: How the fit went.
 
     Raises:
-        ValueError: If there is not one map per layer, or the rows of `R` are not orthonormal.
+        ValueError: If there is not one map per layer, a number is not finite, or the rows of `R` are
+            not orthonormal.
     """
 
     method: ClassVar[str] = "loreft"
@@ -121,6 +122,8 @@ class LoReFT(PushSteering):
             raise ValueError(
                 f"maps for {len(rotation)} layers but {len(self.layers)} layers named: pass one each"
             )
+        for name, tensor in (("rotation", rotation), ("weight", weight), ("bias", bias)):
+            check_finite(name, tensor)
         gram = rotation.detach() @ rotation.detach().mT
         off = float((gram - torch.eye(gram.shape[-1]).to(gram)).abs().max())
         if off > 1e-3:

@@ -11,7 +11,7 @@ from psr_lens.models.finite import NotFinite
 from psr_lens.models.generation import pick_tokens
 from psr_lens.models.numerics import Fingerprint, model_fingerprint
 from tests.tiny_models import BACKENDS, checkpoint, instructed, tiny_model
-from tests.tiny_steerings import made_up
+from tests.tiny_steerings import KINDS, made_up
 
 PROMPT = "tell me about the otter"
 MLP = r"\b1\.\S*mlp"
@@ -139,3 +139,25 @@ def test_rows_without_a_token_to_pick(temperature):
     )
     picked = pick_tokens(logits, torch.full((4,), 0.5, dtype=torch.float64), temperature)
     assert picked.tolist() == [0, -1, -1, -1]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("sum", "actadd-start")])
+def test_no_steering_is_made_of_numbers_that_are_not_finite(model, tmp_path, kind):
+    sound = made_up(kind, model)
+    for name, tensor in sound.tensors().items():
+        bad = {**sound.tensors(), name: tensor.clone()}
+        bad[name].flatten()[0] = torch.inf
+        with pytest.raises(
+            ValueError, match=f"{name} has NaN or infinity at 1 of {tensor.numel()}"
+        ):
+            type(sound).from_tensors(bad, sound.layers, **sound.options())
+    next(iter(sound.tensors().values())).flatten()[0] = torch.nan
+    with pytest.raises(ValueError, match="has NaN or infinity"):
+        sound.save(tmp_path / "steering")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_diverges_is_an_error(model, data):
+    alone = data.train.filter(lambda e: e.pair.group == data.train[0].pair.group)
+    with pytest.raises(ValueError, match="NaN or infinity after 4 steps with lr=1e"):
+        pl.fit(model, alone, method="const", solver="live", lr=1e30, epochs=4)
