@@ -139,7 +139,7 @@ def test_on_the_command_line_each_is_one_line_and_exit_code_2(tmp_path, capsys):
     garbage.write_bytes(b"\xff" * 1000)
     wrong = written(tmp_path, "psr", lambda _, h: h.update({"layers": [1.5, 2]}))
     for path, message in (
-        (foreign, "was not written by psr_lens"),
+        (foreign, "is a safetensors file, no"),
         (garbage, "is damaged or no safetensors file"),
         (wrong, "layers=1.5: it must be a whole number"),
         (tmp_path, "no steering file"),
