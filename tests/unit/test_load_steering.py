@@ -142,7 +142,7 @@ def test_on_the_command_line_each_is_one_line_and_exit_code_2(tmp_path, capsys):
         (foreign, "is a safetensors file, no"),
         (garbage, "is damaged or no safetensors file"),
         (wrong, "layers=1.5: it must be a whole number"),
-        (tmp_path, "no steering file"),
+        (tmp_path, "is a folder: name the steering file in it"),
     ):
         with pytest.raises(SystemExit) as end:
             main(["steer", "--model", "demo", "--steering", str(path), "--prompt", "hi ."])
