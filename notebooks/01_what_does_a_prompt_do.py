@@ -43,7 +43,8 @@ print("with:   ", model.generate(pair.steered, seed=3))
 # Take the model's answer to the steered prompt. Run it once after the plain question and once after the
 # steered one. The difference between the two residual streams, at every layer and token of the answer, is
 # what the prompt did: the **accumulated delta**. (The **local delta** is what one layer must still add once
-# the layers below are already steered.)
+# the layers below are already steered.) The deltas of an example show themselves: colour is the length of the
+# accumulated delta, in units of the residual stream.
 
 # %%
 data = pl.sample_responses(model, [pair], seed=3, progress=False)
@@ -51,16 +52,15 @@ deltas = pl.collect_deltas(model, data)
 deltas[0]
 
 # %% [markdown]
-# Colour is the length of the local delta, in units of the residual stream, and what is added at a token acts
-# on the *next* one: the model chooses every token at the one before it. It is far from even: the prompt acts
-# where a pirate's call is to follow, and leaves most other tokens nearly alone. Move the slider for the
-# other layers.
+# Now the length of the local delta, in the same units. What is added at a token acts on the *next* one: the
+# model chooses every token at the one before it. It is far from even: the prompt acts where a pirate's call is
+# to follow, and leaves most other tokens nearly alone. Move the slider for the other layers.
 
 # %%
 pl.plots.token_heatmap(deltas[0].token_values("local"))
 
 # %% [markdown]
-# All layers at once:
+# All layers at once, for the length of the accumulated delta again:
 
 # %%
 pl.plots.layer_token_heatmap(deltas[0])
@@ -89,10 +89,11 @@ vector = pl.fit(model, examples, method="const", solver="live")
 psr
 
 # %% [markdown]
-# What it adds to the answer from above, about an animal that it was not fitted on. It decides token by token,
-# and leaves most alone; what an earlier layer got wrong, a later one makes up for. The layer shown first is
-# the one where PSR and prompt can be read against each other best on the dev examples, so it flatters the
-# PSR: the slider has the others.
+# What it adds to the answer from above, about an animal that it was not fitted on. Colour is the length of what
+# is added, on one scale for all three: the prompt's local delta, and the update of the PSR and of the constant
+# vector. The PSR decides token by token, and leaves most alone; what an earlier layer got wrong, a later one
+# makes up for. The layer shown first is the one where PSR and prompt can be read against each other best on
+# the dev examples, so it flatters the PSR: the slider has the others.
 
 # %%
 layer = pl.plots.layer_to_show(

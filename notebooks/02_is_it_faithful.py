@@ -48,9 +48,9 @@ report = pl.measure_faithfulness(model, {"psr": psr, "const": const, "dim": dim}
 print(report.summary())
 
 # %% [markdown]
-# 0 is the prompt itself and 1 is no steering. The reference lines say what such a number is worth: the same
-# instruction in other words, the right strengths along a wrong direction, and oracles that know the prompt's
-# own deltas and may use one or four directions in each layer.
+# The relative RMSE at every layer: 0 is the prompt itself and 1 is no steering. The reference lines say what
+# such a number is worth: the same instruction in other words, the right strengths along a wrong direction, and
+# oracles that know the prompt's own deltas and may use one or four directions in each layer.
 
 # %%
 report.plot()
@@ -74,7 +74,8 @@ report.difference("const", "psr")
 report.plot_gap("psr")
 
 # %% [markdown]
-# Token by token, on the first held-out answer: the distance to the prompted residual stream.
+# Token by token, on the first held-out answer: the length of what the prompt did (the accumulated delta), and
+# the distance to the prompted residual stream that is left under the PSR and under the constant.
 
 # %%
 pl.plots.token_heatmaps(
@@ -100,7 +101,9 @@ assumptions.plot()
 # %% [markdown]
 # ## Which parts of the model bring the instruction in
 #
-# What every attention head and MLP added to the prompt's effect, and which heads look at the instruction.
+# What every attention head and MLP added to the prompt's effect, and which heads look at the instruction. Drawn
+# for the heads: the share of what each writes in the prompt's delta after the last layer, and the share of its
+# attention that lies on the instruction.
 
 # %%
 components = pl.measure_components(model, test)

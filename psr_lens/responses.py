@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from psr_lens._types import check_count, check_seed
 from psr_lens.examples import (
@@ -17,6 +17,9 @@ from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.prompts import PromptPair
 
+SHARES: Final = (0.6, 0.2, 0.2)
+"""Of train, dev and test, where nothing else is said."""
+
 
 def sample_responses(
     model: Any,
@@ -27,7 +30,7 @@ def sample_responses(
     temperature: float = 1.0,
     seed: int = 0,
     batch_size: int = 32,
-    split: tuple[float, float, float] | Mapping[str, Split] = (0.6, 0.2, 0.2),
+    split: tuple[float, float, float] | Mapping[str, Split] = SHARES,
     progress: bool = True,
 ) -> SteeringDataset:
     """Let the model answer every steered prompt, and lay the answers out as a data set.
@@ -101,6 +104,16 @@ def sample_responses(
             "seed": seed,
         },
     )
+
+
+def unanswered(model: HookedModel, pairs: Sequence[PromptPair], seed: int) -> SteeringDataset:
+    """The data set that `sample_responses` will make, before a response is sampled.
+
+    Which part an example is in and whether a steering has seen it depends on the prompts alone, so
+    that both can be known, and refused, before the work.
+    """
+    examples = tuple(make_example(model, pair, ()) for pair in pairs)
+    return SteeringDataset(examples, split_examples(examples, SHARES, seed))
 
 
 def add_negatives(

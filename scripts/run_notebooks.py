@@ -1,18 +1,26 @@
 """Make the notebooks anew from their `.py` twins, run them, and keep the outputs.
 
-    python scripts/run_notebooks.py [notebooks/01_what_does_a_prompt_do.py ...]
+    python scripts/run_notebooks.py [--pictures] [notebooks/01_what_does_a_prompt_do.py ...]
 
 One edits the `.py`; the `.ipynb` follows. What would differ from run to run without meaning anything
 (times, random cell ids, the Python version) is left out, so that a difference is a difference.
-A notebook that fails leaves its old `.ipynb` as it was.
+A notebook that fails leaves its old `.ipynb` as it was. Every figure gets a picture beside it, for
+which a Chromium has to be on this machine; `--pictures` draws those of the stored figures anew, and runs
+nothing.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from scripts.notebook_pictures import add_pictures
+from tests.browser import find_browser
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -39,6 +47,17 @@ def run(source: Path) -> Path:
     )
     client.execute()
     notebook.metadata.pop("language_info", None)
+    return write(notebook, source)
+
+
+def redraw(source: Path) -> Path:
+    """Draw the pictures of the figures that a notebook has stored."""
+    return write(nbformat.read(source.with_suffix(".ipynb"), as_version=4), source)
+
+
+def write(notebook: nbformat.NotebookNode, source: Path) -> Path:
+    """Write a notebook beside its twin, with the pictures of its figures."""
+    add_pictures(notebook)
     target = source.with_suffix(".ipynb")
     nbformat.write(notebook, target)
     return target
@@ -50,9 +69,14 @@ def main() -> None:
     parser.add_argument(
         "notebooks", nargs="*", type=Path, help="the .py files; all if none is named"
     )
-    named = parser.parse_args().notebooks
-    for source in named or sorted(NOTEBOOKS.glob("*.py")):
-        print(run(source))
+    parser.add_argument("--pictures", action="store_true", help="draw the pictures, run nothing")
+    given = parser.parse_args()
+    if find_browser() is None:
+        parser.error(
+            "the pictures of the figures need a Chromium on this machine, and there is none"
+        )
+    for source in given.notebooks or sorted(NOTEBOOKS.glob("*.py")):
+        print(redraw(source) if given.pictures else run(source))
 
 
 if __name__ == "__main__":

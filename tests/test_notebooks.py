@@ -1,13 +1,20 @@
-"""Every notebook has a `.py` twin that says the same, and is stored as it was run.
+"""Every notebook has a `.py` twin that says the same, and is stored as it was run, with pictures.
 
 That they run is tested as well: pytest executes each `.ipynb` by itself.
 """
 
+import base64
+import json
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
+import torch
+
+from psr_lens import TokenValues
+from psr_lens.plots import token_heatmap
+from scripts.notebook_pictures import MARK, PLOTLY, PNG, add_pictures, figures, fingerprint
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("*.py"))
@@ -40,3 +47,48 @@ def test_the_outputs_are_those_of_one_clean_run(source: Path):
         output for output in outputs if any("widget" in kind for kind in output.get("data", ()))
     ]
     assert not widgets
+
+
+def size_of(picture: bytes) -> tuple[int, int]:
+    """Width and height of a PNG."""
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = (int.from_bytes(picture[i : i + 4], "big") for i in (16, 20))
+    return width, height
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_every_figure_has_a_picture_of_itself_beside_it(source: Path):
+    """GitHub and offline conversions show neither plotly's format nor styled HTML."""
+    found = list(figures(nbformat.read(source.with_suffix(".ipynb"), as_version=4)))
+    assert any(PLOTLY in output["data"] for output in found)
+    for output in found:
+        data = output["data"]
+        assert PNG in data, "make notebooks"
+        assert output["metadata"][MARK] == fingerprint(data), "make notebooks"
+        width, height = size_of(base64.b64decode(data[PNG]))
+        assert width == 900
+        assert height == data[PLOTLY]["layout"]["height"] if PLOTLY in data else height > 50
+        assert PLOTLY in data or data["text/html"].endswith(f'base64,{data[PNG]}">')
+
+
+def test_pictures_show_what_is_drawn():
+    from plotly import graph_objects as go
+
+    def outputs():
+        heatmap = token_heatmap(TokenValues(("a", "b"), torch.tensor([[1.0, 2.0]]), (0,), "length"))
+        bars = [go.Figure(go.Bar(y=y), layout={"height": 200}) for y in ([1, 3], [3, 1])]
+        drawn = [{PLOTLY: json.loads(figure.to_json() or "")} for figure in bars]
+        return [*drawn, {"text/html": heatmap._repr_html_()}]
+
+    cell = nbformat.v4.new_code_cell(
+        outputs=[nbformat.v4.new_output("display_data", data) for data in outputs()]
+    )
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    assert add_pictures(notebook) == 3
+    first = [dict(output["data"]) for output in cell.outputs]
+    assert len({data[PNG] for data in first}) == 3
+    sizes = [size_of(base64.b64decode(data[PNG])) for data in first]
+    assert sizes[:2] == [(900, 200), (900, 200)]
+    # Drawn anew, nothing piles up.
+    assert add_pictures(notebook) == 3
+    assert [dict(output["data"]) for output in cell.outputs] == first

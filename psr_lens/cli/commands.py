@@ -306,23 +306,31 @@ class Faithfulness(PairOptions):
             refuse_file(self.out)
             refuse_foreign(self.out)
         from psr_lens.faithfulness import measure_faithfulness
+        from psr_lens.faithfulness.measure import refuse_seen
         from psr_lens.faithfulness_page import write_faithfulness
+        from psr_lens.responses import unanswered
         from psr_lens.steering import load_steering
 
         steerings: dict[str, Steering] = {}
         for name, path in zip(file_names(self.steerings), self.steerings, strict=True):
             steerings[name] = load_steering(path)
+            if "lens" in self.also and not steerings[name].tensors():
+                raise ValueError(
+                    f"--also lens: {path} is {steerings[name]!r}, without directions to read"
+                )
         needs = 2 if self.part == "test" else 1
         model, pairs = self.read(needs, f"{_TWO_GROUPS}, or measure on all of them with --part all")
         for steering in steerings.values():
             steering.check(model)
+        before = unanswered(model, pairs, self.seed)
+        before = before.test if self.part == "test" else before
+        if len(before) == 0:
+            raise ValueError(f"no test examples: {_TWO_GROUPS}, or measure on all with --part all")
+        if not self.allow_seen:
+            for name, steering in steerings.items():
+                refuse_seen(name, steering, before)
         data = self.sample(model, pairs)
         measured = data.test if self.part == "test" else data
-        if len(measured) == 0:
-            raise ValueError(
-                "no test examples: too few groups of pairs to hold some out; add pairs, or measure "
-                "on all of them with --part all"
-            )
         report = measure_faithfulness(
             model,
             steerings,

@@ -99,7 +99,7 @@ def measure_faithfulness(
             raise ValueError(f"a steering is called {name!r}, which is a reference line: rename it")
         steering.check(hooked)
         if not allow_seen:
-            _refuse_seen(name, steering, data)
+            refuse_seen(name, steering, data)
     lines |= references.oracles(
         hooked, data, surface, ranks, batch_size=batch_size, progress=progress
     )
@@ -189,7 +189,12 @@ def _check_ranks(ranks: Any, d_model: int) -> tuple[int, ...]:
     return found
 
 
-def _refuse_seen(name: str, steering: Steering, data: Sequence[Example]) -> None:
+def refuse_seen(name: str, steering: Steering, data: Sequence[Example]) -> None:
+    """Refuse examples that a steering was fitted on; their prompts alone say so.
+
+    Raises:
+        ValueError: If there is one.
+    """
     seen = set(steering.provenance.get("data", {}).get("example_keys", ()))
     shared = sum(example.key in seen for example in data)
     if shared:

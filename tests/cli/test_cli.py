@@ -16,7 +16,7 @@ from psr_lens.cli.options import ModelOptions, file_names
 from psr_lens.components import ComponentReport
 from psr_lens.faithfulness import FaithfulnessReport
 from psr_lens.lens import LensReading
-from psr_lens.steering import PSR, ConstantSteering, load_steering
+from psr_lens.steering import PSR, ConstantSteering, OracleSteering, load_steering
 from tests.browser import open_page
 
 
@@ -154,11 +154,8 @@ def test_faithfulness_of_saved_steerings(capsys, tmp_path, pairs_file):
     assert "loud" in (out / "report.html").read_text()
 
     assert "exists and is no report" in refuse(capsys, *measure, "--out", tmp_path)
-    # Which examples those are is known once the responses are there, so bars come first.
-    with pytest.raises(SystemExit) as end:
-        main([*measure, "--part", "all"])
-    assert end.value.code == 2
-    seen = capsys.readouterr().err.splitlines()[-1]
+    # Known by the prompts alone: no bar of the sampling comes first.
+    seen = refuse(capsys, *measure, "--part", "all")
     assert seen.startswith("psr-lens: loud was fitted on 4 of these 5 examples")
     everything = [*measure, "--part", "all", "--allow-seen", "True", "--outputs", "False"]
     main([*everything, "--out", str(out), "--also", "assumptions", "components", "lens"])
@@ -214,6 +211,7 @@ WRONG = {
     "faithfulness": {
         "--steerings FILE --alpha nan": "alpha=nan: it must be a finite number",
         "--steerings FILE --oracle-ranks 0": "oracle_ranks=0: it must be at least 1",
+        "--steerings ORACLE --also lens": "without directions to read",
         "--steerings VECTOR --pairs ONE": "or measure on all of them with --part all",
     },
     "steer": {
@@ -237,6 +235,7 @@ def test_options_that_do_not_go_together_are_refused_before_a_model_is_loaded(
     lines = pairs_file.read_text().splitlines()
     places = {name: tmp_path / name.lower() for name in ("ONE", "TWO", "FILE", "FOLDER", "NUMPY")}
     places["VECTOR"] = ConstantSteering.from_vector([1.0], layer=0).save(tmp_path / "vector")
+    places["ORACLE"] = OracleSteering((0,)).save(tmp_path / "oracle")
     places["ONE"].write_text(lines[0])
     places["TWO"].write_text("\n".join(lines[:2]))
     places["FILE"].write_text("")
