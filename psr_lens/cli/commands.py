@@ -87,8 +87,9 @@ class Decompose(PairOptions):
         refuse_file(self.out)
         if self.show < 1:
             raise ValueError(f"--show {self.show}: it must be at least 1")
-        from psr_lens.decomposition import write_decomposition
+        from psr_lens.decomposition import refuse_foreign_decomposition, write_decomposition
 
+        refuse_foreign_decomposition(self.out)
         model, pairs = self.read()
         data = self.sample(model, pairs)
         written = write_decomposition(
