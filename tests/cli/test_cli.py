@@ -100,6 +100,13 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
     (tmp_path / "file").write_text("x")
     assert "is a file" in refuse(capsys, "demo", "--out", tmp_path / "file")
     (tmp_path / "taken.safetensors").mkdir()
+    for name, command in (("mine.safetensors", "fit"), ("mine.csv", "compare")):
+        (tmp_path / name).write_text("mine")
+        own = refuse(
+            *(capsys, command, "--model", "demo", "--pairs", pairs_file, "--out", tmp_path / name)
+        )
+        assert f"{name} exists and psr_lens did not write it" in own
+        assert (tmp_path / name).read_text() == "mine"
     for command in ("fit", "compare"):
         assert "taken.safetensors is a directory" in refuse(
             *(capsys, command, "--model", "demo", "--pairs", pairs_file, "--out"),
@@ -117,6 +124,7 @@ def test_decompose_fit_steer(capsys, tmp_path, pairs_file):
     again = tmp_path / "again"
     again.mkdir()
     (again / "norms.csv").write_text("mine")
+    capsys.readouterr()
     assert "psr_lens did not write it" in refuse(capsys, "decompose", *common, "--out", again)
     assert (again / "norms.csv").read_text() == "mine"
     refuse_foreign_decomposition(tmp_path / "deltas")
