@@ -97,8 +97,9 @@ class Decompose(PairOptions):
         if self.show < 1:
             raise ValueError(f"--show {self.show}: it must be at least 1")
         self.check()
-        from psr_lens.decomposition import write_decomposition
+        from psr_lens.decomposition import refuse_foreign_decomposition, write_decomposition
 
+        refuse_foreign_decomposition(self.out)
         model, pairs = self.read()
         data = self.sample(model, pairs)
         written = write_decomposition(
@@ -184,9 +185,10 @@ class Fit(_FitOptions):
         arguments = self.arguments()
         self.check()
         from psr_lens.artifacts import artifact_path
+        from psr_lens.files import refuse_foreign_files
 
         refuse_directory(self.out)
-        refuse_directory(artifact_path(self.out))
+        refuse_foreign_files({artifact_path(self.out): b"psr_lens"})
         if self.checkpoint is not None:
             if self.checkpoint.exists() and not self.checkpoint.is_dir():
                 raise ValueError(f"--checkpoint {self.checkpoint} is a file: name a directory")
@@ -244,7 +246,10 @@ class Compare(_FitOptions):
         arguments = self.arguments()
         self.check()
         if self.out is not None:
+            from psr_lens.files import refuse_foreign_files
+
             refuse_directory(self.out)
+            refuse_foreign_files({self.out: b"steering,reference,measure,"})
         from psr_lens.comparison import compare, plan_comparison
 
         plan_comparison(self.methods, arguments)
