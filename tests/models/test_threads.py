@@ -243,7 +243,8 @@ def test_raw_generate_knows_its_prompt_when_the_outer_context_was_left_first(bac
     with two.applied(model):
         expected = generate()
     outer, inner = one.applied(model, prompt_length=2), two.applied(model)
-    outer.__enter__(), inner.__enter__()
+    outer.__enter__()
+    inner.__enter__()
     outer.__exit__(None, None, None)
     assert torch.equal(generate(), expected)
     inner.__exit__(None, None, None)
