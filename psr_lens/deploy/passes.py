@@ -128,8 +128,8 @@ class PassWatcher:
         with ExitStack() as hooks:
             # The outermost one that is called opens the pass: the model, or its decoder called alone.
             for module in modules_down_to_layers(hf_model)[:-1]:
-                names = tuple(inspect.signature(module.forward).parameters)
-                opens, closes = _OpensPass(self, names), _ClosesPass(self)
+                opens = _OpensPass(self, _positional(module.forward))
+                closes = _ClosesPass(self)
                 for handle in (
                     module.register_forward_pre_hook(opens, with_kwargs=True),
                     module.register_forward_hook(closes, always_call=True),
@@ -169,7 +169,8 @@ class _WatchedGenerate:
     def __init__(self, watcher: PassWatcher, original: Callable[..., Any]):
         update_wrapper(self, original)
         self._watcher, self._original = watcher, original
-        self._names = tuple(inspect.signature(original).parameters)
+        # One that takes whatever it gets hands the prompt on in the first place, as transformers does.
+        self._names = _positional(original) or ("inputs",)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         prompt = _prompt_of({**dict(zip(self._names, args, strict=False)), **kwargs})
@@ -178,6 +179,12 @@ class _WatchedGenerate:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _itself, (self._original,)
+
+
+def _positional(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The arguments that may be given without their names."""
+    found = inspect.signature(function).parameters.values()
+    return tuple(own.name for own in found if own.kind is own.POSITIONAL_OR_KEYWORD)
 
 
 def _itself(original: Callable[..., Any]) -> Callable[..., Any]:

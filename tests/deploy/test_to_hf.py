@@ -1,9 +1,11 @@
 """A steering acts on the plain transformers model as it acts on the HookedModel."""
 
 import contextlib
+import copy
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from functools import cache
 
@@ -309,6 +311,219 @@ def test_the_fingerprint_is_not_disturbed_by_steering_or_dropout():
         named.to_hf(plain).remove()
     assert plain.training
     assert all(module.training for module in plain.modules())
+
+
+# --- the fingerprint follows the weights --------------------------------------------------------
+
+
+def scaled(weight):
+    with torch.no_grad():
+        weight.mul_(1.3)
+
+
+def merged(weight):
+    weight.data += 0.3 * weight.data.flip(0)
+
+
+def exchanged(weight):
+    weight.data = 1.3 * weight.data
+
+
+@pytest.mark.parametrize("write", [scaled, merged, exchanged])
+def test_weights_that_were_written_to_after_the_first_look(write):
+    model = hooked("llama")
+    plain = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
+    steering = psr(model, provenance=provenance(model))
+    steering.to_hf(plain).remove()
+    weight = plain.model.layers[1].mlp.down_proj.weight
+    kept = weight.detach().clone()
+    write(weight)
+    with pytest.raises(ValueError, match=r"does not belong to .*residual stream"):
+        steering.to_hf(plain)
+    # Also where the second look is the first after a fold.
+    with steerings(model)["constant"].fold_into(plain), pytest.raises(ValueError, match="belong"):
+        steering.to_hf(plain)
+    weight.data = kept
+    steering.to_hf(plain).remove()
+
+
+def test_what_is_folded_in_or_undone_is_not_another_model():
+    model = hooked("llama")
+    plain = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
+    unnamed, named = steerings(model)["constant"], psr(model, provenance=provenance(model))
+    first = unnamed.fold_into(plain, alpha=20.0)
+    with unnamed.fold_into(plain, alpha=20.0):
+        named.to_hf(plain).remove()
+    named.to_hf(plain).remove()
+    first.undo()
+    named.to_hf(plain).remove()
+
+
+# --- threads, order, copies ---------------------------------------------------------------------
+
+
+def in_thread(call):
+    """What a call gives, or raises, in a thread of its own."""
+    found = []
+
+    def work():
+        try:
+            found.append(call())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return lambda: (thread.join(60), found[0])[1]
+
+
+def test_threads_steer_one_model_each_in_its_own_way():
+    model, plain = hooked("llama"), hf_model("llama")
+    three = [(steerings(model)[name], 1.5) for name in ("psr", "constant")]
+    # Also one that asks for the plain model.
+    three.append((three[0][0], 0.0))
+    barrier = threading.Barrier(3, timeout=60)
+
+    def run(steering, alpha, wait=lambda: None):
+        with steering.to_hf(plain, alpha):
+            wait()
+            found = last_logits(plain), hf_texts(model, plain, PROMPTS)
+            wait()
+        return found
+
+    before = last_logits(plain)
+    alone = [run(*own) for own in three]
+    together = [in_thread(lambda own=own: run(*own, barrier.wait)) for own in three]
+    for ours, (logits, texts) in zip([wait() for wait in together], alone, strict=True):
+        assert torch.equal(ours[0], logits)
+        assert ours[1] == texts
+    assert torch.equal(alone[2][0], before)
+    assert not torch.equal(alone[0][0], alone[1][0])
+    assert torch.equal(last_logits(plain), before)
+
+
+def test_a_thread_that_put_nothing_on_is_refused_or_steered_on_request():
+    model, plain = hooked("llama"), hf_model("llama")
+    steering = steerings(model)["psr"]
+    before = last_logits(plain)
+    with steering.to_hf(plain):
+        steered = last_logits(plain)
+        error = in_thread(lambda: last_logits(plain))()
+        assert isinstance(error, RuntimeError)
+        assert str(error).startswith("PSR(psr, 2 layers of an unnamed model, surface R) was put on")
+        assert "to_hf(..., all_threads=True)" in str(error)
+        assert "alpha=0.0" in str(error)
+        assert torch.equal(last_logits(plain), steered)
+    assert torch.equal(in_thread(lambda: last_logits(plain))(), before)
+    with steering.to_hf(plain, all_threads=True):
+        assert torch.equal(in_thread(lambda: last_logits(plain))(), steered)
+    assert torch.equal(last_logits(plain), before)
+
+
+def test_the_fingerprint_may_be_taken_while_another_thread_steers():
+    model = hooked("llama")
+    plain = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
+    named = psr(model, provenance=provenance(model))
+    with steerings(model)["constant"].to_hf(plain, alpha=30.0):
+        assert in_thread(lambda: named.to_hf(plain).remove())() is None
+
+
+def test_a_copy_that_is_made_inside_is_plain():
+    model, plain = hooked("llama"), hf_model("llama")
+    before, texts = last_logits(plain), hf_texts(model, plain, PROMPTS)
+    steering = steerings(model)["psr"]
+    with steering.to_hf(plain, alpha=1.5):
+        steered = last_logits(plain)
+        twin = copy.deepcopy(plain)
+        assert torch.equal(last_logits(twin), before)
+        assert hf_texts(model, twin, PROMPTS) == texts
+        with steering.to_hf(twin, alpha=1.5):
+            assert torch.equal(last_logits(twin), steered)
+    # Its generate runs the copy, and not the original.
+    with torch.no_grad():
+        twin.lm_head.weight.mul_(-1)
+    assert hf_texts(model, twin, PROMPTS) != texts
+    assert hf_texts(model, plain, PROMPTS) == texts
+
+
+def test_a_generate_that_the_user_gave_the_model_is_the_user_s():
+    model = hooked("llama")
+    plain = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
+    calls = []
+
+    def counted(original):
+        def generate(*args, **kwargs):
+            calls.append(1)
+            return original(*args, **kwargs)
+
+        return generate
+
+    steering = steerings(model)["psr"]
+    expected = expected_tokens(model, steering)
+    plain.generate = mine = counted(plain.generate)
+    with steering.to_hf(plain, alpha=1.5):
+        assert hf_texts(model, plain, PROMPTS) == expected
+    assert plain.generate is mine
+    assert len(calls) == 1
+    with steering.to_hf(plain, alpha=1.5):
+        plain.generate = inside = counted(plain.generate)
+        assert hf_texts(model, plain, PROMPTS) == expected
+    assert plain.generate is inside
+    assert hf_texts(model, plain, PROMPTS) != expected
+    assert len(calls) == 5
+
+
+@pytest.mark.parametrize("call", ["forward", "generate"])
+def test_a_pass_that_was_interrupted_says_nothing_about_the_next(call):
+    model, plain = hooked("llama"), hf_model("llama")
+    steering = steerings(model)["psr"]
+    with steering.to_hf(plain):
+        expected = last_logits(plain)
+        handle = plain.model.layers[1].register_forward_pre_hook(interrupt)
+        batch = model.to_batch(PROMPTS)
+        with contextlib.suppress(KeyboardInterrupt):
+            if call == "forward":
+                plain(batch.tokens, attention_mask=batch.attention_mask.long())
+            else:
+                hf_texts(model, plain, PROMPTS)
+        handle.remove()
+        assert torch.equal(last_logits(plain), expected)
+
+
+def interrupt(module, args):
+    raise KeyboardInterrupt
+
+
+# --- compiled -----------------------------------------------------------------------------------
+
+
+def compiled_by_generate(plain):
+    # What generate does with a static cache on a GPU.
+    plain._compiled_call = torch.compile(plain.__call__, backend="eager")
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("way", "where"),
+    [
+        (lambda m: (m.compile(backend="eager"), m)[1], ""),
+        (
+            lambda m: (m.model.layers[1].mlp.compile(backend="eager"), m)[1],
+            r" \(model\.layers\.1\.mlp\)",
+        ),
+        (lambda m: torch.compile(m, backend="eager"), ""),
+        (compiled_by_generate, ""),
+    ],
+    ids=["compile", "submodule", "torch.compile", "generate"],
+)
+def test_a_compiled_model_is_refused(way, where):
+    model = hooked("llama")
+    plain = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
+    message = f"^this LlamaForCausalLM is compiled{where}, and .*disable_compile=True"
+    with pytest.raises(ValueError, match=message) as error:
+        steerings(model)["psr"].to_hf(way(plain))
+    assert "\n" not in str(error.value)
+    assert not any(module._forward_hooks for module in plain.modules())
 
 
 @pytest.mark.parametrize(

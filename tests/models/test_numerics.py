@@ -130,6 +130,18 @@ def test_weights_that_were_written_to_have_another_fingerprint(backend):
         assert before.difference(model_fingerprint(model)) == ""
 
 
+@every_backend
+def test_so_have_those_that_were_written_to_where_torch_does_not_count(backend):
+    model = load_model(checkpoint("llama"), backend=backend)
+    before = model_fingerprint(model)
+    weights = [own for own in model.raw.parameters() if own.ndim > 1 and own.abs().max() > 0]
+    version = weights[-1]._version
+    # As a LoRA is merged.
+    weights[-1].data += 0.05 * weights[-1].data.norm()
+    assert weights[-1]._version == version
+    assert before.difference(model_fingerprint(model)) != ""
+
+
 # --- do interventions bite ----------------------------------------------------------------------
 
 
