@@ -11,6 +11,7 @@ from psr_lens.deltas import iter_deltas
 from psr_lens.examples import SteeringDataset
 from psr_lens.models import as_hooked_model
 from psr_lens.plots import Report, TraitSection, render_report
+from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.prompts import prompt_text
 from psr_lens.steering.provenance import describe_model
 
@@ -33,6 +34,8 @@ def write_decomposition(
 ) -> Path:
     """Write `deltas.html` (heatmaps of the first examples) and `norms.csv` (all of them).
 
+    Where the prompts hardly change what the model says, the page begins with that.
+
     `norms.csv` has one row per example, layer and token: its place, the token, and the norms of the
     accumulated and the local delta.
 
@@ -54,6 +57,7 @@ def write_decomposition(
     if show < 1 or len(data) == 0:
         raise ValueError(f"show={show} of {len(data)} examples: both must be at least 1")
     hooked = as_hooked_model(model)
+    effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
     rows: dict[int, list[tuple[Any, ...]]] = {}
     sections: dict[int, TraitSection] = {}
     for i, deltas in iter_deltas(
@@ -79,7 +83,7 @@ def write_decomposition(
     page = render_report(
         Report(
             "What did these prompts do inside the model?",
-            _LEAD,
+            f"{effect.warning} {_LEAD}".lstrip(),
             tuple(sections[i] for i in sorted(sections)),
             {**described, "surface": surface, "examples": str(len(data))},
         )

@@ -106,7 +106,7 @@ def collect_deltas(
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
     """
-    check_examples(data)
+    check_examples(data, check_surface(surface))
     found = dict(
         iter_deltas(
             model, data, surface=surface, local=local, batch_size=batch_size, progress=progress
@@ -129,7 +129,7 @@ def iter_deltas(
     Holds no more than one batch. Three forward passes per batch, two without the local deltas.
     """
     hooked = as_hooked_model(model)
-    check_surface(surface)
+    check_examples(data, check_surface(surface))
     for indices in iter_batches(data, batch_size, progress=progress, description="deltas"):
         examples = [data[i] for i in indices]
         base, steered = example_batches(hooked, examples)

@@ -88,9 +88,13 @@ class Decompose(PairOptions):
         if self.show < 1:
             raise ValueError(f"--show {self.show}: it must be at least 1")
         from psr_lens.decomposition import write_decomposition
+        from psr_lens.prompt_effect import measure_prompt_effect
 
         model, pairs = self.read()
         data = self.sample(model, pairs)
+        effect = measure_prompt_effect(model, data)
+        if effect.is_weak:
+            print(effect.warning)
         written = write_decomposition(
             model, data, self.out, surface=self.surface, show=self.show, batch_size=self.batch_size
         )
@@ -271,10 +275,10 @@ class Faithfulness(PairOptions):
         steerings = {}
         for name, path in zip(file_names(self.steerings), self.steerings, strict=True):
             steerings[name] = load_steering(path)
-        model, pairs = self.read()
+        model, pairs = self.read(list(steerings.values()))
         for steering in steerings.values():
             steering.check(model)
-        data = self.sample(model, pairs)
+        data = self.sample(model, pairs, list(steerings.values()))
         measured = data.test if self.part == "test" else data
         if len(measured) == 0:
             raise ValueError(
@@ -353,7 +357,7 @@ class Steer(ModelOptions):
         from psr_lens.steering import load_steering
 
         steering = load_steering(self.steering)
-        model = self.load()
+        model = self.load([steering])
         with steering.applied(model, self.alpha):
             print(
                 model.generate(

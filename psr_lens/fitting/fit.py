@@ -1,6 +1,7 @@
 """`fit`: the one entry point from examples to a steering."""
 
 import time
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,7 +16,7 @@ from psr_lens._types import (
     check_surface,
     resolve_layers,
 )
-from psr_lens.examples import SteeringDataset
+from psr_lens.examples import SteeringDataset, check_examples
 from psr_lens.fitting.checkpoints import FitCheckpoint
 from psr_lens.fitting.choices import (
     HAVE_BEST,
@@ -30,6 +31,7 @@ from psr_lens.fitting.recipe import Recipe
 from psr_lens.fitting.report import FitReport, counting_forwards
 from psr_lens.fitting.solve import Task, solve, solve_closed
 from psr_lens.models import as_hooked_model
+from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering import Steering
 from psr_lens.steering.provenance import describe_data, provenance
 
@@ -110,7 +112,8 @@ def fit(
         progress: Whether to show bars.
 
     Returns:
-        The steering, with its `fit_report`.
+        The steering, with its `fit_report`. Where the prompts hardly change what the model says, its
+        `warning` tells, as a Python warning does.
 
     Raises:
         ValueError: If an argument is unknown or out of range, options do not go together, or there
@@ -143,6 +146,7 @@ def fit(
         replay={"precision": precision, "max_memory": max_memory},
     )
     examples, dev = train_and_dev(data, seed)
+    check_examples([*examples, *dev], surface)
     if n_heads == "auto" and len(dev) == 0:
         raise ValueError(
             "n_heads='auto' but there is no dev example to choose it on: pass examples of several "
@@ -205,6 +209,9 @@ def fit(
         FitCheckpoint(checkpoint, settings),
         progress,
     )
+    warning = measure_prompt_effect(hooked, data.train, batch_size=batch_size).warning
+    if warning:
+        warnings.warn(warning, stacklevel=2)
     start = time.perf_counter()
     with counting_forwards(hooked) as count:
         found = solve_closed(task) if method in CLOSED else solve(task)
@@ -227,5 +234,6 @@ def fit(
         dev_losses=found.dev_losses,
         candidates=found.candidates,
         tried=found.tried,
+        warning=warning,
     )
     return steering
