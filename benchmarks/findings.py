@@ -113,7 +113,8 @@ def with_wordings(model: HookedModel, data: SteeringDataset, name: str) -> Steer
         pairs = [instruct(str(example.pair.metadata["question"]), text) for text in wordings]
         full = replace(example.pair, equivalents=tuple(own.steered for own in pairs))
         assert pair.steered == example.pair.steered
-        return make_example(model, full, example.response_ids, example.finished)
+        said, finished = example.response_ids, example.finished
+        return make_example(model, full, said, finished, example.rendering)
 
     return replace(data, examples=tuple(worded(example) for example in data))
 

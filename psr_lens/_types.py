@@ -23,7 +23,8 @@ from torch import Tensor
 
 Surface = Literal["R", "QR"]
 """Where an intervention acts. `R`: the last prompt token and every response token. `QR`: the
-question's tokens as well, that is the longest common token suffix of base and steered prompt."""
+question's tokens as well: the common token suffix of base and steered prompt, which is what an
+instruction in front leaves as it is."""
 
 Layers = int | tuple[int, ...] | list[int] | range | Literal["all"]
 """One layer, several, or all of them."""

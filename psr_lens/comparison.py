@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psr_lens.examples import SteeringDataset
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
+from psr_lens.faithfulness.bootstrap import in_brackets, why_no_interval
 from psr_lens.files import write_bytes
 from psr_lens.fitting import FitReport, fit_best
 from psr_lens.fitting.best import settings_of
 from psr_lens.fitting.choices import check_fit_options
 from psr_lens.models import unsteered_model
+from psr_lens.prompt_effect import html_warning, warning_of
 from psr_lens.steering import Steering
 
 if TYPE_CHECKING:
@@ -107,18 +109,21 @@ class Comparison:
     def table(self) -> str:
         """The same as text, with the paired differences and the reference line below."""
         lines = [
+            *warning_of(self.faithfulness.provenance),
+            *filter(None, [why_no_interval(self.faithfulness.examples)]),
             f"Relative RMSE at the last layer (1: no steering, 0: the prompt), "
             f"{self.faithfulness.examples} held-out examples; each method in the setting that was "
             "closest on the dev examples:",
             "",
-            self.to_dataframe().to_string(float_format="{:.3f}".format),
+            self.to_dataframe().to_string(float_format="{:.3f}".format, na_rep="-"),
         ]
         differences = self.differences()
         if len(differences):
             closest = differences["closest"].iloc[0]
-            lines += ["", f"further from the prompt than {closest}, paired, 95 % intervals:"]
+            intervals = ", 95 % intervals" if self.faithfulness.has_intervals else ""
+            lines += ["", f"further from the prompt than {closest}, paired{intervals}:"]
             lines += [
-                f"  {name}: {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+                f"  {name}: {row.difference:+.3f}{in_brackets(row.low, row.high, '+.3f')}"
                 for name, row in differences.iterrows()
             ]
         equivalent = self.faithfulness.reference.get(EQUIVALENT_PROMPT)
@@ -136,7 +141,8 @@ class Comparison:
         return self.table()
 
     def _repr_html_(self) -> str:
-        return self.to_dataframe().to_html(float_format="{:.3f}".format)
+        table = self.to_dataframe().to_html(float_format="{:.3f}".format, na_rep="-")
+        return html_warning(self.faithfulness.provenance) + table
 
 
 def compare(

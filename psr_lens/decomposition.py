@@ -12,6 +12,7 @@ from psr_lens.files import refuse_foreign_files, write_files
 from psr_lens.models import unsteered_model
 from psr_lens.plots import Report, TraitSection, render_report
 from psr_lens.plots.page import PAGE_MARK
+from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.prompts import prompt_text
 from psr_lens.steering.provenance import describe_model
 
@@ -47,6 +48,8 @@ def write_decomposition(
 ) -> Path:
     """Write `deltas.html` (heatmaps of the first examples) and `norms.csv` (all of them).
 
+    Where the prompts hardly change what the model says, the page begins with that.
+
     `norms.csv` has one row per example, layer and token: its place, the token, and the norms of the
     accumulated and the local delta.
 
@@ -70,6 +73,7 @@ def write_decomposition(
         raise ValueError(f"show={show} of {len(data)} examples: both must be at least 1")
     table_file, page_file = refuse_foreign_decomposition(out)
     hooked = unsteered_model(model, "write_decomposition(...)")
+    effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
     rows: dict[int, list[tuple[Any, ...]]] = {}
     sections: dict[int, TraitSection] = {}
     for i, deltas in iter_deltas(
@@ -95,7 +99,7 @@ def write_decomposition(
     page = render_report(
         Report(
             "What did these prompts do inside the model?",
-            _LEAD,
+            f"{effect.warning} {_LEAD}".lstrip(),
             tuple(sections[i] for i in sorted(sections)),
             {**described, "surface": surface, "examples": str(len(data))},
         )

@@ -110,7 +110,7 @@ def collect_deltas(
     Raises:
         ValueError: If a steering is applied to the model.
     """
-    check_examples(data)
+    check_examples(data, check_surface(surface))
     unsteered_model(model, "collect_deltas(...)")
     found = dict(
         iter_deltas(
@@ -133,7 +133,7 @@ def iter_deltas(
 
     Holds no more than one batch. Three forward passes per batch, two without the local deltas.
     """
-    check_surface(surface)
+    check_examples(data, check_surface(surface))
     for indices in iter_batches(data, batch_size, progress=progress, description="deltas"):
         # Every time, since the caller may have entered a context between two of them.
         hooked = unsteered_model(model, "iter_deltas(...)")

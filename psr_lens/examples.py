@@ -10,8 +10,8 @@ import torch
 
 from psr_lens._types import Surface
 from psr_lens.models import TokenRow
-from psr_lens.models.chat import common_suffix_length
-from psr_lens.prompts import PromptPair
+from psr_lens.models.chat import PromptTokens, Rendering, common_suffix_length
+from psr_lens.prompts import PromptPair, prompt_text, prompt_words
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -31,6 +31,9 @@ class Example:
         finished: Whether the model ended the response.
         alpha: Strength at which a steering is fitted to this example: 1 for one that shows the
             trait, 0 or less for one that does not.
+        rendering: What the chat template was given besides the messages.
+        region_length: How many tokens at the end of `x` a `QR` steering acts on when the model
+            generates from it; None where that was not found out, for the common suffix.
     """
 
     pair: PromptPair
@@ -40,25 +43,68 @@ class Example:
     equivalent_ids: tuple[tuple[int, ...], ...] = ()
     finished: bool = True
     alpha: float = 1.0
+    rendering: Rendering = field(default_factory=Rendering)
+    region_length: int | None = None
 
     @cached_property
     def key(self) -> str:
-        """A short hash of the two prompts, the same for every response to them."""
-        return hashlib.sha256(repr((self.base_ids, self.steered_ids)).encode()).hexdigest()[:12]
+        """A short hash of the two prompts' words, the same for every response to them.
+
+        Of the words and not of the tokens, which change with the day where a chat template writes
+        the date.
+        """
+        words = (prompt_words(self.pair.base), prompt_words(self.pair.steered))
+        return hashlib.sha256(repr(words).encode()).hexdigest()[:12]
+
+    @cached_property
+    def _shared(self) -> int:
+        return common_suffix_length(self.base_ids, self.steered_ids)
 
     @property
     def question_length(self) -> int:
-        """Tokens in the longest common suffix of `x` and `x'`, at least 1."""
-        return max(1, common_suffix_length(self.base_ids, self.steered_ids))
+        """Tokens of the question, which end both prompts; at least 1.
+
+        What a steering instruction in front leaves as it is: the longest common suffix of `x` and
+        `x'`, and of it what a `QR` steering acts on when the model generates.
+        """
+        known = self._shared if self.region_length is None else self.region_length
+        return max(1, min(self._shared, known))
+
+    @property
+    def base_prompt(self) -> PromptTokens:
+        """`x` as it was tokenised, to generate from."""
+        length = self.region_length or self.question_length
+        return PromptTokens(self.base_ids, len(self.base_ids) - length)
+
+    def check_surface(self, surface: Surface) -> None:
+        """Refuse a surface on which a steering would be fitted on other tokens than it acts on.
+
+        Raises:
+            ValueError: If the surface is `QR` and the steered prompt changes tokens of the base prompt
+                that a `QR` steering acts on when the model generates.
+        """
+        if surface == "QR" and self.region_length is not None and self._shared < self.region_length:
+            raise ValueError(
+                f"surface='QR' but the steered prompt of {prompt_text(self.pair.base)[:60]!r} leaves "
+                f"only {self._shared} of the {self.region_length} tokens that a QR steering acts on "
+                "when the model generates: put the instruction in front of the question, as "
+                "psr_lens.instruct(question, instruction) does, or choose surface='R'"
+            )
 
     def surface_length(self, surface: Surface) -> int:
-        """Number of tokens on the surface."""
+        """Number of tokens on the surface.
+
+        Raises:
+            ValueError: As `check_surface`.
+        """
+        self.check_surface(surface)
         return (1 if surface == "R" else self.question_length) + len(self.response_ids)
 
     @property
     def base_row(self) -> TokenRow:
-        """`x y'`."""
-        return self._row(self.base_ids)
+        """`x y'`, with the question where a steering takes it to be when the model generates."""
+        base = self.base_prompt
+        return TokenRow(base.ids + self.response_ids, base.question_start, len(base.ids) - 1)
 
     @property
     def steered_row(self) -> TokenRow:
@@ -76,11 +122,12 @@ class Example:
         )
 
 
-def check_examples(data: Any) -> "Sequence[Example]":
-    """The examples, if they are that.
+def check_examples(data: Any, surface: Surface = "R") -> "Sequence[Example]":
+    """The examples, if they are that and have the surface.
 
     Raises:
-        ValueError: If it is anything but a data set or a sequence of examples.
+        ValueError: If it is anything but a data set or a sequence of examples, or a steered prompt
+            changes what a steering on the surface acts on.
     """
     if isinstance(data, Example):
         raise ValueError("one Example was given where several are taken: pass [example]")
@@ -89,6 +136,8 @@ def check_examples(data: Any) -> "Sequence[Example]":
             f"data of type {type(data).__name__} holds no examples: pass what sample_responses "
             "returns, or one of its splits"
         )
+    for example in data:
+        example.check_surface(surface)
     return data
 
 
@@ -183,8 +232,8 @@ def split_examples(
 ) -> dict[str, Split]:
     """`split_groups`, with groups that share a pair of prompts kept on one side.
 
-    Two questions that differ in unknown words alone are the same tokens to the model, and so the
-    same example, whatever their groups are called.
+    A pair is shared where it has the same words or the same tokens: two questions that differ in
+    unknown words alone are the same example to the model, whatever their groups are called.
     """
     root: dict[str, str] = {}
 
@@ -193,12 +242,13 @@ def split_examples(
             group = root[group]
         return group
 
-    first_with: dict[str, str] = {}
+    first_with: dict[Any, str] = {}
     for example in examples:
-        group = find(example.pair.group)
-        other = find(first_with.setdefault(example.key, group))
-        # The smaller name stands for both, whatever the order of the examples.
-        root[max(group, other)] = min(group, other)
+        for same in (example.key, (example.base_ids, example.steered_ids)):
+            group = find(example.pair.group)
+            other = find(first_with.setdefault(same, group))
+            # The smaller name stands for both, whatever the order of the examples.
+            root[max(group, other)] = min(group, other)
     part = split_groups([find(group) for group in root], shares, seed)
     return {group: part[find(group)] for group in root}
 

@@ -21,8 +21,7 @@ _SECTIONS: Final = (
         "relative_rmse",
         "Distance to the prompt",
         "How far the steered residual stream is from the prompted one, in units of the prompt's own "
-        "effect: 0 is exactly what the prompt does, 1 is no steering. Bands are 95 % bootstrap "
-        "intervals over examples.",
+        "effect: 0 is exactly what the prompt does, 1 is no steering.",
     ),
     (
         "cosine",
@@ -48,6 +47,7 @@ _SECTIONS: Final = (
         "At how many positions the most likely next token is the prompted one.",
     ),
 )
+_BANDS: Final = "Bands are 95 % bootstrap intervals over examples."
 _GAP: Final = (
     "The squared distance, taken apart: pushes of the wrong strength, what lies outside of the "
     "steering's directions, layers and tokens where it does not act, and what later blocks make of "
@@ -93,6 +93,8 @@ def faithfulness_page(report: FaithfulnessReport) -> str:
             continue
         figure = faithfulness_figure(report, measure)
         figure.update_layout(title={"text": ""})
+        if measure == "relative_rmse" and report.has_intervals:
+            reading += f" {_BANDS}"
         place = figures.place(figure, MEASURES[measure].label)
         parts.append(f"<section><h2>{heading}</h2><p>{escape(reading)}</p>{place}</section>")
     split = [name for name in report.steerings if "propagation" in report.runs[name].sums]

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psr_lens.models.chat import Message, Prompt, RawText, check_messages, with_instruction
+from psr_lens.models.chat import (
+    Message,
+    Prompt,
+    RawText,
+    check_messages,
+    is_chat,
+    with_instruction,
+)
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _FIELDS = ("base", "steered", "response", "equivalent", "equivalents", "group")
@@ -105,6 +112,16 @@ def prompt_text(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def prompt_words(prompt: Prompt) -> tuple[tuple[str, str], ...]:
+    """What a prompt says, turn by turn, whatever a template makes of it: `(role, text)` of each.
+
+    Plain text counts as a user's turn, which it is on a chat model.
+    """
+    if is_chat(prompt):
+        return tuple((m["role"], m["content"].strip()) for m in prompt)  # type: ignore[union-attr]
+    return (("user", prompt_text(prompt).strip()),)
 
 
 def load_pairs(path: str | Path) -> list[PromptPair]:

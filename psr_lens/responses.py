@@ -14,6 +14,7 @@ from psr_lens.examples import (
     split_examples,
 )
 from psr_lens.models import HookedModel, unsteered_model
+from psr_lens.models.chat import Rendering
 from psr_lens.models.generation import generate_tokens
 from psr_lens.prompts import PromptPair
 
@@ -32,6 +33,8 @@ def sample_responses(
     batch_size: int = 32,
     split: tuple[float, float, float] | Mapping[str, Split] = SHARES,
     progress: bool = True,
+    template_options: Mapping[str, Any] | None = None,
+    date: str | None = None,
 ) -> SteeringDataset:
     """Let the model answer every steered prompt, and lay the answers out as a data set.
 
@@ -45,9 +48,14 @@ def sample_responses(
         batch_size: Prompts per batch; it does not change what is sampled.
         split: Shares of train, dev and test, over groups; or the split of every group.
         progress: Whether to show a bar.
+        template_options: What the chat template takes besides the messages (`enable_thinking`,
+            `date_string`, `tools`), over those that `load_model` was given. Kept with the examples.
+        date: The day that a template which writes the date is given, as `2026-11-25`: one for the
+            whole data set, kept with the examples. Today by default.
 
     Raises:
-        ValueError: If there is no pair, or an argument is out of its range.
+        ValueError: If there is no pair, an argument is out of its range, or the chat template does
+            not take an option.
     """
     if isinstance(pairs, PromptPair):
         raise ValueError("one PromptPair was given where several are taken: pass [pair]")
@@ -70,12 +78,13 @@ def sample_responses(
         "sample_responses(...)",
         "sample with generate(...) and pass the texts as responses of the pairs",
     )
+    rendering = hooked.encoder.rendering(template_options, date)
     wanted = [pair for pair in pairs for _ in range(samples_per_pair if not pair.response else 1)]
     to_sample = [pair for pair in wanted if pair.response is None]
     sampled = iter(
         generate_tokens(
             hooked,
-            [pair.steered for pair in to_sample],
+            [hooked.encoder.encode(pair.steered, rendering) for pair in to_sample],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
@@ -89,10 +98,11 @@ def sample_responses(
     for pair in wanted:
         if pair.response is None:
             generation = next(sampled)
-            examples.append(make_example(hooked, pair, generation.tokens, generation.finished))
+            ids, finished = generation.tokens, generation.finished
         else:
-            ids = hooked.encoder.encode_response(pair.base, pair.response)
-            examples.append(make_example(hooked, pair, ids))
+            ids = hooked.encoder.encode_response(pair.base, pair.response, rendering)
+            finished = True
+        examples.append(make_example(hooked, pair, ids, finished, rendering))
     return SteeringDataset(
         tuple(examples),
         dict(split) if isinstance(split, Mapping) else split_examples(examples, split, seed),
@@ -102,6 +112,7 @@ def sample_responses(
             "temperature": temperature,
             "max_new_tokens": max_new_tokens,
             "seed": seed,
+            **rendering.described(),
         },
     )
 
@@ -143,7 +154,7 @@ def add_negatives(
     hooked = unsteered_model(model, "add_negatives(...)")
     sampled = generate_tokens(
         hooked,
-        [example.pair.base for example in check_examples(data)],
+        [example.base_prompt for example in check_examples(data)],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
@@ -162,14 +173,27 @@ def make_example(
     pair: PromptPair,
     response_ids: Sequence[int],
     finished: bool = True,
+    rendering: Rendering | None = None,
 ) -> Example:
-    """Tokenise a pair's prompts around a given response."""
-    encode = model.encoder.encode
+    """Tokenise a pair's prompts around a given response.
+
+    Args:
+        model: The model.
+        pair: The prompts.
+        response_ids: Token ids of the response, without its end token.
+        finished: Whether the model ended it.
+        rendering: What a chat template is given besides the messages; by default the model's
+            options, and today.
+    """
+    rendering = rendering or model.encoder.rendering()
+    base = model.encoder.encode(pair.base, rendering)
     return Example(
         pair,
-        encode(pair.base).ids,
-        encode(pair.steered).ids,
+        base.ids,
+        model.encoder.encode(pair.steered, rendering).ids,
         tuple(response_ids),
-        tuple(encode(prompt).ids for prompt in pair.equivalents),
+        tuple(model.encoder.encode(prompt, rendering).ids for prompt in pair.equivalents),
         finished,
+        rendering=rendering,
+        region_length=len(base.ids) - base.question_start,
     )

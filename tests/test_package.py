@@ -1,6 +1,7 @@
 """The package as a whole: its layers, its names, how quickly it loads, what the wheel holds."""
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,7 @@ LAYERS = (
     "responses",
     "deltas",
     "files",
+    "prompt_effect",
     "artifacts",
     "report_files",
     "steering",
@@ -328,3 +331,28 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path):
         assert f"psr_lens/demo/checkpoints/{checkpoint}/model.safetensors" in names
     weights = sum(path.stat().st_size for path in PACKAGE.rglob("*.safetensors"))
     assert 0 < weights < 12e6
+
+
+def test_the_session_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch):
+    """On a chat model that is small, answers briefly and is fitted in the quickest way."""
+    from tests.tiny_models import BACKENDS, tiny_model
+
+    session = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert session is not None
+    model, sample = tiny_model("llama", BACKENDS[0]), psr_lens.sample_responses
+    brief = functools.partial(sample, max_new_tokens=2, progress=False)
+    monkeypatch.setattr(psr_lens, "load_model", lambda name: model, raising=False)
+    monkeypatch.setattr(psr_lens, "sample_responses", brief, raising=False)
+    fit = psr_lens.fit
+
+    def quick(*args: Any, method: str, **options: Any) -> Any:
+        return fit(*args, method=method, solver="replay" if method == "psr" else "auto", **options)
+
+    monkeypatch.setattr(psr_lens, "fit", quick, raising=False)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(session[1], names)
+    assert len(names["data"]) == 50
+    assert names["report"].examples == 10
+    assert names["report"].has_intervals
+    assert [path.name for path in tmp_path.iterdir()] == ["french-psr.safetensors"]

@@ -31,6 +31,7 @@ from psr_lens.deltas import Kind
 from psr_lens.examples import Example, check_examples, split_examples
 from psr_lens.faithfulness.bootstrap import resamples
 from psr_lens.models import unsteered_model
+from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering.provenance import describe_data, provenance
 
 _N_ENERGIES: Final = 64
@@ -106,7 +107,7 @@ def measure_assumptions(
         raise ValueError("there is no example to measure on: pass at least one")
     if kind not in get_args(Kind):
         raise ValueError(f"kind={kind!r}: choose 'accumulated' or 'local'")
-    check_surface(surface)
+    check_examples(data, check_surface(surface))
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("max_probe_tokens", max_probe_tokens)
@@ -136,6 +137,7 @@ def measure_assumptions(
         nothing = torch.full((3, len(chosen)), float("nan"))
         table.add("relu_r2", kind, nothing)
         table.add("linear_r2", kind, nothing)
+    effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
     return AssumptionReport(
         tuple(table.rows),
         chosen,
@@ -147,6 +149,7 @@ def measure_assumptions(
         provenance=provenance(
             hooked,
             data=describe_data(data, getattr(data, "provenance", {})),
+            prompt_effect=effect.described(),
             probe_data=None
             if probe_data is None
             else describe_data(probe_data, getattr(probe_data, "provenance", {})),

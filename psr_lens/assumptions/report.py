@@ -10,6 +10,7 @@ from psr_lens._types import Surface, check_whole
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES
 from psr_lens.deltas import Kind
 from psr_lens.faithfulness.report import Curve
+from psr_lens.prompt_effect import warning_of
 from psr_lens.report_files import (
     choice,
     mapping,
@@ -272,6 +273,9 @@ class AssumptionReport:
         """The overview where plotly can draw, the words elsewhere."""
         import json
 
+        if warning_of(self.provenance):
+            # Of several forms a notebook shows the picture, which would not say it.
+            return {"text/html": self._repr_html_(), "text/plain": self.summary()}
         return {
             "application/vnd.plotly.v1+json": json.loads(self.plot().to_json() or "{}"),
             "text/html": self._repr_html_(),

@@ -3,6 +3,8 @@
 from typing import Final, get_args
 
 from psr_lens.assumptions.report import Assumption, AssumptionReport
+from psr_lens.faithfulness.bootstrap import why_no_interval
+from psr_lens.prompt_effect import warning_of
 
 _ADDS: Final = {
     "local": "what the layer itself must still add to act as if prompted",
@@ -26,8 +28,10 @@ def summarise(report: AssumptionReport) -> str:
     adds = _ADDS[report.kind]
     return "\n".join(
         [
+            *warning_of(report.provenance),
             f"What the prompt does to {n_tokens} tokens of {count}, layer by layer ({report.kind} deltas: "
             f"{adds}). Shares are of squared length.",
+            *filter(None, [why_no_interval(report.examples)]),
             *_verdict_lines(report),
             *(_layer_line(report, row) for row in range(len(report.layers))),
         ]

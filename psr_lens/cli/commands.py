@@ -98,10 +98,14 @@ class Decompose(PairOptions):
             raise ValueError(f"--show {self.show}: it must be at least 1")
         self.check()
         from psr_lens.decomposition import refuse_foreign_decomposition, write_decomposition
+        from psr_lens.prompt_effect import measure_prompt_effect
 
         refuse_foreign_decomposition(self.out)
         model, pairs = self.read()
         data = self.sample(model, pairs)
+        effect = measure_prompt_effect(model, data)
+        if effect.is_weak:
+            print(effect.warning)
         written = write_decomposition(
             model, data, self.out, surface=self.surface, show=self.show, batch_size=self.batch_size
         )
@@ -324,7 +328,11 @@ class Faithfulness(PairOptions):
                     f"--also lens: {path} is {steerings[name]!r}, without directions to read"
                 )
         needs = 2 if self.part == "test" else 1
-        model, pairs = self.read(needs, f"{_TWO_GROUPS}, or measure on all of them with --part all")
+        model, pairs = self.read(
+            needs,
+            f"{_TWO_GROUPS}, or measure on all of them with --part all",
+            list(steerings.values()),
+        )
         for steering in steerings.values():
             steering.check(model)
         before = unanswered(model, pairs, self.seed)
@@ -334,7 +342,7 @@ class Faithfulness(PairOptions):
         if not self.allow_seen:
             for name, steering in steerings.items():
                 refuse_seen(name, steering, before)
-        data = self.sample(model, pairs)
+        data = self.sample(model, pairs, list(steerings.values()))
         measured = data.test if self.part == "test" else data
         report = measure_faithfulness(
             model,
@@ -413,7 +421,7 @@ class Steer(ModelOptions):
         from psr_lens.steering import load_steering
 
         steering = load_steering(self.steering)
-        model = self.load()
+        model = self.load([steering])
         with steering.applied(model, self.alpha):
             print(
                 model.generate(

@@ -1,10 +1,11 @@
 """Options that several subcommands share, and checks that come before the work."""
 
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from psr_lens.examples import SteeringDataset
     from psr_lens.models import HookedModel
     from psr_lens.prompts import PromptPair
+    from psr_lens.steering import Steering
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,29 @@ class ModelOptions:
     """Number type of the weights (`float32`, `bfloat16`, `float16`)."""
     revision: str | None = None
     """Revision on the hub."""
+    chat_template: Path | None = None
+    """File with a chat template (Jinja), in place of the tokenizer's."""
+    template_options: str | None = None
+    """What the chat template takes besides the messages, as JSON: `{"enable_thinking": false}`. What a
+    steering was fitted with, if not given."""
 
-    def load(self) -> "HookedModel":
-        """The model."""
+    def load(self, steerings: "Sequence[Steering]" = ()) -> "HookedModel":
+        """The model, its prompts laid out as those were that the steerings were fitted on."""
         from psr_lens.models import load_model
 
+        options = parse_json("--template-options", self.template_options)
+        fitted = fitted_with("template_options", steerings)
+        template = None
+        if self.chat_template is not None:
+            template = self.chat_template.read_text(encoding="utf-8")
         return load_model(
             self.model,
             backend=self.backend,
             device=self.device,
             dtype=self.dtype,
             revision=self.revision,
+            chat_template=template,
+            template_options=fitted if options is None else options,
         )
 
 
@@ -47,7 +61,8 @@ class PairOptions(ModelOptions):
     """Which pairs, and how responses to them are sampled."""
 
     pairs: Path = tyro.MISSING
-    """JSON Lines file: `base`, `steered`, and optionally `response` per line."""
+    """JSON Lines file: `base`, `steered`, and optionally `response` per line. 50 pairs or more: a fifth is
+    held out to measure on, and from fewer than 5 there are no intervals."""
     surface: Literal["R", "QR"] = "R"
     """Last prompt token and response, or the question's tokens too."""
     max_new_tokens: int = 128
@@ -58,6 +73,9 @@ class PairOptions(ModelOptions):
     """Examples per batch."""
     seed: int = 0
     """The same seed gives the same result."""
+    date: str | None = None
+    """The day for a chat template that writes the date, as `2026-11-25`; today, or that of the fit, if not
+    given."""
 
     def check(self) -> None:
         """Refuse what is wrong whatever the model and the pairs are; every subcommand has its own."""
@@ -67,12 +85,15 @@ class PairOptions(ModelOptions):
         check_sampling(self.max_new_tokens, self.temperature, self.seed)
         check_count("batch_size", self.batch_size)
 
-    def read(self, needs: int = 1, what_for: str = "") -> "tuple[HookedModel, list[PromptPair]]":
+    def read(
+        self, needs: int = 1, what_for: str = "", steerings: "Sequence[Steering]" = ()
+    ) -> "tuple[HookedModel, list[PromptPair]]":
         """Model and pairs; a wrong pairs file is found before the model is loaded.
 
         Args:
             needs: Least number of groups that the pairs have to be of.
             what_for: Why, and the way out, for the message.
+            steerings: What the model is to be loaded for.
         """
         from psr_lens.prompts import load_pairs
 
@@ -83,9 +104,14 @@ class PairOptions(ModelOptions):
                 f"{self.pairs} has pairs of {groups} {'group' if groups == 1 else 'groups'} but "
                 f"{what_for}"
             )
-        return self.load(), pairs
+        return self.load(steerings), pairs
 
-    def sample(self, model: "HookedModel", pairs: "Sequence[PromptPair]") -> "SteeringDataset":
+    def sample(
+        self,
+        model: "HookedModel",
+        pairs: "Sequence[PromptPair]",
+        steerings: "Sequence[Steering]" = (),
+    ) -> "SteeringDataset":
         """Responses to the pairs, split into train, dev and test."""
         from psr_lens.responses import sample_responses
 
@@ -96,7 +122,29 @@ class PairOptions(ModelOptions):
             temperature=self.temperature,
             seed=self.seed,
             batch_size=self.batch_size,
+            date=fitted_with("date", steerings) if self.date is None else self.date,
         )
+
+
+def parse_json(option: str, text: str | None) -> "dict[str, Any] | None":
+    """An option that is a JSON object; None where it was not given."""
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f'{option} {text!r}: write a JSON object, {{"enable_thinking": false}} say'
+        )
+    return found
+
+
+def fitted_with(name: str, steerings: "Sequence[Steering]") -> Any:
+    """How the prompts were laid out that steerings were fitted on; None where they differ."""
+    found = [own.provenance.get("data", {}).get("sampling", {}).get(name) for own in steerings]
+    return found[0] if found and all(own == found[0] for own in found) else None
 
 
 def refuse_file(directory: Path) -> None:

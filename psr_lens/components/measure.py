@@ -31,6 +31,7 @@ from psr_lens.deltas import iter_batches
 from psr_lens.examples import Example, check_examples
 from psr_lens.faithfulness.bootstrap import bootstrap, resamples
 from psr_lens.models import HookedModel, unsteered_model
+from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering.provenance import describe_data, provenance
 
 
@@ -84,7 +85,7 @@ def measure_components(
     hooked = unsteered_model(model, "measure_components(...)")
     if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass the test split of a data set")
-    check_surface(surface)
+    check_examples(data, check_surface(surface))
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("token_examples", token_examples, 0)
@@ -104,6 +105,7 @@ def measure_components(
         raise ValueError(
             "the steered prompts change nothing: base and steered prompt of every example are equal"
         )
+    effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
     return ComponentReport(
         sums.components(names, resamples(len(data), n_bootstrap, seed)),
         tuple(kept[i] for i in sorted(kept)),
@@ -112,6 +114,7 @@ def measure_components(
         provenance(
             hooked,
             data=describe_data(data, getattr(data, "provenance", {})),
+            prompt_effect=effect.described(),
             seed=seed,
             n_bootstrap=n_bootstrap,
         ),

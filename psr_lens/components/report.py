@@ -1,5 +1,6 @@
 """`ComponentReport`: what `measure_components` found."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface, TokenValues
+from psr_lens.faithfulness.bootstrap import why_no_interval
+from psr_lens.prompt_effect import html_warning, warning_of
 from psr_lens.report_files import (
     choice,
     mapping,
@@ -38,13 +41,15 @@ def percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % bootstrap interval over examples."""
+    """A number with its 95 % bootstrap interval over examples, NaN where there is none."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        if math.isnan(self.low):
+            return percent(self.value)
         return f"{percent(self.value)} ({percent(self.low)} to {percent(self.high)})"
 
 
@@ -292,9 +297,12 @@ class ComponentReport:
         embed = sum(component.share.value for component in self.of_kind("embed"))
         attn = sum(component.share.value for component in self.of_kind("attn"))
         mlp = sum(component.share.value for component in self.of_kind("mlp"))
+        few = why_no_interval(self.examples)
         lines = [
+            *warning_of(self.provenance),
             f"What writes the prompt's effect on the last layer's residual stream, {count}, surface "
-            f"{self.surface}; shares add up to 100 %, 95 % intervals in brackets:",
+            f"{self.surface}; shares add up to 100 %{'' if few else ', 95 % intervals in brackets'}:",
+            *filter(None, [few]),
             f"attention {percent(attn)}, MLPs {percent(mlp)}, embeddings {percent(embed)}",
             "most: " + _strongest(self.of_kind("attn", "mlp"), "share", 3),
         ]
@@ -323,12 +331,15 @@ class ComponentReport:
     def _repr_html_(self) -> str:
         table = self.to_dataframe().query("kind != 'head'")
         wide = table.pivot_table(index="component", columns="measure", values="value", sort=False)
-        return wide.to_html(float_format="{:.3f}".format)
+        return html_warning(self.provenance) + wide.to_html(float_format="{:.3f}".format)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The plot where plotly can draw, a table elsewhere, words on a terminal."""
         import json
 
+        if warning_of(self.provenance):
+            # Of several forms a notebook shows the picture, which would not say it.
+            return {"text/html": self._repr_html_(), "text/plain": self.summary()}
         return {
             "application/vnd.plotly.v1+json": json.loads(self.plot().to_json() or "{}"),
             "text/html": self._repr_html_(),

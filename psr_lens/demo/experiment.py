@@ -221,7 +221,8 @@ def control_data(model: HookedModel, data: SteeringDataset, name: str) -> Steeri
     def mismatched(example: Example) -> Example:
         pair = instruct(str(example.pair.metadata["question"]), told, group=example.pair.group)
         pair = replace(pair, metadata=example.pair.metadata)
-        return make_example(model, pair, example.response_ids, example.finished)
+        said, finished = example.response_ids, example.finished
+        return make_example(model, pair, said, finished, example.rendering)
 
     return replace(data, examples=tuple(mismatched(example) for example in data))
 

@@ -1,5 +1,6 @@
 """Measures with their intervals: one run's, and the difference of two."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, final
@@ -7,7 +8,7 @@ from typing import Literal, final
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens.faithfulness.bootstrap import bootstrap
+from psr_lens.faithfulness.bootstrap import bootstrap, in_brackets
 from psr_lens.faithfulness.measures import MEASURES, Measure, Sums
 
 Kind = Literal["steering", "reference", "paraphrase"]
@@ -40,7 +41,8 @@ class Curve:
 
     Attributes:
         values: One number per layer; one in all for a measure of the output. NaN where undefined.
-        low: Lower end of the 95 % bootstrap interval.
+        low: Lower end of the 95 % bootstrap interval; NaN where there is none, as from fewer than
+            five examples.
         high: Upper end.
         layers: The layers that the steering covers; empty for a reference line.
     """
@@ -61,7 +63,8 @@ class Difference:
         second: Name of the other.
         measure: Name of the measure.
         values: `first - second`, one number per layer, one in all for a measure of the output.
-        low: Lower end of the 95 % bootstrap interval.
+        low: Lower end of the 95 % bootstrap interval; NaN where there is none, as from fewer than
+            five examples.
         high: Upper end.
     """
 
@@ -74,15 +77,17 @@ class Difference:
 
     @property
     def clear(self) -> tuple[bool, ...]:
-        """Whether the interval leaves out 0."""
+        """Whether the interval leaves out 0; never without one."""
         return tuple(low > 0 or high < 0 for low, high in zip(self.low, self.high, strict=True))
 
     def __repr__(self) -> str:
+        verdict = "clear" if self.clear[-1] else "could be chance"
+        if math.isnan(self.low[-1]):
+            verdict = "without an interval"
         return (
-            f"{self.measure} of {self.first} minus {self.second}: {self.values[-1]:+.3f} "
-            f"({self.low[-1]:+.3f} to {self.high[-1]:+.3f})"
-            f"{' at the last layer' if len(self.values) > 1 else ''}, "
-            f"{'clear' if self.clear[-1] else 'could be chance'}"
+            f"{self.measure} of {self.first} minus {self.second}: {self.values[-1]:+.3f}"
+            f"{in_brackets(self.low[-1], self.high[-1], '+.3f')}"
+            f"{' at the last layer' if len(self.values) > 1 else ''}, {verdict}"
         )
 
 

@@ -22,6 +22,7 @@ from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING, Pro
 from psr_lens.faithfulness.report import FaithfulnessReport, Run
 from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.models.finite import at_strength
+from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering import Steering
 from psr_lens.steering.provenance import describe_data, provenance
 
@@ -82,7 +83,7 @@ def measure_faithfulness(
     if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass the test split of a data set")
     alpha = check_alpha(alpha)
-    check_surface(surface)
+    check_examples(data, check_surface(surface))
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("token_examples", token_examples, 0)
@@ -104,6 +105,7 @@ def measure_faithfulness(
         hooked, data, surface, ranks, batch_size=batch_size, progress=progress
     )
     probes = {name: _prober(hooked, steering, alpha, gap) for name, steering in named.items()}
+    effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
     ledger = Ledger(len(data), token_examples)
 
     def measure(indices: Sequence[int]) -> None:
@@ -142,6 +144,7 @@ def measure_faithfulness(
         provenance(
             hooked,
             data=describe_data(data, getattr(data, "provenance", {})),
+            prompt_effect=effect.described(),
             seed=seed,
             n_bootstrap=n_bootstrap,
         ),

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface, TokenValues, check_seed
-from psr_lens.faithfulness.bootstrap import resamples
+from psr_lens.faithfulness.bootstrap import LEAST_EXAMPLES, resamples
 from psr_lens.faithfulness.curves import (
     Curve,
     Difference,
@@ -26,6 +26,7 @@ from psr_lens.faithfulness.references import NO_STEERING
 from psr_lens.faithfulness.tables import measures_table, runs_from_tables, sums_tables
 from psr_lens.faithfulness.words import describe
 from psr_lens.files import refuse_more_than_memory
+from psr_lens.prompt_effect import html_warning, warning_of
 from psr_lens.report_files import (
     choice,
     mapping,
@@ -90,6 +91,11 @@ class FaithfulnessReport:
     def n_layers(self) -> int:
         """Number of layers of the model."""
         return self.runs[NO_STEERING].sums["energy"].shape[1]
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether there are resamples, and examples enough for them to mean something."""
+        return self.n_bootstrap > 0 and self.examples >= LEAST_EXAMPLES
 
     @property
     def steerings(self) -> tuple[str, ...]:
@@ -314,12 +320,15 @@ class FaithfulnessReport:
     def _repr_html_(self) -> str:
         from psr_lens.plots import faithfulness_table
 
-        return faithfulness_table(self)
+        return html_warning(self.provenance) + faithfulness_table(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The plot where plotly can draw, a table elsewhere, words on a terminal."""
         import json
 
+        if warning_of(self.provenance):
+            # Of several forms a notebook shows the picture, which would not say it.
+            return {"text/html": self._repr_html_(), "text/plain": self.summary()}
         return {
             "application/vnd.plotly.v1+json": json.loads(self.plot().to_json() or "{}"),
             "text/html": self._repr_html_(),

@@ -1,9 +1,12 @@
 """A faithfulness report in words, for somebody who was not there when it was made."""
 
+import math
 from typing import TYPE_CHECKING, Final
 
+from psr_lens.faithfulness.bootstrap import in_brackets, why_no_interval
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING
+from psr_lens.prompt_effect import warning_of
 
 if TYPE_CHECKING:
     import psr_lens.faithfulness.report
@@ -16,7 +19,7 @@ _CAUSES: Final = {
 }
 _READING: Final = (
     "Relative RMSE is the distance to the prompt-steered residual stream in units of the prompt's own "
-    "effect: 0 is the prompt, 1 is doing nothing. At the last layer, with 95 % intervals:"
+    "effect: 0 is the prompt, 1 is doing nothing. At the last layer"
 )
 
 
@@ -24,9 +27,11 @@ def describe(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
     """The report in words: how close each steering comes, what it lacks, which one is closer."""
     count = "1 example" if report.examples == 1 else f"{report.examples} examples"
     lines = [
-        f"Faithfulness to the prompt, {count}, surface {report.surface}, alpha {report.alpha:g}."
+        *warning_of(report.provenance),
+        f"Faithfulness to the prompt, {count}, surface {report.surface}, alpha {report.alpha:g}.",
+        *filter(None, [why_no_interval(report.examples)]),
+        _READING + (", with 95 % intervals:" if report.has_intervals else ":"),
     ]
-    lines.append(_READING)
     for name in report.steerings:
         lines.append(f"- {_distance(report, name)}")
         lines += [f"  {line}" for line in (_output(report, name), _cause(report, name)) if line]
@@ -37,12 +42,15 @@ def describe(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
 def _distance(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str) -> str:
     curve = report.relative_rmse[name]
     value, low, high = curve.values[-1], curve.low[-1], curve.high[-1]
-    line = f"{name}: {value:.2f} ({low:.2f} to {high:.2f}), "
+    line = f"{name}: {value:.2f}{in_brackets(low, high)}, "
     if value >= 1:
         return line + "no closer to prompting than doing nothing."
     if EQUIVALENT_PROMPT not in report.reference:
         return line + f"{1 - value:.0%} of the distance to prompting is gone."
     gap = report.difference(name, EQUIVALENT_PROMPT)
+    if math.isnan(gap.low[-1]):
+        side = "further from" if gap.values[-1] > 0 else "closer to"
+        return f"{line}{abs(gap.values[-1]):.2f} {side} the prompt than a paraphrase of it."
     if not gap.clear[-1]:
         return (
             line
@@ -107,7 +115,9 @@ def _ranking(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> list[
     lines = []
     for other in order[1:]:
         gap = report.difference(other, order[0])
-        if gap.clear[-1]:
+        if math.isnan(gap.low[-1]):
+            lines.append(f"{order[0]} is closer than {other} by {gap.values[-1]:.2f}.")
+        elif gap.clear[-1]:
             lines.append(
                 f"{order[0]} is closer than {other} by {gap.values[-1]:.2f} "
                 f"({gap.low[-1]:.2f} to {gap.high[-1]:.2f}, paired over examples)."

@@ -1,6 +1,7 @@
 """`fit`: the one entry point from examples to a steering."""
 
 import time
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -8,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 
 from psr_lens._types import Layers, Surface, check_count, resolve_layers
-from psr_lens.examples import SteeringDataset
+from psr_lens.examples import SteeringDataset, check_examples
 from psr_lens.fitting.checkpoints import FitCheckpoint
 from psr_lens.fitting.choices import check_fit_options, choose_recipe, train_and_dev
 from psr_lens.fitting.closed import CLOSED
@@ -17,6 +18,7 @@ from psr_lens.fitting.recipe import Recipe
 from psr_lens.fitting.report import FitReport, counting_forwards
 from psr_lens.fitting.solve import Task, solve, solve_closed
 from psr_lens.models import unsteered_model
+from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering import Steering
 from psr_lens.steering.provenance import describe_data, provenance
 
@@ -97,7 +99,8 @@ def fit(
         progress: Whether to show bars.
 
     Returns:
-        The steering, with its `fit_report`.
+        The steering, with its `fit_report`. Where the prompts hardly change what the model says, its
+        `warning` tells, as a Python warning does.
 
     Raises:
         ValueError: If an argument is unknown or out of range, options do not go together, or there
@@ -134,6 +137,7 @@ def fit(
         max_memory=max_memory,
     )
     examples, dev = train_and_dev(data, seed)
+    check_examples([*examples, *dev], surface)
     if method != "actadd":
         # The same examples in another order are the same data: batches, steps and sums do not depend
         # on it. The one method that takes a single example takes the first that was given.
@@ -197,6 +201,9 @@ def fit(
         FitCheckpoint(checkpoint, settings),
         progress,
     )
+    warning = measure_prompt_effect(hooked, data.train, batch_size=batch_size).warning
+    if warning:
+        warnings.warn(warning, stacklevel=2)
     start = time.perf_counter()
     with counting_forwards(hooked) as count:
         found = solve_closed(task) if method in CLOSED else solve(task)
@@ -219,5 +226,6 @@ def fit(
         dev_losses=found.dev_losses,
         candidates=found.candidates,
         tried=found.tried,
+        warning=warning,
     )
     return steering

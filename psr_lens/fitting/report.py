@@ -55,6 +55,7 @@ class FitReport:
         dev_examples: Dev examples.
         settings: What `fit_best` compared, each with its relative RMSE at the last layer on the dev
             examples; empty for a plain `fit`.
+        warning: That the prompts did next to nothing, with a response of each kind; else empty.
     """
 
     method: str
@@ -71,6 +72,7 @@ class FitReport:
     examples: int
     dev_examples: int
     settings: tuple[tuple[str, float], ...] = ()
+    warning: str = ""
 
     def __repr__(self) -> str:
         reached = (
@@ -78,8 +80,9 @@ class FitReport:
             if self.dev_relative_rmse
             else ""
         )
+        first = f"{self.warning}\n" if self.warning else ""
         return (
-            f"FitReport({self.method} by {self.solver}: {self.seconds:.1f} s, {self.forwards:.0f} "
+            f"{first}FitReport({self.method} by {self.solver}: {self.seconds:.1f} s, {self.forwards:.0f} "
             f"forwards, {self.examples} examples{reached})"
         )
 

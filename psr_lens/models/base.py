@@ -53,6 +53,11 @@ class HookedModel(EditableModel):
         self.revision = revision
         self.encoder = PromptEncoder(tokenizer, end_token_ids)
 
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer that prompts go through; its `chat_template` may be set."""
+        return self.encoder.tokenizer
+
     # --- dimensions -----------------------------------------------------------------------------
 
     @property
@@ -261,6 +266,7 @@ class HookedModel(EditableModel):
         use_cache: bool = True,
         batch_size: int = 32,
         progress: bool = False,
+        template_options: Mapping[str, Any] | None = None,
     ) -> Any:
         """Sample a response to every prompt.
 
@@ -273,6 +279,8 @@ class HookedModel(EditableModel):
             use_cache: Keep keys and values between steps; without, the same tokens, slower.
             batch_size: Prompts per batch.
             progress: Whether to show a bar.
+            template_options: What the chat template takes besides the messages, over those that
+                `load_model` was given.
 
         Returns:
             The response's text, or a list of texts where a list of prompts was given.
@@ -283,9 +291,10 @@ class HookedModel(EditableModel):
         """
         from psr_lens.models.generation import generate_tokens
 
+        rendering = self.encoder.rendering(template_options)
         generations = generate_tokens(
             self,
-            self.to_prompts(prompts),
+            [self.encoder.encode(prompt, rendering) for prompt in self.to_prompts(prompts)],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
@@ -311,7 +320,8 @@ class HookedModel(EditableModel):
 
     def to_batch(self, prompts: Prompt | Sequence[Prompt]) -> TokenBatch:
         """Prompts as a left-padded batch; the surface `R` is each prompt's last token."""
-        encoded = [self.encoder.encode(prompt) for prompt in self.to_prompts(prompts)]
+        rendering = self.encoder.rendering()
+        encoded = [self.encoder.encode(prompt, rendering) for prompt in self.to_prompts(prompts)]
         rows = [TokenRow(p.ids, p.question_start, len(p.ids) - 1) for p in encoded]
         return self.pad(rows)
 

@@ -10,12 +10,19 @@ Templates carry their own special tokens, so templated text is tokenised without
 double BOS. Plain text gets what the tokenizer adds by itself, and no second BOS if it begins with
 one. A template that refuses or drops the system role gets the instruction at the head of the first
 user turn instead.
+
+The template is read when it is used, so that one may be set after loading. What it takes besides the
+messages (`enable_thinking`, `tools`, the date) is a `Rendering`, which is kept with the data.
 """
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, final
+from dataclasses import dataclass, field
+from datetime import date as Date
+from string import ascii_letters
+from typing import Any, Final, final
 
 Message = Mapping[str, str]
 """One chat message, with `role` and `content`."""
@@ -34,6 +41,52 @@ Prompt = str | RawText | Sequence[Message]
 _SPACE = "\u2581"
 _PROBE_SYSTEM = "psrlenssystemprobe"
 _PROBE_TURN = "psrlensturnprobe"
+# What a rendering decides by itself, and what would change what is returned.
+_NOT_OPTIONS: Final = (
+    *("messages", "conversation", "chat_template", "add_generation_prompt", "tokenize"),
+    *("continue_final_message", "return_assistant_tokens_mask", "strftime_now"),
+)
+# transformers' own `strftime_now` asks the clock at every call. A macro of that name comes before it,
+# and spells a given day from a table of its parts: "%d", "%b", "%-d".
+_GIVEN_DAY: Final = """\
+ macro strftime_now(format) -%}
+{%- set begun = namespace(part='') -%}
+{%- for letter in format -%}
+{%- if not begun.part and letter != '%' -%}{{ letter }}
+{%- elif begun.part + letter in psr_lens_day -%}
+{{ psr_lens_day[begun.part + letter] }}{%- set begun.part = '' -%}
+{%- else -%}{%- set begun.part = begun.part + letter -%}{%- endif -%}
+{%- endfor -%}
+{%- endmacro %}"""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a chat template is given besides the messages.
+
+    Attributes:
+        options: Whatever the template takes, as JSON values: `enable_thinking`, `date_string`,
+            `tools`, ...
+        date: The day, as `2026-11-25`, for a template that writes the date; None for one that does
+            not.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    date: str | None = None
+
+    def described(self) -> dict[str, Any]:
+        """What there is of it, as JSON values: for a provenance."""
+        options = {"template_options": dict(self.options)} if self.options else {}
+        return options | ({} if self.date is None else {"date": self.date})
+
+
+@dataclass(frozen=True)
+class _TemplateFacts:
+    """What was found out about a chat template by trying it."""
+
+    read: tuple[str, str]
+    takes_system_role: bool
+    end_of_turn: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -42,7 +95,8 @@ class PromptTokens:
 
     Attributes:
         ids: Token ids.
-        question_start: First token that a steering instruction in front leaves as it is.
+        question_start: First token that a steering instruction in front leaves as it is: where a
+            `QR` steering begins to act.
     """
 
     ids: tuple[int, ...]
@@ -73,34 +127,90 @@ def with_instruction(messages: Sequence[Message], instruction: str) -> list[Mess
     return [{"role": "system", "content": instruction}, *rest]
 
 
+def today() -> Date:
+    """The day that a template is given where nothing else is said."""
+    return Date.today()
+
+
 @final
 class PromptEncoder:
     """Turns prompts into token ids and back, for one tokenizer.
 
     Args:
-        tokenizer: A Hugging Face tokenizer.
+        tokenizer: A Hugging Face tokenizer. Its `chat_template` may be set at any time.
         end_token_ids: Ids that end a response, besides the tokenizer's own end token and the
             end-of-turn token that its template writes.
+
+    Attributes:
+        template_options: What the chat template is given where a call says nothing else.
     """
 
     def __init__(self, tokenizer: Any, end_token_ids: Sequence[int] = ()):
         self.tokenizer = tokenizer
+        self.template_options: Mapping[str, Any] = {}
         self._texts: dict[int, str] = {}
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special_ids = frozenset(tokenizer.all_special_ids) | {
             int(i) for i, token in added.items() if token.special
         }
-        self.has_template = bool(getattr(tokenizer, "chat_template", None))
-        self.takes_system_role = self.has_template and self._template_takes_system_role()
         ends = {int(i) for i in end_token_ids}
         if tokenizer.eos_token_id is not None:
             ends.add(int(tokenizer.eos_token_id))
-        if self.has_template:
-            ends |= self._end_of_turn_ids()
-        self.end_token_ids: frozenset[int] = frozenset(ends)
+        self._ends = frozenset(ends)
+        self._set_ends: frozenset[int] | None = None
+        self._facts: _TemplateFacts | None = None
         pad = tokenizer.pad_token_id
         # Padding is always masked out, so any valid id will do where the tokenizer names none.
         self.pad_token_id: int = int(pad) if pad is not None else min(self.end_token_ids, default=0)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the tokenizer has a chat template by now."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def takes_system_role(self) -> bool:
+        """Whether the chat template shows a system message."""
+        return self.has_template and self._template_facts().takes_system_role
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """Ids that end a response; may be set to end it by others."""
+        if self._set_ends is not None:
+            return self._set_ends
+        return self._ends | (
+            self._template_facts().end_of_turn if self.has_template else frozenset()
+        )
+
+    @end_token_ids.setter
+    def end_token_ids(self, ids: frozenset[int]) -> None:
+        self._set_ends = ids
+
+    def rendering(
+        self, options: Mapping[str, Any] | None = None, date: str | None = None
+    ) -> Rendering:
+        """What the chat template is to be given, settled: one for all prompts of a data set.
+
+        Args:
+            options: Options of the template, over `template_options`.
+            date: The day for a template that writes the date, as `2026-11-25`; today by default.
+
+        Raises:
+            ValueError: If the template does not take an option, an option is no JSON value, or the
+                date is none.
+        """
+        if options is not None and not isinstance(options, Mapping):
+            raise ValueError(f"template_options={options!r}: pass a dict of names and values")
+        merged = {**self.template_options, **(options or {})}
+        template = str(getattr(self.tokenizer, "chat_template", None) or "")
+        for name, value in merged.items():
+            self._check_option(name, value, template)
+        writes_date = re.search(r"\bstrftime_now\b", template) is not None
+        if date is not None and not writes_date:
+            raise ValueError(f"date={date!r} but the chat template writes no date: leave it out")
+        if not writes_date:
+            return Rendering(merged)
+        return Rendering(merged, today().isoformat() if date is None else _check_date(date))
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -113,8 +223,12 @@ class PromptEncoder:
         template = getattr(self.tokenizer, "chat_template", None)
         return hashlib.sha256(str(template).encode()).hexdigest()[:16] if template else ""
 
-    def text(self, prompt: Prompt) -> str:
+    def text(self, prompt: Prompt, rendering: Rendering | None = None) -> str:
         """The prompt as the text that is tokenised.
+
+        Args:
+            prompt: The prompt.
+            rendering: What a chat template is given; by default `template_options`, and today.
 
         Raises:
             ValueError: If messages are given to a model without a chat template, are empty or
@@ -126,27 +240,35 @@ class PromptEncoder:
             if not self.has_template:
                 return prompt
             prompt = [{"role": "user", "content": prompt}]
-        return self._templated(check_messages(prompt))
+        return self._templated(check_messages(prompt), rendering or self.rendering())
 
-    def encode(self, prompt: Prompt) -> PromptTokens:
+    def encode(self, prompt: Prompt, rendering: Rendering | None = None) -> PromptTokens:
         """Token ids of a prompt and where its question begins.
+
+        Args:
+            prompt: The prompt.
+            rendering: As in `text`.
 
         Raises:
             ValueError: As `text`, and if the prompt has no token.
         """
-        ids = self._ids(prompt)
+        # Settled once: midnight must not pass between two looks at one prompt.
+        rendering = rendering or self.rendering()
+        ids = self._ids(prompt, rendering)
         if not ids:
             raise ValueError(f"prompt {prompt!r} has no token: a prompt needs at least one")
-        return PromptTokens(tuple(ids), self._question_start(prompt, ids))
+        return PromptTokens(tuple(ids), self._question_start(prompt, ids, rendering))
 
-    def encode_response(self, prompt: Prompt, response: str) -> tuple[int, ...]:
+    def encode_response(
+        self, prompt: Prompt, response: str, rendering: Rendering | None = None
+    ) -> tuple[int, ...]:
         """Token ids of a response as it follows the prompt, without an end token.
 
         Tokenised together with the prompt where the prompt's own tokens stay as they are, so that
         a leading space is treated as the tokenizer treats it there; by itself otherwise.
         """
-        text = self.text(prompt)
-        ids = self._ids(prompt)
+        text = self.text(prompt, rendering)
+        ids = self._tokenise(text, templated=self._is_templated(prompt))
         joint = self._tokenise(text + response, templated=self._is_templated(prompt))
         if tuple(joint[: len(ids)]) == tuple(ids) and len(joint) > len(ids):
             return tuple(joint[len(ids) :])
@@ -185,8 +307,8 @@ class PromptEncoder:
         """The token as the vocabulary spells it, empty where there is none."""
         return self.tokenizer.convert_ids_to_tokens(token_id) or ""
 
-    def _ids(self, prompt: Prompt) -> list[int]:
-        return self._tokenise(self.text(prompt), templated=self._is_templated(prompt))
+    def _ids(self, prompt: Prompt, rendering: Rendering) -> list[int]:
+        return self._tokenise(self.text(prompt, rendering), templated=self._is_templated(prompt))
 
     def _is_templated(self, prompt: Prompt) -> bool:
         return is_chat(prompt) or (isinstance(prompt, str) and self.has_template)
@@ -205,34 +327,48 @@ class PromptEncoder:
             ids.pop()
         return ids
 
-    def _question_start(self, prompt: Prompt, ids: Sequence[int]) -> int:
-        if not self._is_templated(prompt):
-            bos = self.tokenizer.bos_token_id
-            return 1 if bos is not None and len(ids) > 1 and ids[0] == bos else 0
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        instructed = self._ids(with_instruction(messages, _PROBE_SYSTEM))  # type: ignore[arg-type]
-        return len(ids) - common_suffix_length(ids, instructed)
-
-    def _templated(self, messages: Sequence[Message]) -> str:
-        if not self.has_template:
-            raise ValueError(
-                "messages were given but the tokenizer has no chat template: "
-                "pass a plain string, or set tokenizer.chat_template"
+    def _question_start(self, prompt: Prompt, ids: Sequence[int], rendering: Rendering) -> int:
+        if self._is_templated(prompt):
+            messages: Any = (
+                [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
             )
+            instructed = [self._ids(with_instruction(messages, _PROBE_SYSTEM), rendering)]
+        else:
+            # The first word may be another token after a space or a new line than at the start.
+            text = self.text(prompt).removeprefix(self.tokenizer.bos_token or "")
+            instructed = [
+                self._tokenise(f"{_PROBE_SYSTEM}{gap}{text}", templated=False) for gap in " \n"
+            ]
+        shared = min(common_suffix_length(ids, own) for own in instructed)
+        # The last prompt token is acted on in any case.
+        return len(ids) - max(1, shared)
+
+    def _templated(self, messages: Sequence[Message], rendering: Rendering) -> str:
+        if not self.has_template:
+            raise ValueError(_no_template(messages))
         if messages[0]["role"] == "system" and not self.takes_system_role:
             messages = _system_into_user(messages)
-        return self._apply_template(messages)
+        continued = messages[-1]["role"] == "assistant"
+        return self._apply_template(
+            messages,
+            rendering,
+            add_generation_prompt=not continued,
+            continue_final_message=continued,
+        )
 
-    def _apply_template(self, messages: Sequence[Message]) -> str:
+    def _apply_template(
+        self, messages: Sequence[Message], rendering: Rendering, **how: bool
+    ) -> str:
         from jinja2.exceptions import TemplateError
 
-        continued = messages[-1]["role"] == "assistant"
+        options = dict(rendering.options)
+        if rendering.date is not None:
+            own = self.tokenizer.get_chat_template(tools=options.get("tools"))
+            options["chat_template"] = _with_given_day(own)
+            options["psr_lens_day"] = _parts_of_day(Date.fromisoformat(rendering.date))
         try:
             return self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=not continued,
-                continue_final_message=continued,
+                [dict(message) for message in messages], tokenize=False, **how, **options
             )
         except TemplateError as error:
             roles = [message["role"] for message in messages]
@@ -240,31 +376,102 @@ class PromptEncoder:
                 f"the chat template refuses messages with roles {roles}: {error}"
             ) from error
 
+    def _check_option(self, name: str, value: Any, template: str) -> None:
+        if not template:
+            raise ValueError(
+                f"template_options={{{name!r}: ...}} but the tokenizer has no chat template: leave "
+                "them out, or give it one with load_model(..., chat_template=...)"
+            )
+        if name in _NOT_OPTIONS or not re.search(rf"\b{re.escape(name)}\b", template):
+            raise ValueError(
+                f"template_options names {name!r}, which the chat template does not read: leave it "
+                "out, or spell it as the template does"
+            )
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"template_options: {name!r} is no JSON value, which is what is kept with the data; "
+                "of a tool, pass the schema (transformers.utils.get_json_schema)"
+            ) from None
+
+    def _template_facts(self) -> _TemplateFacts:
+        """What the template does, found out again whenever it is another one."""
+        read = (str(self.tokenizer.chat_template), repr(self.template_options))
+        if self._facts is None or self._facts.read != read:
+            self._facts = _TemplateFacts(
+                read, self._template_takes_system_role(), self._end_of_turn_ids()
+            )
+        return self._facts
+
     def _template_takes_system_role(self) -> bool:
         probe = [
             {"role": "system", "content": _PROBE_SYSTEM},
             {"role": "user", "content": _PROBE_TURN},
         ]
+        rendering = self.rendering()
         try:
-            return _PROBE_SYSTEM in self._apply_template(probe)
+            return _PROBE_SYSTEM in self._apply_template(
+                probe, rendering, add_generation_prompt=True
+            )
         except ValueError:
             return False
 
-    def _end_of_turn_ids(self) -> set[int]:
+    def _end_of_turn_ids(self) -> frozenset[int]:
         """The special token that the template writes after an assistant's turn, if any."""
-        from jinja2.exceptions import TemplateError
-
         turns = [
             {"role": "user", "content": _PROBE_TURN},
             {"role": "assistant", "content": _PROBE_TURN},
         ]
+        rendering = self.rendering()
         try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        except TemplateError:
-            return set()
+            text = self._apply_template(turns, rendering)
+        except ValueError:
+            return frozenset()
         tail = text.rpartition(_PROBE_TURN)[2]
         ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
-        return {int(ids[0])} if ids and ids[0] in self._special_ids else set()
+        return frozenset({int(ids[0])} if ids and ids[0] in self._special_ids else ())
+
+
+def _no_template(messages: Sequence[Message]) -> str:
+    """What is wrong with messages on a model without a template, and the pair that works there."""
+    texts = {message["role"]: message["content"] for message in messages}
+    question = texts.get("user", "Tell me about whales.")
+    steered = f"{texts.get('system', 'Be sycophantic.')} {question}"
+    return (
+        "messages were given but the tokenizer has no chat template: pass a plain string, which for a "
+        f"pair is PromptPair({question!r}, {steered!r}); or give it a template with "
+        "load_model(..., chat_template=...) or model.tokenizer.chat_template = ..."
+    )
+
+
+def _check_date(date: Any) -> str:
+    try:
+        return Date.fromisoformat(date).isoformat()
+    except (TypeError, ValueError):
+        raise ValueError(f"date={date!r}: write it as 2026-11-25") from None
+
+
+def _with_given_day(template: str) -> str:
+    """The template with the macro in front, and white space at its head treated as before."""
+    rest = template.lstrip()
+    head = template[: len(template) - len(rest)]
+    if rest[:3] in ("{%-", "{#-", "{{-"):
+        opening = "{%-"
+    else:
+        opening = "{%" if rest[:2] in ("{%", "{#") and rest[:3] != "{%+" else "{%+"
+    return f"{head}{opening}{_GIVEN_DAY}{rest}"
+
+
+def _parts_of_day(day: Date) -> dict[str, str]:
+    """Every part of a day that a format may name, by its spelling there."""
+    spelt = {"%%": "%"}
+    for part in (f"%{flag}{letter}" for letter in ascii_letters for flag in ("", "-", "_")):
+        try:
+            spelt[part] = day.strftime(part)
+        except ValueError:  # on systems that refuse what they do not know
+            continue
+    return spelt
 
 
 def check_messages(messages: Sequence[Message]) -> Sequence[Message]:

@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,17 @@ class Checkpoint:
 
     Attributes:
         model: The model in eval mode, frozen, on its device, in its dtype.
-        tokenizer: Its tokenizer, untouched.
+        tokenizer: Its tokenizer, untouched but for a chat template that was asked for.
         name: Hub name, or name of the directory.
         revision: Revision on the hub, None where there is none.
+        template_options: What its chat template is given besides the messages.
     """
 
     model: Any
     tokenizer: Any
     name: str
     revision: str | None
+    template_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Generation:
 @torch.no_grad()
 def generate_tokens(
     model: "HookedModel",
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | PromptTokens],
     *,
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -59,7 +59,7 @@ def generate_tokens(
 
     Args:
         model: The model.
-        prompts: The prompts.
+        prompts: The prompts, or what `PromptEncoder.encode` made of them.
         max_new_tokens: Longest response, in tokens.
         temperature: 0 for greedy decoding.
         seed: Decides what is sampled.
@@ -76,7 +76,11 @@ def generate_tokens(
         NotFinite: If the model computes NaN or infinity where a token is to be picked.
     """
     check_sampling(max_new_tokens, temperature, seed)
-    encoded = [model.encoder.encode(prompt) for prompt in prompts]
+    rendering = model.encoder.rendering()
+    encoded = [
+        prompt if isinstance(prompt, PromptTokens) else model.encoder.encode(prompt, rendering)
+        for prompt in prompts
+    ]
     longest = max(len(prompt.ids) for prompt in encoded)
     if longest + max_new_tokens > model.n_ctx:
         raise ValueError(

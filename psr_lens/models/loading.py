@@ -8,6 +8,8 @@ comes out is held against the Hugging Face model before it is handed over.
 import importlib.util
 import threading
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.bridge import BridgeModel
+from psr_lens.models.chat import PromptEncoder
 from psr_lens.models.checkpoint import Checkpoint, end_token_ids, read_checkpoint
 from psr_lens.models.compiled import refuse_compiled
 from psr_lens.models.conversion import CannotConvert, to_bridge, to_hooked
@@ -54,6 +57,8 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    chat_template: str | None = None,
+    template_options: Mapping[str, Any] | None = None,
 ) -> HookedModel:
     """Load a language model whose residual stream can be read and edited.
 
@@ -68,6 +73,10 @@ def load_model(
         device: Where the weights go; by default a CUDA device if there is one, else the CPU.
         dtype: Number type of the weights: a `torch.dtype` or its name, float32 by default.
         revision: Branch, tag or commit on the hub.
+        chat_template: A chat template (the Jinja text) in place of the tokenizer's, or for one that
+            has none. `model.tokenizer.chat_template` may also be set later.
+        template_options: What the chat template takes besides the messages, for every prompt that
+            the model is given: `{"enable_thinking": False}`, say.
 
     Returns:
         The model in eval mode, with frozen and unprocessed weights. Its logits equal the Hugging
@@ -99,12 +108,18 @@ def load_model(
             "backend='hooked' but the installed TransformerLens has no HookedTransformer: "
             "install transformer-lens below 4, or choose backend='bridge'"
         )
+    if chat_template is not None and not isinstance(chat_template, str):
+        raise ValueError(f"chat_template={chat_template!r}: pass the template's text")
     checkpoint = read_checkpoint(
         name_or_path,
         dtype=resolve_dtype(dtype),
         device=resolve_device(device),
         revision=revision,
     )
+    if chat_template is not None:
+        checkpoint.tokenizer.chat_template = chat_template
+    given = PromptEncoder(checkpoint.tokenizer).rendering(template_options)
+    checkpoint = replace(checkpoint, template_options=given.options)
     expected = _reference_logits(checkpoint)
     if not bool(expected.isfinite().all()):
         weight = broken_weight(checkpoint.model)
@@ -268,6 +283,7 @@ def _ready(
         revision=checkpoint.revision,
         end_ids=end_token_ids(checkpoint.model.generation_config),
     )
+    model.encoder.template_options = checkpoint.template_options
     refuse_processed_weights(raw)
     ids = _probe_ids(checkpoint.model.get_input_embeddings().weight.shape[0])
     with torch.no_grad():

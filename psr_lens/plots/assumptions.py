@@ -8,7 +8,7 @@ from psr_lens.assumptions import AssumptionReport
 from psr_lens.deltas import Kind
 from psr_lens.faithfulness.report import Curve
 from psr_lens.plots.labels import LineEnd, label_lines, named_lines_layout
-from psr_lens.plots.text import plotly_text
+from psr_lens.plots.text import interval_hover, plotly_text
 from psr_lens.plots.theme import INK, MUTED, POSITIVE, line_colour, template
 
 if TYPE_CHECKING:
@@ -224,8 +224,9 @@ def _add_line(
         marker={"color": colour, "size": 6 if len(shown) > 1 else 9},
         name=plotly_text(name),
         hovertemplate=(
-            f"<b>{plotly_text(name)}</b><br>layer %{{x}}: %{{customdata[0]:.1%}} "
-            "(95 % %{customdata[1]:.1%} to %{customdata[2]:.1%})<extra></extra>"
+            f"<b>{plotly_text(name)}</b><br>layer %{{x}}: %{{customdata[0]:.1%}}"
+            + interval_hover(curve.low, " (95 % %{customdata[1]:.1%} to %{customdata[2]:.1%})")
+            + "<extra></extra>"
         ),
     )
 

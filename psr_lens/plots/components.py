@@ -8,7 +8,7 @@ import torch
 from psr_lens._types import TokenValues
 from psr_lens.components.report import Component, ComponentReport, percent
 from psr_lens.plots.layers import layer_token_heatmap
-from psr_lens.plots.text import plotly_text, visible_token
+from psr_lens.plots.text import interval_hover, plotly_text, visible_token
 from psr_lens.plots.theme import DIVERGING, LINES, MUTED, SEQUENTIAL, template
 
 if TYPE_CHECKING:
@@ -55,8 +55,12 @@ def component_shares(
                 for component in own
             ],
             hovertemplate=(
-                "<b>%{customdata[0]}</b>: %{y:.1%} (95 % %{customdata[1]:.1%} to "
-                "%{customdata[2]:.1%})<br>delta norm %{customdata[3]:.3g}<extra></extra>"
+                "<b>%{customdata[0]}</b>: %{y:.1%}"
+                + interval_hover(
+                    [component.share.low for component in own],
+                    " (95 % %{customdata[1]:.1%} to %{customdata[2]:.1%})",
+                )
+                + "<br>delta norm %{customdata[3]:.3g}<extra></extra>"
             ),
         )
     layers = list(range(-1 if moved else 0, report.n_layers))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from psr_lens.plots.labels import LineEnd, label_lines, named_lines_layout
-from psr_lens.plots.text import plotly_text
+from psr_lens.plots.text import interval_hover, plotly_text
 from psr_lens.plots.theme import GRID, MUTED, named_colours, template, translucent
 
 if TYPE_CHECKING:
@@ -101,8 +101,11 @@ def over_layers(
         if len(acts_on) == 1 and acts_on[0] < len(curve.values):
             figure.add_scatter(**_only_layer(name, acts_on[0], curve, colour))
         ends.append(LineEnd(name, _finite(curve.values)[-1], colour))
-    top = 1.05 * max([1.0, *(x for curve in curves.values() for x in _finite(curve.high))])
-    floor = min([0.0, *(1.05 * x for curve in curves.values() for x in _finite(curve.low))])
+    # Where there are no intervals, the values alone have to fit.
+    drawn = [
+        x for curve in curves.values() for x in _finite((*curve.values, *curve.low, *curve.high))
+    ]
+    top, floor = 1.05 * max(1.0, *drawn), min(0.0, 1.05 * min(drawn))
     n_layers = max(len(curve.values) for curve in curves.values())
     label_lines(figure, ends, (floor, top), _HEIGHT - 108)
     figure.update_layout(
@@ -145,11 +148,13 @@ def points(
             },
             name=plotly_text(name),
             hovertemplate=(
-                f"<b>{plotly_text(name)}</b>: {value:.3f} "
-                f"(95 % {low:.3f} to {high:.3f})<extra></extra>"
+                f"<b>{plotly_text(name)}</b>: {value:.3f}"
+                + interval_hover([low], f" (95 % {low:.3f} to {high:.3f})")
+                + "<extra></extra>"
             ),
         )
-    highest = max(1.0, *(curve.high[0] for _, curve in rows))
+    ends = [(curve.values[0], curve.high[0]) for _, curve in rows]
+    highest = max(1.0, *_finite([x for both in ends for x in both]))
     figure.update_layout(
         template=template(),
         title={"text": "Faithfulness of the next token"},
@@ -203,8 +208,9 @@ def _line(name: str, curve: Any, line: dict[str, Any]) -> dict[str, Any]:
         "marker": {"color": line["color"], "size": 9},
         "name": plotly_text(name),
         "hovertemplate": (
-            f"<b>{plotly_text(name)}</b><br>layer %{{x}}: %{{y:.3f}} "
-            "(95 % %{customdata[0]:.3f} to %{customdata[1]:.3f})<extra></extra>"
+            f"<b>{plotly_text(name)}</b><br>layer %{{x}}: %{{y:.3f}}"
+            + interval_hover(curve.low, " (95 % %{customdata[0]:.3f} to %{customdata[1]:.3f})")
+            + "<extra></extra>"
         ),
     }
 

@@ -122,4 +122,6 @@ def _cell(curve: Any) -> str:
     if curve is None or math.isnan(curve.values[-1]):
         return "<td>–</td>"
     value, low, high = curve.values[-1], curve.low[-1], curve.high[-1]
+    if math.isnan(low):
+        return f"<td>{value:.3f}</td>"
     return f'<td title="95 % interval {low:.3f} to {high:.3f}">{value:.3f}</td>'

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from psr_lens.plots.curve_figures import Curve
-from psr_lens.plots.text import plotly_text
+from psr_lens.plots.text import interval_hover, plotly_text
 from psr_lens.plots.theme import INK, LINES, MUTED, template
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def gap_bars(
             marker={"color": colour, "line": {"color": "white", "width": 1}},
             customdata=list(zip(curve.low, curve.high, strict=True)),
             hovertemplate=(
-                f"<b>{label}</b><br>layer %{{x}}: %{{y:.4f}} "
-                "(95 % %{customdata[0]:.4f} to %{customdata[1]:.4f})<extra></extra>"
+                f"<b>{label}</b><br>layer %{{x}}: %{{y:.4f}}"
+                + interval_hover(curve.low, " (95 % %{customdata[0]:.4f} to %{customdata[1]:.4f})")
+                + "<extra></extra>"
             ),
         )
     figure.add_scatter(

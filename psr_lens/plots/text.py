@@ -7,7 +7,9 @@ all of them as visible text.
 
 import html
 import json
+import math
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, Final
 
 _MARKS: Final = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\N{NO-BREAK SPACE}": "⍽"}
@@ -60,6 +62,16 @@ def circuitsvis_token(token: str) -> str:
     """
     shown = visible_token(token).replace("<", "<" + _WORD_JOINER).replace("&", "&" + _WORD_JOINER)
     return shown + "\n" * n_line_breaks(token)
+
+
+def interval_hover(low: Iterable[float], spelt: str) -> str:
+    """How a hover text spells an interval; nothing where no number has one.
+
+    Args:
+        low: The lower ends, NaN where there is none.
+        spelt: The part of the hover text.
+    """
+    return spelt if any(math.isfinite(end) for end in low) else ""
 
 
 def escape(text: object) -> str:

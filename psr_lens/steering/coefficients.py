@@ -63,7 +63,7 @@ def measure_pushes(
     progress: bool,
 ) -> list[Coefficients]:
     """Run `x y'` under the edits and take down the length of each push, in the data's order."""
-    check_examples(data)
+    check_examples(data, surface)
     found: dict[int, Coefficients] = {}
     for indices in iter_batches(data, batch_size, progress=progress, description="coefficients"):
         examples = [data[i] for i in indices]

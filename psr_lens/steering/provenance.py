@@ -37,14 +37,19 @@ def describe_model(model: HookedModel) -> dict[str, Any]:
 
 
 def describe_data(data: Sequence[Example], sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """The data's part of a provenance: how much, the keys of the examples, how they were sampled."""
-    responses = hashlib.sha256(repr([e.response_ids for e in data]).encode()).hexdigest()[:16]
+    """The data's part of a provenance: how much, hashes of the tokens, keys, how it was sampled."""
+    prompts = [(example.base_ids, example.steered_ids) for example in data]
     return {
         "examples": len(data),
-        "responses": responses,
+        "prompts": _short_hash(prompts),
+        "responses": _short_hash([example.response_ids for example in data]),
         "sampling": dict(sampling),
         "example_keys": sorted({example.key for example in data}),
     }
+
+
+def _short_hash(tokens: object) -> str:
+    return hashlib.sha256(repr(tokens).encode()).hexdigest()[:16]
 
 
 def provenance(model: HookedModel, **parts: Any) -> dict[str, Any]:

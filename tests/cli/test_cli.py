@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from psr_lens.assumptions import AssumptionReport
 from psr_lens.cli import main
-from psr_lens.cli.options import ModelOptions, file_names
+from psr_lens.cli.options import ModelOptions, file_names, fitted_with
 from psr_lens.components import ComponentReport
 from psr_lens.decomposition import refuse_foreign_decomposition
 from psr_lens.faithfulness import FaithfulnessReport
@@ -114,6 +115,32 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
             tmp_path / ("taken" if command == "fit" else "taken.safetensors"),
         )
     assert not out.exists()
+
+
+def test_how_prompts_are_laid_out(capsys, tmp_path, pairs_file):
+    common = ("decompose", "--model", "demo", "--pairs", pairs_file, "--out", tmp_path / "out")
+    for wrong in ("[1]", "{enable"):
+        assert f"--template-options '{wrong}': write a JSON object" in refuse(
+            capsys, *common, "--template-options", wrong
+        )
+    assert "template_options names 'thinking', which the chat template does not read" in refuse(
+        capsys, *common, "--template-options", '{"thinking": false}'
+    )
+    assert "the chat template writes no date" in refuse(capsys, *common, "--date", "2026-11-25")
+    assert "absent.jinja" in refuse(capsys, *common, "--chat-template", tmp_path / "absent.jinja")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_steering_says_how_its_prompts_were_laid_out():
+    def fitted(**sampling):
+        provenance = {"data": {"sampling": sampling}}
+        return ConstantSteering(torch.ones(1, 4), [0], provenance=provenance)
+
+    march, april = fitted(date="2026-03-07"), fitted(date="2026-04-07")
+    assert fitted_with("date", [march, march]) == "2026-03-07"
+    assert fitted_with("date", [march, april]) is None
+    assert fitted_with("date", [march, ConstantSteering(torch.ones(1, 4), [0])]) is None
+    assert fitted_with("date", []) is None
 
 
 def test_decompose_fit_steer(capsys, tmp_path, pairs_file):

@@ -1,11 +1,19 @@
 """Prompts as token ids, for both kinds of tokenizer and every kind of template."""
 
 import functools
+import re
+from datetime import date, datetime
 
 import pytest
 
-from psr_lens.models import RawText
-from psr_lens.models.chat import PromptEncoder, common_suffix_length, with_instruction
+from psr_lens.models import RawText, chat
+from psr_lens.models.chat import (
+    PromptEncoder,
+    Rendering,
+    common_suffix_length,
+    with_instruction,
+)
+from psr_lens.prompts import PromptPair
 from tests.tiny import tiny_tokenizer
 
 STYLES = ("bytes", "sentencepiece")
@@ -140,8 +148,128 @@ def test_malformed_messages(prompt, words):
 
 
 def test_messages_without_a_template():
-    with pytest.raises(ValueError, match="the tokenizer has no chat template: pass a plain string"):
-        encoder("bytes").encode([ASK])
+    with pytest.raises(
+        ValueError, match="the tokenizer has no chat template: pass a plain str"
+    ) as e:
+        encoder("bytes").encode([SHOUT, ASK])
+    # The pair that it names works.
+    pair = eval(re.search(r"PromptPair\(.*?\)", str(e.value))[0], {"PromptPair": PromptPair})
+    assert pair == PromptPair(QUESTION, f"Shout all the time! {QUESTION}")
+    assert encoder("bytes").encode(pair.steered).ids
+
+
+# --- templates that come later, options, dates --------------------------------------------------
+
+
+def test_a_template_is_read_when_it_is_used():
+    enc = PromptEncoder(tiny_tokenizer("bytes"))
+    text, ends = enc.encode(QUESTION), enc.end_token_ids
+    assert (enc.has_template, enc.takes_system_role, enc.template_hash) == (False, False, "")
+    enc.tokenizer.chat_template = "{% for m in messages %}[{{ m['content'] }}]</s>{% endfor %}"
+    assert enc.takes_system_role
+    assert enc.text([SHOUT, ASK]) == f"[Shout all the time!]</s>[{QUESTION}]</s>"
+    assert enc.encode(QUESTION) != text
+    first = enc.template_hash
+    enc.tokenizer.chat_template = "{{ messages[-1]['content'] }}<s>"
+    assert not enc.takes_system_role
+    assert enc.template_hash not in ("", first)
+    assert enc.end_token_ids == ends | {enc.tokenizer.bos_token_id}
+    enc.tokenizer.chat_template = None
+    assert (enc.encode(QUESTION), enc.end_token_ids) == (text, ends)
+    enc.end_token_ids = frozenset()
+    assert enc.end_token_ids == frozenset()
+
+
+OPTIONS = (
+    "{% if tools %}{{ tools[0]['name'] }}: {% endif %}{% for m in messages %}{{ m['content'] }}"
+    "{% endfor %}{% if thinking is defined and not thinking %} no thoughts{% endif %}"
+)
+
+
+def with_template(template):
+    tokenizer = tiny_tokenizer("bytes", "llama3")
+    tokenizer.chat_template = template
+    return PromptEncoder(tokenizer)
+
+
+def test_options_reach_the_template():
+    enc = with_template(OPTIONS)
+    assert enc.text([ASK]) == QUESTION
+    own = enc.rendering({"thinking": False, "tools": [{"name": "clock"}]})
+    assert enc.text([ASK], own) == f"clock: {QUESTION} no thoughts"
+    assert own.described() == {
+        "template_options": {"thinking": False, "tools": [{"name": "clock"}]}
+    }
+    enc.template_options = {"thinking": False}
+    assert enc.text([ASK]) == f"{QUESTION} no thoughts"
+    assert enc.text([ASK], enc.rendering({"thinking": True})) == QUESTION
+    assert enc.rendering().described() == {"template_options": {"thinking": False}}
+
+
+@pytest.mark.parametrize(
+    ("options", "date", "words"),
+    [
+        (
+            {"thinkin": False},
+            None,
+            "template_options names 'thinkin', which the chat template does not",
+        ),
+        ({"messages": []}, None, "template_options names 'messages', which"),
+        ({"tools": [print]}, None, "'tools' is no JSON value"),
+        (
+            None,
+            "2026-11-25",
+            "date='2026-11-25' but the chat template writes no date: leave it out",
+        ),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options, date, words):
+    with pytest.raises(ValueError, match=words):
+        with_template(OPTIONS).rendering(options, date)
+
+
+def test_options_without_a_template():
+    with pytest.raises(ValueError, match="but the tokenizer has no chat template"):
+        encoder("bytes").rendering({"thinking": True})
+
+
+DATED = (
+    "\n  {% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y, 100%%') %}"
+    "{% endif %}Today: {{ date_string }}. {{ strftime_now('%-d/%m') }}\n"
+    "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+)
+
+
+def test_a_template_that_writes_the_date_gets_one_day(monkeypatch):
+    monkeypatch.setattr(chat, "today", lambda: date(2026, 3, 7))
+    enc = with_template(DATED)
+    assert enc.text([ASK]) == f"\nToday: 07 Mar 2026, 100%. 7/03\n{QUESTION}"
+    first = enc.rendering()
+    assert first == Rendering({}, "2026-03-07")
+    monkeypatch.setattr(chat, "today", lambda: date(2027, 10, 31))
+    assert "31 Oct 2027, 100%. 31/10" in enc.text([ASK])
+    assert "07 Mar 2026" in enc.text([ASK], first)
+    assert "24 Dec 2026" in enc.text([ASK], enc.rendering(date="2026-12-24"))
+    assert "Today: soon. 31/10" in enc.text([ASK], enc.rendering({"date_string": "soon"}))
+    # All else is as transformers has it, white space included.
+    theirs = enc.tokenizer.apply_chat_template([ASK], tokenize=False, add_generation_prompt=True)
+    spelt = datetime.now().strftime("%d %b %Y")
+    assert theirs.replace(spelt, "") == enc.text(
+        [ASK], enc.rendering(date=str(date.today()))
+    ).replace(spelt, "")
+    with pytest.raises(ValueError, match="date='soon': write it as 2026-11-25"):
+        enc.rendering(date="soon")
+
+
+@pytest.mark.parametrize("head", ["", "\n", "  ", " \n "])
+@pytest.mark.parametrize(
+    "start", ["{% if true %}\n", "{%- if true %}", "{%+ if true %}", "{{- 1 }}", "x"]
+)
+def test_white_space_at_the_head_of_a_dated_template_stays(head, start):
+    body = "{% endif %}" if "if" in start else ""
+    enc = with_template(f"{head}{start}a {{{{ strftime_now('%H') }}}}{body}")
+    theirs = enc.tokenizer.apply_chat_template([ASK], tokenize=False)
+    assert enc.text([ASK]).rpartition("a ")[0] == theirs.rpartition("a ")[0]
 
 
 def test_a_prompt_without_a_token():
@@ -179,9 +307,20 @@ def test_a_default_system_prompt_is_no_part_of_the_question():
 
 
 @every_style
-def test_all_of_a_plain_text_but_its_bos_is_question(style):
-    assert encoder(style).encode(QUESTION).question_start == 1
-    assert encoder(style, "qwen2").encode(RawText(QUESTION)).question_start == 0
+@pytest.mark.parametrize("template", [None, "qwen2"])
+@pytest.mark.parametrize("gap", [" ", "\n"])
+def test_the_question_of_a_plain_text_is_what_any_instruction_in_front_leaves(style, template, gap):
+    enc = encoder(style, template)
+    base = enc.encode(RawText(QUESTION))
+    steered = enc.encode(RawText(f"Shout all the time!{gap}{QUESTION}"))
+    question = base.ids[base.question_start :]
+    assert question == steered.ids[-len(question) :]
+    # No more is left out than the first word, which may be another token at the start of a text.
+    assert "".join(enc.str_tokens(question)).endswith(QUESTION.partition(" ")[2])
+
+
+def test_a_prompt_of_one_token_is_its_own_question():
+    assert encoder("bytes", "qwen2").encode(RawText("Tell")).question_start == 0
 
 
 def test_common_suffixes():

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from psr_lens.faithfulness.bootstrap import bootstrap, resamples
+from psr_lens.faithfulness.bootstrap import bootstrap, resamples, why_no_interval
 from psr_lens.faithfulness.curves import Run, curve_of, difference_of
 from psr_lens.faithfulness.gap import GapSplit, local_parts
 from psr_lens.faithfulness.measures import (
@@ -65,15 +65,15 @@ def test_spearman_does_not_exist_for_a_constant_side_or_one_token():
 
 
 def test_an_example_without_a_rank_correlation_is_left_out_and_counted():
-    """Two examples: one is pushed evenly, which leaves nothing to rank, the other perfectly."""
-    energy = torch.tensor([[1.0, 4.0, 9.0, 1.0, 4.0, 9.0]]).double()
-    pushed = torch.tensor([[4.0, 4.0, 4.0, 2.0, 3.0, 8.0]]).double()
+    """Six examples: half are pushed evenly, which leaves nothing to rank, half perfectly."""
+    energy = torch.tensor([[1.0, 4.0, 9.0, 1.0, 4.0, 9.0] * 3]).double()
+    pushed = torch.tensor([[4.0, 4.0, 4.0, 2.0, 3.0, 8.0] * 3]).double()
     products = {"pushed": pushed, "energy": energy, "dot": energy, "size": energy}
-    sums = profile_sums(products, [3, 3], 1e-16)
-    assert sums["ranked"].tolist() == [[0.0], [1.0]]
-    assert sums["rank_correlation"].flatten().tolist() == [0.0, pytest.approx(1.0)]
+    sums = profile_sums(products, [3] * 6, 1e-16)
+    assert sums["ranked"].tolist() == [[0.0], [1.0]] * 3
+    assert sums["rank_correlation"].flatten().tolist() == [0.0, pytest.approx(1.0)] * 3
     measure = MEASURES["spearman"]
-    curve = curve_of(Run("steering", (0,), sums), measure, resamples(2, 100, 0))
+    curve = curve_of(Run("steering", (0,), sums), measure, resamples(6, 100, 0))
     assert (*curve.values, *curve.low, *curve.high) == pytest.approx((1.0, 1.0, 1.0))
 
 
@@ -227,9 +227,23 @@ def test_the_interval_is_that_of_resampled_examples():
 
 
 def test_a_resample_without_the_measure_is_left_out():
-    counts = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]]).double()
-    sums = (torch.tensor([[0.0], [0.5]]).double(), torch.tensor([[0.0], [1.0]]).double())
+    # In the first resample only examples that do not have it.
+    counts = torch.tensor([[5.0, 0, 0, 0, 0], [0, 5.0, 0, 0, 0], [1.0] * 5]).double()
+    sums = (
+        torch.tensor([[0.0]] + [[0.5]] * 4).double(),
+        torch.tensor([[0.0]] + [[1.0]] * 4).double(),
+    )
     assert bootstrap(lambda a, b: a / b, sums, counts).tolist() == [[0.5], [0.5], [0.5]]
+
+
+@pytest.mark.parametrize(("n", "there"), [(1, False), (4, False), (5, True)])
+def test_from_five_examples_on_there_is_an_interval(n, there):
+    sums = torch.arange(1.0, n + 1).double()[:, None]
+    value, low, high = bootstrap(lambda a: a, (sums,), resamples(n, 200, 0)).flatten().tolist()
+    assert value == n * (n + 1) / 2
+    assert (low < value < high) == there
+    assert math.isnan(low) == math.isnan(high) == (not there)
+    assert (why_no_interval(n) == "") == there
 
 
 def test_pooled_sums_give_the_mean_square():

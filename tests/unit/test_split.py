@@ -43,7 +43,7 @@ def test_groups_that_share_an_example_stay_together():
     """Questions that differ in unknown words alone are one example to the model."""
 
     def example(group, ids):
-        return Example(PromptPair("x", "y", group=group), ids, (9, *ids), (1,))
+        return Example(PromptPair(group, f"y {group}", group=group), ids, (9, *ids), (1,))
 
     examples = [example(f"g{i}", (i // 2, 1)) for i in range(20)]
     part = split_examples(examples, (0.5, 0.25, 0.25), seed=0)
@@ -51,3 +51,25 @@ def test_groups_that_share_an_example_stay_together():
     assert all(part[f"g{i}"] == part[f"g{i + 1}"] for i in range(0, 20, 2))
     assert set(part.values()) == {"train", "dev", "test"}
     assert split_examples(examples[::-1], (0.5, 0.25, 0.25), seed=0) == part
+
+
+def test_the_key_of_an_example_is_that_of_its_words():
+    """Whatever a template made of them: with the date it makes other tokens every day."""
+    message = [{"role": "user", "content": "x"}]
+    told = [{"role": "system", "content": "be kind"}, *message]
+
+    def key(base, steered, ids=(1,)):
+        return Example(PromptPair(base, steered), ids, (9, *ids), (1,)).key
+
+    assert key(message, told) == key(message, told, (2, 3)) == key("x", told)
+    assert (
+        len({key(message, told), key("y", told), key("x", "be kind x"), key(message, message)}) == 4
+    )
+
+
+def test_pairs_of_the_same_words_stay_together():
+    pairs = [PromptPair(f"q{i // 2}", f"be kind q{i // 2}", group=f"g{i}") for i in range(20)]
+    examples = [Example(pair, (i,), (9, i), (1,)) for i, pair in enumerate(pairs)]
+    part = split_examples(examples, (0.5, 0.25, 0.25), seed=0)
+    assert all(part[f"g{i}"] == part[f"g{i + 1}"] for i in range(0, 20, 2))
+    assert set(part.values()) == {"train", "dev", "test"}

@@ -20,10 +20,11 @@ def sums(rmse, n_examples=20, parts=None, kl=None, agreed=None):
 
 def report(steerings, paraphrase=None, wordings=()):
     runs = {name: Run("steering", (), own) for name, own in steerings.items()}
-    n_layers = next(iter(runs.values())).sums["energy"].shape[1]
-    runs["no steering"] = Run("reference", (), sums([1.0] * n_layers, kl=1.0, agreed=0.25))
+    n_examples, n_layers = next(iter(runs.values())).sums["energy"].shape
+    plain = sums([1.0] * n_layers, n_examples, kl=1.0, agreed=0.25)
+    runs["no steering"] = Run("reference", (), plain)
     if paraphrase is not None:
-        runs["equivalent prompt"] = Run("reference", (), sums(paraphrase))
+        runs["equivalent prompt"] = Run("reference", (), sums(paraphrase, n_examples))
     for number, rmse in enumerate(wordings):
         runs[f"equivalent prompt {number + 1}"] = Run("paraphrase", (), sums(rmse))
     return FaithfulnessReport(runs, 1.0, "R", 100, 0, pd.DataFrame({"example": []}))
@@ -98,3 +99,40 @@ def test_the_output_in_words():
 def test_wordings_are_counted():
     found = report({"psr": sums([0.5])}, [0.4], ([0.3], [0.5])).summary()
     assert found.endswith("To compare: equivalent prompt 0.40 (2 wordings, 0.30 to 0.50).")
+
+
+def test_below_five_examples_there_is_no_interval_and_nothing_is_clear():
+    few = report({"psr": sums([0.2], 4), "const": sums([0.7], 4)}, [0.4])
+    said = few.summary().splitlines()
+    assert said[1].startswith("4 examples are too few for intervals, which need 5")
+    assert "95 %" not in few.summary()
+    assert "nan" not in few.summary()
+    assert line(few, "psr") == "- psr: 0.20, 0.20 closer to the prompt than a paraphrase of it."
+    assert (
+        line(few, "const") == "- const: 0.70, 0.30 further from the prompt than a paraphrase of it."
+    )
+    assert "psr is closer than const by 0.50." in said
+    gap = few.difference("const", "psr")
+    assert gap.clear == (False,)
+    assert repr(gap) == "relative_rmse of const minus psr: +0.500, without an interval"
+    assert "nan" not in few._repr_html_()
+    hovers = [trace.hovertemplate or "" for trace in few.plot().data]
+    assert not any("95 %" in hover for hover in hovers)
+
+
+def test_a_curve_without_an_interval_is_drawn_whole():
+    far = report({"far": sums([1.2, 3.0])})
+    assert far.plot().layout.yaxis.range[1] >= 3.0
+    alone = FaithfulnessReport(far.runs, 1.0, "R", 0, 0, far.tokens)
+    assert alone.plot().layout.yaxis.range[1] >= 3.0
+
+
+def test_a_prompt_that_did_nothing_is_said_first():
+    found = report({"psr": sums([0.2])})
+    assert found.summary().startswith("Faithfulness to the prompt")
+    told = {"prompt_effect": {"warning": "It <hardly> changes."}}
+    weak = FaithfulnessReport(found.runs, 1.0, "R", 100, 0, found.tokens, told)
+    assert weak.summary().startswith("It <hardly> changes.\nFaithfulness to the prompt")
+    shown = weak._repr_mimebundle_()
+    assert shown["text/html"].startswith("<p><b>It &lt;hardly&gt; changes.</b></p>")
+    assert list(shown) == ["text/html", "text/plain"]

@@ -1,0 +1,148 @@
+"""Did the prompt do anything? Asked before something is fitted to its effect or measured against it.
+
+A model may not know what an instruction means, or not care. Then there is next to nothing to decompose,
+to fit or to be faithful to, and relative numbers, which divide by the effect, do not show it.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from psr_lens._types import exactly
+from psr_lens.deltas import example_batches, working_dtype
+from psr_lens.examples import Example
+from psr_lens.models import HookedModel
+from psr_lens.models.generation import generate_tokens
+from psr_lens.prompts import prompt_text
+
+LEAST_KL: Final = 0.05
+"""Nats per token below which the prompt counts as having done nothing. By Pinsker's inequality the two
+next-token distributions then differ by at most `sqrt(0.05 / 2) = 0.16` in total variation, on average: at
+least 84 of 100 tokens could come out the same. Instructions that a model followed had 0.2 and more,
+those that it ignored at most 0.06 (SmolLM2-135M-Instruct; 0.26 and 0.013 on the demo models)."""
+
+MOST_EXAMPLES: Final = 8
+"""How many examples are looked at: an effect worth the name is there in any of them."""
+
+
+@dataclass(frozen=True)
+class PromptEffect:
+    """How much the prompt changes what the model says.
+
+    Attributes:
+        kl: Mean over the response's tokens of `KL(p(. | x' y'_<i) || p(. | x y'_<i))`, in nats.
+        examples: How many examples were looked at.
+        question: The first one's base prompt, where the effect is weak.
+        prompted: The response that it has, to the steered prompt.
+        base: A response to the base prompt.
+    """
+
+    kl: float
+    examples: int
+    question: str = ""
+    prompted: str = ""
+    base: str = ""
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether the prompt did next to nothing."""
+        return self.kl < LEAST_KL
+
+    @property
+    def warning(self) -> str:
+        """A line that says so and shows it; empty where the prompt did something."""
+        if not self.is_weak:
+            return ""
+        count = "1 response" if self.examples == 1 else f"{self.examples} responses"
+        return (
+            f"The prompt hardly changes what the model says: next-token distributions with and without "
+            f"it are {self.kl:.2g} nats apart per token (KL, {count}; prompts that work have "
+            f"{LEAST_KL:g} and more), so what is found here is about next to nothing. To "
+            f"{self.question!r} the model answers with the prompt {self.prompted!r} and without it "
+            f"{self.base!r}."
+        )
+
+    def described(self) -> dict[str, Any]:
+        """The same as JSON values: for a provenance, where `warning_of` finds it."""
+        kl = self.kl if isfinite(self.kl) else None
+        return {"kl_per_token": kl, "examples": self.examples, "warning": self.warning}
+
+
+def warning_of(provenance: Mapping[str, Any]) -> list[str]:
+    """The line that a report begins with, if its prompts did next to nothing."""
+    warning = provenance.get("prompt_effect", {}).get("warning", "")
+    return [warning] if warning else []
+
+
+def html_warning(provenance: Mapping[str, Any]) -> str:
+    """The same as a paragraph."""
+    return "".join(f"<p><b>{html.escape(line)}</b></p>" for line in warning_of(provenance))
+
+
+@torch.no_grad()
+def measure_prompt_effect(
+    model: HookedModel, data: Sequence[Example], *, batch_size: int = MOST_EXAMPLES
+) -> PromptEffect:
+    """Run some of the examples with and without the prompt; if it did nothing, sample one without.
+
+    Args:
+        model: The model.
+        data: The examples; those that a steering is to push away from are left out.
+        batch_size: Examples per forward pass.
+    """
+    examples = [example for example in data if example.alpha > 0][:MOST_EXAMPLES]
+    if not examples:
+        return PromptEffect(float("nan"), 0)
+    parts = []
+    for start in range(0, len(examples), batch_size):
+        parts += _divergences(model, examples[start : start + batch_size])
+    effect = PromptEffect(float(torch.cat(parts).mean()), len(examples))
+    return _shown(model, data, examples[0], effect) if effect.is_weak else effect
+
+
+def _divergences(model: HookedModel, examples: Sequence[Example]) -> list[Tensor]:
+    base, steered = (model.logits(batch) for batch in example_batches(model, examples))
+    parts = []
+    for row, example in enumerate(examples):
+        # From the last prompt token on; what comes after a response that was cut off is not known.
+        end = None if example.finished else -1
+        place = slice(-example.surface_length("R"), end)
+        parts.append(_divergence(steered[row, place], base[row, place]))
+    return parts
+
+
+def _divergence(
+    prompted: Float[Tensor, "pos d_vocab"], base: Float[Tensor, "pos d_vocab"]
+) -> Float[Tensor, " pos"]:
+    wanted, own = (x.to(working_dtype(x.dtype)).log_softmax(-1) for x in (prompted, base))
+    # 0 * -inf, of a token that can never come, is nothing.
+    terms = torch.where(wanted.exp() > 0, wanted.exp() * (wanted - own), 0.0)
+    return exactly(terms.sum(-1))
+
+
+def _shown(
+    model: HookedModel, data: Sequence[Example], example: Example, effect: PromptEffect
+) -> PromptEffect:
+    """The effect with a response to each of the two prompts, drawn in the same way."""
+    sampling = getattr(data, "provenance", {})
+    room = model.n_ctx - len(example.base_ids)
+    (said,) = generate_tokens(
+        model,
+        [example.base_prompt],
+        max_new_tokens=max(1, min(room, len(example.response_ids) + 1)),
+        temperature=sampling.get("temperature", 0.0) if sampling.get("sampled") else 0.0,
+        seed=sampling.get("seed", 0),
+    )
+    return PromptEffect(
+        effect.kl,
+        effect.examples,
+        prompt_text(example.pair.base),
+        model.encoder.decode(example.response_ids),
+        model.encoder.decode(said.tokens),
+    )
