@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psr_lens.artifacts import write_bytes
 from psr_lens.demo.experiment import control_data
 from psr_lens.examples import SteeringDataset
+from psr_lens.files import write_bytes
 from psr_lens.fitting import fit, fit_best
 from psr_lens.models import HookedModel
 from psr_lens.steering import Steering, load_steering

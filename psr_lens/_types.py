@@ -97,6 +97,20 @@ def check_seed(seed: Any) -> int:
     return found
 
 
+def check_whole(name: str, value: Any) -> int:
+    """A whole number as Python's own, if it is one: no bool, no float, no text.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r}: it must be a whole number") from None
+
+
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """A number of things, if it is one.
 

@@ -1,14 +1,11 @@
 """Files: named tensors and a JSON header in one safetensors file. No pickle anywhere.
 
 safetensors metadata maps strings to strings, so the whole header is one JSON string under the key
-`psr_lens`, with a checksum of it all. A file is written to a temporary name and then
-moved, so an interrupted save leaves what was there before.
+`psr_lens`, with a checksum of it all.
 """
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,31 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from psr_lens.files import refuse_more_than_memory, write_bytes
+
 FORMAT: Final = 1
 _KEY: Final = "psr_lens"
-
-
-def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: If the directory cannot be made or written to.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        # mkstemp makes files private; give this one the permissions of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def artifact_path(path: str | Path) -> Path:
@@ -70,11 +46,15 @@ def write_artifact(
     Returns:
         The path of the file.
     """
+    return write_bytes(artifact_path(path), artifact_bytes(tensors, header))
+
+
+def artifact_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
+    """What `write_artifact` writes."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     plain = json.loads(json.dumps({"format": FORMAT, **header}))
     full = {**plain, "sha256": _checksum(stored, plain)}
-    metadata = {_KEY: json.dumps(full, sort_keys=True)}
-    return write_bytes(artifact_path(path), save(stored, metadata))
+    return save(stored, {_KEY: json.dumps(full, sort_keys=True)})
 
 
 def read_artifact(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -82,12 +62,14 @@ def read_artifact(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, not of this package, or of a newer format.
+        ValueError: If it is damaged, not of this package, of a newer format, or larger than this
+            machine's memory.
     """
     given = Path(path)
     path = artifact_path(given) if artifact_path(given).is_file() else given
     if not path.is_file():
         raise FileNotFoundError(f"no steering file {str(given)!r}")
+    refuse_more_than_memory(path, path.stat().st_size)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -98,7 +80,7 @@ def read_artifact(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = json.loads(metadata[_KEY])
         if not isinstance(header, dict):
             raise KeyError(_KEY)
-    except (KeyError, json.JSONDecodeError):
+    except (KeyError, ValueError, RecursionError):
         raise ValueError(f"{path} was not written by psr_lens: it lacks its header") from None
     if header.get("format") != FORMAT:
         raise ValueError(

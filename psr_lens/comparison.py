@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from psr_lens.artifacts import write_bytes
 from psr_lens.examples import SteeringDataset
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
+from psr_lens.files import write_bytes
 from psr_lens.fitting import FitReport, fit_best
 from psr_lens.fitting.choices import HAVE_BEST
 from psr_lens.models import as_hooked_model

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from psr_lens._types import Surface, TokenValues
-from psr_lens.artifacts import write_bytes
 from psr_lens.deltas import iter_deltas
 from psr_lens.examples import SteeringDataset
+from psr_lens.files import refuse_directories, write_files
 from psr_lens.models import as_hooked_model
 from psr_lens.plots import Report, TraitSection, render_report
 from psr_lens.prompts import prompt_text
@@ -49,10 +49,13 @@ def write_decomposition(
         The path of the page.
 
     Raises:
-        ValueError: If `show` is not positive or there is no example.
+        ValueError: If `show` is not positive, there is no example, or a directory is where a file is
+            to be written.
     """
     if show < 1 or len(data) == 0:
         raise ValueError(f"show={show} of {len(data)} examples: both must be at least 1")
+    table_file, page_file = Path(out) / "norms.csv", Path(out) / "deltas.html"
+    refuse_directories([table_file, page_file])
     hooked = as_hooked_model(model)
     rows: dict[int, list[tuple[Any, ...]]] = {}
     sections: dict[int, TraitSection] = {}
@@ -84,9 +87,8 @@ def write_decomposition(
             {**described, "surface": surface, "examples": str(len(data))},
         )
     )
-    out = Path(out)
-    write_bytes(out / "norms.csv", table.getvalue().encode())
-    return write_bytes(out / "deltas.html", page.encode())
+    write_files({table_file: table.getvalue().encode(), page_file: page.encode()})
+    return page_file
 
 
 def _norm_rows(i: int, accumulated: TokenValues, local: TokenValues) -> list[tuple[Any, ...]]:

@@ -12,6 +12,7 @@ from psr_lens.plots.gap import gap_bars
 from psr_lens.plots.page import html_page, write_page
 from psr_lens.plots.text import escape
 from psr_lens.plots.tokens import token_heatmaps
+from psr_lens.report_files import PAGE
 
 _TITLE: Final = "Does the steering do what the prompt does?"
 _SHOWN_EXAMPLES: Final = 3
@@ -75,7 +76,7 @@ def write_faithfulness(report: FaithfulnessReport, out: str | Path) -> Path:
         OSError: If it cannot be written.
     """
     page = faithfulness_page(report)
-    return write_page(report.save(out) / "report.html", page)
+    return write_page(report.save(out) / PAGE, page)
 
 
 def faithfulness_page(report: FaithfulnessReport) -> str:

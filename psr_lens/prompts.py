@@ -150,6 +150,8 @@ def _parse_line(line: str, where: str) -> PromptPair:
         raise ValueError(
             f"{where}: a lone surrogate, which is no text; write the character"
         ) from None
+    except RecursionError as error:
+        raise ValueError(f"{where}: not JSON that can be read ({error})") from None
     if not isinstance(record, dict):
         raise ValueError(f"{where}: {type(record).__name__} instead of an object with 'base' ...")
     missing = [key for key in ("base", "steered") if key not in record]

@@ -74,6 +74,10 @@ EXPECTED = {
     "pl.load_model('demo', device='meta')": "device='meta' cannot be used here",
     "pl.load_model('demo', device=3.5)": "device='3.5' cannot be used here",
     "pl.ConstantSteering(torch.zeros(2, 4), [3, 1])": "layers=[3, 1]: name each once",
+    "pl.ConstantSteering(torch.zeros(1, 4), [1.0])": "layers=1.0: it must be a whole number",
+    "pl.ConstantSteering(torch.zeros(1, 4), [True])": "layers=True: it must be a whole number",
+    "pl.ConstantSteering(torch.zeros(1, 4), '1')": "layers='1': it must be a whole number",
+    "pl.ActAdd(torch.zeros(1, 2, 4), [1], aligned='end')": "aligned='end': choose one of start, surface",
 }
 
 

@@ -28,6 +28,7 @@ LAYERS = (
     "examples",
     "responses",
     "deltas",
+    "files",
     "artifacts",
     "report_files",
     "steering",

@@ -6,11 +6,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_whole
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES
 from psr_lens.deltas import Kind
 from psr_lens.faithfulness.report import Curve
-from psr_lens.report_files import read_report, write_report
+from psr_lens.report_files import (
+    choice,
+    mapping,
+    number,
+    read_report,
+    whole,
+    write_report,
+    wrong_fields,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -237,14 +245,20 @@ class AssumptionReport:
             ValueError: If it is of another kind, of a newer format, or damaged.
         """
         header, tables = read_report(path, cls.__name__)
-        rows: Sequence[Any] = tables["measures"].to_dict("records")
-        return cls(
-            tuple(Measurement(**row) for row in rows),
-            tuple(header.pop("layers")),
-            header.pop("delta_kind"),
-            thresholds=Thresholds(**header.pop("thresholds")),
-            **header,
-        )
+        with wrong_fields(path):
+            rows: Sequence[Any] = tables["measures"].to_dict("records")
+            thresholds = mapping(header, "thresholds")
+            return cls(
+                tuple(Measurement(**row) for row in rows),
+                tuple(check_whole("layers", layer) for layer in header["layers"]),
+                choice(header, "delta_kind", get_args(Kind)),
+                choice(header, "surface", get_args(Surface)),
+                whole(header, "examples", 1),
+                whole(header, "probe_examples"),
+                whole(header, "held_out_examples"),
+                Thresholds(**{name: number(thresholds, name) for name in thresholds}),
+                mapping(header, "provenance"),
+            )
 
     def __repr__(self) -> str:
         from psr_lens.assumptions.words import tally

@@ -163,8 +163,12 @@ class Fit(_FitOptions):
     def run(self) -> None:
         """Sample, fit, save, measure."""
         self.check()
+        from psr_lens.artifacts import artifact_path
+        from psr_lens.files import refuse_directories
+
         if self.out.is_dir():
             raise ValueError(f"--out {self.out} is a directory: name a file")
+        refuse_directories([artifact_path(self.out)])
         refuse_unwritable(self.out.absolute().parent)
         from psr_lens.faithfulness import measure_faithfulness
         from psr_lens.fitting import fit
@@ -216,6 +220,9 @@ class Compare(_FitOptions):
         """Sample, fit each, measure all on the same runs, print."""
         self.check()
         if self.out is not None:
+            from psr_lens.files import refuse_directories
+
+            refuse_directories([self.out])
             refuse_unwritable(self.out.absolute().parent)
         from psr_lens.comparison import compare
 

@@ -92,6 +92,8 @@ def file_names(paths: Sequence[Path]) -> list[str]:
     names: list[str] = []
     for path in paths:
         stem = path.name.removesuffix(".safetensors")
+        # They name directories too, and these must be new ones.
+        stem = path.name if stem in ("", ".", "..") else stem
         number = sum(name == stem or name.startswith(f"{stem} (") for name in names) + 1
         names.append(stem if number == 1 else f"{stem} ({number})")
     return names
@@ -101,7 +103,8 @@ def refuse_unwritable(directory: Path) -> None:
     """Before the work and not after it: can files be made there?"""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     try:
-        with tempfile.TemporaryDirectory(dir=existing, prefix=".psr-lens-"):
+        # A file without a name where the system has them: nothing is left, however this ends.
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise ValueError(

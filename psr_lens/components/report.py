@@ -3,14 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface, TokenValues
-from psr_lens.report_files import read_report, write_report
+from psr_lens.report_files import (
+    choice,
+    mapping,
+    read_report,
+    whole,
+    write_report,
+    wrong_fields,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -217,8 +224,16 @@ class ComponentReport:
             ValueError: If it is another report, or damaged.
         """
         header, tables = read_report(path, cls.__name__)
+        with wrong_fields(path):
+            return cls._from_tables(header, tables)
+
+    @classmethod
+    def _from_tables(
+        cls, header: Mapping[str, Any], tables: "Mapping[str, pandas.DataFrame]"
+    ) -> "ComponentReport":
         found: dict[Any, dict[str, Estimate]] = {}
         for row in tables["components"].to_dict("records"):
+            choice(row, "kind", get_args(ComponentKind))
             own = found.setdefault((row["layer"], row["kind"], row["head"]), {})
             own[row["measure"]] = Estimate(row["value"], row["low"], row["high"])
         components = [
@@ -231,23 +246,26 @@ class ComponentReport:
             )
             for name, own in found.items()
         ]
-        records = tables["tokens"].to_dict("records")
+        kept = dict(iter(tables["tokens"].groupby("example")))
+        if [len(kept), *kept] != [whole(header, "token_examples"), *range(len(kept))]:
+            raise ValueError(
+                f"token_examples={header['token_examples']}, but its tokens are of {list(kept)}"
+            )
         tokens = []
-        for number in range(header["token_examples"]):
-            rows = [row for row in records if row["example"] == number]
+        for rows in kept.values():
+            shape = (len(components), -1)
             norms, shares = (
-                torch.tensor([row[key] for row in rows], dtype=torch.float64)
+                torch.tensor(rows[key].to_numpy(), dtype=torch.float64).reshape(shape)
                 for key in ("norm", "share")
             )
-            shape = (len(components), -1)
-            texts = tuple(row["token"] for row in rows[: len(rows) // len(components)])
-            tokens.append(ComponentTokens(texts, norms.reshape(shape), shares.reshape(shape)))
+            texts = tuple(rows["token"].iloc[: norms.shape[1]])
+            tokens.append(ComponentTokens(texts, norms, shares))
         return cls(
             tuple(components),
             tuple(tokens),
-            header["surface"],
-            header["examples"],
-            header["provenance"],
+            choice(header, "surface", get_args(Surface)),
+            whole(header, "examples", 1),
+            mapping(header, "provenance"),
         )
 
     def plot(self, view: str = "layers", *, example: int = 0) -> "plotly.graph_objects.Figure":

@@ -1,7 +1,5 @@
 """The demo command's work: every trait, then report, results and steerings, whole or not at all."""
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +7,12 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from psr_lens._types import check_seed
-from psr_lens.artifacts import write_bytes
+from psr_lens.artifacts import artifact_bytes
 from psr_lens.demo.experiment import STEPS, TraitResult, run_trait
 from psr_lens.demo.instructions import FIRST_TRAITS, instruction
 from psr_lens.demo.report import demo_report
 from psr_lens.demo.results import results_json
+from psr_lens.files import refuse_directories, write_files
 from psr_lens.models import HookedModel
 from psr_lens.plots import render_report
 
@@ -45,8 +44,7 @@ def run_demo(
 ) -> DemoRun:
     """Run every trait; write `report.html`, `results.json` and `steering/NAME-a-psr.safetensors`.
 
-    Nothing is written before the last trait is done; the files are made beside their place and then
-    moved there.
+    Nothing is written before the last trait is done; then each file is replaced whole.
 
     Args:
         model: A demo model.
@@ -56,7 +54,8 @@ def run_demo(
         progress: Whether to show a bar.
 
     Raises:
-        ValueError: If a trait is unknown, named twice, or there is none.
+        ValueError: If a trait is unknown, named twice, or there is none, or a directory is where a
+            file is to be written.
         OSError: If `out` cannot be written to.
     """
     if not traits or len(set(traits)) < len(traits):
@@ -65,6 +64,9 @@ def run_demo(
         instruction(name)
     check_seed(seed)
     out = Path(out)
+    report, numbers = out / "report.html", out / "results.json"
+    steerings = [out / "steering" / f"{name}-a-psr.safetensors" for name in traits]
+    refuse_directories([report, numbers, *steerings])
     with tqdm(total=STEPS * len(traits), unit="step", disable=not progress) as bar:
 
         def done(step: str) -> None:
@@ -72,20 +74,12 @@ def run_demo(
             bar.update()
 
         results = tuple(run_trait(model, name, seed, done) for name in traits)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as staging:
-        staged = Path(staging)
-        for result in results:
-            result.steerings["a-psr"].save(staged / "steering" / f"{result.name}-a-psr")
-        write_bytes(staged / "results.json", results_json(model, results, seed).encode())
-        page = render_report(demo_report(model, results, seed))
-        write_bytes(staged / "report.html", page.encode())
-        (out / "steering").mkdir(exist_ok=True)
-        for file in sorted(path for path in staged.rglob("*") if path.is_file()):
-            shutil.move(file, out / file.relative_to(staged))
-    return DemoRun(
-        results,
-        out / "report.html",
-        out / "results.json",
-        tuple(out / "steering" / f"{name}-a-psr.safetensors" for name in traits),
-    )
+    fitted = [result.steerings["a-psr"] for result in results]
+    files = {
+        path: artifact_bytes(own.tensors(), own.header())
+        for path, own in zip(steerings, fitted, strict=True)
+    }
+    files[numbers] = results_json(model, results, seed).encode()
+    files[report] = render_report(demo_report(model, results, seed)).encode()
+    write_files(files)
+    return DemoRun(results, report, numbers, tuple(steerings))

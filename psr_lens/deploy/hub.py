@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
+from psr_lens.artifacts import artifact_bytes
 from psr_lens.deploy.card import model_card
 from psr_lens.models.checkpoint import hub_reachable
 from psr_lens.models.quiet import one_line
@@ -75,9 +75,9 @@ def push(
     if not hub_reachable():
         raise _unreachable(f"hf://{repo_id}")
     api = HfApi(token=token)
-    with TemporaryDirectory() as directory, _one_clear_line(f"hf://{repo_id}"):
+    with _one_clear_line(f"hf://{repo_id}"):
         operations = [
-            CommitOperationAdd(FILE_NAME, steering.save(Path(directory) / FILE_NAME)),
+            CommitOperationAdd(FILE_NAME, artifact_bytes(steering.tensors(), steering.header())),
             CommitOperationAdd("README.md", model_card(steering, repo_id).encode()),
         ]
         api.create_repo(repo_id, private=private, exist_ok=True)

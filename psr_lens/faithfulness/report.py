@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, final
+from typing import TYPE_CHECKING, Any, Final, Literal, final, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface, TokenValues
+from psr_lens._types import Surface, TokenValues, check_seed
 from psr_lens.faithfulness.bootstrap import resamples
 from psr_lens.faithfulness.curves import (
     Curve,
@@ -20,11 +20,21 @@ from psr_lens.faithfulness.curves import (
     difference_of,
     find_measure,
 )
+from psr_lens.faithfulness.ledger import TOKEN_COLUMNS
 from psr_lens.faithfulness.measures import HEADLINES, MEASURES
 from psr_lens.faithfulness.references import NO_STEERING
 from psr_lens.faithfulness.tables import measures_table, runs_from_tables, sums_tables
 from psr_lens.faithfulness.words import describe
-from psr_lens.report_files import read_report, write_report
+from psr_lens.files import refuse_more_than_memory
+from psr_lens.report_files import (
+    choice,
+    mapping,
+    number,
+    read_report,
+    whole,
+    write_report,
+    wrong_fields,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -240,18 +250,24 @@ class FaithfulnessReport:
 
         Raises:
             FileNotFoundError: If there is no report at the path.
-            ValueError: If it is of another kind, of a newer format, or damaged.
+            ValueError: If it is of another kind or format, or damaged.
         """
         header, tables = read_report(path, cls.__name__)
-        return cls(
-            runs_from_tables(header["runs"], tables),
-            header["alpha"],
-            header["surface"],
-            header["n_bootstrap"],
-            header["seed"],
-            tables["tokens"],
-            header["provenance"],
-        )
+        with wrong_fields(path):
+            absent = set(TOKEN_COLUMNS) - set(tables["tokens"].columns)
+            if absent:
+                raise ValueError(f"its tokens have no columns {sorted(absent)}")
+            report = cls(
+                runs_from_tables(header["runs"], tables),
+                number(header, "alpha"),
+                choice(header, "surface", get_args(Surface)),
+                whole(header, "n_bootstrap"),
+                check_seed(header["seed"]),
+                tables["tokens"],
+                mapping(header, "provenance"),
+            )
+            refuse_more_than_memory("n_bootstrap", 8 * report.n_bootstrap * report.examples)
+            return report
 
     # --- for readers ----------------------------------------------------------------------------
 

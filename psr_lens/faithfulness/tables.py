@@ -1,14 +1,17 @@
 """A report's numbers as data frames, and its sums back from them."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens.faithfulness.curves import Run, curve_of
+from psr_lens._types import check_whole
+from psr_lens.faithfulness.curves import Kind, Run, curve_of
 from psr_lens.faithfulness.measures import MEASURES
+from psr_lens.faithfulness.references import NO_STEERING
+from psr_lens.report_files import choice
 
 if TYPE_CHECKING:
     import pandas
@@ -87,6 +90,10 @@ def runs_from_tables(
     Args:
         described: Name, kind, layers and names of the sums of every run.
         tables: What `sums_tables` gave.
+
+    Raises:
+        ValueError: If they do not fit each other, or something in them is of the wrong kind.
+        KeyError: If something is missing.
     """
     n_layers = len(tables["layers"]["layer"].unique())
 
@@ -99,4 +106,20 @@ def runs_from_tables(
             found[key] = values.reshape(-1, n_layers) if per_layer else values
         return found
 
-    return {run["name"]: Run(run["kind"], tuple(run["layers"]), sums_of(run)) for run in described}
+    runs = {
+        run["name"]: Run(
+            choice(run, "kind", get_args(Kind)),
+            tuple(check_whole("layers", layer) for layer in run["layers"]),
+            sums_of(run),
+        )
+        for run in described
+    }
+    shape = runs[NO_STEERING].sums["energy"].shape
+    for name, run in runs.items():
+        for key, sums in run.sums.items():
+            if sums.shape not in (shape, shape[:1]):
+                raise ValueError(
+                    f"{key} of {name!r} has shape {tuple(sums.shape)}, and not that of the energy, "
+                    f"{tuple(shape)}"
+                )
+    return runs

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psr_lens.report_files import read_report, write_report
+from psr_lens.report_files import mapping, read_report, write_report, wrong_fields
 
 if TYPE_CHECKING:
     import pandas
@@ -140,21 +140,21 @@ class LensReading:
             ValueError: If it is another report, or damaged.
         """
         header, tables = read_report(path, cls.__name__)
-        sides: dict[Any, list[TokenLogit]] = {}
-        for row in tables["tokens"].to_dict("records"):
-            token = TokenLogit(row["token_id"], row["token"], row["value"])
-            sides.setdefault((row["number"], row["side"]), []).append(token)
-        readings = [
-            DirectionReading(
-                **{
-                    key: value for key, value in about.items() if key not in ("promoted", "demoted")
-                },
-                promoted=tuple(sides.get((number, "promoted"), ())),
-                demoted=tuple(sides.get((number, "demoted"), ())),
-            )
-            for number, about in enumerate(header["readings"])
-        ]
-        return cls(tuple(readings), header["exact"], header["provenance"])
+        with wrong_fields(path):
+            sides: dict[Any, list[TokenLogit]] = {}
+            for row in tables["tokens"].to_dict("records"):
+                token = TokenLogit(row["token_id"], row["token"], row["value"])
+                sides.setdefault((row["number"], row["side"]), []).append(token)
+            readings = []
+            for number, about in enumerate(header["readings"]):
+                promoted, demoted = (
+                    tuple(sides.get((number, side), ())) for side in ("promoted", "demoted")
+                )
+                both = {"promoted": promoted, "demoted": demoted}
+                readings.append(DirectionReading(**{**about, **both}))
+            if not isinstance(header["exact"], bool):
+                raise ValueError(f"exact={header['exact']!r}: it must be true or false")
+            return cls(tuple(readings), header["exact"], mapping(header, "provenance"))
 
     def plot(self) -> "plotly.graph_objects.Figure":
         """Directions by rank, each cell a promoted token on the colour of its standing."""

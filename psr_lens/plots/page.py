@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from psr_lens.artifacts import write_bytes
+from psr_lens.files import write_bytes
 from psr_lens.plots.text import escape
 from psr_lens.plots.theme import style_sheet
 

@@ -1,7 +1,7 @@
 """Activation addition: the difference of one contrastive pair, added position by position."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -59,6 +59,8 @@ class ActAdd(Steering):
             raise ValueError(
                 f"rows for {len(rows)} layers but {len(self.layers)} layers named: pass one set each"
             )
+        if aligned not in get_args(Alignment):
+            raise ValueError(f"aligned={aligned!r}: choose one of {', '.join(get_args(Alignment))}")
         self.rows = rows
         self.aligned: Alignment = aligned
 

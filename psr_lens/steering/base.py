@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from psr_lens._types import Surface, check_alphas, check_surface
+from psr_lens._types import Surface, check_alphas, check_surface, check_whole
 from psr_lens.artifacts import write_artifact
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
@@ -54,7 +54,7 @@ class Steering(ABC):
         provenance: Mapping[str, Any] | None = None,
         fit_report: Any = None,
     ):
-        self.layers = tuple(layers)
+        self.layers = tuple(check_whole("layers", layer) for layer in layers)
         if list(self.layers) != sorted(set(self.layers)) or any(i < 0 for i in self.layers):
             raise ValueError(f"layers={list(self.layers)}: name each once, from the lowest up")
         self.surface: Surface = check_surface(surface)

@@ -1,19 +1,25 @@
 """Read a saved steering, whatever its kind."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+import torch
 from torch import Tensor
 
+from psr_lens._types import check_surface, check_whole
 from psr_lens.artifacts import read_artifact
 from psr_lens.models import as_hooked_model
+from psr_lens.models.quiet import one_line
+from psr_lens.report_files import mapping, number
 from psr_lens.steering.ablation import DirectionalAblation
 from psr_lens.steering.actadd import ActAdd
 from psr_lens.steering.base import Steering
 from psr_lens.steering.constant import ConstantSteering
 from psr_lens.steering.oracle import OracleSteering
 from psr_lens.steering.projection import ProjectionMatch
+from psr_lens.steering.provenance import recorded_fingerprint
 from psr_lens.steering.psr import PSR
 from psr_lens.steering.reft import LoReFT, ReFTr1
 from psr_lens.steering.sums import SumSteering
@@ -32,6 +38,8 @@ _CLASSES: Final[dict[str, type[Steering]]] = {
     )
 }
 
+_NUMBERS: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 
 def load_steering(path: str | Path, model: Any = None) -> Steering:
     """Read what `Steering.save` wrote.
@@ -43,8 +51,8 @@ def load_steering(path: str | Path, model: Any = None) -> Steering:
 
     Raises:
         FileNotFoundError: If there is no such file, or no such repository.
-        ValueError: If the file is damaged, of another program or a newer version, or the steering
-            does not belong to the model.
+        ValueError: If the file is damaged, of another program or a newer version, a tensor or a field
+            in it is not what the method has, or the steering does not belong to the model.
         OSError: If the hub cannot be reached, or refuses.
     """
     if isinstance(path, str) and path.startswith("hf://"):
@@ -54,11 +62,13 @@ def load_steering(path: str | Path, model: Any = None) -> Steering:
     tensors, header = read_artifact(path)
     try:
         steering = _build(tensors, header)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(
-            f"{path} holds no steering that this version knows: {error} is missing, unknown or "
+            f"{path} holds no steering that this version knows: {one_line(error)} is missing, unknown or "
             f"wrong (methods are {sorted(_CLASSES)})"
         ) from None
+    except ValueError as error:
+        raise ValueError(f"{path} holds no steering: {error}") from None
     if model is not None:
         steering.check(as_hooked_model(model))
     return steering
@@ -66,17 +76,82 @@ def load_steering(path: str | Path, model: Any = None) -> Steering:
 
 def _build(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering:
     """The steering of a header; the parts of a sum have headers of their own."""
-    if header["method"] == SumSteering.method:
-        parts: list[tuple[float, Steering]] = []
-        for i, part in enumerate(header["options"]["parts"]):
-            prefix = f"{i}."
-            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            parts.append((part["weight"], _build(own, part)))
-        return SumSteering(parts, provenance=header["provenance"])
-    return _CLASSES[header["method"]].from_tensors(
-        tensors,
-        header["layers"],
-        surface=header["surface"],
-        provenance=header["provenance"],
-        **header["options"],
-    )
+    method, options = header["method"], header["options"]
+    origin = mapping(header, "provenance")
+    fingerprint = recorded_fingerprint(origin)
+    surface = check_surface(header["surface"])
+    layers = [check_whole("layers", layer) for layer in header["layers"]]
+    if method != SumSteering.method:
+        cls = _CLASSES[method]
+        sizes = {"layer": len(layers)}
+        if fingerprint is not None:
+            sizes["d_model"] = fingerprint.d_model
+        check_tensors(cls, tensors, sizes)
+        found = cls.from_tensors(tensors, layers, surface=surface, provenance=origin, **options)
+        if found.options() != options:
+            raise ValueError(f"options {options}, but a {cls.__name__} has {found.options()}")
+        return found
+    parts: list[tuple[float, Steering]] = []
+    left = set(tensors)
+    for i, part in enumerate(options["parts"]):
+        prefix = f"{i}."
+        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        left -= {prefix + name for name in own}
+        parts.append((number(part, "weight"), _build(own, part)))
+    if left or not parts:
+        raise ValueError(f"a sum of {len(parts)} parts, and tensors {sorted(left)} beside them")
+    total = SumSteering(parts, provenance=origin)
+    if (list(total.layers), total.surface) != (layers, surface):
+        raise ValueError(
+            f"layers {layers} and surface {surface!r}, but its parts have {list(total.layers)} and "
+            f"{total.surface!r}"
+        )
+    return total
+
+
+def check_tensors(
+    cls: type[Steering], tensors: Mapping[str, Tensor], sizes: Mapping[str, int]
+) -> None:
+    """Refuse tensors that are not those of a kind of steering.
+
+    Their shapes are those that its constructor names, axis by axis.
+
+    Args:
+        cls: The kind.
+        tensors: By the names that `Steering.tensors` gives them.
+        sizes: Axes that are known.
+
+    Raises:
+        ValueError: If a tensor is missing or unknown, of another number type than the four floating
+            point ones, of another shape, or not finite.
+    """
+    shapes = _shapes(cls)
+    if not tensors.keys() <= shapes.keys():
+        raise ValueError(f"tensors {sorted(tensors)}, but a {cls.__name__} has {sorted(shapes)}")
+    known = dict(sizes)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NUMBERS:
+            raise ValueError(
+                f"{name} is of {tensor.dtype}: steerings are of float64, float32, bfloat16 or float16"
+            )
+        axes = shapes[name].split()
+        if tensor.ndim != len(axes) or any(
+            known.setdefault(axis, size) != size or (size == 0 and axis != "layer")
+            for axis, size in zip(axes, tensor.shape, strict=True)
+        ):
+            expected = ", ".join(
+                f"{axis}={known[axis]}" if axis in known else axis for axis in axes
+            )
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, and not [{expected}]")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} is not finite: it was not fitted, or is damaged")
+
+
+def _shapes(cls: type[Steering]) -> dict[str, str]:
+    """The axes of every tensor that a kind of steering is made of, as its constructor names them."""
+    found = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        for kind in (parameter.annotation, *get_args(parameter.annotation)):
+            if hasattr(kind, "dim_str"):
+                found[name] = kind.dim_str
+    return found

@@ -94,11 +94,30 @@ def check_origin(
             f"the steering covers layer {highest_layer} but {name} has {n_layers} layers "
             f"(0 to {n_layers - 1})"
         )
-    if "model" not in recorded:
+    expected = recorded_fingerprint(recorded)
+    if expected is None:
         return
-    origin = recorded["model"]
-    stored = origin["fingerprint"]
-    expected = Fingerprint(
+    difference = expected.difference(found())
+    if difference:
+        origin = recorded["model"]
+        raise ValueError(
+            f"the steering was fitted on {origin['name']!r} with {origin['numerics']} weights and does "
+            f"not belong to {name!r}: {difference}; load the model it was fitted on"
+        )
+
+
+def recorded_fingerprint(recorded: Mapping[str, Any]) -> Fingerprint | None:
+    """The fingerprint of the model that a provenance names; None where it has none.
+
+    Raises:
+        KeyError: If a part of it is missing.
+        TypeError: If a part of it is of the wrong kind.
+        AttributeError: If the model is.
+    """
+    stored = recorded.get("model", {}).get("fingerprint")
+    if stored is None:
+        return None
+    return Fingerprint(
         stored["n_layers"],
         stored["d_model"],
         stored["d_vocab"],
@@ -106,9 +125,3 @@ def check_origin(
         tuple(stored["norms"]),
         tuple(tuple(row) for row in stored["coordinates"]),
     )
-    difference = expected.difference(found())
-    if difference:
-        raise ValueError(
-            f"the steering was fitted on {origin['name']!r} with {origin['numerics']} weights and does "
-            f"not belong to {name!r}: {difference}; load the model it was fitted on"
-        )

@@ -1,6 +1,8 @@
 """The command line: what it writes, and how it says no."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +98,12 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
     )
     (tmp_path / "file").write_text("x")
     assert "is a file" in refuse(capsys, "demo", "--out", tmp_path / "file")
+    (tmp_path / "taken.safetensors").mkdir()
+    for command in ("fit", "compare"):
+        assert "taken.safetensors is a directory" in refuse(
+            *(capsys, command, "--model", "demo", "--pairs", pairs_file, "--out"),
+            tmp_path / ("taken" if command == "fit" else "taken.safetensors"),
+        )
     assert not out.exists()
 
 
@@ -176,6 +184,12 @@ def test_steerings_are_named_by_their_files():
     assert file_names([Path(p) for p in paths]) == ["psr", "psr (2)", "const", "psr (3)"]
 
 
+def test_no_file_s_name_leads_out_of_the_report():
+    """The reading of a steering goes into a directory of its name."""
+    paths = [Path("a/...safetensors"), Path("..safetensors"), Path(".safetensors")]
+    assert file_names(paths) == ["...safetensors", "..safetensors", ".safetensors"]
+
+
 def test_a_steering_of_another_model_is_one_line(capsys, tmp_path, pairs_file):
     common = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "40"]
     main(["fit", *common, "--method", "dim", "--layers", "2", "--out", str(tmp_path / "v")])
@@ -212,6 +226,46 @@ def test_ctrl_c_while_it_loads_is_one_line(module, tmp_path, pairs_file):
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 130
     assert ended.stderr == "psr-lens: interrupted\n"
+
+
+def test_sigterm_leaves_nothing_in_the_temporary_folder(tmp_path):
+    """As a scheduler ends a command: exit code 143, one line, and whoever made files removes them."""
+    code = (
+        "import sys, tempfile, time, types\n"
+        "from psr_lens.cli import main\n"
+        "def run(args):\n"
+        "    with tempfile.TemporaryDirectory() as folder:\n"
+        "        open(folder + '/large', 'w').close()\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "sys.modules['psr_lens.cli.parse'] = types.SimpleNamespace(run=run)\n"
+        "main([])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert len(list(tmp_path.rglob("large"))) == 1
+        process.terminate()
+        _, complaint = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert complaint == "psr-lens: terminated\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_handler_of_sigterm_is_put_back(monkeypatch):
+    before, seen = signal.getsignal(signal.SIGTERM), []
+    monkeypatch.setattr(
+        "psr_lens.cli.parse.run", lambda args: seen.append(signal.getsignal(signal.SIGTERM))
+    )
+    main([])
+    assert seen != [before]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_decomposition_page_opens_offline(tmp_path, pairs_file):

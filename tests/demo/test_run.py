@@ -262,6 +262,14 @@ def test_the_targets_of_the_main_job(model):
     assert mean(coherence) >= 95, coherence
 
 
+@pytest.mark.parametrize("place", ["report.html", "steering/pirate-a-psr.safetensors"])
+def test_a_directory_where_a_file_goes_is_refused_before_the_work(model, tmp_path, place):
+    (tmp_path / place).mkdir(parents=True)
+    with pytest.raises(ValueError, match="is a directory, and a file is to be written there"):
+        run_demo(model, tmp_path, traits=("pirate",), progress=False)
+    assert (tmp_path / place).is_dir()
+
+
 def test_an_unknown_trait_is_named(model):
     with pytest.raises(ValueError, match="no instruction 'sulker'"):
         run_trait(model, "sulker")

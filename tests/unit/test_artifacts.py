@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from psr_lens.artifacts import artifact_path, read_artifact, write_artifact, write_bytes
+from psr_lens import files
+from psr_lens.artifacts import artifact_path, read_artifact, write_artifact
 
 TENSORS = {"w": torch.arange(12.0).reshape(3, 4), "b": torch.tensor([1, 2], dtype=torch.int64)}
 
@@ -99,17 +100,20 @@ def test_a_missing_file_is_named(tmp_path):
         read_artifact(tmp_path / "nothing-here")
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
-    path = write_bytes(tmp_path / "file", b"old")
+@pytest.mark.parametrize("header", ["[" * 100_000, '{"format": ' + "9" * 5000 + "}", "[]", "{"])
+def test_a_header_that_cannot_be_read_is_refused(tmp_path, header):
+    (tmp_path / "odd.safetensors").write_bytes(save(TENSORS, {"psr_lens": header}))
+    with pytest.raises(ValueError, match="it lacks its header"):
+        read_artifact(tmp_path / "odd")
 
-    def broken(*_):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr("os.replace", broken)
-    with pytest.raises(KeyboardInterrupt):
-        write_bytes(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+def test_a_file_larger_than_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = write_artifact(tmp_path / "t", TENSORS, {})
+    monkeypatch.setattr(files, "_memory", lambda: path.stat().st_size)
+    read_artifact(path)
+    monkeypatch.setattr(files, "_memory", lambda: path.stat().st_size - 1)
+    with pytest.raises(ValueError, match=r"t\.safetensors would take .* and this machine has"):
+        read_artifact(path)
 
 
 def test_suffix_is_added_once():

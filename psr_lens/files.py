@@ -1,0 +1,177 @@
+"""Files, written whole or not at all.
+
+Everything that this package writes goes through here. A file is made under a temporary name
+(`.psr-lens-XXXXXXXX.tmp`) in its own directory and then moved over its place by `os.replace`, which is
+one step on Linux, macOS and Windows: whatever ends the process, SIGKILL included, the place holds the
+old file or the new one. (After a power failure it is up to the file system.)
+
+One writer at a time is in a directory, where the system has locks of directories (Linux and macOS, local
+disks). So whoever is in it knows that every temporary file in it was left by a process that is dead, and
+removes it. Elsewhere, and where somebody holds the lock for long, those older than a day are removed.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+if sys.platform != "win32":
+    import fcntl
+
+_PREFIX: Final = ".psr-lens-"
+_TEMPORARY: Final = re.compile(r"\.psr-lens-[a-z0-9_]{8}\.tmp")
+_PATIENCE: Final = 5.0
+"""Seconds to wait for a directory's lock. It cannot be waited for without end: whoever runs us may hold
+it, as `flock DIRECTORY psr-lens ...` does."""
+_OLD: Final = 24 * 3600.0
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Write a file whole or not at all.
+
+    Raises:
+        ValueError: If a directory is at the path.
+        OSError: If the directory cannot be made or written to.
+    """
+    path = Path(path)
+    write_files({path: content})
+    return path
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write several files: none before all are on the disk, then each whole, in the order given.
+
+    Raises:
+        ValueError: If a directory is at one of the paths.
+        OSError: If a directory cannot be made or written to.
+    """
+    refuse_directories(files)
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        for directory in sorted({path.parent.resolve() for path in files}):
+            stack.enter_context(alone_in(directory))
+        put(files)
+
+
+def refuse_directories(paths: Iterable[Path]) -> None:
+    """Files are never put in a directory's place.
+
+    Raises:
+        ValueError: If a directory is at one of the paths.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise ValueError(
+                f"{path} is a directory, and a file is to be written there: move it away, or choose "
+                "another name"
+            )
+
+
+def put(files: Mapping[Path, bytes]) -> None:
+    """`write_files` for one who is `alone_in` the directories already."""
+    staged: dict[Path, Path] = {}
+    try:
+        for path, content in files.items():
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_PREFIX, suffix=".tmp")
+            staged[path] = Path(name)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            # mkstemp makes files private; give this one the permissions of any new file.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)
+        for path, temporary in staged.items():
+            os.replace(temporary, path)
+    except BaseException:
+        for temporary in staged.values():
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[bool]:
+    """Be the only writer in a directory, and clear what dead ones have left in it.
+
+    Yields:
+        Whether nobody else is; False where the system has no such lock, or it cannot be had.
+    """
+    with _locked(directory) as alone:
+        for child in directory.iterdir():
+            if is_temporary(child) and (alone or time.time() - _changed(child) > _OLD):
+                child.unlink(missing_ok=True)
+        yield alone
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether it is a file that a write of ours makes on the way."""
+    return bool(_TEMPORARY.fullmatch(path.name)) and path.is_file() and not path.is_symlink()
+
+
+def refuse_more_than_memory(what: str | Path, size: int) -> None:
+    """Look before memory is taken.
+
+    Args:
+        what: What declares the size.
+        size: Bytes that it would take.
+
+    Raises:
+        ValueError: If that is more than this machine has.
+    """
+    memory = _memory()
+    if size > memory:
+        raise ValueError(
+            f"{what} would take {size / 2**30:.3g} GiB and this machine has {memory / 2**30:.3g}: it "
+            "is damaged, or belongs on a larger one"
+        )
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine; no bound where the system does not say."""
+    if sys.platform == "win32":
+        return sys.maxsize
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[bool]:
+    if sys.platform == "win32":
+        yield False
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        yield _lock(handle)
+    finally:
+        # A child that was forked meanwhile has the same lock: closing alone would leave it there.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    if sys.platform == "win32":
+        return False
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        except OSError:
+            return False
+        else:
+            return True

@@ -1,0 +1,152 @@
+"""What a steering's file says is checked: every wrong one is a ValueError in one line."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from psr_lens.artifacts import read_artifact, write_artifact
+from psr_lens.cli import main
+from psr_lens.steering import ActAdd, ConstantSteering, OracleSteering, load_steering
+from tests.stored_steerings import FOLDER, Shape
+from tests.tiny_steerings import KINDS, made_up
+
+ANY_MODEL = {"name": "m", "numerics": "unprocessed"}
+FINGERPRINT = {
+    "n_layers": 3,
+    "d_model": 8,
+    "d_vocab": 9,
+    "dtype": "float32",
+    "norms": [1.0],
+    "coordinates": [[0.5]],
+}
+
+
+def written(tmp_path, kind, change=lambda tensors, header: None):
+    """A file that is whole, of what a change makes of a steering's tensors and header."""
+    tensors, header = read_artifact(FOLDER / kind)
+    change(tensors, header)
+    return write_artifact(tmp_path / "s", tensors, header)
+
+
+def refused(path):
+    with pytest.raises(ValueError, match="holds no steering") as error:
+        load_steering(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tensor_is_checked(tmp_path, kind):
+    tensors, _ = read_artifact(FOLDER / kind)
+    for name, own in tensors.items():
+        wrong = {
+            "of torch.int64": own.long(),
+            "of torch.complex64": own.to(torch.complex64),
+            "has shape": own[..., None],
+            "and not [": own[..., :0],
+            "has shape [": own[:1],
+            "is not finite": torch.full_like(own, torch.nan),
+        }
+        for message, tensor in wrong.items():
+            path = written(tmp_path, kind, lambda t, _, n=name, v=tensor: t.update({n: v}))
+            assert message in refused(path)
+        assert "missing" in refused(written(tmp_path, kind, lambda t, _, n=name: t.pop(n)))
+    extra = written(tmp_path, kind, lambda t, _: t.update({"extra": torch.ones(2)}))
+    assert "tensors" in refused(extra)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_is_checked(tmp_path, kind):
+    _, header = read_artifact(FOLDER / kind)
+    for name in ("method", "layers", "surface", "options", "provenance"):
+        refused(written(tmp_path, kind, lambda _, h, n=name: h.pop(n)))
+        for value in ("B", {"no": 1}, [[]], 3, None):
+            if (name, value) != ("provenance", {"no": 1}):
+                refused(written(tmp_path, kind, lambda _, h, n=name, v=value: h.update({n: v})))
+    assert header["layers"] == [1, 2]
+    for layers in (
+        [1.0, 2],
+        [True, 2],
+        ["1", 2],
+        [2, 1],
+        [-1, 2],
+        [1],
+        "12",
+        [1, 2, 3],
+        [10**30, 2],
+    ):
+        refused(written(tmp_path, kind, lambda _, h, v=layers: h.update({"layers": v})))
+
+
+def test_the_width_is_the_model_s(tmp_path):
+    origin = {"model": {**ANY_MODEL, "fingerprint": FINGERPRINT}}
+    path = written(tmp_path, "psr", lambda _, h: h.update({"provenance": origin}))
+    assert load_steering(path).provenance == origin
+    wide = {"model": {**ANY_MODEL, "fingerprint": {**FINGERPRINT, "d_model": 16}}}
+    path = written(tmp_path, "psr", lambda _, h: h.update({"provenance": wide}))
+    assert "has shape [2, 2, 8], and not [layer=2, head=2, d_model=16]" in refused(path)
+    for broken in ({"n_layers": 3}, [], "x", {**FINGERPRINT, "coordinates": 3}):
+        origin = {"model": {**ANY_MODEL, "fingerprint": broken}}
+        refused(written(tmp_path, "psr", lambda _, h, v=origin: h.update({"provenance": v})))
+
+
+def test_the_parts_of_a_sum_are_checked(tmp_path):
+    def of_part(key, value):
+        return lambda _, header: header["options"]["parts"][0].update({key: value})
+
+    for key, value in (
+        *(("weight", float("inf")), ("weight", "2"), ("weight", True), ("weight", None)),
+        *(("layers", [1]), ("method", "sum"), ("surface", "B")),
+    ):
+        refused(written(tmp_path, "sum", of_part(key, value)))
+    refused(written(tmp_path, "sum", lambda t, h: (t.clear(), h["options"].update({"parts": []}))))
+
+
+def test_deep_nesting_and_options_of_another_kind(tmp_path):
+    def nested(_, header):
+        for _ in range(200):
+            inner = dict(header)
+            header["options"] = {"parts": [{**inner, "weight": 1.0}]}
+
+    assert "\n" not in refused(written(tmp_path, "sum", nested))
+    for options in ({"aligned": "end"}, {"fit_report": "mine"}, {"layers": [1, 2]}, {}):
+        refused(written(tmp_path, "actadd", lambda _, h, v=options: h.update({"options": v})))
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    for number, steering in enumerate(
+        [
+            OracleSteering([0, 2]),
+            OracleSteering([0], basis=torch.eye(8)[None, :3]),
+            ConstantSteering(torch.ones(1, 8).bfloat16(), [2]),
+            ActAdd(torch.ones(1, 3, 8).double(), [2], aligned="start", surface="QR"),
+            made_up("sum", Shape()) + made_up("psr", Shape(), "QR"),
+        ]
+    ):
+        back = load_steering(steering.save(tmp_path / str(number)))
+        assert back.header() == json.loads(json.dumps(steering.header()))
+        for name, tensor in steering.tensors().items():
+            assert torch.equal(back.tensors()[name], tensor)
+
+
+def test_on_the_command_line_each_is_one_line_and_exit_code_2(tmp_path, capsys):
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"v": torch.ones(2)}, foreign)
+    garbage = tmp_path / "garbage.safetensors"
+    garbage.write_bytes(b"\xff" * 1000)
+    wrong = written(tmp_path, "psr", lambda _, h: h.update({"layers": [1.5, 2]}))
+    for path, message in (
+        (foreign, "was not written by psr_lens"),
+        (garbage, "is damaged or no safetensors file"),
+        (wrong, "layers=1.5: it must be a whole number"),
+        (tmp_path, "no steering file"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["steer", "--model", "demo", "--steering", str(path), "--prompt", "hi ."])
+        printed = capsys.readouterr()
+        assert (end.value.code, printed.out) == (2, "")
+        assert printed.err.count("\n") == 1
+        assert message in printed.err
