@@ -8,9 +8,10 @@ from typing import Any
 from psr_lens._types import Surface, TokenValues
 from psr_lens.deltas import iter_deltas
 from psr_lens.examples import SteeringDataset
-from psr_lens.files import refuse_directories, write_files
+from psr_lens.files import refuse_foreign_files, write_files
 from psr_lens.models import as_hooked_model
 from psr_lens.plots import Report, TraitSection, render_report
+from psr_lens.plots.page import PAGE_MARK
 from psr_lens.prompts import prompt_text
 from psr_lens.steering.provenance import describe_model
 
@@ -19,6 +20,19 @@ _LEAD = (
     "all by that layer (accumulated delta), and what the layer itself must add once the earlier "
     "ones are steered (local delta). Norms are Euclidean, in units of the residual stream."
 )
+
+_COLUMNS = ("example", "layer", "pos", "token", "accumulated", "local")
+
+
+def refuse_foreign_decomposition(out: str | Path) -> tuple[Path, Path]:
+    """Where the table and the page go.
+
+    Raises:
+        ValueError: If something is there that is not of an earlier decomposition.
+    """
+    table, page = Path(out) / "norms.csv", Path(out) / "deltas.html"
+    refuse_foreign_files({table: ",".join(_COLUMNS).encode(), page: PAGE_MARK})
+    return table, page
 
 
 def write_decomposition(
@@ -49,13 +63,12 @@ def write_decomposition(
         The path of the page.
 
     Raises:
-        ValueError: If `show` is not positive, there is no example, or a directory is where a file is
-            to be written.
+        ValueError: If `show` is not positive, there is no example, or something else than an earlier
+            decomposition is where a file is to be written.
     """
     if show < 1 or len(data) == 0:
         raise ValueError(f"show={show} of {len(data)} examples: both must be at least 1")
-    table_file, page_file = Path(out) / "norms.csv", Path(out) / "deltas.html"
-    refuse_directories([table_file, page_file])
+    table_file, page_file = refuse_foreign_decomposition(out)
     hooked = as_hooked_model(model)
     rows: dict[int, list[tuple[Any, ...]]] = {}
     sections: dict[int, TraitSection] = {}
@@ -74,7 +87,7 @@ def write_decomposition(
             )
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow(("example", "layer", "pos", "token", "accumulated", "local"))
+    writer.writerow(_COLUMNS)
     for i in range(len(data)):
         writer.writerows(rows[i])
     described = describe_model(hooked)

@@ -73,6 +73,28 @@ def refuse_directories(paths: Iterable[Path]) -> None:
             )
 
 
+def refuse_foreign_files(marks: Mapping[Path, bytes]) -> None:
+    """Before the work: what lies where files are going to be written has to be ours.
+
+    Args:
+        marks: By path, what every file that we write there holds near its head.
+
+    Raises:
+        ValueError: If a directory is at one of the paths, or a file without the mark.
+    """
+    refuse_directories(marks)
+    for path, mark in marks.items():
+        if path.is_file() and mark not in _head(path):
+            raise ValueError(
+                f"{path} exists and psr_lens did not write it: move it away, or choose another name"
+            )
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(2**20)
+
+
 def put(files: Mapping[Path, bytes]) -> None:
     """`write_files` for one who is `alone_in` the directories already."""
     staged: dict[Path, Path] = {}

@@ -87,8 +87,9 @@ class Decompose(PairOptions):
         refuse_file(self.out)
         if self.show < 1:
             raise ValueError(f"--show {self.show}: it must be at least 1")
-        from psr_lens.decomposition import write_decomposition
+        from psr_lens.decomposition import refuse_foreign_decomposition, write_decomposition
 
+        refuse_foreign_decomposition(self.out)
         model, pairs = self.read()
         data = self.sample(model, pairs)
         written = write_decomposition(
@@ -164,11 +165,11 @@ class Fit(_FitOptions):
         """Sample, fit, save, measure."""
         self.check()
         from psr_lens.artifacts import artifact_path
-        from psr_lens.files import refuse_directories
+        from psr_lens.files import refuse_foreign_files
 
         if self.out.is_dir():
             raise ValueError(f"--out {self.out} is a directory: name a file")
-        refuse_directories([artifact_path(self.out)])
+        refuse_foreign_files({artifact_path(self.out): b"psr_lens"})
         refuse_unwritable(self.out.absolute().parent)
         from psr_lens.faithfulness import measure_faithfulness
         from psr_lens.fitting import fit
@@ -220,9 +221,9 @@ class Compare(_FitOptions):
         """Sample, fit each, measure all on the same runs, print."""
         self.check()
         if self.out is not None:
-            from psr_lens.files import refuse_directories
+            from psr_lens.files import refuse_foreign_files
 
-            refuse_directories([self.out])
+            refuse_foreign_files({self.out: b"steering,reference,measure,"})
             refuse_unwritable(self.out.absolute().parent)
         from psr_lens.comparison import compare
 

@@ -12,9 +12,10 @@ from psr_lens.demo.experiment import STEPS, TraitResult, run_trait
 from psr_lens.demo.instructions import FIRST_TRAITS, instruction
 from psr_lens.demo.report import demo_report
 from psr_lens.demo.results import results_json
-from psr_lens.files import refuse_directories, write_files
+from psr_lens.files import refuse_foreign_files, write_files
 from psr_lens.models import HookedModel
 from psr_lens.plots import render_report
+from psr_lens.plots.page import PAGE_MARK
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def run_demo(
         progress: Whether to show a bar.
 
     Raises:
-        ValueError: If a trait is unknown, named twice, or there is none, or a directory is where a
-            file is to be written.
+        ValueError: If a trait is unknown, named twice, or there is none, or something that is not of
+            an earlier run is where a file is to be written.
         OSError: If `out` cannot be written to.
     """
     if not traits or len(set(traits)) < len(traits):
@@ -66,7 +67,9 @@ def run_demo(
     out = Path(out)
     report, numbers = out / "report.html", out / "results.json"
     steerings = [out / "steering" / f"{name}-a-psr.safetensors" for name in traits]
-    refuse_directories([report, numbers, *steerings])
+    refuse_foreign_files(
+        {report: PAGE_MARK, numbers: b'"psr_lens"', **dict.fromkeys(steerings, b"psr_lens")}
+    )
     with tqdm(total=STEPS * len(traits), unit="step", disable=not progress) as bar:
 
         def done(step: str) -> None:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from psr_lens.artifacts import read_artifact, write_artifact
 from psr_lens.fitting.live import LiveState
 from psr_lens.fitting.report import StageReport
+from psr_lens.models.quiet import one_line
 
 
 @final
@@ -38,17 +40,22 @@ class FitCheckpoint:
         if self._directory.exists() and not self._directory.is_dir():
             raise ValueError(f"checkpoint={str(self._directory)!r} is a file: name a directory")
         for file in sorted(self._directory.glob("*.safetensors")):
-            _, header = read_artifact(file)
-            if header.get("fit") != self._key:
-                raise ValueError(
-                    f"checkpoint={str(self._directory)!r} holds {file.name} of another fit "
-                    f"({self._difference(header)}): name an empty directory"
-                )
-            if header.get("run") != file.stem:
-                raise ValueError(
-                    f"checkpoint={str(self._directory)!r} holds {file.name}, which was written as "
-                    f"{header.get('run')}: give it that name again, or name an empty directory"
-                )
+            self._read(file)
+
+    def _read(self, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and header of a file that is of this fit, and in its place."""
+        tensors, header = read_artifact(file)
+        if header.get("fit") != self._key:
+            raise ValueError(
+                f"checkpoint={str(self._directory)!r} holds {file.name} of another fit "
+                f"({self._difference(header)}): name an empty directory"
+            )
+        if header.get("run") != file.stem:
+            raise ValueError(
+                f"checkpoint={str(self._directory)!r} holds {file.name}, which was written as "
+                f"{header.get('run')}: give it that name again, or name an empty directory"
+            )
+        return tensors, header
 
     def _difference(self, header: Mapping[str, Any]) -> str:
         """What tells the fit that a file is of from this one."""
@@ -79,10 +86,11 @@ class FitCheckpoint:
         found = {}
         if self._directory is not None:
             for file in sorted(self._directory.glob("stage-*.safetensors")):
-                tensors, header = read_artifact(file)
-                report = StageReport(**header["report"])
-                ordered = tuple(tensors[f"{i}"] for i in range(len(tensors)))
-                found[report.layer] = (report, ordered)
+                tensors, header = self._read(file)
+                with _one_clear_line(file):
+                    report = StageReport(**header["report"])
+                    ordered = tuple(tensors[f"{i}"] for i in range(len(tensors)))
+                    found[report.layer] = (report, ordered)
         return found
 
     def save_live(self, run: str, state: LiveState) -> None:
@@ -103,11 +111,23 @@ class FitCheckpoint:
         file = self._directory / f"epoch-{run}.safetensors"
         if not file.is_file():
             return None
-        tensors, header = read_artifact(file)
-        return LiveState(
-            header["epoch"],
-            tuple(header["losses"]),
-            tuple(header["dev_losses"]),
-            header["stale"],
-            tensors,
-        )
+        tensors, header = self._read(file)
+        with _one_clear_line(file):
+            return LiveState(
+                header["epoch"],
+                tuple(header["losses"]),
+                tuple(header["dev_losses"]),
+                header["stale"],
+                tensors,
+            )
+
+
+@contextmanager
+def _one_clear_line(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is no checkpoint that this version knows: {one_line(error)} is missing, unknown "
+            "or wrong"
+        ) from None

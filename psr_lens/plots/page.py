@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Final
 
 from psr_lens.files import write_bytes
 from psr_lens.plots.text import escape
@@ -11,6 +12,9 @@ _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:"
 )
+
+PAGE_MARK: Final = b'class="psr-page"'
+"""What every page of ours holds."""
 
 
 def html_page(title: str, body: str, scripts: str = "") -> str:
@@ -30,7 +34,7 @@ def html_page(title: str, body: str, scripts: str = "") -> str:
 <title>{escape(title)}</title>
 <style>{style_sheet()}</style>
 </head>
-<body class="psr-page">
+<body {PAGE_MARK.decode()}>
 {body}
 {scripts}
 </body>

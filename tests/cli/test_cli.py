@@ -13,6 +13,7 @@ from psr_lens.assumptions import AssumptionReport
 from psr_lens.cli import main
 from psr_lens.cli.options import file_names
 from psr_lens.components import ComponentReport
+from psr_lens.decomposition import refuse_foreign_decomposition
 from psr_lens.faithfulness import FaithfulnessReport
 from psr_lens.lens import LensReading
 from psr_lens.steering import PSR, load_steering
@@ -99,6 +100,13 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
     (tmp_path / "file").write_text("x")
     assert "is a file" in refuse(capsys, "demo", "--out", tmp_path / "file")
     (tmp_path / "taken.safetensors").mkdir()
+    for name, command in (("mine.safetensors", "fit"), ("mine.csv", "compare")):
+        (tmp_path / name).write_text("mine")
+        own = refuse(
+            *(capsys, command, "--model", "demo", "--pairs", pairs_file, "--out", tmp_path / name)
+        )
+        assert f"{name} exists and psr_lens did not write it" in own
+        assert (tmp_path / name).read_text() == "mine"
     for command in ("fit", "compare"):
         assert "taken.safetensors is a directory" in refuse(
             *(capsys, command, "--model", "demo", "--pairs", pairs_file, "--out"),
@@ -113,6 +121,13 @@ def test_decompose_fit_steer(capsys, tmp_path, pairs_file):
     rows = (tmp_path / "deltas" / "norms.csv").read_text().splitlines()
     assert rows[0] == "example,layer,pos,token,accumulated,local"
     assert {row.split(",")[0] for row in rows[1:]} == {"0", "1", "2", "3", "4"}
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "norms.csv").write_text("mine")
+    capsys.readouterr()
+    assert "psr_lens did not write it" in refuse(capsys, "decompose", *common, "--out", again)
+    assert (again / "norms.csv").read_text() == "mine"
+    refuse_foreign_decomposition(tmp_path / "deltas")
     page = (tmp_path / "deltas" / "deltas.html").read_text()
     assert "example 1" in page
     assert "example 2" not in page

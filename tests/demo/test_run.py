@@ -270,6 +270,19 @@ def test_a_directory_where_a_file_goes_is_refused_before_the_work(model, tmp_pat
     assert (tmp_path / place).is_dir()
 
 
+def test_a_file_of_somebody_else_is_refused_before_the_work(model, tmp_path):
+    (tmp_path / "results.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match=r"results\.json exists and psr_lens did not write it"):
+        run_demo(model, tmp_path, traits=("pirate",), progress=False)
+    assert (tmp_path / "results.json").read_text() == '{"mine": 1}'
+
+
+def test_what_a_run_wrote_is_what_the_next_one_replaces(run):
+    """The marks that tell a file of ours from another's are in every one of them."""
+    for path in (run.report, run.numbers, *run.steerings):
+        assert (b'class="psr-page"' if path == run.report else b"psr_lens") in path.read_bytes()
+
+
 def test_an_unknown_trait_is_named(model):
     with pytest.raises(ValueError, match="no instruction 'sulker'"):
         run_trait(model, "sulker")

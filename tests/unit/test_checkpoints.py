@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from psr_lens.artifacts import read_artifact, write_artifact
 from psr_lens.fitting.checkpoints import FitCheckpoint
 from psr_lens.fitting.live import LiveState
 from psr_lens.fitting.report import StageReport
@@ -60,6 +61,17 @@ def test_a_file_in_another_run_s_place_is_refused(directory, source, target):
     shutil.copy(directory / f"{source}.safetensors", directory / f"{target}.safetensors")
     with pytest.raises(ValueError, match=f"holds {target}.*, which was written as {source}"):
         FitCheckpoint(directory, FIT)
+
+
+@pytest.mark.parametrize("run", ["epoch-live", "stage-0001"])
+def test_a_missing_field_is_one_line(directory, run):
+    tensors, header = read_artifact(directory / run)
+    kept = FitCheckpoint(directory, FIT)
+    for name in header.keys() - {"format", "fit", "settings", "run"}:
+        less = {key: value for key, value in header.items() if key != name}
+        write_artifact(directory / run, tensors, less)
+        with pytest.raises(ValueError, match=f"'{name}' is missing"):
+            kept.live("live") if run == "epoch-live" else kept.stages()
 
 
 def test_what_is_no_checkpoint_is_refused(directory, tmp_path):
