@@ -53,8 +53,8 @@ deltas[0]
 
 # %% [markdown]
 # Now the length of the local delta, in the same units. What is added at a token acts on the *next* one: the
-# model chooses every token at the one before it. It is far from even: the prompt acts where a pirate's call is
-# to follow, and leaves most other tokens nearly alone. Move the slider for the other layers.
+# model chooses every token at the one before it. It is far from even: the prompt acts where a pirate's call
+# is to follow, and leaves most other tokens nearly alone. Move the slider for the other layers.
 
 # %%
 pl.plots.token_heatmap(deltas[0].token_values("local"))
@@ -89,11 +89,11 @@ vector = pl.fit(model, examples, method="const", solver="live")
 psr
 
 # %% [markdown]
-# What it adds to the answer from above, about an animal that it was not fitted on. Colour is the length of what
-# is added, on one scale for all three: the prompt's local delta, and the update of the PSR and of the constant
-# vector. The PSR decides token by token, and leaves most alone; what an earlier layer got wrong, a later one
-# makes up for. The layer shown first is the one where PSR and prompt can be read against each other best on
-# the dev examples, so it flatters the PSR: the slider has the others.
+# What it adds to the answer from above, about an animal that it was not fitted on. Colour is the length of
+# what is added, on one scale for all three: the prompt's local delta, and the update of the PSR and of the
+# constant vector. The PSR decides token by token, and leaves most alone; what an earlier layer got wrong, a
+# later one makes up for. The layer shown first is the one where PSR and prompt can be read against each
+# other best on the dev examples, so it flatters the PSR: the slider has the others.
 
 # %%
 layer = pl.plots.layer_to_show(

@@ -48,9 +48,9 @@ report = pl.measure_faithfulness(model, {"psr": psr, "const": const, "dim": dim}
 print(report.summary())
 
 # %% [markdown]
-# The relative RMSE at every layer: 0 is the prompt itself and 1 is no steering. The reference lines say what
-# such a number is worth: the same instruction in other words, the right strengths along a wrong direction, and
-# oracles that know the prompt's own deltas and may use one or four directions in each layer.
+# The relative RMSE at every layer: 0 is the prompt itself and 1 is no steering. The reference lines say
+# what such a number is worth: the same instruction in other words, the right strengths along a wrong
+# direction, and oracles that know the prompt's own deltas and may use one or four directions in each layer.
 
 # %%
 report.plot()
@@ -101,9 +101,9 @@ assumptions.plot()
 # %% [markdown]
 # ## Which parts of the model bring the instruction in
 #
-# What every attention head and MLP added to the prompt's effect, and which heads look at the instruction. Drawn
-# for the heads: the share of what each writes in the prompt's delta after the last layer, and the share of its
-# attention that lies on the instruction.
+# What every attention head and MLP added to the prompt's effect, and which heads look at the instruction.
+# Drawn for the heads: the share of what each writes in the prompt's delta after the last layer, and the
+# share of its attention that lies on the instruction.
 
 # %%
 components = pl.measure_components(model, test)
