@@ -6,16 +6,21 @@ from typing import Any
 from torch import nn
 
 
-def refuse_compiled(model: nn.Module) -> None:
+def refuse_compiled(model: Any) -> None:
     """Refuse a model that torch has compiled, or has been told to, as a whole or in part.
 
     What torch compiled once is not looked at again when a hook is put on: the model would run
     without its steering, and nothing would say so. Not seen is a `torch.compile(model)` that lives
     beside the model, where the model itself is steered and its twin is called.
 
+    Args:
+        model: A model, or whatever else was given in its place, which others refuse.
+
     Raises:
         ValueError: If it, or a module inside it, is compiled.
     """
+    if not isinstance(model, nn.Module):
+        return
     for name, module in _modules(model):
         if _is_compiled(module):
             where = f" ({name})" if name else ""

@@ -20,7 +20,7 @@ class EditableModel(ABC):
     """A model whose residual stream can be read and edited after every block.
 
     Threads may share it: one at a time runs a pass, through these methods or those of `raw`, under
-    the edits that it put on itself.
+    the edits that it put on itself. Hooks that are added to `raw` by hand are everybody's.
 
     Attributes:
         raw: The HookedTransformer or TransformerBridge.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenRow
@@ -168,8 +168,7 @@ def as_hooked_model(model: Any) -> HookedModel:
     if isinstance(model, HookedModel):
         refuse_compiled(model.raw)
         return model
-    if isinstance(model, nn.Module):
-        refuse_compiled(model)
+    refuse_compiled(model)
     kind = _transformer_lens_class(model)
     if kind is None:
         raise ValueError(describe_foreign(model))

@@ -149,20 +149,25 @@ def weights_now(model: nn.Module) -> Weights:
 
     Which tensors they are, where they lie, how often torch saw them written to, and the bits of up
     to 16 numbers of each: what is written through `weight.data`, a LoRA that is merged for one, is
-    not counted by torch. Not seen are single numbers written in that way beside those 16, and
-    anything but the parameters.
+    not counted by torch. Not seen are changes of that kind that leave those 16 as they were, one row
+    of a matrix for instance, weights that are offloaded, and anything but the parameters.
     """
     names: list[Any] = []
     samples: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for own in model.parameters():
+        # What stands for weights that are kept elsewhere is made anew in every pass.
+        if own.is_meta:
+            continue
         names.append((id(own), None if own.is_inference() else own._version))
         # Tensors of other types, quantised ones say, may lie in no storage that can be looked at.
-        if type(own) not in (nn.Parameter, Tensor) or own.is_meta or own.numel() == 0:
+        if type(own) not in (nn.Parameter, Tensor) or own.numel() == 0:
             continue
         names.append(own.data_ptr())
         count = min(own.numel(), _LOOKED_AT)
         if own.is_contiguous() or _fills_its_storage(own):
-            some = own.as_strided((count,), (own.numel() // count,))
+            # One less than would fit, so that they do not all lie in one column of a matrix.
+            step = max(1, own.numel() // count - 1)
+            some = own.as_strided((count,), (step,))
             samples.setdefault((own.device, own.dtype), []).append(some)
     bits = [torch.cat(some).cpu().view(torch.uint8).numpy().tobytes() for some in samples.values()]
     return (*names, *bits)

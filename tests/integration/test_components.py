@@ -322,8 +322,10 @@ def test_what_cannot_be_measured_is_refused(model, data):
     with pytest.raises(ValueError, match="change nothing"):
         measure_components(model, same)
     steering = ConstantSteering(torch.ones(1, model.d_model).double(), (1,))
+    with steering.applied(model), pytest.raises(ValueError, match="is applied to it: leave"):
+        measure_components(model, data)
     with (
-        steering.applied(model),
+        model.edited({1: lambda resid, columns: resid + 1}),
         pytest.raises(ValueError, match="do not add up to what block 1"),
     ):
         measure_components(model, data)
