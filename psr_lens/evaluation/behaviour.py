@@ -9,6 +9,7 @@ import torch
 
 from psr_lens._types import check_alpha
 from psr_lens.models import Prompt, unsteered_model
+from psr_lens.models.chat import PromptTokens
 from psr_lens.models.generation import generate_tokens
 from psr_lens.steering import Steering
 
@@ -57,7 +58,7 @@ class Behaviour:
 
 def measure_behaviour(
     model: Any,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | PromptTokens],
     judge: Judge,
     *,
     steering: Steering | None = None,
@@ -72,7 +73,7 @@ def measure_behaviour(
 
     Args:
         model: A `HookedModel`, HookedTransformer or TransformerBridge.
-        prompts: The prompts, at least one.
+        prompts: The prompts, at least one; of an example, `base_prompt` as its data set had it.
         judge: Scores a response.
         steering: What to steer with, None for the model as it is.
         alpha: Its strength.
@@ -102,7 +103,7 @@ def measure_behaviour(
 
 def measure_at(
     model: Any,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | PromptTokens],
     judge: Judge,
     steering: Steering | None,
     alphas: Sequence[float],

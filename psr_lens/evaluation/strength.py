@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from psr_lens.evaluation.behaviour import Behaviour, Judge, measure_at
 from psr_lens.models import Prompt
+from psr_lens.models.chat import PromptTokens
 from psr_lens.steering import Steering
 
 ALPHAS: Final = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -20,7 +21,7 @@ COHERENT: Final = 95.0
 
 def measure_strengths(
     model: Any,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | PromptTokens],
     judge: Judge,
     *,
     steering: Steering,
@@ -39,7 +40,7 @@ def measure_strengths(
 
     Args:
         model: A `HookedModel`, HookedTransformer or TransformerBridge.
-        prompts: The prompts, at least one.
+        prompts: The prompts, at least one; of an example, `base_prompt` as its data set had it.
         judge: Scores a response.
         steering: What to steer with.
         alphas: Its strengths, at least one.

@@ -277,7 +277,7 @@ def test_the_report_shows_itself(report):
     assert "attention" in report.summary()
     assert "heads that read the instruction most" in report.summary()
     assert "\n" not in repr(report)
-    bundle = report._repr_mimebundle_()
+    bundle = replace(report, provenance={})._repr_mimebundle_()
     assert {"text/html", "text/plain", "application/vnd.plotly.v1+json"} == bundle.keys()
     for view in ("layers", "heads", "tokens"):
         assert report.plot(view).data

@@ -306,7 +306,7 @@ def test_a_report_comes_back_as_it_was(report, tmp_path):
     assert back.provenance == report.provenance
     assert back.summary() == report.summary()
     assert repr(back) == repr(report)
-    assert back.difference("psr", "v") == report.difference("psr", "v")
+    assert back.difference("psr", "v").values == report.difference("psr", "v").values
 
 
 def test_a_lean_report_comes_back_too(model, data, tmp_path):
@@ -326,9 +326,8 @@ def test_the_table_is_tidy(model, report):
     assert set(outputs.measure) == {"relative_kl", "kl", "agreement"}
     assert len(outputs) == 3 * len(report.runs)
     assert set(table[table.measure == "gap_direction"].steering) == {"psr", "v"}
-    inside = table.dropna(subset=["value"])
-    assert (inside.low <= inside.value + 1e-12).all()
-    assert (inside.value <= inside.high + 1e-12).all()
+    # Of four examples.
+    assert table[["low", "high"]].isna().all(axis=None)
 
 
 def test_the_pictures_show_the_numbers(model, report):

@@ -4,6 +4,7 @@ from datetime import date
 
 import pytest
 
+from psr_lens.evaluation import Score, measure_behaviour
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import RawText, chat, load_model
@@ -65,6 +66,19 @@ def test_one_day_for_a_data_set_and_what_comes_of_it(model, monkeypatch):
     assert again == data[0]
     vector = fit(model, data, method="dim", layers=1)
     assert told.items() <= vector.provenance["data"]["sampling"].items()
+
+
+def test_behaviour_on_the_prompts_as_the_data_set_had_them(model, monkeypatch):
+    brief = {"temperature": 0.0, "max_new_tokens": 6}
+    data = sampled(model, template_options={"loud": "so"})
+    said = [
+        model.generate(example.pair.base, template_options={"loud": "so"}, **brief)
+        for example in data[:2]
+    ]
+    monkeypatch.setattr(chat, "today", lambda: date(2026, 3, 8))
+    prompts = [example.base_prompt for example in data[:2]]
+    found = measure_behaviour(model, prompts, lambda *_: Score(0.0, 0.0), **brief)
+    assert list(found.responses) == said
 
 
 def test_generation_takes_options(model):
