@@ -182,11 +182,11 @@ class Steering(ABC):
     ) -> Iterator[HookedModel]:
         """Steer everything that the model runs inside the context; nothing is left after it.
 
-        Steered is what the thread runs that entered: other threads run the model as if this were
-        not there, under steerings of their own or none, one at a time. A thread that is started
-        inside enters a context itself; asyncio tasks and `asyncio.to_thread` calls that are started
-        inside are steered. Contexts may be nested and left in any order, a copy of the model that is
-        made inside is plain, and what measures the model as it is, `fit` for one, refuses to.
+        It acts on what the thread that entered runs. Other threads run the model, one at a time, as if
+        it were not there; a thread that is started inside enters a context of its own, while asyncio
+        tasks and `asyncio.to_thread` calls that are started inside are steered. Contexts may be
+        nested and left in any order. A copy of the model that is made inside is plain. What measures
+        the model as it is, such as `fit`, refuses to do so inside.
 
         Works under `generate` (cached or not), forward passes and `run_with_cache`, of a
         `HookedModel` and of a plain HookedTransformer or TransformerBridge. A forward pass on a
