@@ -74,7 +74,9 @@ def _live_against_plain(bench: Bench, name: str, prompt: int) -> Iterator[Figure
     sizes = bench.sizes
     model = bench.model(name, _BACKEND)
     # One group, so that no dev part is set aside and both train on the same examples.
-    train = make_examples(sizes.fit_examples, prompt, sizes.response, group="pairs")
+    # In the order in which a fit takes them, so that both draw the same batches.
+    made = make_examples(sizes.fit_examples, prompt, sizes.response, group="pairs")
+    train = as_dataset(made).sorted().examples
     losses: dict[str, Sequence[float]] = {}
 
     def run_plain() -> None:

@@ -13,7 +13,7 @@ from psr_lens.examples import (
     check_examples,
     split_examples,
 )
-from psr_lens.models import HookedModel, unsteered_model
+from psr_lens.models import HookedModel, as_hooked_model, unsteered_model
 from psr_lens.models.chat import Rendering
 from psr_lens.models.generation import generate_tokens
 from psr_lens.prompts import PromptPair
@@ -37,6 +37,8 @@ def sample_responses(
     date: str | None = None,
 ) -> SteeringDataset:
     """Let the model answer every steered prompt, and lay the answers out as a data set.
+
+    Inside `applied` the model answers under the steering, which the provenance then names.
 
     Args:
         model: A `HookedModel`, HookedTransformer or TransformerBridge.
@@ -73,11 +75,8 @@ def sample_responses(
         raise ValueError(f"split names a part {wrong!r}: choose train, dev or test")
     check_count("samples_per_pair", samples_per_pair)
     check_seed(seed)
-    hooked = unsteered_model(
-        model,
-        "sample_responses(...)",
-        "sample with generate(...) and pass the texts as responses of the pairs",
-    )
+    hooked = as_hooked_model(model)
+    steered_by = hooked.steerings_on()
     rendering = hooked.encoder.rendering(template_options, date)
     wanted = [pair for pair in pairs for _ in range(samples_per_pair if not pair.response else 1)]
     to_sample = [pair for pair in wanted if pair.response is None]
@@ -108,6 +107,7 @@ def sample_responses(
         dict(split) if isinstance(split, Mapping) else split_examples(examples, split, seed),
         {
             "responses_from": hooked.name,
+            **({"steered_by": steered_by} if steered_by else {}),
             "sampled": len(to_sample),
             "temperature": temperature,
             "max_new_tokens": max_new_tokens,

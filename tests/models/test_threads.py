@@ -308,7 +308,6 @@ MEASURING = {
     "collect_deltas": lambda m, d, s: collect_deltas(m, d),
     "iter_deltas": lambda m, d, s: next(iter_deltas(m, d)),
     "write_decomposition": lambda m, d, s: write_decomposition(m, d, "unused"),
-    "sample_responses": lambda m, d, s: pl.sample_responses(m, [d[0].pair], progress=False),
     "add_negatives": lambda m, d, s: pl.add_negatives(m, d),
     "fit": lambda m, d, s: pl.fit(m, d, method="dim"),
     "fit_best": lambda m, d, s: pl.fit_best(m, d, method="dim"),
@@ -418,3 +417,10 @@ def test_a_compiled_model_is_refused(backend, way, where):
         steering.applied(compiled).__enter__()
     with pytest.raises(ValueError, match=message):
         as_hooked_model(compiled)
+
+
+def test_data_sampled_under_a_steering_say_so(measured):
+    model, data, steering = measured
+    assert "steered_by" not in data.provenance
+    with steering.applied(model):
+        assert sampled(model).provenance["steered_by"] == [repr(steering)]
