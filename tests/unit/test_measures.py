@@ -1,6 +1,8 @@
 """The measures against numbers worked out by hand, by pandas, or one token at a time."""
 
 import math
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -20,6 +22,8 @@ from psr_lens.faithfulness.measures import (
     token_products,
 )
 from psr_lens.faithfulness.references import pooled
+
+ROOT = Path(__file__).parents[2]
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -244,6 +248,25 @@ def test_from_five_examples_on_there_is_an_interval(n, there):
     assert (low < value < high) == there
     assert math.isnan(low) == math.isnan(high) == (not there)
     assert (why_no_interval(n) == "") == there
+
+
+@pytest.mark.parametrize(("n", "percent"), [(3, 69), (5, 78), (10, 86), (20, 91), (40, 92)])
+def test_how_often_an_interval_holds_the_truth_is_what_the_pages_say(n, percent, monkeypatch):
+    monkeypatch.setattr("psr_lens.faithfulness.bootstrap.LEAST_EXAMPLES", 1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = (0.6 * torch.randn(n, 4000, generator=generator, dtype=torch.float64)).exp()
+    found = bootstrap(torch.div, (drawn, torch.ones_like(drawn)), resamples(n, 1000, 0))
+    truth = math.exp(0.6**2 / 2)
+    held = ((found[1] <= truth) & (truth <= found[2])).double().mean()
+    assert float(held) == pytest.approx(percent / 100, abs=0.01)
+    words = {3: "three", 5: "five", 10: "ten", 20: "twenty", 40: "forty"}
+    method = " ".join((ROOT / "docs" / "method.md").read_text(encoding="utf-8").split())
+    assert re.search(rf"{percent} with {words[n]}\b", method)
+    if n == 10:
+        readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+        assert (
+            f"from 10 examples holds the truth in {percent} cases of 100, from 20 in 91" in readme
+        )
 
 
 def test_pooled_sums_give_the_mean_square():
