@@ -90,9 +90,11 @@ def not_finite(
     kind = str(model.dtype).removeprefix("torch.")
     weight = broken_weight(model.raw)
     if weight is not None:
+        # It may have become infinite by the narrowing alone.
+        narrow = "with dtype='bfloat16' or 'float32', or " if model.dtype == torch.float16 else ""
         return NotFinite(
             f"{model.name} computes NaN or infinity because its weight {weight} holds them: load it "
-            "from sound files"
+            f"{narrow}from sound files"
         )
     for batch in batches:
         with model.unedited():

@@ -123,7 +123,8 @@ def load_model(
     expected = _reference_logits(checkpoint)
     if not bool(expected.isfinite().all()):
         weight = broken_weight(checkpoint.model)
-        if weight is None:
+        # A weight may have become infinite by the narrowing alone.
+        if weight is None or checkpoint.model.dtype == torch.float16:
             remedy = "choose dtype='bfloat16' or 'float32'"
         else:
             remedy = f"its weight {weight} holds NaN or infinity: load it from sound files"

@@ -187,6 +187,18 @@ def test_weights_that_overflow_a_narrow_type(damaged):
     assert load_model(damaged, dtype="bfloat16").n_layers == 3
 
 
+def test_a_weight_that_is_not_finite_is_named(damaged):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(damaged / "model.safetensors")
+    weights["lm_head.weight"][0, 0] = torch.nan
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    assert refusal(damaged) == (
+        "model 'damaged' gives infinite or undefined logits in torch.float32: its weight "
+        "lm_head.weight holds NaN or infinity: load it from sound files"
+    )
+
+
 def test_encoder_decoders(damaged):
     from transformers import T5Config
 
