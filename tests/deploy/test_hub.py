@@ -82,7 +82,7 @@ def test_revisions_and_files(hub):
 
 def test_the_command_line_takes_a_place_on_the_hub(hub, monkeypatch, capsys):
     steering().push_to_hub("someone/kind")
-    monkeypatch.setattr(ModelOptions, "load", lambda self: tiny_model("llama", BACKENDS[0]))
+    monkeypatch.setattr(ModelOptions, "load", lambda *_: tiny_model("llama", BACKENDS[0]))
     ask = ["steer", "--model", "tiny", "--prompt", "hi", "--max-new-tokens", "2"]
     main([*ask, "--steering", "hf://someone/kind"])
     assert capsys.readouterr().out.strip()
