@@ -96,7 +96,8 @@ EXPECTED = {
     "pl.ConstantSteering(torch.zeros(2, 4), [3, 1])": "layers=[3, 1]: name each once",
     "pl.ConstantSteering(torch.zeros(1, 4), [1.0])": "layers=1.0: it must be a whole number",
     "pl.ConstantSteering(torch.zeros(1, 4), [True])": "layers=True: it must be a whole number",
-    "pl.ConstantSteering(torch.zeros(1, 4), '1')": "layers='1': it must be a whole number",
+    "pl.ConstantSteering(torch.zeros(1, 4), '1')": "layers='1': pass a list, [15], one layer per row",
+    "pl.ConstantSteering(torch.zeros(1, 4), [1.5])": "layers=1.5: it must be a whole number",
     "pl.ActAdd(torch.zeros(1, 2, 4), [1], aligned='end')": "aligned='end': choose one of start, surface",
 }
 
