@@ -191,7 +191,7 @@ def as_hooked_model(model: Any) -> HookedModel:
             kind,
             model,
             tokenizer=tokenizer,
-            name=str(model.cfg.model_name or "custom"),  # type: ignore[union-attr]
+            name=str(model.cfg.model_name or "custom"),
             end_ids=end_token_ids(getattr(hugging_face, "generation_config", None)),
         )
 
