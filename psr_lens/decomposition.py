@@ -12,7 +12,7 @@ from psr_lens.files import refuse_foreign_files, write_files
 from psr_lens.models import unsteered_model
 from psr_lens.plots import Report, TraitSection, render_report
 from psr_lens.plots.page import PAGE_MARK
-from psr_lens.prompt_effect import measure_prompt_effect
+from psr_lens.prompt_effect import PromptEffect, measure_prompt_effect
 from psr_lens.prompts import prompt_text
 from psr_lens.steering.provenance import describe_model
 
@@ -44,6 +44,7 @@ def write_decomposition(
     surface: Surface = "R",
     show: int = 8,
     batch_size: int = 32,
+    effect: PromptEffect | None = None,
     progress: bool = True,
 ) -> Path:
     """Write `deltas.html` (heatmaps of the first examples) and `norms.csv` (all of them).
@@ -60,6 +61,7 @@ def write_decomposition(
         surface: `R` or `QR`.
         show: Examples on the page.
         batch_size: Examples per forward pass.
+        effect: How much the prompts do, where that was measured already.
         progress: Whether to show a bar.
 
     Returns:
@@ -73,7 +75,7 @@ def write_decomposition(
         raise ValueError(f"show={show} of {len(data)} examples: both must be at least 1")
     table_file, page_file = refuse_foreign_decomposition(out)
     hooked = unsteered_model(model, "write_decomposition(...)")
-    effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
+    effect = effect or measure_prompt_effect(hooked, data, batch_size=batch_size)
     rows: dict[int, list[tuple[Any, ...]]] = {}
     sections: dict[int, TraitSection] = {}
     for i, deltas in iter_deltas(

@@ -103,11 +103,17 @@ class Decompose(PairOptions):
         refuse_foreign_decomposition(self.out)
         model, pairs = self.read()
         data = self.sample(model, pairs)
-        effect = measure_prompt_effect(model, data)
+        effect = measure_prompt_effect(model, data, batch_size=self.batch_size)
         if effect.is_weak:
             print(effect.warning)
         written = write_decomposition(
-            model, data, self.out, surface=self.surface, show=self.show, batch_size=self.batch_size
+            model,
+            data,
+            self.out,
+            surface=self.surface,
+            show=self.show,
+            batch_size=self.batch_size,
+            effect=effect,
         )
         print(f"{len(data)} examples: open {written}")
 
