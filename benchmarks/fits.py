@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psr_lens.demo.experiment import control_data
+from psr_lens.demo.animals import control_data
 from psr_lens.examples import SteeringDataset
 from psr_lens.files import write_bytes
 from psr_lens.fitting import fit, fit_best

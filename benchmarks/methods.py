@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import detection
 from benchmarks.fits import CONTROL, CORE, FAMILY, PSRS, best_psr, fitted, setting
-from psr_lens.demo.experiment import fit_data, held_out_data
+from psr_lens.demo.animals import fit_data, held_out_data
 from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, measure_faithfulness
 from psr_lens.files import write_bytes

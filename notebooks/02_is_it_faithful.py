@@ -26,7 +26,7 @@ import psr_lens as pl
 model = pl.load_model("demo")
 
 # %%
-from psr_lens.demo.experiment import fit_data, held_out_data
+from psr_lens.demo.animals import fit_data, held_out_data
 
 train = fit_data(model, "shouter", seed=0)
 test = held_out_data(model, "shouter", seed=1)

@@ -96,7 +96,7 @@ def measure_assumptions(
 
     Example:
         >>> import psr_lens as pl
-        >>> from psr_lens.demo.experiment import held_out_data
+        >>> from psr_lens.demo.animals import held_out_data
         >>> model = pl.load_model("demo")
         >>> report = pl.measure_assumptions(model, held_out_data(model, "pirate", 1), layers=[4])
         >>> report.verdicts("same strength")

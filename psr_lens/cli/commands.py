@@ -15,7 +15,6 @@ from psr_lens.cli.options import (
     refuse_file,
     refuse_unwritable,
 )
-from psr_lens.demo.instructions import FIRST_TRAITS, instruction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,13 +33,15 @@ _TWO_GROUPS = "2 are needed, for some are held out: add pairs"
 
 @dataclass(frozen=True)
 class Demo:
-    """Run the main job on the embedded demo model and write a page about it."""
+    """Run the main job, from prompt to a steering that replaces it, and write a page about it."""
 
-    model: Literal["demo", "demo-gpt2"] = "demo"
-    """Which of the two demo models."""
-    traits: tuple[str, ...] = FIRST_TRAITS
-    """Instructions of the demo world: hedger, optimist, flatterer, pirate, shouter, pessimist, velan,
-    two_sentences, no_colour, the_end."""
+    model: str = "demo"
+    """The embedded `demo` or `demo-gpt2`, asked about the animals of its world; or a chat model, asked
+    everyday questions: `smollm2`, a hub name, a directory, a .gguf file."""
+    traits: tuple[str, ...] = ()
+    """Instructions. Of the demo world: hedger, optimist, flatterer (these three if none is named), pirate,
+    shouter, pessimist, velan, two_sentences, no_colour, the_end. Of a real model: french (if none is
+    named), spanish, german, pirate."""
     out: Path = Path("demo-report")
     """Directory for report.html, results.json and the fitted steerings."""
     seed: int = 0
@@ -52,19 +53,16 @@ class Demo:
 
     def run(self) -> None:
         """Load, run, write, say where."""
-        for name in self.traits:
-            instruction(name)
-        if not self.traits:
-            raise ValueError("--traits names no instruction: name at least one")
         refuse_file(self.out)
         from psr_lens._types import check_seed
 
         check_seed(self.seed)
         from psr_lens.demo.experiment import CONSTANTS
         from psr_lens.demo.report import SHOWN
-        from psr_lens.demo.run import run_demo
+        from psr_lens.demo.run import check_traits, run_demo
         from psr_lens.models import load_model
 
+        check_traits(self.model, self.traits)
         model = load_model(self.model, backend=self.backend, dtype=self.dtype)
         run = run_demo(model, self.out, traits=self.traits, seed=self.seed)
         for result in run.results:

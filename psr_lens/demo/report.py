@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
-from psr_lens.demo.experiment import CONSTANTS, CONTROL, METHODS, TraitResult
+from psr_lens.demo.experiment import CONSTANTS, CONTROL, TraitResult
+from psr_lens.demo.trial import METHODS
 from psr_lens.evaluation import COHERENT
 from psr_lens.faithfulness import EQUIVALENT_PROMPT
 from psr_lens.models import HookedModel
@@ -18,7 +19,7 @@ _LEAD = (
     "panel) and makes the model behave as if prompted, without the prompt. The constants had their "
     "best shot: difference in means at its best layer, and one vector for every layer, fitted through "
     "the model to the prompted residual stream (mse) and to the likelihood of the prompted responses "
-    "(ll). All numbers are from animals that no fit has seen; layers and strengths were chosen on "
+    "(ll). All numbers are from {subjects} that no fit has seen; layers and strengths were chosen on "
     "others still."
 )
 NAMES: Final = {
@@ -46,7 +47,7 @@ def demo_report(model: HookedModel, results: Sequence[TraitResult], seed: int) -
     described.pop("fingerprint")
     return Report(
         "What did this prompt do inside the model?",
-        _LEAD,
+        _LEAD.format(subjects=results[0].trial.subjects),
         tuple(_section(result) for result in results),
         {**described, "seed": str(seed), "examples": str(len(results[0].questions))},
     )
@@ -106,9 +107,10 @@ def compared(result: TraitResult) -> str:
     ]
     return (
         "Behaviour, each method at its own best strength (the highest trait score with coherence of "
-        f"at least {COHERENT:g} on the animals that strengths are chosen on): {'; '.join(parts)}; the "
-        f"prompt itself has {result.prompted.trait:.0f} with {result.prompted.coherence:.0f}, and no "
-        f"steering {result.unsteered.trait:.0f} with {result.unsteered.coherence:.0f}."
+        f"at least {COHERENT:g} on the {result.trial.subjects} that strengths are chosen on): "
+        f"{'; '.join(parts)}; the prompt itself has {result.prompted.trait:.0f} with "
+        f"{result.prompted.coherence:.0f}, and no steering {result.unsteered.trait:.0f} with "
+        f"{result.unsteered.coherence:.0f}. Scored {result.trial.judged}."
     )
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from psr_lens.demo.experiment import METHODS, TraitResult
+from psr_lens.demo.experiment import TraitResult
 from psr_lens.evaluation import Behaviour
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport
 from psr_lens.models import HookedModel
@@ -40,7 +40,7 @@ def trait_record(result: TraitResult) -> dict[str, Any]:
         "shown_layer": result.layer,
         "methods": {
             name: {
-                **_setting(name),
+                "fitted": dict(result.trial.methods.get(name, {})),
                 "layers": list(steering.layers),
                 "relative_rmse": report.relative_rmse[name].values,
                 "interval": {
@@ -56,11 +56,6 @@ def trait_record(result: TraitResult) -> dict[str, Any]:
             for name, steering in result.steerings.items()
         },
     }
-
-
-def _setting(name: str) -> dict[str, Any]:
-    """How a method was fitted: the arguments of `fit`."""
-    return {"fitted": dict(METHODS.get(name, {}))}
 
 
 def _difference(report: FaithfulnessReport, name: str) -> dict[str, float] | None:

@@ -1,19 +1,23 @@
 """The demo command's work: every trait, then report, results and steerings, whole or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm.auto import tqdm
+from typing import Final, final
 
 from psr_lens._types import check_seed
 from psr_lens.artifacts import artifact_bytes
-from psr_lens.demo.experiment import STEPS, TraitResult, run_trait
+from psr_lens.demo.animals import animal_trial
+from psr_lens.demo.everyday import everyday_instruction, everyday_judge, everyday_trial
+from psr_lens.demo.experiment import TraitResult, run_trial, steps
 from psr_lens.demo.instructions import FIRST_TRAITS, instruction
 from psr_lens.demo.report import demo_report
 from psr_lens.demo.results import results_json
+from psr_lens.demo.time_to_go import TimeToGo
+from psr_lens.demo.trial import METHODS, Trial
 from psr_lens.files import refuse_foreign_files, write_files
 from psr_lens.models import HookedModel
+from psr_lens.models.checkpoint import EMBEDDED_MODELS
 from psr_lens.plots import render_report
 from psr_lens.plots.page import PAGE_MARK
 
@@ -35,34 +39,87 @@ class DemoRun:
     steerings: tuple[Path, ...]
 
 
+@final
+@dataclass(frozen=True)
+class World:
+    """What can be tried on a model.
+
+    Attributes:
+        first: The traits that are run where none is named.
+        check: Refuses a trait that is unknown, or whose judges are not installed.
+        trial: A trait, sampled from a model.
+        seconds: What a step takes, by how its name begins: where the time to go starts from. Measured
+            on two cores, on `demo` and on SmolLM2-135M.
+    """
+
+    first: tuple[str, ...]
+    check: Callable[[str], object]
+    trial: Callable[[HookedModel, str, int], Trial]
+    seconds: dict[str, float]
+
+
+ANIMALS: Final = World(
+    FIRST_TRAITS,
+    instruction,
+    animal_trial,
+    {"sampling": 8.0, "fitting a-const": 30.0, "answers": 8.0, "": 6.0},
+)
+EVERYDAY: Final = World(
+    ("french",),
+    lambda name: everyday_judge(everyday_instruction(name).name),
+    everyday_trial,
+    {"sampling": 60.0, "fitting a-const": 200.0, "answers": 45.0, "": 30.0},
+)
+_SAMPLING: Final = "sampling"
+
+
+def world_of(model: str) -> World:
+    """The demo world for the models that live in it, everyday questions for any other."""
+    return ANIMALS if model in EMBEDDED_MODELS else EVERYDAY
+
+
+def check_traits(model: str, traits: Sequence[str]) -> tuple[str, ...]:
+    """The traits that are run on a model of that name, refused before it is loaded.
+
+    Raises:
+        ValueError: If one is unknown or named twice, or what judges it is not installed.
+    """
+    world = world_of(model)
+    if len(set(traits)) < len(traits):
+        raise ValueError(f"traits={list(traits)}: name each once")
+    for name in traits or world.first:
+        world.check(name)
+    return tuple(traits) or world.first
+
+
 def run_demo(
     model: HookedModel,
     out: str | Path,
     *,
-    traits: Sequence[str] = FIRST_TRAITS,
+    traits: Sequence[str] = (),
     seed: int = 0,
     progress: bool = True,
 ) -> DemoRun:
     """Run every trait; write `report.html`, `results.json` and `steering/NAME-a-psr.safetensors`.
 
-    Nothing is written before the last trait is done; then each file is replaced whole.
+    A demo model is asked about its animals, any other everyday questions. Nothing is written before
+    the last trait is done; then each file is replaced whole.
 
     Args:
-        model: A demo model.
+        model: The model.
         out: Directory to write to, made if missing.
-        traits: Names of instructions of the demo world.
+        traits: Names of instructions of the demo world, or of `everyday.EVERYDAY` for a real model;
+            by default one or two that show the most.
         seed: Same seed, same results.
-        progress: Whether to show a bar.
+        progress: Whether to show a bar with the time to go.
 
     Raises:
-        ValueError: If a trait is unknown, named twice, or there is none, or something that is not of
-            an earlier run is where a file is to be written.
+        ValueError: If a trait is unknown or named twice, what judges it is not installed, or something
+            that is not of an earlier run is where a file is to be written.
         OSError: If `out` cannot be written to.
     """
-    if not traits or len(set(traits)) < len(traits):
-        raise ValueError(f"traits={list(traits)}: name at least one trait, each once")
-    for name in traits:
-        instruction(name)
+    world = world_of(model.name)
+    traits = check_traits(model.name, traits)
     check_seed(seed)
     out = Path(out)
     report, numbers = out / "report.html", out / "results.json"
@@ -70,13 +127,20 @@ def run_demo(
     refuse_foreign_files(
         {report: PAGE_MARK, numbers: b'"psr_lens"', **dict.fromkeys(steerings, b"psr_lens")}
     )
-    with tqdm(total=STEPS * len(traits), unit="step", disable=not progress) as bar:
+    expected = {
+        f"{name}: {step}": next(s for head, s in world.seconds.items() if step.startswith(head))
+        for name in traits
+        for step in (_SAMPLING, *steps(METHODS))
+    }
+    results: list[TraitResult] = []
+    with TimeToGo(expected, progress) as clock:
+        for name in traits:
 
-        def done(step: str) -> None:
-            bar.set_description(step)
-            bar.update()
+            def begin(step: str, name: str = name) -> None:
+                clock.begin(f"{name}: {step}")
 
-        results = tuple(run_trait(model, name, seed, done) for name in traits)
+            begin(_SAMPLING)
+            results.append(run_trial(model, world.trial(model, name, seed), seed, begin))
     fitted = [result.steerings["a-psr"] for result in results]
     files = {
         path: artifact_bytes(own.tensors(), own.header())
@@ -85,4 +149,4 @@ def run_demo(
     files[numbers] = results_json(model, results, seed).encode()
     files[report] = render_report(demo_report(model, results, seed)).encode()
     write_files(files)
-    return DemoRun(results, report, numbers, tuple(steerings))
+    return DemoRun(tuple(results), report, numbers, tuple(steerings))

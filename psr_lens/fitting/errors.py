@@ -1,6 +1,7 @@
 """How far fitted steerings stay from the prompt, on one set of examples."""
 
 from collections.abc import Sequence
+from typing import final
 
 import torch
 
@@ -8,6 +9,11 @@ from psr_lens._types import Surface
 from psr_lens.deltas import example_batches, iter_batches, surface_residuals
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
+from psr_lens.models.batch import Places, right_pad
+from psr_lens.models.columns import Columns
+from psr_lens.models.editing import ResidualEdit
+from psr_lens.models.finite import check_recorded
+from psr_lens.models.prefix import KeyValues
 from psr_lens.steering import Steering
 
 
@@ -35,3 +41,92 @@ def relative_rmse(
             edits = candidate.edits(model, 1.0, examples)
             missed[i] += squares(surface_residuals(model, base, surface, edits) - target)
     return [tuple(own.tolist()) for own in (missed / energy.clamp_min(1e-30)).sqrt()]
+
+
+@torch.no_grad()
+def last_layer_errors(
+    model: HookedModel,
+    candidates: Sequence[Steering],
+    data: Sequence[Example],
+    surface: Surface,
+    batch_size: int,
+) -> tuple[float, ...]:
+    """Relative RMSE of every candidate at the last layer: the last of what `relative_rmse` finds.
+
+    For many candidates of few layers each. The base run is taken once; a candidate's run begins at
+    the first layer that it acts on and takes the surface tokens alone through the blocks above, with
+    the prefix's keys and values kept. One that depends on the example, or reaches tokens before the
+    surface, is run in full.
+
+    Args:
+        model: The model.
+        candidates: The steerings.
+        data: The examples.
+        surface: `R` or `QR`.
+        batch_size: Examples per forward pass.
+    """
+    missed = torch.zeros(len(candidates), dtype=torch.float64)
+    energy = 0.0
+    for indices in iter_batches(data, batch_size, progress=False, description=""):
+        run = _BaseRun(model, [data[i] for i in indices], candidates, surface)
+        energy += run.missed_by(run.plain[model.n_layers - 1])
+        for i, candidate in enumerate(candidates):
+            missed[i] += run.missed_by(run.under(candidate))
+    return tuple((missed / max(energy, 1e-30)).sqrt().tolist())
+
+
+@final
+class _BaseRun:
+    """The base run of a batch, kept so that steered runs need not begin at the beginning."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        examples: Sequence[Example],
+        candidates: Sequence[Steering],
+        surface: Surface,
+    ):
+        self.model, self.examples, self.surface = model, examples, surface
+        self.base, steered = example_batches(model, examples)
+        self.target = surface_residuals(model, steered, surface)[-1]
+        self.places = Places(self.base.surface(surface))
+        self.lengths = [example.surface_length(surface) for example in examples]
+        self.plain: dict[int, torch.Tensor] = {}
+        layers = {model.n_layers - 1, *(min(candidate.layers) for candidate in candidates)}
+        with model.edited({layer: self._recorder(layer) for layer in layers}):
+            kept = model.prefill(self.base).rows()
+        check_recorded(self.plain[model.n_layers - 1], model, self.base)
+        rows = [example.base_row for example in examples]
+        cuts = [len(row.tokens) - length for row, length in zip(rows, self.lengths, strict=True)]
+        self.prefix = KeyValues.of([own.first(cut) for own, cut in zip(kept, cuts, strict=True)])
+        self.suffix = right_pad(rows, cuts, model.encoder.pad_token_id, model.device)
+
+    def missed_by(self, resid: torch.Tensor) -> float:
+        """Squared distance to the prompt-steered run."""
+        return float((resid.to(self.target) - self.target).square().sum())
+
+    def under(self, candidate: Steering) -> torch.Tensor:
+        """The surface's residual stream after the last layer, end to end, under a steering."""
+        beyond = candidate.acts_on(self.base.columns) & ~self.base.surface(self.surface)
+        if candidate.depends_on_examples or bool(beyond.any()):
+            edits = candidate.edits(self.model, 1.0, self.examples)
+            return surface_residuals(self.model, self.base, self.surface, edits)[-1]
+        edits = candidate.edits(self.model)
+        first = min(edits)
+        parts = list(self.plain[first].split(self.lengths))
+        resid = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        edited = edits[first](resid, self.suffix.columns)
+        above = {layer: edit for layer, edit in edits.items() if layer > first}
+        with self.model.edited(above):
+            found = self.model.run_suffix(
+                first + 1, resid if edited is None else edited, self.suffix, self.prefix
+            )
+        found = found[self.suffix.attention_mask]
+        check_recorded(found, self.model, self.suffix)
+        return found
+
+    def _recorder(self, layer: int) -> ResidualEdit:
+        def edit(resid: torch.Tensor, columns: Columns) -> None:
+            self.plain[layer] = self.places.of(resid)
+
+        return edit

@@ -97,9 +97,8 @@ def prepare(
         )
         for i, example, row, start, goal, missed in parts:
             cut = len(example.base_row.tokens) - len(start)
-            prefix = RowKeyValues(row.keys[:, :cut].clone(), row.values[:, :cut].clone())
             prepared[i] = Prepared(
-                example, cut, prefix, start.clone(), goal.clone(), missed.sum(dim=1)
+                example, cut, row.first(cut), start.clone(), goal.clone(), missed.sum(dim=1)
             )
     return [prepared[i] for i in range(len(examples))]
 

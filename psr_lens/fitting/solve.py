@@ -12,7 +12,7 @@ from psr_lens.examples import SteeringDataset
 from psr_lens.fitting.checkpoints import FitCheckpoint
 from psr_lens.fitting.choices import REPLAYED
 from psr_lens.fitting.closed import Maker, closed_form
-from psr_lens.fitting.errors import relative_rmse
+from psr_lens.fitting.errors import last_layer_errors
 from psr_lens.fitting.live import LiveProblem, LiveState, train
 from psr_lens.fitting.prepared import Prepared, prepare, units_of
 from psr_lens.fitting.recipe import Recipe
@@ -69,8 +69,7 @@ class Task:
             return self.layers, ()
         candidates = [make((layer,)) for layer in self.layers]
         data = self.dev or self.train
-        errors = relative_rmse(self.model, candidates, data, self.surface, self.batch_size)
-        last = tuple(own[-1] for own in errors)
+        last = last_layer_errors(self.model, candidates, data, self.surface, self.batch_size)
         return (min(self.layers, key=lambda layer: last[layer]),), last
 
 

@@ -20,6 +20,10 @@ class RowKeyValues:
     keys: Float[Tensor, "layer pos head d_head"]
     values: Float[Tensor, "layer pos head d_head"]
 
+    def first(self, count: int) -> "RowKeyValues":
+        """Those of the first tokens."""
+        return RowKeyValues(self.keys[:, :count].clone(), self.values[:, :count].clone())
+
 
 @dataclass(frozen=True, eq=False)
 class KeyValues:

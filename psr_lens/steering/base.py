@@ -39,6 +39,7 @@ class Steering(ABC):
     surface; `0.5 * a` and `-a` scale.
 
     Attributes:
+        depends_on_examples: Whether what it adds takes the steered prompt and the response to know.
         layers: The layers that it covers, ascending.
         surface: Where it acts, `R` or `QR`.
         provenance: The model, the numerics, the data and the seed that it comes from.
@@ -46,6 +47,7 @@ class Steering(ABC):
     """
 
     method: ClassVar[str]
+    depends_on_examples: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class OracleSteering(Steering):
     """
 
     method: ClassVar[str] = "oracle"
+    depends_on_examples: ClassVar[bool] = True
 
     def __init__(
         self,

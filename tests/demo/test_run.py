@@ -4,25 +4,26 @@ import html
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
-from psr_lens.demo import experiment
-from psr_lens.demo.experiment import (
-    CONTROL,
+from psr_lens.demo import run as demo_run
+from psr_lens.demo.animals import (
     MAX_NEW_TOKENS,
-    METHODS,
+    animal_judge,
+    animal_trial,
     control_data,
     fit_data,
     held_out_data,
-    run_trait,
 )
+from psr_lens.demo.experiment import CONTROL
 from psr_lens.demo.instructions import DEFAULT_TRAITS
-from psr_lens.demo.judges import judge_coherence, judge_trait
 from psr_lens.demo.report import NAMES, compared
 from psr_lens.demo.run import run_demo
+from psr_lens.demo.trial import METHODS
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS
-from psr_lens.evaluation import Score, best_strength, measure_behaviour
+from psr_lens.evaluation import best_strength, measure_behaviour
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import load_model
@@ -32,17 +33,26 @@ from tests.browser import open_page
 ALPHAS = (1.0, 2.0)
 
 
+def quick_world(epochs):
+    """The demo world with fewer strengths and epochs: the rest is the same, in less time.
+
+    A fit through the model is tested elsewhere: here two epochs are as good as eight.
+    """
+    quick = {
+        name: {**options, "epochs": epochs} if options.get("solver") == "live" else options
+        for name, options in METHODS.items()
+    }
+
+    def trial(model, name, seed):
+        return replace(animal_trial(model, name, seed), alphas=ALPHAS, methods=quick)
+
+    return replace(demo_run.ANIMALS, trial=trial)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _fewer_strengths():
-    """Fewer strengths and epochs than the command has: the rest is the same, in less time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "ALPHAS", ALPHAS)
-        # A fit through the model is tested elsewhere: here two epochs are as good as eight.
-        quick = {
-            name: {**options, "epochs": 2} if options.get("solver") == "live" else options
-            for name, options in METHODS.items()
-        }
-        patch.setattr(experiment, "METHODS", quick)
+        patch.setattr(demo_run, "ANIMALS", quick_world(epochs=2))
         yield
 
 
@@ -193,13 +203,15 @@ def test_nothing_is_written_when_interrupted(model, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("psr_lens.demo.run.run_trait", interrupted)
+    monkeypatch.setattr(demo_run, "run_trial", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_demo(model, tmp_path / "out", traits=("pirate",), progress=False)
     assert list(tmp_path.rglob("*.*")) == []
 
 
-def test_bfloat16_goes_the_whole_way(tmp_path):
+def test_bfloat16_goes_the_whole_way(tmp_path, monkeypatch):
+    # Training in bfloat16 is slow on a CPU, and tested elsewhere.
+    monkeypatch.setattr(demo_run, "ANIMALS", quick_world(epochs=0))
     model = load_model("demo", dtype="bfloat16")
     result = run_demo(model, tmp_path, traits=("shouter",), progress=False).results[0]
     curves = result.faithfulness.relative_rmse
@@ -211,11 +223,10 @@ def test_bfloat16_goes_the_whole_way(tmp_path):
 def test_the_targets_of_the_main_job(model):
     """Means over the five default traits, held-out animals."""
     const, psr, oracle, trait, coherence = [], [], [], [], []
+    fitted = {"a-const": METHODS["a-const mse"] | {"epochs": 3}, "a-psr": METHODS["a-psr"]}
     for name in DEFAULT_TRAITS:
         train, test = fit_data(model, name, 0), held_out_data(model, name, 1)
-        steerings = {
-            m: fit(model, train, method=m.removeprefix("a-")) for m in ("a-const", "a-psr")
-        }
+        steerings = {label: fit(model, train, **options) for label, options in fitted.items()}
         report = measure_faithfulness(
             model,
             steerings,
@@ -230,18 +241,11 @@ def test_the_targets_of_the_main_job(model):
         const.append(report.relative_rmse["a-const"].values)
         psr.append(report.relative_rmse["a-psr"].values)
         oracle.append(report.reference["oracle"].values[-1])
-        animals = [example.pair.group for example in test]
-
-        def judge(i, text, finished, name=name, animals=animals):
-            return Score(
-                judge_trait(name, animals[i], text),
-                judge_coherence(animals[i], text, finished=finished),
-            )
-
+        judge = animal_judge(name)
         behaviour = measure_behaviour(
             model,
-            [example.pair.base for example in test],
-            judge,
+            [example.base_prompt for example in test],
+            lambda i, text, finished, judge=judge, test=test: judge(test[i], text, finished),
             steering=steerings["a-psr"],
             max_new_tokens=MAX_NEW_TOKENS,
         )
@@ -283,6 +287,6 @@ def test_what_a_run_wrote_is_what_the_next_one_replaces(run):
         assert (b'class="psr-page"' if path == run.report else b"psr_lens") in path.read_bytes()
 
 
-def test_an_unknown_trait_is_named(model):
+def test_an_unknown_trait_is_named(model, tmp_path):
     with pytest.raises(ValueError, match="no instruction 'sulker'"):
-        run_trait(model, "sulker")
+        run_demo(model, tmp_path, traits=("sulker",))

@@ -246,7 +246,7 @@ def demo():
 
 @pytest.fixture(scope="module")
 def shouting(demo):
-    from psr_lens.demo.experiment import fit_data, held_out_data
+    from psr_lens.demo.animals import fit_data, held_out_data
 
     train, test = fit_data(demo, "shouter", 0), held_out_data(demo, "shouter", 1)
     return test, measure_assumptions(demo, test, probe_data=train, n_bootstrap=200)

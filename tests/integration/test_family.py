@@ -5,7 +5,13 @@ import torch
 
 from psr_lens.models import RawText
 from psr_lens.responses import sample_responses
-from psr_lens.steering import ActAdd, OracleSteering, SumSteering, load_steering
+from psr_lens.steering import (
+    ActAdd,
+    ConstantSteering,
+    OracleSteering,
+    SumSteering,
+    load_steering,
+)
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model
 from tests.tiny_steerings import KINDS, made_up
 
@@ -216,3 +222,20 @@ def test_the_oracle_ladder_goes_down(model, data):
     probed, perfect = relative_rmse(model, [psr, along], data.train, "R", 8)
     # The best coefficients for the same direction cannot be worse where both start alike.
     assert perfect[0] <= probed[0] + 1e-6
+
+
+@both_surfaces
+def test_a_run_from_the_first_steered_layer_on_ends_where_the_whole_run_does(model, data, surface):
+    """What `layers="best"` chooses by: every kind, all of its layers and each of them alone."""
+    from psr_lens.fitting.errors import last_layer_errors, relative_rmse
+
+    whole = [made_up(kind, model, surface) for kind in KINDS]
+    one = [
+        ConstantSteering(torch.full((1, model.d_model), 0.3), [layer], surface=surface)
+        for layer in range(model.n_layers)
+    ]
+    candidates = [*whole, *one]
+    expected = [own[-1] for own in relative_rmse(model, candidates, data, surface, 4)]
+    found = last_layer_errors(model, candidates, data, surface, 4)
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert len({round(error, 6) for error in found}) == len(candidates)

@@ -1,0 +1,58 @@
+"""What an experiment with one instruction starts from, on the demo world and on a real model alike."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from psr_lens.evaluation import ALPHAS, Score
+from psr_lens.examples import Example, SteeringDataset
+
+TextJudge = Callable[[Example, str, bool], Score]
+"""`judge(the example that was answered, response text, whether the model ended it)`."""
+
+METHODS: Final[dict[str, dict[str, Any]]] = {
+    "s-dim": {"method": "dim", "layers": "best"},
+    "a-const mse": {"method": "const", "solver": "live", "objective": "mse"},
+    "a-const ll": {"method": "const", "solver": "live", "objective": "ll"},
+    "a-psr": {"method": "psr", "solver": "replay"},
+}
+"""How each method does best in the time that a demo has; the page on the methods has all of them."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One instruction, sampled and split, and how its answers are judged.
+
+    Attributes:
+        name: What the instruction is called.
+        instruction: What the steering prompt tells the model.
+        train: Examples that steerings are fitted on; strengths are chosen on their dev part.
+        test: Examples that everything is reported on, about other subjects.
+        control: The training responses with the wrong prompts: what is fitted to them must not look
+            faithful.
+        judge: Scores an answer.
+        judged: How trait and coherence are scored, in words, for the page.
+        subjects: What the examples are split by, in words: "animals".
+        max_new_tokens: Longest answer, in tokens.
+        temperature: At which answers are sampled.
+        batch_size: Prompts that are answered at once.
+        alphas: The strengths that are tried on dev examples.
+        whole_curve: Whether test questions are answered at all of them, or just at each method's best
+            one and at 1.
+        methods: The steerings that are compared: arguments of `fit`.
+    """
+
+    name: str
+    instruction: str
+    train: SteeringDataset
+    test: SteeringDataset
+    control: SteeringDataset
+    judge: TextJudge
+    judged: str
+    subjects: str
+    max_new_tokens: int
+    temperature: float = 1.0
+    batch_size: int = 32
+    alphas: tuple[float, ...] = ALPHAS
+    whole_curve: bool = True
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: dict(METHODS))
