@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from psr_lens.models.checkpoint import EMBEDDED_MODELS
+from psr_lens.models.sources import EMBEDDED_MODELS
 from psr_lens.steering.base import Steering
 from psr_lens.steering.sums import SumSteering
 

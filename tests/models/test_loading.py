@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from psr_lens.models import TokenRow, load_model
+from psr_lens.models import TokenRow, load_model, sources
 from psr_lens.models import checkpoint as checkpoints
-from psr_lens.models.checkpoint import end_token_ids, find_source
+from psr_lens.models.checkpoint import end_token_ids
 from psr_lens.models.conversion import own_tokenizer
 from psr_lens.models.loading import resolve_device, resolve_dtype
+from psr_lens.models.sources import find_source
 from tests.models.cases import every_backend
 from tests.tiny import tiny_checkpoint, tiny_tokenizer
 from tests.tiny_models import BACKENDS, checkpoint, tiny_model
@@ -99,13 +100,13 @@ def test_a_directory_without_a_checkpoint(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", checkpoints.EMBEDDED_MODELS)
+@pytest.mark.parametrize("name", sources.EMBEDDED_MODELS)
 def test_embedded_models_are_never_shadowed_in_silence(name, tmp_path, monkeypatch):
     tiny = checkpoint("llama")
     shutil.copytree(tiny, tmp_path / name)
     embedded = tmp_path / "package" / "checkpoints" / name
     shutil.copytree(tiny, embedded)
-    monkeypatch.setattr(checkpoints.resources, "files", lambda package: tmp_path / "package")
+    monkeypatch.setattr(sources.resources, "files", lambda package: tmp_path / "package")
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match=f"'{name}' is the embedded model; write './{name}'"):
         source = find_source(name)
@@ -226,7 +227,7 @@ def hub_cache(tmp_path, monkeypatch):
 
 @every_backend
 def test_a_hub_model_from_the_cache(backend, hub_cache, capfd):
-    model = load_model("owner/tiny", backend=backend, revision="v1")
+    model = load_model("owner/tiny", backend=backend, revision="v1", progress=False)
     assert capfd.readouterr() == ("", "")
     assert (model.name, model.revision, model.backend) == ("owner/tiny", "v1", backend)
     other = tiny_model("llama", backend)
