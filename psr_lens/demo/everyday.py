@@ -198,6 +198,7 @@ def everyday_trial(
     max_new_tokens: int = 48,
     temperature: float = 0.7,
     batch_size: int = 48,
+    least: float = 50.0,
     progress: bool = False,
 ) -> Trial:
     """One instruction on a real model, sampled: 12 topics to train on, 3 to choose on, 5 to report on.
@@ -211,6 +212,7 @@ def everyday_trial(
         max_new_tokens: Longest answer, in tokens.
         temperature: At which answers are sampled.
         batch_size: Questions answered at once.
+        least: Trait and coherence of the answers that are learned from.
         progress: Whether to show a bar.
 
     Raises:
@@ -245,7 +247,7 @@ def everyday_trial(
 
     def shows_it(example: Example) -> bool:
         score = judge(example, model.encoder.decode(example.response_ids), example.finished)
-        return score.trait >= 50 and score.coherence >= 50
+        return min(score.trait, score.coherence) >= least
 
     # As on the demo world, and in the paper, what does not show the trait is not learned from.
     fitted_on = sampled(("train", "dev"), samples_per_question, seed).filter(shows_it)

@@ -229,11 +229,9 @@ def test_a_run_from_the_first_steered_layer_on_ends_where_the_whole_run_does(mod
     """What `layers="best"` chooses by: every kind, all of its layers and each of them alone."""
     from psr_lens.fitting.errors import last_layer_errors, relative_rmse
 
+    uneven = torch.linspace(-0.5, 0.9, model.d_model).unsqueeze(0)
     whole = [made_up(kind, model, surface) for kind in KINDS]
-    one = [
-        ConstantSteering(torch.full((1, model.d_model), 0.3), [layer], surface=surface)
-        for layer in range(model.n_layers)
-    ]
+    one = [ConstantSteering(uneven, [layer], surface=surface) for layer in range(model.n_layers)]
     candidates = [*whole, *one]
     expected = [own[-1] for own in relative_rmse(model, candidates, data, surface, 4)]
     found = last_layer_errors(model, candidates, data, surface, 4)
