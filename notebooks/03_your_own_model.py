@@ -130,5 +130,5 @@ with tempfile.TemporaryDirectory() as folder:
 again.provenance["model"]["gguf"]
 
 # %% [markdown]
-# How do constant vectors fare, each at its best, and at which strength? `make real` answers that, with a page:
-# it fits them through the model, which takes some minutes.
+# How do constant vectors fare, each at its best, and at which strength? `make real` answers that
+# with a page: it fits them through the model, which takes some minutes.

@@ -33,6 +33,7 @@ from psr_lens.steering import OracleSteering, Steering
 CONSTANTS: Final = ("s-dim", "a-const mse", "a-const ll")
 """Those that push every token alike."""
 CONTROL: Final = "a-psr, wrong prompts"
+_N_SHOWN: Final = 3
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class TraitResult:
     def instruction(self) -> str:
         """The instruction as the test prompts put it."""
         return self.trial.instruction
+
+    def shown(self) -> list[int]:
+        """Three questions, each about another subject, whose answers are shown."""
+        step = max(1, len(self.questions) // _N_SHOWN)
+        return [step * i for i in range(min(_N_SHOWN, len(self.questions)))]
 
     def at_best(self, method: str) -> Behaviour:
         """A method's behaviour at its own best strength."""

@@ -32,7 +32,6 @@ NAMES: Final = {
 }
 """What the methods are called on the page."""
 SHOWN: Final = ("a-const mse", "a-const ll", "a-psr")
-_N_EXAMPLES = 3
 
 
 def demo_report(model: HookedModel, results: Sequence[TraitResult], seed: int) -> Report:
@@ -143,8 +142,6 @@ def _examples(result: TraitResult):
             for name in SHOWN
         },
     }
-    # One question per animal: the questions come animal by animal.
-    step = max(1, len(result.questions) // _N_EXAMPLES)
-    for i in range(0, step * min(_N_EXAMPLES, len(result.questions)), step):
+    for i in result.shown():
         for source, behaviour in sources.items():
             yield (source, result.questions[i], (behaviour.responses[i],))

@@ -26,7 +26,20 @@ def results_json(model: HookedModel, results: Sequence[TraitResult], seed: int) 
 def trait_record(result: TraitResult) -> dict[str, Any]:
     """One trait's part of the results."""
     report = result.faithfulness
+    answers = {
+        "no steering": result.unsteered,
+        "prompt": result.prompted,
+        **{name: result.at_best(name) for name in result.strengths},
+    }
     return {
+        "instruction": result.instruction,
+        "answers": [
+            {
+                "question": result.questions[i],
+                **{source: behaviour.responses[i] for source, behaviour in answers.items()},
+            }
+            for i in result.shown()
+        ],
         "prompt": _scores(result.prompted),
         "unsteered": _scores(result.unsteered),
         "equivalent_prompt": {"relative_rmse": report.reference[EQUIVALENT_PROMPT].values},
