@@ -44,8 +44,7 @@ class TraitResult:
         trial: What it started from.
         steerings: The fitted steerings, the control and the oracle, by method.
         faithfulness: Relative RMSE of all of them.
-        assumptions: How unevenly the prompt acts on the tokens, and whether that can be read off
-            the activations.
+        assumptions: How unevenly the prompt acts on the tokens.
         questions: The questions that the behaviours answer.
         unsteered: Behaviour on the plain questions.
         prompted: Behaviour under the instruction.
@@ -129,8 +128,11 @@ def run_trial(
     begin("faithfulness")
     oracle = OracleSteering(range(model.n_layers))
     compared = {**steerings, CONTROL: control, "oracle": oracle}
-    faithfulness = measure_faithfulness(model, compared, test, seed=seed)
-    assumptions = measure_assumptions(model, test, probe_data=train, kind="accumulated", seed=seed)
+    # No more than the page shows.
+    faithfulness = measure_faithfulness(
+        model, compared, test, outputs=False, gap=False, token_examples=0, seed=seed
+    )
+    assumptions = measure_assumptions(model, test, kind="accumulated", seed=seed)
     steered: dict[str, tuple[Behaviour, ...]] = {}
     dev: dict[str, tuple[Behaviour, ...]] = {}
     strengths: dict[str, float] = {}
