@@ -9,7 +9,16 @@ from typing import Any
 import torch
 
 from psr_lens.models.converted import VARIABLE, find_copy, folder_of_copy, keep_copy, remove_copy
-from psr_lens.models.gguf_file import GGUFOrigin, end_turns_too, hash_of, read_contents, unpacking
+from psr_lens.models.gguf_file import (
+    GGUFContents,
+    GGUFOrigin,
+    end_turns_too,
+    hash_of,
+    read_contents,
+    unpacking,
+    warn_of_unread_numbers,
+    with_rope_factors,
+)
 from psr_lens.models.progress import LoadingBar, weights_shown
 from psr_lens.models.quiet import one_line, quiet
 from psr_lens.models.sources import Source, find_source
@@ -85,18 +94,39 @@ def read_checkpoint(
 def _read(
     source: Source, options: dict[str, Any], dtype: torch.dtype, bar: LoadingBar, more: int = 0
 ) -> tuple[Any, Any]:
-    """Model and tokenizer."""
+    """Model and tokenizer of a directory, or from the hub."""
     bar.step("reading the tokenizer", more)
     with quiet(downloads=not source.local):
-        config = _config(source, options)
-        _require_decoder(config, source)
-        if source.gguf_file is not None:
-            # Reading it takes seconds, and once is enough.
-            options = {**options, "config": config}
+        _require_decoder(_config(source, options), source)
         tokenizer = _tokenizer(source, options)
         bar.step("reading the weights")
         with weights_shown(bar):
             return _text_part(_model(source, options, dtype)), tokenizer
+
+
+def _convert(
+    file: Path, name: str, contents: GGUFContents, dtype: torch.dtype, bar: LoadingBar
+) -> tuple[Any, Any]:
+    """Model and tokenizer of a GGUF file, as if they had never been in one."""
+    source = Source(str(file.parent), name, local=True, gguf_file=file.name)
+    options: dict[str, Any] = {"gguf_file": file.name}
+    bar.step("reading the tokenizer")
+    with quiet():
+        config = _config(source, options)
+        _require_decoder(config, source)
+        # Reading the file takes seconds, and once is enough.
+        options["config"] = config
+        tokenizer = _tokenizer(source, options)
+    with_rope_factors(config, contents, file.name)
+    bar.step("converting the weights")
+    with quiet():
+        model = _text_part(_model(source, {**options, **unpacking()}, dtype))
+    warn_of_unread_numbers(model, contents, file.name)
+    # What is made of it is not quantised, and would be neither saved nor converted with this.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    end_turns_too(model.generation_config, contents.end_token_ids)
+    return model, tokenizer
 
 
 def _gguf_path(source: Source, gguf_file: str, options: dict[str, Any]) -> Path:
@@ -129,12 +159,7 @@ def _read_gguf(
         return model, tokenizer, replace(origin, file=file.name)
     contents = read_contents(file)
     origin = GGUFOrigin(file.name, contents.quantization, contents.tensors, sha256)
-    source = Source(str(file.parent), name, local=True, gguf_file=file.name)
-    model, tokenizer = _read(source, {"gguf_file": file.name}, stored, bar)
-    # What is made of it is not quantised, and would be neither saved nor converted with this.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    end_turns_too(model.generation_config, contents.end_token_ids)
+    model, tokenizer = _convert(file, name, contents, stored, bar)
     if folder is not None and _kept(folder, origin, model, tokenizer, bar):
         # The next load reads the copy, so this one does too: both give the same. Not with two
         # models in memory.
@@ -257,8 +282,6 @@ def _tokenizer(source: Source, options: dict[str, Any]) -> Any:
 def _model(source: Source, options: dict[str, Any], dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
-    if source.gguf_file is not None:
-        options = {**options, **unpacking()}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location,

@@ -6,15 +6,26 @@ from: two quantisations of one model are two models.
 """
 
 import hashlib
+import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from psr_lens.models.gguf_header import MAGIC, GGUFHeader, read_header
 from psr_lens.models.quiet import one_line
 
-_MAGIC = b"GGUF"
+_ROPE_FACTORS = "rope_freqs.weight"
+# Those of every Llama 3.1, 3.2 and 3.3, which differ in the factor alone.
+_LLAMA3 = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ def is_gguf(file: Path) -> bool:
         OSError: If it cannot be read.
     """
     with file.open("rb") as opened:
-        return opened.read(len(_MAGIC)) == _MAGIC
+        return opened.read(len(MAGIC)) == MAGIC
 
 
 def hash_of(file: Path) -> str:
@@ -72,84 +83,81 @@ def hash_of(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def require_gguf_package(file: Path) -> None:
-    """Refuse where the package that reads GGUF files is not there.
+def read_contents(file: Path) -> GGUFContents:
+    """What a GGUF file says of itself; the weights are not read.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If it is damaged, or holds no whole language model, or the package that reads its
+            weights is not there.
     """
     try:
-        import gguf  # noqa: F401
+        header = read_header(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(_damaged(file, one_line(error))) from None
+    _refuse_other_than_models(file, header)
+    try:
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
     except ImportError:
         raise ValueError(
             f"{str(file)!r} is a GGUF file, which needs the gguf package: "
             'pip install "psr-lens[gguf]"'
         ) from None
-
-
-def read_contents(file: Path) -> GGUFContents:
-    """What a GGUF file says of itself; the weights are not read.
-
-    Raises:
-        ValueError: If it is damaged, or holds no whole language model.
-    """
-    require_gguf_package(file)
-    from gguf import GGUFReader
-
-    try:
-        reader: Any = GGUFReader(file)
-    except Exception as error:  # what is wrong in it decides the error's type
+    sizes = {kind.value: (kind.name, *GGML_QUANT_SIZES[kind]) for kind in GGMLQuantizationType}
+    unknown = sorted({own.type for own in header.tensors} - set(sizes))
+    if unknown:
         raise ValueError(
-            f"the GGUF file {str(file)!r} is cut off or damaged: {one_line(error)}"
-        ) from None
-    architecture = str(_value(reader, "general.architecture", ""))
-    kind = str(_value(reader, "general.type", "model"))
+            f"{str(file)!r} holds tensors of type {unknown[0]}, which the installed gguf package does "
+            "not know: pip install --upgrade gguf"
+        )
+    numbers: Counter[str] = Counter()
+    for own in header.tensors:
+        name, in_block, bytes_of_block = sizes[own.type]
+        numbers[name] += own.numbers
+        if own.start + own.numbers // in_block * bytes_of_block > file.stat().st_size:
+            raise ValueError(_damaged(file, f"it ends before its tensor {own.name}"))
+    file_types = {kind.value: kind.name for kind in LlamaFileType}
+    says = file_types.get(header.values.get("general.file_type"), "")
+    ends = [header.values.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot")]
+    return GGUFContents(
+        architecture=header.values["general.architecture"],
+        # All but two of the names begin with "mostly".
+        quantization=says.removeprefix("MOSTLY_").removeprefix("ALL_")
+        or numbers.most_common(1)[0][0],
+        tensors=dict(sorted(Counter(sizes[own.type][0] for own in header.tensors).items())),
+        numbers=numbers.total(),
+        end_token_ids=tuple(dict.fromkeys(int(end) for end in ends if end is not None)),
+        rope_factors=_rope_factors(file, header),
+    )
+
+
+def _damaged(file: Path, why: str) -> str:
+    return f"the GGUF file {str(file)!r} is cut off or damaged: {why}"
+
+
+def _refuse_other_than_models(file: Path, header: GGUFHeader) -> None:
+    architecture = header.values.get("general.architecture", "")
+    kind = header.values.get("general.type", "model")
     if "controlvector" in (architecture, kind):
         raise ValueError(
             f"{str(file)!r} holds a control vector and not a model: "
             f"psr_lens.ConstantSteering.from_file({str(file)!r})"
         )
-    if kind != "model" or not architecture or not reader.tensors:
+    if kind != "model" or not architecture or not header.tensors:
         what = f"is of type {kind!r}" if kind != "model" else "names no architecture or no weights"
         raise ValueError(f"the GGUF file {str(file)!r} {what}: pass one that holds a whole model")
-    parts = int(_value(reader, "split.count", 1))
+    parts = header.values.get("split.count", 1)
     if parts > 1:
         raise ValueError(
             f"{str(file)!r} is one of {parts} parts of a model: join them first, "
             "llama-gguf-split --merge FIRST_PART WHOLE"
         )
-    numbers: Counter[str] = Counter()
-    for tensor in reader.tensors:
-        numbers[tensor.tensor_type.name] += int(tensor.n_elements)
-    ends = [_value(reader, f"tokenizer.ggml.{kind}_token_id", None) for kind in ("eos", "eot")]
-    return GGUFContents(
-        architecture=architecture,
-        quantization=_file_type(reader) or numbers.most_common(1)[0][0],
-        tensors=dict(sorted(Counter(own.tensor_type.name for own in reader.tensors).items())),
-        numbers=numbers.total(),
-        end_token_ids=tuple(dict.fromkeys(int(end) for end in ends if end is not None)),
-        rope_factors=_rope_factors(reader),
-    )
 
 
-def _value(reader: Any, key: str, default: Any) -> Any:
-    field = reader.get_field(key)
-    return default if field is None else field.contents()
-
-
-def _file_type(reader: Any) -> str:
-    """What `general.file_type` says, without the "mostly" that all names but two begin with."""
-    from gguf import LlamaFileType
-
-    number = _value(reader, "general.file_type", None)
-    names = {own.value: own.name for own in LlamaFileType}
-    return names.get(number, "").removeprefix("MOSTLY_").removeprefix("ALL_")
-
-
-def _rope_factors(reader: Any) -> tuple[float, ...] | None:
-    for tensor in reader.tensors:
-        if tensor.name == "rope_freqs.weight":
-            return tuple(tensor.data.reshape(-1).tolist())
+def _rope_factors(file: Path, header: GGUFHeader) -> tuple[float, ...] | None:
+    for own in header.tensors:
+        if own.name == _ROPE_FACTORS and own.type == 0:
+            numbers = np.fromfile(file, "<f4", own.numbers, offset=own.start)
+            return tuple(numbers.tolist())
     return None
 
 
@@ -169,3 +177,51 @@ def end_turns_too(generation_config: Any, ends: tuple[int, ...]) -> None:
     every = list(dict.fromkeys([*known, *ends]))
     if every:
         generation_config.eos_token_id = every if len(every) > 1 else every[0]
+
+
+def with_rope_factors(config: Any, contents: GGUFContents, name: str) -> None:
+    """Write the factors of the rotary frequencies into a config: transformers leaves them out.
+
+    The file has only the numbers that the frequencies are divided by. Which rule they come from is
+    found by trying that of Llama 3.
+
+    Args:
+        config: The config that transformers makes of the file.
+        contents: What the file says of itself.
+        name: What the file is called, for the warning where no rule gives those numbers.
+    """
+    rope = config.rope_parameters if contents.rope_factors else None
+    if not rope or rope.get("rope_type") != "default" or max(contents.rope_factors or ()) == 1.0:
+        return
+    factor = max(contents.rope_factors or ())
+    expected = _llama3_factors(rope["rope_theta"], len(contents.rope_factors or ()), factor)
+    if not np.allclose(expected, contents.rope_factors or (), rtol=1e-3):
+        warnings.warn(
+            f"{name} scales its rotary frequencies ({_ROPE_FACTORS}) by a rule that is not known here, "
+            "so they are left as they are: what the model computes is not quite what it should",
+            stacklevel=6,
+        )
+        return
+    config.rope_parameters = {**rope, "rope_type": "llama3", "factor": factor, **_LLAMA3}
+
+
+def _llama3_factors(base: float, count: int, factor: float) -> list[float]:
+    """What Llama 3 divides its rotary frequencies by: 1 for short waves, `factor` for long ones."""
+    low, high = _LLAMA3["low_freq_factor"], _LLAMA3["high_freq_factor"]
+    context = _LLAMA3["original_max_position_embeddings"]
+    waves = [2 * math.pi * base ** (i / count) for i in range(count)]
+    # How far between the two every frequency is, by how often its wave fits into the context.
+    between = [min(max((context / wave - low) / (high - low), 0.0), 1.0) for wave in waves]
+    return [1 / ((1 - part) / factor + part) for part in between]
+
+
+def warn_of_unread_numbers(model: Any, contents: GGUFContents, name: str) -> None:
+    """Warn where the file holds numbers that transformers made nothing of, which it says nothing of."""
+    read = sum(weight.numel() for weight in model.parameters())
+    unread = contents.numbers - read - len(contents.rope_factors or ())
+    if unread > 0:
+        warnings.warn(
+            f"{unread} of the {contents.numbers} numbers in {name} have no place in the model that "
+            "transformers makes of it, which may not compute what it should",
+            stacklevel=5,
+        )

@@ -1,6 +1,8 @@
 """The bar that a model shows while it loads: a few steps, and the weights one by one."""
 
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
@@ -9,6 +11,7 @@ from tqdm.auto import tqdm
 
 # What loads faster shows no bar.
 _DELAY = 2.0
+_REDRAWN_EVERY = 1.0
 
 
 @final
@@ -23,6 +26,7 @@ class LoadingBar:
 
     def __init__(self, name: str, steps: int, progress: bool):
         self._progress, self._name, self._steps, self._begun = progress, name, steps, 0
+        self._closed = threading.Event()
         self._bar: Any = tqdm(
             total=steps,
             desc=f"loading {name}",
@@ -33,6 +37,11 @@ class LoadingBar:
             leave=False,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
         )
+        # One step may be most of it. A notebook's bar is no other thread's to draw.
+        self._redrawing = None
+        if progress and not hasattr(self._bar, "container"):
+            self._redrawing = threading.Thread(target=self._redraw, daemon=True)
+            self._redrawing.start()
 
     def step(self, what: str, more: int = 0) -> None:
         """The next step begins, and all before it are done.
@@ -60,7 +69,18 @@ class LoadingBar:
 
     def close(self) -> None:
         """Take the bar away."""
+        self._closed.set()
+        if self._redrawing is not None:
+            self._redrawing.join()
         self._bar.close()
+
+    def _redraw(self) -> None:
+        """Once a second, so that one sees that it is still at work."""
+        wait = _DELAY
+        while not self._closed.wait(wait):
+            wait = _REDRAWN_EVERY
+            self._bar.last_print_t = time.time()
+            self._bar.refresh()
 
     def _to(self, where: float) -> None:
         if self._progress and where > self._bar.n:
