@@ -17,7 +17,7 @@ from psr_lens.demo.time_to_go import TimeToGo
 from psr_lens.demo.trial import METHODS, Trial
 from psr_lens.files import refuse_foreign_files, write_files
 from psr_lens.models import HookedModel
-from psr_lens.models.checkpoint import EMBEDDED_MODELS
+from psr_lens.models.sources import EMBEDDED_MODELS
 from psr_lens.plots import render_report
 from psr_lens.plots.page import PAGE_MARK
 
