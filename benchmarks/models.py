@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from psr_lens.demo import checkpoint_path
 from psr_lens.examples import Example, SteeringDataset
+from psr_lens.models import load_model
 from psr_lens.models.chat import RawText
 from psr_lens.models.quiet import quiet
 from psr_lens.prompts import PromptPair
@@ -58,6 +59,19 @@ def llama_checkpoint(directory: Path, *, layers: int = 12, width: int = 512, see
     for name in _TOKENIZER:
         shutil.copy(checkpoint_path("demo") / name, directory)
     _edit_json(directory / "tokenizer_config.json", model_max_length=CONTEXT)
+    return directory
+
+
+def smollm2_checkpoint(directory: Path) -> Path:
+    """SmolLM2-135M-Instruct as an ordinary checkpoint, in float32.
+
+    Raises:
+        ValueError: If it is not to be had.
+    """
+    model = load_model("smollm2", backend="bridge", device="cpu", progress=False)
+    with quiet():
+        model.raw.original_model.save_pretrained(directory)
+        model.tokenizer.save_pretrained(directory)
     return directory
 
 

@@ -46,8 +46,9 @@ def to_hooked(checkpoint: Checkpoint) -> Any:
             # With a model in hand the name is not used, but it has to be an existing path.
             weights = get_pretrained_state_dict(".", config, source, dtype=source.dtype)
             model = HookedTransformer(config, tokenizer=own_tokenizer(checkpoint.tokenizer))
-            # All at once: TransformerLens' own loader walks all modules for every single weight.
-            model.load_state_dict(model.fill_missing_keys(weights), strict=False)
+            # All at once: TransformerLens' own loader walks all modules for every single weight. And
+            # not copied: most of them are views of Hugging Face's, whose memory is taken over.
+            model.load_state_dict(model.fill_missing_keys(weights), strict=False, assign=True)
         except CannotConvert:
             raise
         except Exception as error:  # whatever stops TransformerLens is the reason
