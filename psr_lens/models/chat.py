@@ -24,6 +24,8 @@ from datetime import date as Date
 from string import ascii_letters
 from typing import Any, Final, final
 
+from psr_lens.models.token_text import piece_bytes, token_texts
+
 Message = Mapping[str, str]
 """One chat message, with `role` and `content`."""
 
@@ -148,7 +150,7 @@ class PromptEncoder:
     def __init__(self, tokenizer: Any, end_token_ids: Sequence[int] = ()):
         self.tokenizer = tokenizer
         self.template_options: Mapping[str, Any] = {}
-        self._texts: dict[int, str] = {}
+        self._bytes: dict[int, bytes] = {}
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special_ids = frozenset(tokenizer.all_special_ids) | {
             int(i) for i, token in added.items() if token.special
@@ -284,19 +286,31 @@ class PromptEncoder:
         return self._decode(plain)
 
     def str_tokens(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Every token as text, special tokens included, leading spaces kept."""
-        for token_id in {int(token_id) for token_id in ids} - self._texts.keys():
-            self._texts[token_id] = self._shown(token_id)
-        return tuple(self._texts[int(token_id)] for token_id in ids)
+        """Every token of a text as text, special tokens included, leading spaces kept.
 
-    def _shown(self, token_id: int) -> str:
+        A character that is spread over several tokens stands on the one that completes it; on the
+        earlier ones stand their bytes, as `⟨C3⟩` (see `psr_lens.models.token_text`).
+        """
+        pieces = [self._token_bytes(int(token_id)) for token_id in ids]
+        return token_texts(pieces)
+
+    def str_token(self, token_id: int) -> str:
+        """One token by itself as text: of one that holds part of a character, its bytes."""
+        return self.str_tokens([token_id])[0]
+
+    def _token_bytes(self, token_id: int) -> bytes:
+        if token_id not in self._bytes:
+            self._bytes[token_id] = self._found_bytes(token_id)
+        return self._bytes[token_id]
+
+    def _found_bytes(self, token_id: int) -> bytes:
         piece = self._piece(token_id)
         if not piece:
             # The vocabulary may have rows that no token uses.
-            return f"<id {token_id}>"
-        if _SPACE in piece:
-            return piece.replace(_SPACE, " ")
-        return self._decode([token_id])
+            return f"<id {token_id}>".encode()
+        if isinstance(piece, str) and _SPACE in piece:
+            return piece.replace(_SPACE, " ").encode("utf-8", "surrogatepass")
+        return piece_bytes(piece, self._decode([token_id]))
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(
