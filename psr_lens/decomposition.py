@@ -7,7 +7,7 @@ from typing import Any
 
 from psr_lens._types import Surface, TokenValues
 from psr_lens.deltas import iter_deltas
-from psr_lens.examples import SteeringDataset
+from psr_lens.examples import SteeringDataset, cut_off_words
 from psr_lens.files import refuse_foreign_files, write_files
 from psr_lens.models import unsteered_model
 from psr_lens.plots import Report, TraitSection, render_report
@@ -89,6 +89,7 @@ def write_decomposition(
                 instruction=prompt_text(deltas.example.pair.steered),
                 summary=f"Base prompt: {prompt_text(deltas.example.pair.base)}",
                 prompt_text=prompt_text(deltas.example.pair.steered),
+                prompts=deltas.example.seen,
                 heatmaps=tuple((f"{kind} delta norm", values) for kind, values in both.items()),
             )
     table = io.StringIO()
@@ -104,6 +105,7 @@ def write_decomposition(
             f"{effect.warning} {_LEAD}".lstrip(),
             tuple(sections[i] for i in sorted(sections)),
             {**described, "surface": surface, "examples": str(len(data))},
+            notes=tuple(filter(None, [cut_off_words(data)])),
         )
     )
     write_files({table_file: table.getvalue().encode(), page_file: page.encode()})

@@ -12,6 +12,7 @@ from psr_lens._types import Surface
 from psr_lens.models import TokenRow
 from psr_lens.models.chat import PromptTokens, Rendering, common_suffix_length
 from psr_lens.prompts import PromptPair, prompt_text, prompt_words
+from psr_lens.seen_prompts import SeenPrompts
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -34,6 +35,8 @@ class Example:
         rendering: What the chat template was given besides the messages.
         region_length: How many tokens at the end of `x` a `QR` steering acts on when the model
             generates from it; None where that was not found out, for the common suffix.
+        seen: Both prompts as text, as the model saw them; None where nobody looked.
+        response_text: The response as text, empty where nobody looked.
     """
 
     pair: PromptPair
@@ -45,6 +48,8 @@ class Example:
     alpha: float = 1.0
     rendering: Rendering = field(default_factory=Rendering)
     region_length: int | None = None
+    seen: SeenPrompts | None = field(default=None, compare=False, repr=False)
+    response_text: str = field(default="", compare=False, repr=False)
 
     @cached_property
     def key(self) -> str:
@@ -69,6 +74,11 @@ class Example:
         """
         known = self._shared if self.region_length is None else self.region_length
         return max(1, min(self._shared, known))
+
+    @property
+    def ending(self) -> str:
+        """How the response ends where the model had not ended it; empty where it had."""
+        return ending_of(len(self.response_ids), self.finished)
 
     @property
     def base_prompt(self) -> PromptTokens:
@@ -120,6 +130,35 @@ class Example:
         return TokenRow(
             prompt + self.response_ids, len(prompt) - self.question_length, len(prompt) - 1
         )
+
+    def _repr_html_(self) -> str:
+        from psr_lens.plots.prompts import example_html
+
+        return example_html(self)
+
+
+def ending_of(length: int, finished: bool) -> str:
+    """How a response of so many tokens ends where the model had not ended it; else empty."""
+    return "" if finished else f"cut off at {_tokens(length)}"
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token" if count == 1 else f"{count} tokens"
+
+
+def cut_off_words(data: "Sequence[Example]") -> str:
+    """How many responses were cut off; empty where none was.
+
+    "12 of 40 responses were cut off at 64 tokens: the model had not ended them."
+    """
+    lengths = [len(example.response_ids) for example in data if not example.finished]
+    if not lengths:
+        return ""
+    least, most = min(lengths), max(lengths)
+    where = _tokens(most) if least == most else f"{least} to {most} tokens"
+    verb, them = ("was", "it") if len(lengths) == 1 else ("were", "them")
+    of = "1 response" if len(data) == 1 else f"{len(data)} responses"
+    return f"{len(lengths)} of {of} {verb} cut off at {where}: the model had not ended {them}."
 
 
 def check_examples(data: Any, surface: Surface = "R") -> "Sequence[Example]":

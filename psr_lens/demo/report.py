@@ -6,6 +6,7 @@ from typing import Final
 from psr_lens.demo.experiment import CONSTANTS, CONTROL, METHODS, TraitResult
 from psr_lens.evaluation import COHERENT
 from psr_lens.faithfulness import EQUIVALENT_PROMPT
+from psr_lens.faithfulness.words import cut_off_of
 from psr_lens.models import HookedModel
 from psr_lens.plots import Report, TraitSection
 from psr_lens.steering.provenance import describe_model
@@ -64,6 +65,8 @@ def _section(result: TraitResult) -> TraitSection:
         tuple(_examples(result)),
         shared_scale=True,
         layer=result.layer,
+        prompts=result.faithfulness.prompts(0),
+        notes=tuple(filter(None, [cut_off_of(result.faithfulness.provenance)])),
     )
 
 
@@ -145,4 +148,4 @@ def _examples(result: TraitResult):
     step = max(1, len(result.questions) // _N_EXAMPLES)
     for i in range(0, step * min(_N_EXAMPLES, len(result.questions)), step):
         for source, behaviour in sources.items():
-            yield (source, result.questions[i], (behaviour.responses[i],))
+            yield (source, result.questions[i], (behaviour.shown(i),))

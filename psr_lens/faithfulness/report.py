@@ -36,6 +36,7 @@ from psr_lens.report_files import (
     write_report,
     wrong_fields,
 )
+from psr_lens.seen_prompts import SeenPrompts
 
 if TYPE_CHECKING:
     import pandas
@@ -190,7 +191,21 @@ class FaithfulnessReport:
         rows = rows.loc[rows["layer"].isin(layers)]
         values = torch.tensor(rows[quantity].to_numpy().reshape(len(layers), -1))
         tokens = tuple(rows["token"].iloc[: values.shape[1]])
-        return TokenValues(tokens, values, layers, _QUANTITIES[quantity], str(name))
+        return TokenValues(
+            tokens, values, layers, _QUANTITIES[quantity], str(name), ending=self.ending(example)
+        )
+
+    def ending(self, example: int) -> str:
+        """How a response whose tokens are kept ends where it was cut off; else empty."""
+        return str(self._shown(example).get("ending") or "")
+
+    def prompts(self, example: int) -> SeenPrompts | None:
+        """The prompts of an example whose tokens are kept, as the model saw them; None if unknown."""
+        return SeenPrompts.from_described(self._shown(example).get("prompts"))
+
+    def _shown(self, example: int) -> Mapping[str, Any]:
+        kept = self.provenance.get("responses", {}).get("shown", ())
+        return kept[example] if example < len(kept) else {}
 
     @cached_property
     def _counts(self) -> Float[Tensor, "n_bootstrap example"]:

@@ -1,7 +1,8 @@
 """A faithfulness report in words, for somebody who was not there when it was made."""
 
 import math
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from psr_lens.faithfulness.bootstrap import in_brackets, why_no_interval
 from psr_lens.faithfulness.measures import PARTS
@@ -29,7 +30,7 @@ def describe(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
     lines = [
         *warning_of(report.provenance),
         f"Faithfulness to the prompt, {count}, surface {report.surface}, alpha {report.alpha:g}.",
-        *filter(None, [why_no_interval(report.examples)]),
+        *filter(None, [cut_off_of(report.provenance), why_no_interval(report.examples)]),
         _READING + (", with 95 % intervals:" if report.has_intervals else ":"),
     ]
     for name in report.steerings:
@@ -37,6 +38,11 @@ def describe(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
         lines += [f"  {line}" for line in (_output(report, name), _cause(report, name)) if line]
     lines += _ranking(report)
     return "\n".join([*lines, _references(report)])
+
+
+def cut_off_of(provenance: Mapping[str, Any]) -> str:
+    """How many responses were cut off; empty where none was, or nobody looked."""
+    return str(provenance.get("responses", {}).get("cut_off", ""))
 
 
 def _distance(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str) -> str:

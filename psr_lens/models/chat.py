@@ -43,6 +43,9 @@ Prompt = str | RawText | Sequence[Message]
 _SPACE = "\u2581"
 _PROBE_SYSTEM = "psrlenssystemprobe"
 _PROBE_TURN = "psrlensturnprobe"
+# Marks that some tokenizers do not call special, and a role's name at the head of what is left.
+_MARK: Final = re.compile(r"</?<?[^<>\s]*>?>|\[/?[A-Z_]+\]")
+_ROLE: Final = re.compile(r"^\W*(?:system|developer|user|human)\b\W*", re.IGNORECASE)
 # What a rendering decides by itself, and what would change what is returned.
 _NOT_OPTIONS: Final = (
     *("messages", "conversation", "chat_template", "add_generation_prompt", "tokenize"),
@@ -105,7 +108,7 @@ class PromptTokens:
     question_start: int
 
 
-def common_suffix_length(a: Sequence[int], b: Sequence[int]) -> int:
+def common_suffix_length(a: Sequence[Any], b: Sequence[Any]) -> int:
     """Length of the longest common suffix of two token sequences."""
     length = 0
     for x, y in zip(reversed(a), reversed(b), strict=False):
@@ -151,6 +154,7 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.template_options: Mapping[str, Any] = {}
         self._bytes: dict[int, bytes] = {}
+        self._template_texts: dict[tuple[Any, ...], str] = {}
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special_ids = frozenset(tokenizer.all_special_ids) | {
             int(i) for i, token in added.items() if token.special
@@ -284,6 +288,49 @@ class PromptEncoder:
             # Behind a first piece of its own, the response keeps its.
             return self._decode(plain[:1] + plain)[len(self._decode(plain[:1])) :]
         return self._decode(plain)
+
+    def seen_text(self, ids: Sequence[int]) -> str:
+        """The text that token ids stand for, special tokens and all: a prompt as the model sees it."""
+        return b"".join(self._token_bytes(int(i)) for i in ids).decode("utf-8", "replace")
+
+    def template_text(self, prompt: Prompt, rendering: Rendering | None = None) -> str:
+        """What the chat template writes into a prompt by itself, in front of the first turn.
+
+        A default system message, the date, tools: whatever is in the rendered prompt and in no message,
+        special tokens, role names and the marks of a user's turn left out. Empty for plain text.
+
+        Args:
+            prompt: The prompt.
+            rendering: As in `text`.
+        """
+        if not self._is_templated(prompt):
+            return ""
+        has_system = (
+            self.takes_system_role and is_chat(prompt) and prompt[0]["role"] == "system"  # type: ignore[index]
+        )
+        rendering = rendering or self.rendering()
+        key = (str(self.tokenizer.chat_template), has_system, repr(rendering))
+        if key not in self._template_texts:
+            self._template_texts[key] = self._found_template_text(has_system, rendering)
+        return self._template_texts[key]
+
+    def _found_template_text(self, has_system: bool, rendering: Rendering) -> str:
+        system = [{"role": "system", "content": _PROBE_SYSTEM}] if has_system else []
+        user, answer = ({"role": role, "content": _PROBE_TURN} for role in ("user", "assistant"))
+        try:
+            head = self._templated([*system, user], rendering).partition(_PROBE_TURN)[0]
+        except ValueError:
+            return ""
+        try:
+            # What a user's turn begins with stands in front of the second one too.
+            between = self._templated([user, answer, user], rendering).split(_PROBE_TURN)[2]
+            head = head[: len(head) - common_suffix_length(head, between)]
+        except (ValueError, IndexError):
+            pass
+        for mark in sorted(map(self._piece, self._special_ids), key=len, reverse=True):
+            head = head.replace(mark, "")
+        left = _MARK.sub("", head).replace(_PROBE_SYSTEM, "").strip()
+        return _ROLE.sub("", left).strip()
 
     def str_tokens(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Every token of a text as text, special tokens included, leading spaces kept.

@@ -20,9 +20,9 @@ _BYTE_PIECE: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 def byte_mark(values: bytes) -> str:
-    """Bytes that are no whole character, as they are shown.
+    r"""Bytes that are no whole character, as they are shown.
 
-    >>> byte_mark(b"\\xf0\\x9f")
+    >>> byte_mark(b"\xf0\x9f")
     '⟨F0 9F⟩'
     """
     return f"\u27e8{values.hex(' ').upper()}\u27e9"
@@ -50,12 +50,12 @@ def piece_bytes(piece: str | bytes, alone: str) -> bytes:
 
 
 def token_texts(tokens: Sequence[bytes]) -> tuple[str, ...]:
-    """Every token as text, given the bytes of all: a character stands on the token that completes it.
+    r"""Every token as text, given the bytes of all: a character stands on the token that completes it.
 
     Bytes that belong to a later token's character, or to none at all, are written as `byte_mark`: so are
     those of a text that was cut off in the middle of a character.
 
-    >>> token_texts([b"caf\\xc3", b"\\xa9 \\xf0\\x9f"])
+    >>> token_texts([b"caf\xc3", b"\xa9 \xf0\x9f"])
     ('caf⟨C3⟩', 'é ⟨F0 9F⟩')
     """
     texts = [""] * len(tokens)

