@@ -74,9 +74,10 @@ def robust_bounds(values: Float[Tensor, "..."], signed: bool | None = None) -> B
     """Bounds that follow the bulk of the values, and the maximum where it is no outlier.
 
     With `m` the sorted non-zero magnitudes, `q = m[floor(0.95 (n - 1))]` and `h = m[floor(0.5 (n - 1))]`,
-    the bound is `max m` if `max m <= 3 q` and `max m <= 5 h`, else `q`. Zeros are left out because a ReLU gives many of them: the few
-    tokens that it does push must keep their differences. The lower order statistic (no
-    interpolation) keeps a single outlier out of `q` from three values on; of two it is the smaller.
+    the bound is `max m` if `max m <= 3 q` and `max m <= 5 h`, else `q`. Zeros are left out because a
+    ReLU gives many of them: the few tokens that it does push must keep their differences. The lower
+    order statistic (no interpolation) keeps a single outlier out of `q` from three values on; of two
+    it is the smaller.
 
     Values that are all the same get twice their magnitude, a middling colour: next to other
     pictures a full one would claim that every token is moved far.

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from copy import deepcopy
 from datetime import date, datetime
 
 import pytest
@@ -26,7 +27,6 @@ every_style = pytest.mark.parametrize("style", STYLES)
 every_template = pytest.mark.parametrize("template", TEMPLATES)
 
 
-@functools.cache
 DATED = (
     "{{ '<|header|>system<|/header|>\n\nToday is ' + strftime_now('%d %b %Y') + '.\n\n' }}"
     "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}"
@@ -57,6 +57,7 @@ ONE_TURN = (
 )
 
 
+@functools.cache
 def encoder(style, template=None):
     return PromptEncoder(tiny_tokenizer(style, template))
 
@@ -371,6 +372,7 @@ def test_a_prompt_of_one_token_is_its_own_question():
 def test_what_a_template_writes_by_itself(style, template, base, steered):
     enc = encoder(style, template if template in (None, *TEMPLATES) else "llama3")
     if template not in (None, *TEMPLATES):
+        enc = PromptEncoder(deepcopy(enc.tokenizer))
         enc.tokenizer.chat_template = template
     rendering = enc.rendering(date="2026-05-01") if template == DATED else None
     # A question that the template's own text holds is not taken for the turn.
