@@ -161,6 +161,42 @@ def cut_off_words(data: "Sequence[Example]") -> str:
     return f"{len(lengths)} of {of} {verb} cut off at {where}: the model had not ended {them}."
 
 
+def describe_responses(data: "Sequence[Example]", shown: int) -> dict[str, Any]:
+    """What a report keeps about the responses, as JSON values: for its provenance.
+
+    Args:
+        data: The examples.
+        shown: Of how many, from the first on, it shows the tokens.
+    """
+    return {
+        "cut_off": cut_off_words(data),
+        "shown": [
+            {"ending": own.ending, "prompts": None if own.seen is None else own.seen.described()}
+            for own in data[:shown]
+        ],
+    }
+
+
+def cut_off_of(provenance: Mapping[str, Any]) -> str:
+    """How many responses were cut off, from a report's provenance; empty where none was."""
+    return str(provenance.get("responses", {}).get("cut_off", ""))
+
+
+def ending_in(provenance: Mapping[str, Any], example: int) -> str:
+    """How a response that a report shows ends where it was cut off, from its provenance; else empty."""
+    return str(_shown_in(provenance, example).get("ending") or "")
+
+
+def prompts_in(provenance: Mapping[str, Any], example: int) -> SeenPrompts | None:
+    """The prompts of a response that a report shows, from its provenance; None where unknown."""
+    return SeenPrompts.from_described(_shown_in(provenance, example).get("prompts"))
+
+
+def _shown_in(provenance: Mapping[str, Any], example: int) -> Mapping[str, Any]:
+    shown = provenance.get("responses", {}).get("shown", ())
+    return shown[example] if 0 <= example < len(shown) else {}
+
+
 def check_examples(data: Any, surface: Surface = "R") -> "Sequence[Example]":
     """The examples, if they are that and have the surface.
 

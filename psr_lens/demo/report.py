@@ -5,8 +5,8 @@ from typing import Final
 
 from psr_lens.demo.experiment import CONSTANTS, CONTROL, METHODS, TraitResult
 from psr_lens.evaluation import COHERENT
+from psr_lens.examples import cut_off_of
 from psr_lens.faithfulness import EQUIVALENT_PROMPT
-from psr_lens.faithfulness.words import cut_off_of
 from psr_lens.models import HookedModel
 from psr_lens.plots import Report, TraitSection
 from psr_lens.steering.provenance import describe_model

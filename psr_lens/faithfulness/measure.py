@@ -13,7 +13,7 @@ import torch
 
 from psr_lens._types import Surface, check_alpha, check_count, check_seed, check_surface
 from psr_lens.deltas import iter_batches, working_dtype
-from psr_lens.examples import Example, check_examples, cut_off_words
+from psr_lens.examples import Example, check_examples, describe_responses
 from psr_lens.faithfulness import references
 from psr_lens.faithfulness.gap import bases_of
 from psr_lens.faithfulness.ledger import Ledger
@@ -145,20 +145,11 @@ def measure_faithfulness(
             hooked,
             data=describe_data(data, getattr(data, "provenance", {})),
             prompt_effect=effect.described(),
-            responses={
-                "cut_off": cut_off_words(data),
-                "shown": [_shown(example) for example in data[:token_examples]],
-            },
+            responses=describe_responses(data, token_examples),
             seed=seed,
             n_bootstrap=n_bootstrap,
         ),
     )
-
-
-def _shown(example: Example) -> dict[str, Any]:
-    """What a page says about a response whose tokens it shows."""
-    seen = example.seen
-    return {"ending": example.ending, "prompts": None if seen is None else seen.described()}
 
 
 def name_steerings(steerings: Sequence[Steering], model: HookedModel) -> dict[str, Steering]:

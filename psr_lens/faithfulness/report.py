@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface, TokenValues, check_seed
+from psr_lens.examples import ending_in, prompts_in
 from psr_lens.faithfulness.bootstrap import LEAST_EXAMPLES, resamples
 from psr_lens.faithfulness.curves import (
     Curve,
@@ -197,15 +198,11 @@ class FaithfulnessReport:
 
     def ending(self, example: int) -> str:
         """How a response whose tokens are kept ends where it was cut off; else empty."""
-        return str(self._shown(example).get("ending") or "")
+        return ending_in(self.provenance, example)
 
     def prompts(self, example: int) -> SeenPrompts | None:
         """The prompts of an example whose tokens are kept, as the model saw them; None if unknown."""
-        return SeenPrompts.from_described(self._shown(example).get("prompts"))
-
-    def _shown(self, example: int) -> Mapping[str, Any]:
-        kept = self.provenance.get("responses", {}).get("shown", ())
-        return kept[example] if example < len(kept) else {}
+        return prompts_in(self.provenance, example)
 
     @cached_property
     def _counts(self) -> Float[Tensor, "n_bootstrap example"]:

@@ -1,9 +1,9 @@
 """A faithfulness report in words, for somebody who was not there when it was made."""
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from psr_lens.examples import cut_off_of
 from psr_lens.faithfulness.bootstrap import in_brackets, why_no_interval
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING
@@ -38,11 +38,6 @@ def describe(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
         lines += [f"  {line}" for line in (_output(report, name), _cause(report, name)) if line]
     lines += _ranking(report)
     return "\n".join([*lines, _references(report)])
-
-
-def cut_off_of(provenance: Mapping[str, Any]) -> str:
-    """How many responses were cut off; empty where none was, or nobody looked."""
-    return str(provenance.get("responses", {}).get("cut_off", ""))
 
 
 def _distance(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str) -> str:

@@ -18,13 +18,13 @@ def seen_prompts_html(seen: SeenPrompts | None, *, note: bool = True) -> str:
     if seen is None:
         return ""
     words = seen.words() if note else ""
-    note = f'<p class="psr-template-note">{escape(words)}</p>' if words else ""
+    told = f'<p class="psr-template-note">{escape(words)}</p>' if words else ""
     prompts = "".join(
         f'<p class="psr-prompt-name">{name}</p><pre class="psr-prompt">{escape(text)}</pre>'
         for name, text in (("Base prompt", seen.base), ("Prompted", seen.prompted))
     )
     return (
-        f'<div class="psr-prompts">{note}<details><summary>The prompts as the model saw them'
+        f'<div class="psr-prompts">{told}<details><summary>The prompts as the model saw them'
         f"</summary>{prompts}</details></div>"
     )
 
