@@ -45,6 +45,7 @@ _PROBE_SYSTEM = "psrlenssystemprobe"
 _PROBE_TURN = "psrlensturnprobe"
 # Marks that some tokenizers do not call special, and a role's name at the head of what is left.
 _MARK: Final = re.compile(r"</?<?[^<>\s]*>?>|\[/?[A-Z_]+\]")
+_GAP: Final = "\x00"
 _ROLE: Final = re.compile(r"^\W*(?:system|developer|user|human)\b\W*", re.IGNORECASE)
 # What a rendering decides by itself, and what would change what is returned.
 _NOT_OPTIONS: Final = (
@@ -318,19 +319,25 @@ class PromptEncoder:
         system = [{"role": "system", "content": _PROBE_SYSTEM}] if has_system else []
         user, answer = ({"role": role, "content": _PROBE_TURN} for role in ("user", "assistant"))
         try:
-            head = self._templated([*system, user], rendering).partition(_PROBE_TURN)[0]
+            head = self._without_special(self._templated([*system, user], rendering))
         except ValueError:
             return ""
+        head = head.partition(_PROBE_TURN)[0]
         try:
             # What a user's turn begins with stands in front of the second one too.
-            between = self._templated([user, answer, user], rendering).split(_PROBE_TURN)[2]
+            turns = self._without_special(self._templated([user, answer, user], rendering))
+            between = turns.split(_PROBE_TURN)[2]
             head = head[: len(head) - common_suffix_length(head, between)]
         except (ValueError, IndexError):
             pass
-        for mark in sorted(map(self._piece, self._special_ids), key=len, reverse=True):
-            head = head.replace(mark, "")
-        left = _MARK.sub("", head).replace(_PROBE_SYSTEM, "").strip()
+        left = _MARK.sub("", head.replace(_GAP, "")).replace(_PROBE_SYSTEM, "").strip()
         return _ROLE.sub("", left).strip()
+
+    def _without_special(self, text: str) -> str:
+        """A rendered prompt with one and the same sign in place of every special token."""
+        for mark in sorted(map(self._piece, self._special_ids), key=len, reverse=True):
+            text = text.replace(mark, _GAP) if mark else text
+        return text
 
     def str_tokens(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Every token of a text as text, special tokens included, leading spaces kept.

