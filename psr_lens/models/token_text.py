@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Final
 
-PART_OF_CHARACTER: Final = re.compile("\u27e8[0-9A-F]{2}(?: [0-9A-F]{2})*\u27e9")
-"""How bytes are written that are no whole character: `⟨F0 9F⟩`."""
+PART_OF_CHARACTER: Final = re.compile("\u27e8(?:[0-9A-F]{2})+\u27e9")
+"""How bytes are written that are no whole character: `⟨F09F⟩`."""
 
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 _BYTE_PIECE: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
@@ -23,9 +23,9 @@ def byte_mark(values: bytes) -> str:
     r"""Bytes that are no whole character, as they are shown.
 
     >>> byte_mark(b"\xf0\x9f")
-    '⟨F0 9F⟩'
+    '⟨F09F⟩'
     """
-    return f"\u27e8{values.hex(' ').upper()}\u27e9"
+    return f"\u27e8{values.hex().upper()}\u27e9"
 
 
 def piece_bytes(piece: str | bytes, alone: str) -> bytes:
@@ -56,7 +56,7 @@ def token_texts(tokens: Sequence[bytes]) -> tuple[str, ...]:
     those of a text that was cut off in the middle of a character.
 
     >>> token_texts([b"caf\xc3", b"\xa9 \xf0\x9f"])
-    ('caf⟨C3⟩', 'é ⟨F0 9F⟩')
+    ('caf⟨C3⟩', 'é ⟨F09F⟩')
     """
     texts = [""] * len(tokens)
     unfinished = [bytearray() for _ in tokens]

@@ -158,7 +158,7 @@ def test_a_text_that_was_cut_off_says_so_after_its_last_token():
 
 
 def test_marks_of_split_characters_are_explained_where_there_are_some():
-    tokens = ("caf", "\u27e8C3\u27e9", "é", " \u27e8F0 9F\u27e9")
+    tokens = ("caf", "\u27e8C3\u27e9", "é", " \u27e8F09F\u27e9")
     drawn = TokenValues(tokens, torch.rand(2, 4), (0, 1), "delta norm")
     assert "\u27e8C3\u27e9: bytes of a character" in Outline(token_heatmap(drawn).fragment()).text
     assert "bytes of a character" not in token_heatmap(token_values()).fragment()

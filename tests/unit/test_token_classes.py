@@ -90,7 +90,7 @@ def test_other_tokenizers(family):
         ("é", False),
         ("\N{COMBINING ACUTE ACCENT}", False),
         ("\N{REPLACEMENT CHARACTER}", False),
-        (" ⟨E2 80⟩", False),
+        (" ⟨E280⟩", False),
         ("⟨⟩", True),
         ("(a", False),
     ],
