@@ -48,6 +48,8 @@ class TokenValues:
         quantity: What the numbers are, as an axis label ("delta norm", "distance to the prompt").
         title: A caption, empty for none.
         unit: What the numbers are in units of, empty where that goes unsaid.
+        ending: How the text ends where it was cut off ("cut off at 64 tokens"), empty where it came
+            to an end.
     """
 
     tokens: tuple[str, ...]
@@ -56,6 +58,7 @@ class TokenValues:
     quantity: str
     title: str = ""
     unit: str = ""
+    ending: str = ""
 
     def __post_init__(self):
         if tuple(self.values.shape) != (len(self.layers), len(self.tokens)):

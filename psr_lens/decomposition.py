@@ -7,7 +7,7 @@ from typing import Any
 
 from psr_lens._types import Surface, TokenValues
 from psr_lens.deltas import iter_deltas
-from psr_lens.examples import SteeringDataset
+from psr_lens.examples import Example, SteeringDataset, cut_off_words
 from psr_lens.files import refuse_foreign_files, write_files
 from psr_lens.models import unsteered_model
 from psr_lens.plots import Report, TraitSection, render_report
@@ -49,10 +49,12 @@ def write_decomposition(
 ) -> Path:
     """Write `deltas.html` (heatmaps of the first examples) and `norms.csv` (all of them).
 
-    Where the prompts hardly change what the model says, the page begins with that.
+    Where the prompts hardly change what the model says, the page begins with that. It says how many
+    responses were cut off, and what the prompts were as the model saw them.
 
     `norms.csv` has one row per example, layer and token: its place, the token, and the norms of the
-    accumulated and the local delta.
+    accumulated and the local delta. Of a character that is spread over tokens the earlier ones have
+    their bytes there, as `⟨C3⟩`.
 
     Args:
         model: The model.
@@ -87,8 +89,9 @@ def write_decomposition(
             sections[i] = TraitSection(
                 name=f"example {i}",
                 instruction=prompt_text(deltas.example.pair.steered),
-                summary=f"Base prompt: {prompt_text(deltas.example.pair.base)}",
+                summary=_base_words(deltas.example),
                 prompt_text=prompt_text(deltas.example.pair.steered),
+                prompts=deltas.example.seen,
                 heatmaps=tuple((f"{kind} delta norm", values) for kind, values in both.items()),
             )
     table = io.StringIO()
@@ -104,10 +107,16 @@ def write_decomposition(
             f"{effect.warning} {_LEAD}".lstrip(),
             tuple(sections[i] for i in sorted(sections)),
             {**described, "surface": surface, "examples": str(len(data))},
+            notes=tuple(filter(None, [cut_off_words(data)])),
         )
     )
     write_files({table_file: table.getvalue().encode(), page_file: page.encode()})
     return page_file
+
+
+def _base_words(example: Example) -> str:
+    """The base prompt in words, where what the model saw of it is not known and not shown."""
+    return "" if example.seen else f"Base prompt: {prompt_text(example.pair.base)}"
 
 
 def _norm_rows(i: int, accumulated: TokenValues, local: TokenValues) -> list[tuple[Any, ...]]:

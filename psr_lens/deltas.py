@@ -71,12 +71,20 @@ class PromptDeltas:
         """
         layers = tuple(range(self.accumulated.shape[0]))
         quantity = LENGTH_ADDED if kind == "local" else "accumulated delta norm"
-        return TokenValues(self.tokens, self.norms(kind), layers, quantity, unit=RESIDUAL_UNIT)
+        return TokenValues(
+            self.tokens,
+            self.norms(kind),
+            layers,
+            quantity,
+            unit=RESIDUAL_UNIT,
+            ending=self.example.ending,
+        )
 
     def _repr_html_(self) -> str:
         from psr_lens.plots import token_heatmap
+        from psr_lens.plots.prompts import notebook_prompts_html
 
-        return token_heatmap(self)._repr_html_()
+        return token_heatmap(self)._repr_html_() + notebook_prompts_html(self.example.seen)
 
     def __repr__(self) -> str:
         layers, pos, d_model = self.accumulated.shape

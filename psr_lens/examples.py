@@ -12,6 +12,7 @@ from psr_lens._types import Surface
 from psr_lens.models import TokenRow
 from psr_lens.models.chat import PromptTokens, Rendering, common_suffix_length
 from psr_lens.prompts import PromptPair, prompt_text, prompt_words
+from psr_lens.seen_prompts import SeenPrompts
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -34,6 +35,8 @@ class Example:
         rendering: What the chat template was given besides the messages.
         region_length: How many tokens at the end of `x` a `QR` steering acts on when the model
             generates from it; None where that was not found out, for the common suffix.
+        seen: Both prompts as text, as the model saw them; None where nobody looked.
+        response_text: The response as text, empty where nobody looked.
     """
 
     pair: PromptPair
@@ -45,6 +48,8 @@ class Example:
     alpha: float = 1.0
     rendering: Rendering = field(default_factory=Rendering)
     region_length: int | None = None
+    seen: SeenPrompts | None = field(default=None, compare=False, repr=False)
+    response_text: str = field(default="", compare=False, repr=False)
 
     @cached_property
     def key(self) -> str:
@@ -69,6 +74,11 @@ class Example:
         """
         known = self._shared if self.region_length is None else self.region_length
         return max(1, min(self._shared, known))
+
+    @property
+    def ending(self) -> str:
+        """How the response ends where the model had not ended it; empty where it had."""
+        return ending_of(len(self.response_ids), self.finished)
 
     @property
     def base_prompt(self) -> PromptTokens:
@@ -120,6 +130,71 @@ class Example:
         return TokenRow(
             prompt + self.response_ids, len(prompt) - self.question_length, len(prompt) - 1
         )
+
+    def _repr_html_(self) -> str:
+        from psr_lens.plots.prompts import example_html
+
+        return example_html(self)
+
+
+def ending_of(length: int, finished: bool) -> str:
+    """How a response of so many tokens ends where the model had not ended it; else empty."""
+    return "" if finished else f"cut off at {_tokens(length)}"
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token" if count == 1 else f"{count} tokens"
+
+
+def cut_off_words(data: "Sequence[Example]") -> str:
+    """How many responses were cut off; empty where none was.
+
+    "12 of 40 responses were cut off at 64 tokens: the model had not ended them."
+    """
+    lengths = [len(example.response_ids) for example in data if not example.finished]
+    if not lengths:
+        return ""
+    least, most = min(lengths), max(lengths)
+    where = _tokens(most) if least == most else f"{least} to {most} tokens"
+    verb, them = ("was", "it") if len(lengths) == 1 else ("were", "them")
+    of = "1 response" if len(data) == 1 else f"{len(data)} responses"
+    return f"{len(lengths)} of {of} {verb} cut off at {where}: the model had not ended {them}."
+
+
+def describe_responses(data: "Sequence[Example]", shown: int) -> dict[str, Any]:
+    """What a report keeps about the responses, as JSON values: for its provenance.
+
+    Args:
+        data: The examples.
+        shown: Of how many, from the first on, it shows the tokens.
+    """
+    return {
+        "cut_off": cut_off_words(data),
+        "shown": [
+            {"ending": own.ending, "prompts": None if own.seen is None else own.seen.described()}
+            for own in data[:shown]
+        ],
+    }
+
+
+def cut_off_of(provenance: Mapping[str, Any]) -> str:
+    """How many responses were cut off, from a report's provenance; empty where none was."""
+    return str(provenance.get("responses", {}).get("cut_off", ""))
+
+
+def ending_in(provenance: Mapping[str, Any], example: int) -> str:
+    """How a response that a report shows ends where it was cut off, from its provenance; else empty."""
+    return str(_shown_in(provenance, example).get("ending") or "")
+
+
+def prompts_in(provenance: Mapping[str, Any], example: int) -> SeenPrompts | None:
+    """The prompts of a response that a report shows, from its provenance; None where unknown."""
+    return SeenPrompts.from_described(_shown_in(provenance, example).get("prompts"))
+
+
+def _shown_in(provenance: Mapping[str, Any], example: int) -> Mapping[str, Any]:
+    shown = provenance.get("responses", {}).get("shown", ())
+    return shown[example] if 0 <= example < len(shown) else {}
 
 
 def check_examples(data: Any, surface: Surface = "R") -> "Sequence[Example]":

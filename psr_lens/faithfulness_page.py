@@ -10,6 +10,7 @@ from psr_lens.plots.faithfulness import faithfulness_figure, faithfulness_table
 from psr_lens.plots.figures import PageFigures, provenance_footer
 from psr_lens.plots.gap import gap_bars
 from psr_lens.plots.page import html_page, write_page
+from psr_lens.plots.prompts import common_note, seen_prompts_html
 from psr_lens.plots.text import escape
 from psr_lens.plots.tokens import token_heatmaps
 from psr_lens.report_files import PAGE
@@ -82,8 +83,11 @@ def write_faithfulness(report: FaithfulnessReport, out: str | Path) -> Path:
 def faithfulness_page(report: FaithfulnessReport) -> str:
     """The report as one self-contained HTML page (about 6 MB, nearly all of it plotly)."""
     figures = PageFigures()
+    kept = _kept_examples(report)
+    template = common_note(report.prompts(number) for number in kept)
+    notes = f'<p class="psr-page-note">{escape(template)}</p>' if template else ""
     parts = [
-        f'<header><h1>{_TITLE}</h1><p class="psr-lead">{escape(_lead(report))}</p></header><main>',
+        f'<header><h1>{_TITLE}</h1><p class="psr-lead">{escape(_lead(report))}</p>{notes}</header><main>',
         f"<section><h2>In words</h2>{_words(report.summary())}</section>",
         f"<section><h2>At the last layer</h2>{faithfulness_table(report)}</section>",
     ]
@@ -103,7 +107,7 @@ def faithfulness_page(report: FaithfulnessReport) -> str:
         parts.append(
             f"<section><h2>Where the distance comes from</h2><p>{_GAP}</p>{bars}</section>"
         )
-    parts += [_example(report, number) for number in _kept_examples(report)]
+    parts += [_example(report, number, told=bool(template)) for number in kept]
     body = "".join([*parts, "</main>", provenance_footer(_origin(report))])
     return html_page(_TITLE, body, f"{page_scripts()}\n{figures.scripts()}")
 
@@ -146,7 +150,7 @@ def _kept_examples(report: FaithfulnessReport) -> list[int]:
     return sorted(set(report.tokens["example"].tolist()))[:_SHOWN_EXAMPLES]
 
 
-def _example(report: FaithfulnessReport, number: int) -> str:
+def _example(report: FaithfulnessReport, number: int, *, told: bool) -> str:
     first = report.steerings[0]
     panels = {"what the prompt does": report.token_values(first, number, "delta")}
     panels |= {
@@ -154,7 +158,8 @@ def _example(report: FaithfulnessReport, number: int) -> str:
         for name in report.steerings
     }
     heatmap = token_heatmaps(panels, title=f"Response {number}, token by token", shared_scale=True)
-    return f"<section>{_TOKENS if number == 0 else ''}{heatmap.fragment()}</section>"
+    prompts = seen_prompts_html(report.prompts(number), note=not told)
+    return f"<section>{_TOKENS if number == 0 else ''}{heatmap.fragment()}{prompts}</section>"
 
 
 def _origin(report: FaithfulnessReport) -> dict[str, object]:

@@ -17,6 +17,7 @@ from psr_lens.models import HookedModel, as_hooked_model, unsteered_model
 from psr_lens.models.chat import Rendering
 from psr_lens.models.generation import generate_tokens
 from psr_lens.prompts import PromptPair
+from psr_lens.seen_prompts import SeenPrompts
 
 SHARES: Final = (0.6, 0.2, 0.2)
 """Of train, dev and test, where nothing else is said."""
@@ -162,7 +163,13 @@ def add_negatives(
         progress=progress,
     )
     negatives = tuple(
-        replace(example, response_ids=own.tokens, finished=own.finished, alpha=0.0)
+        replace(
+            example,
+            response_ids=own.tokens,
+            finished=own.finished,
+            alpha=0.0,
+            response_text=hooked.encoder.decode(own.tokens),
+        )
         for example, own in zip(data, sampled, strict=True)
     )
     return replace(data, examples=data.examples + negatives)
@@ -186,14 +193,22 @@ def make_example(
             options, and today.
     """
     rendering = rendering or model.encoder.rendering()
-    base = model.encoder.encode(pair.base, rendering)
+    encoder = model.encoder
+    base, steered = (encoder.encode(prompt, rendering) for prompt in (pair.base, pair.steered))
     return Example(
         pair,
         base.ids,
-        model.encoder.encode(pair.steered, rendering).ids,
+        steered.ids,
         tuple(response_ids),
-        tuple(model.encoder.encode(prompt, rendering).ids for prompt in pair.equivalents),
+        tuple(encoder.encode(prompt, rendering).ids for prompt in pair.equivalents),
         finished,
         rendering=rendering,
         region_length=len(base.ids) - base.question_start,
+        seen=SeenPrompts(
+            encoder.seen_text(base.ids),
+            encoder.seen_text(steered.ids),
+            encoder.template_text(pair.base, rendering),
+            encoder.template_text(pair.steered, rendering),
+        ),
+        response_text=encoder.decode(response_ids),
     )

@@ -27,6 +27,7 @@ LAYERS = (
     "_types",
     "models",
     "prompts",
+    "seen_prompts",
     "examples",
     "responses",
     "deltas",

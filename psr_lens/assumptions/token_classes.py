@@ -23,6 +23,7 @@ from torch import Tensor
 from psr_lens._types import Surface
 from psr_lens.examples import Example
 from psr_lens.models.chat import PromptEncoder
+from psr_lens.models.token_text import PART_OF_CHARACTER
 
 TOKEN_CLASSES: Final = (
     "question",
@@ -44,7 +45,10 @@ def is_punctuation(text: str) -> bool:
     >>> is_punctuation(" ,"), is_punctuation("!\n"), is_punctuation(" it's"), is_punctuation("7")
     (True, True, False, False)
     """
-    return not any(char == _FRAGMENT or unicodedata.category(char)[0] in "LNM" for char in text)
+    # A part of a character is none: neither where its bytes are shown nor where they are not known.
+    if _FRAGMENT in text or PART_OF_CHARACTER.search(text):
+        return False
+    return not any(unicodedata.category(char)[0] in "LNM" for char in text)
 
 
 def classify_tokens(
@@ -65,7 +69,7 @@ def classify_tokens(
 
     def by_token(token_id: int) -> int:
         if token_id not in by_text:
-            mark = is_punctuation(encoder.str_tokens([token_id])[0])
+            mark = is_punctuation(encoder.str_token(token_id))
             by_text[token_id] = _PUNCTUATION if mark else _CONTENT
         return _SPECIAL if token_id in special else by_text[token_id]
 

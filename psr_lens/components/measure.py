@@ -28,7 +28,7 @@ from psr_lens.components.report import (
     Estimate,
 )
 from psr_lens.deltas import iter_batches
-from psr_lens.examples import Example, check_examples
+from psr_lens.examples import Example, check_examples, describe_responses
 from psr_lens.faithfulness.bootstrap import bootstrap, resamples
 from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
@@ -115,6 +115,7 @@ def measure_components(
             hooked,
             data=describe_data(data, getattr(data, "provenance", {})),
             prompt_effect=effect.described(),
+            responses=describe_responses(data, token_examples),
             seed=seed,
             n_bootstrap=n_bootstrap,
         ),

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface, TokenValues
+from psr_lens.examples import cut_off_of, ending_in
 from psr_lens.faithfulness.bootstrap import why_no_interval
 from psr_lens.prompt_effect import html_warning, warning_of
 from psr_lens.report_files import (
@@ -194,7 +195,13 @@ class ComponentReport:
         rows = [i for i, component in enumerate(self.components) if component.kind == kind]
         values = own.norms if quantity == "norm" else own.shares
         what = "norm" if quantity == "norm" else "share of the delta"
-        return TokenValues(own.tokens, values[rows], tuple(range(len(rows))), f"{kind} {what}")
+        return TokenValues(
+            own.tokens,
+            values[rows],
+            tuple(range(len(rows))),
+            f"{kind} {what}",
+            ending=ending_in(self.provenance, example),
+        )
 
     def example_tokens(self, example: int) -> ComponentTokens:
         """The values at every token of an example.
@@ -300,6 +307,7 @@ class ComponentReport:
         few = why_no_interval(self.examples)
         lines = [
             *warning_of(self.provenance),
+            *filter(None, [cut_off_of(self.provenance)]),
             f"What writes the prompt's effect on the last layer's residual stream, {count}, surface "
             f"{self.surface}; shares add up to 100 %{'' if few else ', 95 % intervals in brackets'}:",
             *filter(None, [few]),

@@ -22,7 +22,7 @@ from psr_lens.evaluation import (
     measure_behaviour,
     measure_strengths,
 )
-from psr_lens.examples import Example
+from psr_lens.examples import Example, ending_of
 from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import HookedModel
@@ -187,6 +187,7 @@ def regenerate(
     """
     responses: list[str] = [""] * len(data)
     scores: list[Score] = [Score(0.0, 0.0)] * len(data)
+    endings: list[str] = [""] * len(data)
     for indices in iter_batches(data, 32, progress=False, description=""):
         examples = [data[i] for i in indices]
         batch = model.pad([example.base_row for example in examples])
@@ -203,7 +204,8 @@ def regenerate(
             said = drawn[:agreed] if whole else drawn[: agreed + 1]
             responses[i] = model.encoder.decode(said)
             scores[i] = judge(i, responses[i], finished)
-    return Behaviour(1.0, tuple(responses), tuple(scores))
+            endings[i] = ending_of(len(said), finished)
+    return Behaviour(1.0, tuple(responses), tuple(scores), tuple(endings))
 
 
 def _answers(model: HookedModel, trial: Trial, examples: Sequence[Example], seed: int) -> Behaviour:
@@ -257,11 +259,16 @@ def _judged(model: HookedModel, data: Sequence[Example], judge: Judge) -> Behavi
         judge(i, text, example.finished)
         for i, (text, example) in enumerate(zip(texts, data, strict=True))
     )
-    return Behaviour(None, texts, scores)
+    return Behaviour(None, texts, scores, tuple(example.ending for example in data))
 
 
 def _part(behaviour: Behaviour, places: slice) -> Behaviour:
-    return Behaviour(behaviour.alpha, behaviour.responses[places], behaviour.scores[places])
+    return Behaviour(
+        behaviour.alpha,
+        behaviour.responses[places],
+        behaviour.scores[places],
+        behaviour.endings[places],
+    )
 
 
 def _panels(

@@ -6,6 +6,7 @@ from typing import Final
 from psr_lens.demo.experiment import CONSTANTS, CONTROL, TraitResult
 from psr_lens.demo.trial import METHODS
 from psr_lens.evaluation import COHERENT
+from psr_lens.examples import cut_off_of
 from psr_lens.faithfulness import EQUIVALENT_PROMPT
 from psr_lens.models import HookedModel
 from psr_lens.plots import Report, TraitSection
@@ -64,6 +65,8 @@ def _section(result: TraitResult) -> TraitSection:
         tuple(_examples(result)),
         shared_scale=True,
         layer=result.layer,
+        prompts=result.faithfulness.prompts(0),
+        notes=tuple(filter(None, [cut_off_of(result.faithfulness.provenance)])),
     )
 
 
@@ -144,4 +147,4 @@ def _examples(result: TraitResult):
     }
     for i in result.shown():
         for source, behaviour in sources.items():
-            yield (source, result.questions[i], (behaviour.responses[i],))
+            yield (source, result.questions[i], (behaviour.shown(i),))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from psr_lens._types import check_alpha
+from psr_lens.examples import ending_of
 from psr_lens.models import Prompt, unsteered_model
 from psr_lens.models.chat import PromptTokens
 from psr_lens.models.generation import generate_tokens
@@ -39,11 +40,19 @@ class Behaviour:
         alpha: Strength of the steering; None without one.
         responses: One text per prompt.
         scores: One score per prompt.
+        endings: How each response ends where it was cut off ("cut off at 64 tokens"), empty where
+            the model ended it; none at all where nobody looked.
     """
 
     alpha: float | None
     responses: tuple[str, ...]
     scores: tuple[Score, ...]
+    endings: tuple[str, ...] = ()
+
+    def shown(self, prompt: int) -> str:
+        """A response as a reader should see it: one that was cut off says so at its end."""
+        ending = self.endings[prompt] if self.endings else ""
+        return self.responses[prompt] + (f" … ({ending})" if ending else "")
 
     @property
     def trait(self) -> float:
@@ -150,6 +159,7 @@ def measure_at(
             None if steering is None else float(alpha),
             tuple(texts[at : at + n]),
             tuple(scores[at : at + n]),
+            tuple(ending_of(len(own.tokens), own.finished) for own in generations[at : at + n]),
         )
         for at, alpha in zip(range(0, len(rows), n), alphas, strict=True)
     )

@@ -13,7 +13,7 @@ import torch
 
 from psr_lens._types import Surface, check_alpha, check_count, check_seed, check_surface
 from psr_lens.deltas import iter_batches, working_dtype
-from psr_lens.examples import Example, check_examples
+from psr_lens.examples import Example, check_examples, describe_responses
 from psr_lens.faithfulness import references
 from psr_lens.faithfulness.gap import bases_of
 from psr_lens.faithfulness.ledger import Ledger
@@ -145,6 +145,7 @@ def measure_faithfulness(
             hooked,
             data=describe_data(data, getattr(data, "provenance", {})),
             prompt_effect=effect.described(),
+            responses=describe_responses(data, token_examples),
             seed=seed,
             n_bootstrap=n_bootstrap,
         ),

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface, TokenValues, check_seed
+from psr_lens.examples import ending_in, prompts_in
 from psr_lens.faithfulness.bootstrap import LEAST_EXAMPLES, resamples
 from psr_lens.faithfulness.curves import (
     Curve,
@@ -36,6 +37,7 @@ from psr_lens.report_files import (
     write_report,
     wrong_fields,
 )
+from psr_lens.seen_prompts import SeenPrompts
 
 if TYPE_CHECKING:
     import pandas
@@ -190,7 +192,17 @@ class FaithfulnessReport:
         rows = rows.loc[rows["layer"].isin(layers)]
         values = torch.tensor(rows[quantity].to_numpy().reshape(len(layers), -1))
         tokens = tuple(rows["token"].iloc[: values.shape[1]])
-        return TokenValues(tokens, values, layers, _QUANTITIES[quantity], str(name))
+        return TokenValues(
+            tokens, values, layers, _QUANTITIES[quantity], str(name), ending=self.ending(example)
+        )
+
+    def ending(self, example: int) -> str:
+        """How a response whose tokens are kept ends where it was cut off; else empty."""
+        return ending_in(self.provenance, example)
+
+    def prompts(self, example: int) -> SeenPrompts | None:
+        """The prompts of an example whose tokens are kept, as the model saw them; None if unknown."""
+        return prompts_in(self.provenance, example)
 
     @cached_property
     def _counts(self) -> Float[Tensor, "n_bootstrap example"]:

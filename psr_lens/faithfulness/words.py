@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Final
 
+from psr_lens.examples import cut_off_of
 from psr_lens.faithfulness.bootstrap import in_brackets, why_no_interval
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING
@@ -29,7 +30,7 @@ def describe(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
     lines = [
         *warning_of(report.provenance),
         f"Faithfulness to the prompt, {count}, surface {report.surface}, alpha {report.alpha:g}.",
-        *filter(None, [why_no_interval(report.examples)]),
+        *filter(None, [cut_off_of(report.provenance), why_no_interval(report.examples)]),
         _READING + (", with 95 % intervals:" if report.has_intervals else ":"),
     ]
     for name in report.steerings:

@@ -238,7 +238,5 @@ def _readings(
 def _tokens(
     model: HookedModel, values: Float[Tensor, " d_vocab"], ids: Tensor
 ) -> tuple[TokenLogit, ...]:
-    texts = model.encoder.str_tokens(ids.tolist())
-    return tuple(
-        TokenLogit(int(i), text, float(values[i])) for i, text in zip(ids, texts, strict=True)
-    )
+    # One by one: the tokens of a list do not follow each other.
+    return tuple(TokenLogit(int(i), model.encoder.str_token(int(i)), float(values[i])) for i in ids)

@@ -24,6 +24,8 @@ from datetime import date as Date
 from string import ascii_letters
 from typing import Any, Final, final
 
+from psr_lens.models.token_text import piece_bytes, token_texts
+
 Message = Mapping[str, str]
 """One chat message, with `role` and `content`."""
 
@@ -41,6 +43,10 @@ Prompt = str | RawText | Sequence[Message]
 _SPACE = "\u2581"
 _PROBE_SYSTEM = "psrlenssystemprobe"
 _PROBE_TURN = "psrlensturnprobe"
+# Marks that some tokenizers do not call special, and a role's name at the head of what is left.
+_MARK: Final = re.compile(r"</?<?[^<>\s]*>?>|\[/?[A-Z_]+\]")
+_GAP: Final = "\x00"
+_ROLE: Final = re.compile(r"^\W*(?:system|developer|user|human)\b\W*", re.IGNORECASE)
 # What a rendering decides by itself, and what would change what is returned.
 _NOT_OPTIONS: Final = (
     *("messages", "conversation", "chat_template", "add_generation_prompt", "tokenize"),
@@ -103,7 +109,7 @@ class PromptTokens:
     question_start: int
 
 
-def common_suffix_length(a: Sequence[int], b: Sequence[int]) -> int:
+def common_suffix_length(a: Sequence[Any], b: Sequence[Any]) -> int:
     """Length of the longest common suffix of two token sequences."""
     length = 0
     for x, y in zip(reversed(a), reversed(b), strict=False):
@@ -148,7 +154,8 @@ class PromptEncoder:
     def __init__(self, tokenizer: Any, end_token_ids: Sequence[int] = ()):
         self.tokenizer = tokenizer
         self.template_options: Mapping[str, Any] = {}
-        self._texts: dict[int, str] = {}
+        self._bytes: dict[int, bytes] = {}
+        self._template_texts: dict[tuple[Any, ...], str] = {}
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special_ids = frozenset(tokenizer.all_special_ids) | {
             int(i) for i, token in added.items() if token.special
@@ -283,20 +290,81 @@ class PromptEncoder:
             return self._decode(plain[:1] + plain)[len(self._decode(plain[:1])) :]
         return self._decode(plain)
 
-    def str_tokens(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Every token as text, special tokens included, leading spaces kept."""
-        for token_id in {int(token_id) for token_id in ids} - self._texts.keys():
-            self._texts[token_id] = self._shown(token_id)
-        return tuple(self._texts[int(token_id)] for token_id in ids)
+    def seen_text(self, ids: Sequence[int]) -> str:
+        """The text that token ids stand for, special tokens and all: a prompt as the model sees it."""
+        return b"".join(self._token_bytes(int(i)) for i in ids).decode("utf-8", "replace")
 
-    def _shown(self, token_id: int) -> str:
+    def template_text(self, prompt: Prompt, rendering: Rendering | None = None) -> str:
+        """What the chat template writes into a prompt by itself, in front of the first turn.
+
+        A default system message, the date, tools: whatever is in the rendered prompt and in no message,
+        special tokens, role names and the marks of a user's turn left out. Empty for plain text.
+
+        Args:
+            prompt: The prompt.
+            rendering: As in `text`.
+        """
+        if not self._is_templated(prompt):
+            return ""
+        has_system = (
+            self.takes_system_role and is_chat(prompt) and prompt[0]["role"] == "system"  # type: ignore[index]
+        )
+        rendering = rendering or self.rendering()
+        key = (str(self.tokenizer.chat_template), has_system, repr(rendering))
+        if key not in self._template_texts:
+            self._template_texts[key] = self._found_template_text(has_system, rendering)
+        return self._template_texts[key]
+
+    def _found_template_text(self, has_system: bool, rendering: Rendering) -> str:
+        system = [{"role": "system", "content": _PROBE_SYSTEM}] if has_system else []
+        user, answer = ({"role": role, "content": _PROBE_TURN} for role in ("user", "assistant"))
+        try:
+            head = self._without_special(self._templated([*system, user], rendering))
+        except ValueError:
+            return ""
+        head = head.partition(_PROBE_TURN)[0]
+        try:
+            # What a user's turn begins with stands in front of the second one too.
+            turns = self._without_special(self._templated([user, answer, user], rendering))
+            between = turns.split(_PROBE_TURN)[2]
+            head = head[: len(head) - common_suffix_length(head, between)]
+        except (ValueError, IndexError):
+            pass
+        left = _MARK.sub("", head.replace(_GAP, "")).replace(_PROBE_SYSTEM, "").strip()
+        return _ROLE.sub("", left).strip()
+
+    def _without_special(self, text: str) -> str:
+        """A rendered prompt with one and the same sign in place of every special token."""
+        for mark in sorted(map(self._piece, self._special_ids), key=len, reverse=True):
+            text = text.replace(mark, _GAP) if mark else text
+        return text
+
+    def str_tokens(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Every token of a text as text, special tokens included, leading spaces kept.
+
+        A character that is spread over several tokens stands on the one that completes it; on the
+        earlier ones stand their bytes, as `⟨C3⟩` (see `psr_lens.models.token_text`).
+        """
+        pieces = [self._token_bytes(int(token_id)) for token_id in ids]
+        return token_texts(pieces)
+
+    def str_token(self, token_id: int) -> str:
+        """One token by itself as text: of one that holds part of a character, its bytes."""
+        return self.str_tokens([token_id])[0]
+
+    def _token_bytes(self, token_id: int) -> bytes:
+        if token_id not in self._bytes:
+            self._bytes[token_id] = self._found_bytes(token_id)
+        return self._bytes[token_id]
+
+    def _found_bytes(self, token_id: int) -> bytes:
         piece = self._piece(token_id)
         if not piece:
             # The vocabulary may have rows that no token uses.
-            return f"<id {token_id}>"
-        if _SPACE in piece:
-            return piece.replace(_SPACE, " ")
-        return self._decode([token_id])
+            return f"<id {token_id}>".encode()
+        if isinstance(piece, str) and _SPACE in piece:
+            return piece.replace(_SPACE, " ").encode("utf-8", "surrogatepass")
+        return piece_bytes(piece, self._decode([token_id]))
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(

@@ -150,7 +150,7 @@ def _first_place(model: "HookedModel", batch: TokenBatch) -> str | None:
         bad = ~_sound(values) & batch.attention_mask
         if bool(bad.any()):
             row, column = bad.nonzero()[0].tolist()
-            token = model.encoder.str_tokens([int(batch.tokens[row, column])])[0]
+            token = model.encoder.str_token(int(batch.tokens[row, column]))
             found.append(f"{where} at the token {token!r}")
 
     def looking(layer: int) -> ResidualEdit:

@@ -7,6 +7,7 @@ import torch
 
 from psr_lens._types import TokenValues
 from psr_lens.components.report import Component, ComponentReport, percent
+from psr_lens.examples import ending_in
 from psr_lens.plots.layers import layer_token_heatmap
 from psr_lens.plots.text import interval_hover, plotly_text, visible_token
 from psr_lens.plots.theme import DIVERGING, LINES, MUTED, SEQUENTIAL, template
@@ -230,6 +231,7 @@ def component_tokens(
         values[[row_of[name] for name in components]],
         tuple(range(len(components))),
         what,
+        ending=ending_in(report.provenance, example),
     )
     heading = f"Example {example}: what each component adds, token by token"
     figure = layer_token_heatmap(drawn, title=heading if title is None else title)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 _HEIGHT: Final = 420
+# How much higher than what has to be seen a figure may reach before it is cut.
+_CUT_RATIO: Final = 1.5
 _DASHES: Final = (
     ("dot", "···"),
     ("dash", "- -"),
@@ -105,7 +107,13 @@ def over_layers(
     drawn = [
         x for curve in curves.values() for x in _finite((*curve.values, *curve.low, *curve.high))
     ]
-    top, floor = 1.05 * max(1.0, *drawn), min(0.0, 1.05 * min(drawn))
+    kept = _highest(
+        [curves[name] for name in steerings if name in curves],
+        [curves[name] for name in references if name in curves],
+    )
+    highest = max(1.0, *drawn)
+    is_cut = highest > _CUT_RATIO * kept
+    top, floor = 1.05 * (kept if is_cut else highest), min(0.0, 1.05 * min(drawn))
     n_layers = max(len(curve.values) for curve in curves.values())
     label_lines(figure, ends, (floor, top), _HEIGHT - 108)
     figure.update_layout(
@@ -113,6 +121,8 @@ def over_layers(
         xaxis={"title": "layer", "dtick": max(1, n_layers // 12), "range": [-0.2, n_layers - 0.9]},
         yaxis={"title": axis, "range": [floor, top]},
     )
+    if is_cut:
+        _say_what_is_cut(figure, curves, top)
     return figure
 
 
@@ -171,6 +181,46 @@ def points(
         },
     )
     return figure
+
+
+def _highest(steerings: Sequence[Any], references: Sequence[Any]) -> float:
+    """How high a figure has to reach: over the steerings, and over what references are like mostly.
+
+    In early layers a paraphrase may be many times as far away as the prompt's own, still small, effect:
+    one token of one response that becomes an attention sink is enough. That must not press all the other
+    lines together.
+    """
+    found = [1.0]
+    for curve in steerings:
+        found += _finite((*curve.values, *curve.low, *curve.high))
+    for curve in references:
+        ordered = sorted(_finite(curve.values))
+        found += [ordered[(3 * (len(ordered) - 1)) // 4], _finite(curve.values)[-1]]
+    return max(found)
+
+
+def _say_what_is_cut(
+    figure: "plotly.graph_objects.Figure", curves: Mapping[str, Any], top: float
+) -> None:
+    told = []
+    for name, curve in curves.items():
+        for ends, what in ((curve.values, ""), (curve.high, "the interval of ")):
+            furthest = max(_finite(ends), default=0.0)
+            if furthest > top:
+                where = list(ends).index(furthest)
+                told.append(f"{what}{plotly_text(name)} reaches {furthest:.2g} at layer {where}")
+                break
+    figure.add_annotation(
+        text=f"above the figure: {'; '.join(told)}",
+        x=0,
+        y=1,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom",
+        showarrow=False,
+        font={"size": 12, "color": MUTED},
+    )
 
 
 def _finite(values: Sequence[float]) -> list[float]:

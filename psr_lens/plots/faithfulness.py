@@ -41,7 +41,8 @@ def faithfulness_curves(
     Lines carry their names at the right end, in place of a legend; bands are the 95 % bootstrap
     intervals; references are grey and dashed. A steering that acts on one layer only (a curve
     whose optional attribute `layers` has one element) is marked there. Where the report has several
-    `paraphrases`, the darker band reaches from the closest to the furthest of them.
+    `paraphrases`, the darker band reaches from the closest to the furthest of them. Where a reference
+    is far above everything else, the figure ends below it and says how far it goes.
 
     Args:
         report: `relative_rmse` and `reference` map names to curves with `values`, `low` and

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from psr_lens.plots.bounds import resolve_bounds
-from psr_lens.plots.text import plotly_text, visible_token
+from psr_lens.plots.text import parts_of_characters, plotly_text, visible_token
 from psr_lens.plots.theme import DIVERGING, MUTED, SEQUENTIAL, template
 from psr_lens.plots.tokens import BoundsChoice, SupportsTokenValues, values_of
 
@@ -31,7 +31,8 @@ def layer_token_heatmap(
             `low <= 0 <= high`.
 
     Returns:
-        A plotly figure. The title says when values lie beyond the colour scale.
+        A plotly figure. The title says when values lie beyond the colour scale, when the response
+        was cut off, and what marks of split characters mean.
 
     Raises:
         ValueError: If a value is infinite, there is nothing to draw, or bounds do not contain 0.
@@ -79,20 +80,26 @@ def layer_token_heatmap(
     )
     heading = plotly_text(drawn.title if title is None else title)
     n_clipped = limits.n_clipped(values)
+    notes = []
     if n_clipped:
         present = values[~values.isnan()]
         furthest = present[present.abs().argmax()].item()
-        note = (
+        notes.append(
             f"{n_clipped} of {values.numel()} values beyond the colour scale, up to {furthest:.3g}"
         )
-        note = f'<span style="font-size:13px;color:{MUTED}">{note}</span>'
-        heading = f"{heading}<br>{note}" if heading else note
+    if drawn.ending:
+        notes.append(f"the response was {plotly_text(drawn.ending)}")
+    if parts_of_characters(drawn.tokens):
+        notes.append(plotly_text(parts_of_characters(drawn.tokens)))
+    for note in notes:
+        small = f'<span style="font-size:13px;color:{MUTED}">{note}</span>'
+        heading = f"{heading}<br>{small}" if heading else small
     layer_step = -(-len(drawn.layers) // 32)
     figure.update_layout(
         template=template(),
         title={"text": heading},
         height=190 + 24 * min(len(drawn.layers), 32),
-        margin={"t": 72 if n_clipped else 48},
+        margin={"t": 48 + 24 * min(len(notes), 1) + 20 * max(0, len(notes) - 1)},
         xaxis={
             "tickmode": "array",
             "tickvals": shown,

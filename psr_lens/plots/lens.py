@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from psr_lens.lens.reading import DirectionReading, LensReading, TokenLogit
-from psr_lens.plots.text import escape, plotly_text, visible_token
+from psr_lens.plots.text import escape, parts_of_characters, plotly_text, visible_token
 from psr_lens.plots.theme import GRID, INK, MUTED, POSITIVE, template
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def lens_html(reading: LensReading, *, top: int = 8) -> str:
         if reading.exact
         else "Logits per direction, with the final norm linearised and its scale left out"
     )
+    named = [t.token for own in reading.readings for t in (*own.promoted[:top], *own.demoted[:top])]
+    parts = escape(parts_of_characters(named))
     cell = f"text-align:left;padding:3px 10px;border-bottom:1px solid {GRID};vertical-align:top"
     heads = "".join(
         f'<th style="{cell}">{head}</th>' for head in ("direction", "promotes", "demotes")
@@ -117,7 +119,7 @@ def lens_html(reading: LensReading, *, top: int = 8) -> str:
     return (
         f'<table style="border-collapse:collapse;color:{INK};background:white">'
         f'<caption style="caption-side:bottom;text-align:left;color:{MUTED}">{what}; '
-        f"a number common to all tokens changes no probability.</caption>"
+        f"a number common to all tokens changes no probability. {parts}</caption>"
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     )
 

@@ -7,7 +7,7 @@ import torch
 
 from psr_lens._types import TokenValues
 from psr_lens.plots.bounds import Bounds
-from psr_lens.plots.text import escape, n_line_breaks, visible_token
+from psr_lens.plots.text import ending_html, escape, n_line_breaks, visible_token
 from psr_lens.plots.theme import NEGATIVE, POSITIVE, tint, value_colour
 
 
@@ -72,7 +72,7 @@ def _note(values: torch.Tensor, bounds: Bounds) -> str:
         return ""
     furthest = present[present.abs().argmax()].item()
     tokens = "token" if n_clipped == 1 else "tokens"
-    return f"{n_clipped} {tokens} beyond the scale, up to {_number(furthest)}"
+    return f"{n_clipped} {tokens} beyond the scale, up to {_number(furthest)}: darkest"
 
 
 def _static_token(
@@ -107,5 +107,6 @@ def panel_html(panel: TokenPanel, layer: int) -> str:
         f'</span> <span class="psr-high">{escape(labels["high"])}</span> '
         f'<span class="psr-quantity">{escape(panel.source.quantity)}</span> '
         f'<span class="psr-note">{escape(labels["note"])}</span></p>'
-        f'<div class="psr-text"><div class="colored-tokens">{tokens}</div></div></div>'
+        f'<div class="psr-text"><div class="colored-tokens">{tokens}</div>'
+        f"{ending_html(panel.source.ending)}</div></div>"
     )

@@ -4,7 +4,7 @@ The page is one file: plotly once, circuitsvis once, every number in it. It open
 mail without a network, and its token pictures and tables are there even where scripts do not run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -14,9 +14,11 @@ from psr_lens.plots.curves import BehaviourRow, behaviour_curves
 from psr_lens.plots.faithfulness import FaithfulnessCurves, faithfulness_curves
 from psr_lens.plots.figures import PageFigures, provenance_footer
 from psr_lens.plots.page import html_page
+from psr_lens.plots.prompts import common_note, seen_prompts_html
 from psr_lens.plots.text import escape
 from psr_lens.plots.theme import line_colour
 from psr_lens.plots.tokens import token_heatmaps
+from psr_lens.seen_prompts import SeenPrompts
 
 Example = tuple[str, str, tuple[str, ...]]
 """`(method, question, completions)`."""
@@ -47,6 +49,9 @@ class TraitSection:
         shared_scale: Whether the panels are in one unit and take one colour scale.
         layer: The layer that the panels show first, None for that of the prompt's largest median;
             see `layer_to_show`.
+        prompts: Both prompts as the model saw them, which the page shows in place of `prompt_text`;
+            None where they are not known.
+        notes: More paragraphs under the summary, plain text: how many responses were cut off, say.
     """
 
     name: str
@@ -59,6 +64,8 @@ class TraitSection:
     examples: tuple[Example, ...] = ()
     shared_scale: bool = False
     layer: int | None = None
+    prompts: SeenPrompts | None = None
+    notes: tuple[str, ...] = ()
 
 
 @final
@@ -71,12 +78,14 @@ class Report:
         lead: One paragraph of plain text: what is seen.
         sections: The traits, in order.
         provenance: How the numbers came about, shown at the foot.
+        notes: More paragraphs under the lead, plain text.
     """
 
     title: str
     lead: str
     sections: tuple[TraitSection, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def render_report(report: Report) -> str:
@@ -91,9 +100,13 @@ def render_report(report: Report) -> str:
     if not report.sections:
         raise ValueError("the report has no section: give at least one trait")
     figures = PageFigures()
+    # What the template does to every prompt is said once.
+    common = common_note(section.prompts for section in report.sections)
     sections = "\n".join(
-        _section(number, section, figures) for number, section in enumerate(report.sections)
+        _section(number, section, figures, told=bool(common))
+        for number, section in enumerate(report.sections)
     )
+    notes = _paragraphs(note for note in (*report.notes, common) if note)
     links = "".join(
         f'<li><a href="#trait-{number}">{escape(section.name)}</a></li>'
         for number, section in enumerate(report.sections)
@@ -101,7 +114,7 @@ def render_report(report: Report) -> str:
     navigation = f'<nav aria-label="Traits"><ul>{links}</ul></nav>'
     body = (
         f"<header><h1>{escape(report.title)}</h1>"
-        f'<p class="psr-lead">{escape(report.lead)}</p>'
+        f'<p class="psr-lead">{escape(report.lead)}</p>{notes}'
         f"{navigation if len(report.sections) > 1 else ''}</header>\n"
         f"<main>{sections}</main>\n"
         f"{provenance_footer(report.provenance)}"
@@ -109,7 +122,11 @@ def render_report(report: Report) -> str:
     return html_page(report.title, body, f"{page_scripts()}\n{figures.scripts()}")
 
 
-def _section(number: int, section: TraitSection, figures: PageFigures) -> str:
+def _paragraphs(notes: Iterable[str]) -> str:
+    return "".join(f'<p class="psr-page-note">{escape(note)}</p>' for note in notes)
+
+
+def _section(number: int, section: TraitSection, figures: PageFigures, *, told: bool) -> str:
     parts = [
         f"<h2>{escape(section.name)}</h2>",
         f'<p class="psr-instruction"><span>Instruction</span> {escape(section.instruction)}</p>',
@@ -125,7 +142,9 @@ def _section(number: int, section: TraitSection, figures: PageFigures) -> str:
         parts.append(heatmap.fragment())
     if section.summary:
         parts.append(f'<p class="psr-summary">{escape(section.summary)}</p>')
-    if section.prompt_text:
+    parts.append(_paragraphs(section.notes))
+    parts.append(seen_prompts_html(section.prompts, note=not told))
+    if section.prompt_text and section.prompts is None:
         prompt = f'<pre class="psr-prompt">{escape(section.prompt_text)}</pre>'
         parts.append(f"<details><summary>The whole prompt</summary>{prompt}</details>")
     colours = _method_colours(section)

@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any, Final
 
+from psr_lens.models.token_text import PART_OF_CHARACTER
+
 _MARKS: Final = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\N{NO-BREAK SPACE}": "⍽"}
 _WORD_JOINER: Final = "\N{WORD JOINER}"
 _IN_EMOJI: Final = "\N{ZERO WIDTH JOINER}"
@@ -64,6 +66,19 @@ def circuitsvis_token(token: str) -> str:
     return shown + "\n" * n_line_breaks(token)
 
 
+def parts_of_characters(tokens: Iterable[str]) -> str:
+    """What the byte marks among the tokens mean, said by the first of them; empty where there is none.
+
+    >>> parts_of_characters(["caf", "\u27e8C3\u27e9", "\u00e9"])
+    '⟨C3⟩: bytes of a character whose last token shows it whole, or that was never completed.'
+    """
+    marks = (PART_OF_CHARACTER.search(token) for token in tokens)
+    first = next((mark for mark in marks if mark), None)
+    if first is None:
+        return ""
+    return f"{first[0]}: bytes of a character whose last token shows it whole, or that was never completed."
+
+
 def interval_hover(low: Iterable[float], spelt: str) -> str:
     """How a hover text spells an interval; nothing where no number has one.
 
@@ -78,6 +93,11 @@ def escape(text: object) -> str:
     """Any text as HTML: markup and quotes escaped, half surrogates made visible."""
     encodable = str(text).encode("utf-8", "backslashreplace").decode("utf-8")
     return html.escape(encodable.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+
+def ending_html(ending: str) -> str:
+    """What stands after a text that was cut off; nothing after one that came to an end."""
+    return f'<span class="psr-ending"> … {escape(ending)}</span>' if ending else ""
 
 
 def plotly_text(text: str) -> str:

@@ -14,7 +14,7 @@ from psr_lens.plots.bounds import Bounds, all_equal, resolve_bounds
 from psr_lens.plots.circuits import notebook_script, page_scripts
 from psr_lens.plots.page import html_page, write_page
 from psr_lens.plots.panels import TokenPanel, panel_html, row_data
-from psr_lens.plots.text import circuitsvis_token, escape, script_json
+from psr_lens.plots.text import circuitsvis_token, escape, parts_of_characters, script_json
 from psr_lens.plots.theme import NEGATIVE, POSITIVE, style_sheet
 
 BoundsChoice = tuple[float | int, float | int] | Literal["robust"]
@@ -67,7 +67,9 @@ class TokenHeatmap:
         """
         contents = self._data()
         data = script_json(contents)
-        name = hashlib.sha256((self.title + data).encode("utf-8", "backslashreplace")).hexdigest()
+        endings = "".join(panel.source.ending for panel in self.panels)
+        named = (self.title + data + endings).encode("utf-8", "backslashreplace")
+        name = hashlib.sha256(named).hexdigest()
         # A legend that has a note at some layer keeps the room for it at all of them.
         noted = any(row["labels"]["note"] for panel in contents["panels"] for row in panel["rows"])
         title = f'<figcaption class="psr-title">{escape(self.title)}</figcaption>'
@@ -76,7 +78,7 @@ class TokenHeatmap:
             f'<figure class="psr-tokens{" psr-noted" if noted else ""}" '
             f'id="psr-tokens-{name[:12]}" data-psr-lens="1">'
             f"{title if self.title else ''}{self._selector()}"
-            f'<div class="psr-panels">{panels}</div>'
+            f'<div class="psr-panels">{panels}</div>{self._parts()}'
             f'<script type="application/json">{data}</script></figure>'
         )
 
@@ -125,6 +127,11 @@ class TokenHeatmap:
             f'<span class="psr-muted">of {layers[0]} to {layers[-1]}. '
             f"{f'{self._scale()} {self._unit()}'.rstrip()}</span></p>"
         )
+
+    def _parts(self) -> str:
+        """What the marks of split characters mean, where there is one."""
+        note = parts_of_characters(self.panels[0].source.tokens)
+        return f'<p class="psr-muted psr-parts">{escape(note)}</p>' if note else ""
 
     def _scale(self) -> str:
         if len({bounds for panel in self.panels for bounds in panel.bounds}) == 1:

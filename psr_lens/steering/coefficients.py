@@ -37,7 +37,14 @@ class Coefficients:
 
     def token_values(self) -> TokenValues:
         """The values, ready to be drawn: in the quantity that a prompt's local deltas are drawn in."""
-        return TokenValues(self.tokens, self.values, self.layers, LENGTH_ADDED, unit=RESIDUAL_UNIT)
+        return TokenValues(
+            self.tokens,
+            self.values,
+            self.layers,
+            LENGTH_ADDED,
+            unit=RESIDUAL_UNIT,
+            ending=self.example.ending,
+        )
 
     def _repr_html_(self) -> str:
         from psr_lens.plots import token_heatmap

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from psr_lens.deltas import collect_deltas, example_batches, local_deltas, surface_residuals
+from psr_lens.examples import cut_off_words
 from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
 from psr_lens.faithfulness.recording import SharedRuns
 from psr_lens.faithfulness_page import write_faithfulness
@@ -347,7 +348,7 @@ def test_the_pictures_show_the_numbers(model, report):
     assert heights == pytest.approx(list(bars[4].y))
 
 
-def test_the_page_holds_the_words_and_the_tokens(report, tmp_path):
+def test_the_page_holds_the_words_and_the_tokens(report, data, tmp_path):
     page = write_faithfulness(report, tmp_path / "out")
     text = page.read_text()
     assert page == tmp_path / "out" / "report.html"
@@ -356,6 +357,15 @@ def test_the_page_holds_the_words_and_the_tokens(report, tmp_path):
     assert "what psr leaves" in text
     assert "To compare: equivalent prompt" in text
     assert "Response 2, token by token" in text
+    # What the base prompt really was, and how the responses ended: said in the kept report too.
+    for own in (report, FaithfulnessReport.load(tmp_path / "out")):
+        assert own.prompts(0) == data[0].seen is not None
+        assert own.ending(0) == "cut off at 3 tokens"
+        assert (own.ending(2), own.prompts(99)) == ("", None)
+        assert own.token_values("psr", 3).ending == "cut off at 6 tokens"
+        assert cut_off_words(data) in own.summary()
+    assert text.count("The prompts as the model saw them") == 3
+    assert "3 of 4 responses were cut off at 3 to 6 tokens" in text
     again = write_faithfulness(report, tmp_path / "out").read_text()
     assert again == text
 

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from copy import deepcopy
 from datetime import date, datetime
 
 import pytest
@@ -24,6 +25,36 @@ SHOUT = {"role": "system", "content": "Shout all the time!"}
 
 every_style = pytest.mark.parametrize("style", STYLES)
 every_template = pytest.mark.parametrize("template", TEMPLATES)
+
+
+DAY_IN_SYSTEM = (
+    "{{ '<|header|>system<|/header|>\n\nToday is ' + strftime_now('%d %b %Y') + '.\n\n' }}"
+    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}"
+    "{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{{ '<|eot|>' }}"
+    "{% for m in rest %}{{ '<|header|>' + m['role'] + '<|/header|>\n\n' + m['content'] + '<|eot|>' }}"
+    "{% endfor %}"
+)
+INSTRUCT_MARKS = (
+    "{% if messages[0]['role'] == 'system' %}"
+    "{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
+    "{% set rest = messages[1:] %}{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}"
+    "{% for m in rest %}{% if m['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + (system if loop.first else '') + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+PLAIN_ROLES = (
+    "{% if messages[0]['role'] != 'system' %}{{ 'A chat between a user and an assistant. ' }}{% endif %}"
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] + ' ' }}"
+    "{% else %}{{ m['role'] | upper + ': ' + m['content'] + ' ' }}{% endif %}{% endfor %}"
+)
+# A template that refuses a second turn.
+ONE_TURN = (
+    "{% if messages | selectattr('role', 'ne', 'system') | list | length > 1 %}"
+    "{{ raise_exception('one turn') }}{% endif %}"
+    "{{ '<|header|>system<|/header|>\nBe nice. ' }}"
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}"
+    "{% else %}{{ '<|eot|>' + m['content'] }}{% endif %}{% endfor %}"
+)
 
 
 @functools.cache
@@ -321,6 +352,49 @@ def test_the_question_of_a_plain_text_is_what_any_instruction_in_front_leaves(st
 
 def test_a_prompt_of_one_token_is_its_own_question():
     assert encoder("bytes", "qwen2").encode(RawText("Tell")).question_start == 0
+
+
+@every_style
+@pytest.mark.parametrize(
+    ("template", "base", "steered"),
+    [
+        (None, "", ""),
+        ("llama3", "", ""),
+        ("gemma", "", ""),
+        ("qwen2", "You are a helpful assistant.", ""),
+        (DAY_IN_SYSTEM, "Today is 01 May 2026.", "Today is 01 May 2026."),
+        (INSTRUCT_MARKS, "", ""),
+        (PLAIN_ROLES, "A chat between a user and an assistant.", ""),
+        (ONE_TURN, "Be nice.", "Be nice."),
+    ],
+    ids=["none", "llama3", "gemma", "default", "date", "marks", "roles", "one turn"],
+)
+def test_what_a_template_writes_by_itself(style, template, base, steered):
+    enc = encoder(style, template if template in (None, *TEMPLATES) else "llama3")
+    if template not in (None, *TEMPLATES):
+        enc = PromptEncoder(deepcopy(enc.tokenizer))
+        enc.tokenizer.chat_template = template
+    rendering = enc.rendering(date="2026-05-01") if template == DAY_IN_SYSTEM else None
+    # A question that the template's own text holds is not taken for the turn.
+    for question in (QUESTION, "a"):
+        ask = {"role": "user", "content": question}
+        if template is None:
+            assert enc.template_text(question) == ""
+            continue
+        assert enc.template_text([ask], rendering) == base
+        assert enc.template_text(question, rendering) == base
+        assert enc.template_text([SHOUT, ask], rendering) == steered
+        assert enc.template_text(RawText(question), rendering) == ""
+
+
+@every_style
+@every_template
+def test_a_prompt_as_the_model_sees_it(style, template):
+    enc = encoder(style, template)
+    prompt = [SHOUT, {"role": "user", "content": "naïve café 🐋"}]
+    seen, text = enc.seen_text(enc.encode(prompt).ids), enc.text(prompt)
+    # SentencePiece puts a space of its own in front of words after a special token.
+    assert seen == text if style == "bytes" else seen.replace(" ", "") == text.replace(" ", "")
 
 
 def test_common_suffixes():

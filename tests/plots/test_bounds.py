@@ -19,6 +19,14 @@ def test_an_outlier_does_not_wash_the_scale_out():
     assert bounds.n_clipped(with_sink) <= 2
 
 
+def test_the_few_tokens_that_a_prompt_moves_most_leave_the_others_their_colours():
+    # As over a response on a real model: two tokens lead, by less than three times the 95th percentile.
+    values = torch.cat([torch.tensor([560.0, 450.0, 245.0]), torch.linspace(40.0, 100.0, 57)])
+    bounds = robust_bounds(values)
+    assert float(values.median()) >= bounds.high / 5
+    assert bounds.n_clipped(values) == 3
+
+
 def test_without_an_outlier_nothing_is_clipped():
     values = torch.linspace(0.5, 8.0, 21)
     assert robust_bounds(values) == Bounds(0.0, 8.0)

@@ -1,6 +1,7 @@
 import json
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import plotly.graph_objects as go
 import pytest
@@ -117,6 +118,31 @@ def test_faithfulness_axis_holds_everything():
     low, high = faithfulness_curves(report).layout.yaxis.range
     assert low == 0
     assert high >= 4.05
+
+
+def test_a_reference_far_above_all_else_does_not_press_the_lines_together():
+    # As a paraphrase does in early layers of a real model, where one token becomes an attention sink.
+    report = faithfulness()
+    spike = (0.5, 1.0, 0.7, 4.9, 0.9, 0.8, 0.7, 0.6)
+    report.reference["equivalent prompt"] = curve(*spike)
+    figure = faithfulness_curves(report)
+    low, high = figure.layout.yaxis.range
+    assert (low, high) == (0, pytest.approx(1.05 * 1.05))
+    notes = [note.text for note in figure.layout.annotations if note.text.startswith("above")]
+    assert notes == ["above the figure: equivalent prompt reaches 4.9 at layer 3"]
+    # The numbers are still all there.
+    assert tuple(named(figure, "equivalent prompt").y) == spike
+    # What stays high is no spike: the figure holds it.
+    report.reference["equivalent prompt"] = curve(*(4.9,) * 8)
+    figure = faithfulness_curves(report)
+    assert figure.layout.yaxis.range[1] >= 4.9
+    assert not [note for note in figure.layout.annotations if note.text.startswith("above")]
+    # An interval alone may be what is far above.
+    wide = SimpleNamespace(values=(0.8, 0.7), low=(0.1, 0.6), high=(6.4, 0.8))
+    report.reference["equivalent prompt"] = wide
+    figure = faithfulness_curves(report)
+    notes = [note.text for note in figure.layout.annotations if note.text.startswith("above")]
+    assert notes == ["above the figure: the interval of equivalent prompt reaches 6.4 at layer 0"]
 
 
 def test_given_colours_are_used():

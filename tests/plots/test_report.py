@@ -8,6 +8,7 @@ import pytest
 from psr_lens.plots import Report, render_report
 from psr_lens.plots.circuits import bundle
 from psr_lens.plots.theme import LINES
+from psr_lens.seen_prompts import SeenPrompts
 from tests.plots.samples import ATTACK, BEHAVIOUR, Outline, report, section, token_values
 
 
@@ -113,6 +114,40 @@ def test_a_method_has_one_colour_in_a_section():
     figures = re.search(r'id="psr-figures">(.*?)</script>', written)[1]
     # A-Const leads among the curves and keeps that colour where A-PSR comes first.
     assert figures.count(f'"color":"{LINES[0]}"') == figures.count(f'"color":"{LINES[1]}"')
+
+
+SEEN = SeenPrompts(
+    f"<s>system Be nice.<e>user {ATTACK}", f"<s>system Rhyme!<e>user {ATTACK}", "Be nice.", ""
+)
+
+
+def test_the_prompts_are_shown_as_the_model_saw_them():
+    sections = [replace(section(name), prompts=SEEN) for name in ("optimist", "pirate")]
+    page = render_report(replace(report(), sections=tuple(sections), notes=("3 were cut off.",)))
+    outline = Outline(page)
+    assert outline.text.count(SEEN.base) == outline.text.count(SEEN.prompted) == 2
+    assert "The whole prompt" not in outline.text
+    assert ATTACK not in page
+    # What the template does to all of them is said once, at the head of the page.
+    assert (
+        'a system text that you did not write: the chat template puts in "Be nice."' in outline.text
+    )
+    assert outline.text.count("that you did not write") == 1
+    assert "3 were cut off." in outline.text
+    assert outline.text.index("that you did not write") < outline.text.index("Instruction")
+
+
+def test_a_template_that_writes_other_things_in_other_sections_is_told_there():
+    other = replace(SEEN, base_template_text="", base=ATTACK)
+    sections = (replace(section("a"), prompts=SEEN), replace(section("b"), prompts=other))
+    page = render_report(replace(report(), sections=sections))
+    assert page.count('<p class="psr-template-note">') == 1
+    assert page.count('<p class="psr-page-note">') == 0
+
+
+def test_notes_stand_under_the_summary():
+    page = render_report(replace(report(), sections=(replace(section(), notes=("cut <off>",)),)))
+    assert "cut &lt;off&gt;" in page
 
 
 def test_parts_that_are_not_given_are_left_out():

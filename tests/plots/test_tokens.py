@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from psr_lens._types import TokenValues
-from psr_lens.plots import token_heatmap, token_heatmaps
+from psr_lens.plots import layer_token_heatmap, token_heatmap, token_heatmaps
 from psr_lens.plots.circuits import bundle, notebook_script, page_scripts
 from psr_lens.plots.page import write_page
 from psr_lens.plots.text import visible_token
@@ -55,7 +55,7 @@ def test_an_outlier_is_clipped_and_the_legend_says_so():
     text = tuple("abcdefghijklmnopqrstu")
     outline = Outline(token_heatmap(TokenValues(text, values, (5,), "delta norm")).fragment())
     assert "0  3 delta norm" in outline.text
-    assert "1 token beyond the scale, up to 80" in outline.text
+    assert "1 token beyond the scale, up to 80: darkest" in outline.text
 
 
 def test_bounds_are_per_layer_unless_given():
@@ -146,6 +146,25 @@ def test_the_script_free_picture_shows_every_special_token():
     assert {"img", "b", "s", "bos", "think"} & set(outline.tags) == set()
     assert outline.tags.count("br") == 3
     assert ATTACK in outline.text
+
+
+def test_a_text_that_was_cut_off_says_so_after_its_last_token():
+    drawn = replace(token_values(), ending="cut off at 64 tokens")
+    page = token_heatmaps({"prompt": drawn, "PSR": token_values(seed=2)}).fragment()
+    prompt, psr = page.split('class="psr-caption"')[1:]
+    assert Outline(prompt).text.count("… cut off at 64 tokens") == 1
+    assert "cut off" not in psr
+    assert page != token_heatmaps({"prompt": drawn, "PSR": drawn}).fragment()
+
+
+def test_marks_of_split_characters_are_explained_where_there_are_some():
+    tokens = ("caf", "\u27e8C3\u27e9", "é", " \u27e8F09F\u27e9")
+    drawn = TokenValues(tokens, torch.rand(2, 4), (0, 1), "delta norm")
+    assert "\u27e8C3\u27e9: bytes of a character" in Outline(token_heatmap(drawn).fragment()).text
+    assert "bytes of a character" not in token_heatmap(token_values()).fragment()
+    title = layer_token_heatmap(replace(drawn, ending="cut off at 3 tokens")).layout.title.text
+    assert "the response was cut off at 3 tokens" in title
+    assert "\u27e8C3\u27e9: bytes of a character" in title
 
 
 def test_equal_input_gives_equal_pages_and_other_input_other_ids():

@@ -90,6 +90,8 @@ def test_other_tokenizers(family):
         ("é", False),
         ("\N{COMBINING ACUTE ACCENT}", False),
         ("\N{REPLACEMENT CHARACTER}", False),
+        (" ⟨E280⟩", False),
+        ("⟨⟩", True),
         ("(a", False),
     ],
 )
