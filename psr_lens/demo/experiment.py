@@ -130,7 +130,7 @@ def run_trial(
     compared = {**steerings, CONTROL: control, "oracle": oracle}
     # No more than the page shows.
     faithfulness = measure_faithfulness(
-        model, compared, test, outputs=False, gap=False, token_examples=0, seed=seed
+        model, compared, test, outputs=False, gap=False, token_examples=1, seed=seed
     )
     assumptions = measure_assumptions(model, test, kind="accumulated", seed=seed)
     steered: dict[str, tuple[Behaviour, ...]] = {}
