@@ -73,7 +73,7 @@ class TimeToGo:
             unit="step",
             disable=not shown,
             file=sys.stderr,
-            bar_format="{percentage:3.0f}% |{bar}| {elapsed} gone, {postfix}{desc}",
+            bar_format="{percentage:3.0f}% |{bar}| {elapsed} gone{postfix}{desc}",
         )
 
     def __enter__(self) -> "TimeToGo":
