@@ -17,8 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from psr_lens.demo import checkpoint_path
 from psr_lens.examples import Example, SteeringDataset
-from psr_lens.models import load_model
 from psr_lens.models.chat import RawText
+from psr_lens.models.checkpoint import read_checkpoint
+from psr_lens.models.progress import LoadingBar
 from psr_lens.models.quiet import quiet
 from psr_lens.prompts import PromptPair
 
@@ -68,10 +69,15 @@ def smollm2_checkpoint(directory: Path) -> Path:
     Raises:
         ValueError: If it is not to be had.
     """
-    model = load_model("smollm2", backend="bridge", device="cpu", progress=False)
+    checkpoint = read_checkpoint(
+        "smollm2",
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        bar=LoadingBar("smollm2", 4, progress=False),
+    )
     with quiet():
-        model.raw.original_model.save_pretrained(directory)
-        model.tokenizer.save_pretrained(directory)
+        checkpoint.model.save_pretrained(directory)
+        checkpoint.tokenizer.save_pretrained(directory)
     return directory
 
 

@@ -32,6 +32,7 @@ class Sizes:
         memory_examples: A few and many examples for the peak memory of the deltas.
         lab_examples: The same for the faithfulness lab.
         growth: Factors by which each size grows.
+        real: Whether a real model is measured on too, where it is to be had.
     """
 
     repeats: int = 5
@@ -50,6 +51,7 @@ class Sizes:
     memory_examples: tuple[int, int] = (50, 500)
     lab_examples: tuple[int, int] = (200, 2000)
     growth: tuple[int, ...] = (1, 2, 4, 8)
+    real: bool = True
 
 
 QUICK = Sizes(
@@ -69,6 +71,7 @@ QUICK = Sizes(
     memory_examples=(2, 4),
     lab_examples=(2, 4),
     growth=(1, 2),
+    real=False,
 )
 
 

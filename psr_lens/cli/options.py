@@ -21,7 +21,9 @@ class ModelOptions:
     """Which model, and how it is loaded."""
 
     model: str
-    """Hub name, checkpoint directory, `demo` or `demo-gpt2`."""
+    """Hub name, checkpoint directory, `.gguf` file, `smollm2`, `demo` or `demo-gpt2`."""
+    gguf_file: str | None = None
+    """Which GGUF file, where the model is a directory or a hub name."""
     backend: Literal["auto", "hooked", "bridge"] = "auto"
     """HookedTransformer, TransformerBridge, or whichever can be had."""
     device: str | None = None
@@ -53,6 +55,7 @@ class ModelOptions:
             revision=self.revision,
             chat_template=template,
             template_options=fitted if options is None else options,
+            gguf_file=self.gguf_file,
         )
 
 

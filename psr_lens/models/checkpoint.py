@@ -159,14 +159,17 @@ def _read_gguf(
         return model, tokenizer, replace(origin, file=file.name)
     contents = read_contents(file)
     origin = GGUFOrigin(file.name, contents.quantization, contents.tensors, sha256)
+    if folder is None:
+        return *_convert(file, name, contents, dtype, bar), origin
     model, tokenizer = _convert(file, name, contents, stored, bar)
-    if folder is not None and _kept(folder, origin, model, tokenizer, bar):
-        # The next load reads the copy, so this one does too: both give the same. Not with two
-        # models in memory.
-        del model
-        kept = _read_copy(folder, name, dtype, bar, more=2)
-        return kept or _read_gguf(file, name, dtype, False, bar)
-    return model.to(dtype), tokenizer, origin
+    is_kept = _kept(folder, origin, model, tokenizer, bar)
+    if not is_kept and stored == dtype:
+        return model, tokenizer, origin
+    # The next load reads the copy, so this one does too: both give the same. Not with two models in
+    # memory.
+    del model
+    kept = _read_copy(folder, name, dtype, bar, more=2) if is_kept else None
+    return kept or _read_gguf(file, name, dtype, False, bar)
 
 
 def _kept(folder: Path, origin: GGUFOrigin, model: Any, tokenizer: Any, bar: LoadingBar) -> bool:

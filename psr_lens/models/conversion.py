@@ -47,8 +47,14 @@ def to_hooked(checkpoint: Checkpoint) -> Any:
             weights = get_pretrained_state_dict(".", config, source, dtype=source.dtype)
             model = HookedTransformer(config, tokenizer=own_tokenizer(checkpoint.tokenizer))
             # All at once: TransformerLens' own loader walks all modules for every single weight. And
-            # not copied: most of them are views of Hugging Face's, whose memory is taken over.
-            model.load_state_dict(model.fill_missing_keys(weights), strict=False, assign=True)
+            # not copied: most of them are views of Hugging Face's, whose memory is taken over. What
+            # TransformerLens makes up by itself, biases of zeros say, may be of another type.
+            own = model.state_dict()
+            weights = {
+                name: weight.to(own[name]) if name in own else weight
+                for name, weight in model.fill_missing_keys(weights).items()
+            }
+            model.load_state_dict(weights, strict=False, assign=True)
         except CannotConvert:
             raise
         except Exception as error:  # whatever stops TransformerLens is the reason

@@ -116,7 +116,7 @@ def read_contents(file: Path) -> GGUFContents:
         if own.start + own.numbers // in_block * bytes_of_block > file.stat().st_size:
             raise ValueError(_damaged(file, f"it ends before its tensor {own.name}"))
     file_types = {kind.value: kind.name for kind in LlamaFileType}
-    says = file_types.get(header.values.get("general.file_type"), "")
+    says = file_types.get(header.values.get("general.file_type", -1), "")
     ends = [header.values.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot")]
     return GGUFContents(
         architecture=header.values["general.architecture"],

@@ -127,16 +127,17 @@ class _Reading:
                 raise ValueError(f"it holds a value of the unknown type {kind}")
             return self._scalar(_SCALARS[kind])
         of, count = self._scalar("<I"), self._scalar("<Q")
-        if of in _SCALARS:
+        if of == _STRING:
+            self._pass_over_strings(count)
+        elif of in _SCALARS:
             self._at += count * struct.calcsize(_SCALARS[of])
         else:
             for _ in range(count):
-                self._skip(of)
+                self._value(of)
         return None
 
-    def _skip(self, kind: int) -> None:
-        if kind == _STRING:
-            length = self._scalar("<Q")
-            self._at += length
-        else:
-            self._value(kind)
+    def _pass_over_strings(self, count: int) -> None:
+        length, at, unpack = struct.Struct("<Q"), self._at, struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            at += length.size + unpack(self._bytes, at)[0]
+        self._at = at

@@ -35,7 +35,7 @@ class LoadingBar:
             # The steps differ a hundredfold in length: look at the clock at every one.
             miniters=0,
             leave=False,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}]",
         )
         # One step may be most of it. A notebook's bar is no other thread's to draw.
         self._redrawing = None
@@ -64,8 +64,13 @@ class LoadingBar:
 
     def say(self, line: str) -> None:
         """A line that stays on the error output."""
-        if self._progress:
+        if not self._progress:
+            return
+        if self._bar.last_print_t >= self._bar.start_t + _DELAY:
             self._bar.write(line, file=sys.stderr)
+        else:
+            # Not past the bar, which would be drawn by it.
+            sys.stderr.write(f"{line}\n")
 
     def close(self) -> None:
         """Take the bar away."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import extraction, figures, fitting, generation, growth, lab, memory, peers
+from benchmarks import extraction, figures, fitting, generation, growth, lab, loading, memory, peers
 from benchmarks.models import CONTEXT, make_examples, make_texts
 from benchmarks.sizes import BACKENDS, QUICK, Bench
 from psr_lens.models import RawText, load_model
@@ -154,3 +154,30 @@ def test_the_lab_runs_once_for_every_further_steering(bench):
 def test_the_lab_s_memory_is_measured_too(bench, capsys):
     memory.main("lab", str(bench.checkpoint(bench.large)), BACKENDS[0], "2", "6", "4", "2")
     assert 100 < float(capsys.readouterr().out) < 100_000
+
+
+def test_loading(bench, monkeypatch, capsys):
+    own = bench.checkpoint(bench.large)
+    loading.child(str(own), BACKENDS[-1])
+    peak, seconds = map(float, capsys.readouterr().out.split())
+    # What a process occupies is counted in pages, and a tiny model may fit into pages it has.
+    assert peak >= 0
+    assert seconds > 0
+    took = {"hugging-face": (4e6, 1.0), "hugging-face-with-a-pass": (8e6, 2.0)}
+    asked = []
+
+    def in_a_process(checkpoint, what):
+        asked.append((checkpoint, what))
+        return took.get(what, (6e6, 5.0))
+
+    monkeypatch.setattr(loading, "in_a_process", in_a_process)
+    found = list(loading.run(bench))
+    assert {checkpoint for checkpoint, _ in asked} == {own}
+    assert {what for _, what in asked} == {*took, *BACKENDS}
+    weights = (own / "model.safetensors").stat().st_size
+    memory = {one.backend: one for one in found if "memory" in one.what}
+    assert memory["bridge"].value == pytest.approx(6e6 / weights)
+    assert memory["bridge"].bound == loading.MEMORY["bridge"]
+    times = [one for one in found if "time" in one.what and one.backend == "bridge"]
+    assert [one.value for one in times] == [5.0, 2.5]
+    assert [one.bound for one in times] == [loading.TIME["bridge"], None]
