@@ -19,6 +19,7 @@ from psr_lens.deltas import example_batches, working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.generation import generate_tokens
+from psr_lens.models.shared import SharedPrefixes
 from psr_lens.prompts import prompt_text
 
 LEAST_KL: Final = 0.05
@@ -107,7 +108,8 @@ def measure_prompt_effect(
 
 
 def _divergences(model: HookedModel, examples: Sequence[Example]) -> list[Tensor]:
-    base, steered = (model.logits(batch) for batch in example_batches(model, examples))
+    rests = (SharedPrefixes(model).rest(batch) for batch in example_batches(model, examples))
+    base, steered = (model.logits(rest.batch, rest.prefix) for rest in rests)
     parts = []
     for row, example in enumerate(examples):
         # From the last prompt token on; what comes after a response that was cut off is not known.

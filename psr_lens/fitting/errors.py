@@ -8,6 +8,7 @@ from psr_lens._types import Surface
 from psr_lens.deltas import example_batches, iter_batches, surface_residuals
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
+from psr_lens.models.shared import SharedPrefixes
 from psr_lens.steering import Steering
 
 
@@ -26,11 +27,12 @@ def relative_rmse(
     def squares(difference: torch.Tensor) -> torch.Tensor:
         return difference.square().sum(dim=(1, 2)).cpu().double()
 
+    plain, prompt = SharedPrefixes(model), SharedPrefixes(model)
     for indices in iter_batches(data, batch_size, progress=False, description=""):
         examples = [data[i] for i in indices]
         base, steered = example_batches(model, examples)
-        target = surface_residuals(model, steered, surface)
-        energy += squares(surface_residuals(model, base, surface) - target)
+        target = surface_residuals(model, steered, surface, shared=prompt)
+        energy += squares(surface_residuals(model, base, surface, shared=plain) - target)
         for i, candidate in enumerate(candidates):
             edits = candidate.edits(model, 1.0, examples)
             missed[i] += squares(surface_residuals(model, base, surface, edits) - target)
