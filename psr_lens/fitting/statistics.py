@@ -60,12 +60,12 @@ def delta_moments(
     energy = torch.zeros(model.n_layers, dtype=torch.float64)
     square = torch.zeros(*shape, model.d_model, dtype=torch.float64) if second else None
     tokens = 0
-    plain, prompt = SharedPrefixes(model), SharedPrefixes(model)
+    bases, prompts = SharedPrefixes(model), SharedPrefixes(model)
     for indices in iter_batches(data, batch_size, progress=progress, description="deltas"):
         examples = [data[i] for i in indices]
         base, steered = example_batches(model, examples)
-        target = surface_residuals(model, steered, surface, shared=prompt)
-        delta = target - surface_residuals(model, base, surface, shared=plain)
+        target = surface_residuals(model, steered, surface, shared=prompts)
+        delta = target - surface_residuals(model, base, surface, shared=bases)
         last = torch.tensor(_last_prompt_tokens(examples, surface), device=delta.device)
         total += delta.sum(dim=1).cpu()
         energy += delta.square().sum(dim=(1, 2)).cpu()

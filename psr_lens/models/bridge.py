@@ -102,9 +102,13 @@ class BridgeModel(HookedModel):
         with self._entering(self.n_layers, resid):
             return self._forward(batch)
 
-    @cached_property
+    @property
     def can_share(self) -> bool:
         """Where attention, positions and cache are of kinds that are known to allow it."""
+        return self._shareable
+
+    @cached_property
+    def _shareable(self) -> bool:
         config = self.raw.original_model.config
         kinds = getattr(config, "layer_types", None)
         if kinds is None:
