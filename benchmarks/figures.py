@@ -16,6 +16,7 @@ _TITLES = {
     "peers": "Difference in means against other packages",
     "growth": "Growth: exponents",
     "lab": "The faithfulness lab",
+    "real": "A real model beside Hugging Face's",
 }
 
 

