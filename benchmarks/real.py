@@ -37,6 +37,7 @@ STEERED = 0.92
 DELTAS = 1.1
 SHARED = 1.3
 LAYERWISE = 1.5
+_BATCHES = 3
 _GENERATE, _LOOP, _BASE = "HF generate", "HF loop", "two HF forwards without logits"
 
 
@@ -272,19 +273,28 @@ def _shared(bench: Bench, backend: str) -> Iterator[Figure]:
     sizes = bench.sizes
     model = bench.model(sizes.real, backend)
     rows, (question, response) = sizes.shared_rows, sizes.shared_lengths
+    several = _BATCHES * rows
     instructions = {"long": sizes.instruction, "short": min(20, sizes.instruction // 2)}
     made = {
-        label: make_examples(model, rows, instruction=length, question=question, response=response)
+        label: make_examples(
+            model, several, instruction=length, question=question, response=response
+        )
         for label, length in instructions.items()
     }
-    batches = {label: model.pad([one.steered_row for one in own]) for label, own in made.items()}
 
-    def prompted(label: str) -> None:
-        surface_residuals(model, batches[label], "R")
+    def prompted(label: str, count: int = rows) -> None:
+        shared = shared_prefixes.SharedPrefixes(model)
+        for start in range(0, count, rows):
+            batch = model.pad([one.steered_row for one in made[label][start : start + rows]])
+            surface_residuals(model, batch, "R", shared=shared)
+
+    def prompted_all(label: str) -> None:
+        prompted(label, several)
 
     def sampled(label: str) -> None:
         prompts = [
-            PromptTokens(one.steered_ids, len(one.steered_ids) - question) for one in made[label]
+            PromptTokens(one.steered_ids, len(one.steered_ids) - question)
+            for one in made[label][:rows]
         ]
         with never_ending(model):
             generate_tokens(
@@ -296,7 +306,11 @@ def _shared(bench: Bench, backend: str) -> Iterator[Figure]:
             task(label)
 
     case = f"questions of {question}, responses of {response}, batch {rows}"
-    tasks: dict[str, Callable[[str], None]] = {"prompt-steered run": prompted, "sampling": sampled}
+    tasks: dict[str, Callable[[str], None]] = {
+        "prompt-steered run": prompted,
+        f"prompt-steered run of {_BATCHES} batches": prompted_all,
+        "sampling": sampled,
+    }
     for what, task in tasks.items():
         timings = alternate(
             {

@@ -154,7 +154,11 @@ class BridgeModel(HookedModel):
             return self._capture(self.hook_point(layer), batch, prefix)
 
     def _forward_keeping_keys(self, batch: TokenBatch) -> KeyValues:
-        _, cache = self._forward_cached(batch.tokens, batch.attention_mask, None)
+        cache = self._whole_cache()
+        self._stop_at(
+            self.hook_point(-1),
+            lambda: self._forward_cached(batch.tokens, batch.attention_mask, cache),
+        )
         return KeyValues(
             torch.stack([own.keys for own in cache.layers]).transpose(2, 3),
             torch.stack([own.values for own in cache.layers]).transpose(2, 3),

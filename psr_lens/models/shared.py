@@ -22,8 +22,9 @@ from psr_lens.models.prefix import KeyValues
 if TYPE_CHECKING:
     from psr_lens.models.base import HookedModel
 
-WORTH_SHARING = 256
-"""Columns that must be saved to make up for one more pass, which reads all weights again."""
+WORTH_SHARING = 128
+"""Columns that must be saved to make up for one more pass, which reads all weights again: as many as
+let arithmetic and not the reading take the time, on processors and on accelerators."""
 _AS_GOOD = 0.75
 """Share of a batch's own prefix from which on a shorter one that is at hand will do."""
 
