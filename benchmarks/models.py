@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -72,7 +73,7 @@ def smollm2_checkpoint(directory: Path) -> Path:
     assert found.origin is not None
     (file,) = Path(found.origin).parent.glob("*.gguf")
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32
         )
         # What was read is not quantised any more.
