@@ -17,6 +17,7 @@ _TITLES = {
     "growth": "Growth: exponents",
     "lab": "The faithfulness lab",
     "loading": "Loading",
+    "real": "A real model beside Hugging Face's",
 }
 
 

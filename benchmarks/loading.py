@@ -43,13 +43,12 @@ def run(bench: Bench) -> Iterator[Figure | Skipped]:
     if not _STATUS.exists():
         yield Skipped("loading", "peak memory is read from /proc, which only Linux has")
         return
-    name = bench.large
-    checkpoint = bench.checkpoint(name)
-    if bench.sizes.real:
-        try:
-            name, checkpoint = "smollm2", smollm2_checkpoint(bench.directory / "smollm2")
-        except ValueError as error:
-            yield Skipped("loading", f"on {name} alone: {error}")
+    name = bench.sizes.real
+    try:
+        checkpoint = bench.checkpoint(name)
+    except ValueError as error:
+        yield Skipped("loading", f"on {bench.large} alone: {error}")
+        name, checkpoint = bench.large, bench.checkpoint(bench.large)
     yield from _figures(name, checkpoint, bench.sizes.repeats)
 
 

@@ -1,8 +1,9 @@
-"""What is measured on: two checkpoints, and pairs of prompts of a given length.
+"""What is measured on: three checkpoints, and pairs of prompts of a given length.
 
 The demo model is the package's own with room for longer texts, which its rotary positions allow.
 The other one is a random Llama, wide and deep enough for the model to dominate over Python. It
-uses the demo's words, so that packages that take text see the very same tokens.
+uses the demo's words, so that packages that take text see the very same tokens. The third is real:
+SmolLM2, where its package is installed.
 """
 
 import json

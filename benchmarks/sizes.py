@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.models import demo_checkpoint, llama_checkpoint
+from benchmarks.models import demo_checkpoint, llama_checkpoint, smollm2_checkpoint
 from psr_lens.models import HookedModel, load_model
 from psr_lens.models.loading import hooked_available
 
+SMOLLM2 = "smollm2"
 BACKENDS = ("hooked", "bridge") if hooked_available() else ("bridge",)
 
 
@@ -32,7 +33,12 @@ class Sizes:
         memory_examples: A few and many examples for the peak memory of the deltas.
         lab_examples: The same for the faithfulness lab.
         growth: Factors by which each size grows.
-        real: Whether a real model is measured on too, where it is to be had.
+        real: The model that stands beside Hugging Face's.
+        real_tokens: Tokens that it decodes.
+        shared_rows: Rows that begin with the instruction.
+        shared_lengths: Tokens of their questions and responses.
+        layerwise: Tokens of an example of the layerwise fit, without the instruction.
+        layerwise_examples: How many there are, a quarter to stop on.
     """
 
     repeats: int = 5
@@ -51,7 +57,12 @@ class Sizes:
     memory_examples: tuple[int, int] = (50, 500)
     lab_examples: tuple[int, int] = (200, 2000)
     growth: tuple[int, ...] = (1, 2, 4, 8)
-    real: bool = True
+    real: str = SMOLLM2
+    real_tokens: int = 64
+    shared_rows: int = 16
+    shared_lengths: tuple[int, int] = (30, 40)
+    layerwise: int = 40
+    layerwise_examples: int = 48
 
 
 QUICK = Sizes(
@@ -71,7 +82,12 @@ QUICK = Sizes(
     memory_examples=(2, 4),
     lab_examples=(2, 4),
     growth=(1, 2),
-    real=False,
+    real="llama-2x64",
+    real_tokens=4,
+    shared_rows=3,
+    shared_lengths=(3, 4),
+    layerwise=8,
+    layerwise_examples=8,
 )
 
 
@@ -98,16 +114,18 @@ class Bench:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The two models that everything is measured on."""
+        """The two models that everything is measured on; the real one has a benchmark of its own."""
         return "demo", self.large
 
     def checkpoint(self, name: str) -> Path:
-        """A checkpoint by name: `demo`, or `llama-{layers}x{width}`."""
+        """A checkpoint by name: `demo`, `smollm2`, or `llama-{layers}x{width}`."""
         directory = self.directory / name
         if directory.exists():
             return directory
         if name == "demo":
             return demo_checkpoint(directory)
+        if name == SMOLLM2:
+            return smollm2_checkpoint(directory)
         layers, width = name.removeprefix("llama-").split("x")
         return llama_checkpoint(directory, layers=int(layers), width=int(width))
 

@@ -17,7 +17,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import torch
 
-from benchmarks import extraction, fitting, generation, growth, lab, loading, peers
+from benchmarks import extraction, fitting, generation, growth, lab, loading, peers, real
 from benchmarks.figures import Figure, Results, Skipped, render, write
 from benchmarks.sizes import QUICK, Bench, Sizes
 
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Figure | Skipped]]] = {
     "growth": growth.run,
     "lab": lab.run,
     "loading": loading.run,
+    "real": real.run,
 }
 
 

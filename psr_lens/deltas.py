@@ -27,6 +27,7 @@ from psr_lens.models.batch import Places, length_sorted_batches
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import check_recorded
+from psr_lens.models.shared import Rest, SharedPrefixes
 
 Kind = Literal["accumulated", "local"]
 
@@ -142,14 +143,18 @@ def iter_deltas(
     Holds no more than one batch. Three forward passes per batch, two without the local deltas.
     """
     check_examples(data, check_surface(surface))
+    begun: dict[str, SharedPrefixes] = {}
     for indices in iter_batches(data, batch_size, progress=progress, description="deltas"):
         # Every time, since the caller may have entered a context between two of them.
         hooked = unsteered_model(model, "iter_deltas(...)")
+        plain, prompt = (
+            begun.setdefault(run, SharedPrefixes(hooked)) for run in ("base", "prompt")
+        )
         examples = [data[i] for i in indices]
         base, steered = example_batches(hooked, examples)
-        target = surface_residuals(hooked, steered, surface)
-        accumulated = target - surface_residuals(hooked, base, surface)
-        missing = local_deltas(hooked, base, target, surface) if local else None
+        target = surface_residuals(hooked, steered, surface, shared=prompt)
+        accumulated = target - surface_residuals(hooked, base, surface, shared=plain)
+        missing = local_deltas(hooked, base, target, surface, shared=plain) if local else None
         lengths = [example.surface_length(surface) for example in examples]
         parts = zip(
             indices,
@@ -192,6 +197,8 @@ def surface_residuals(
     batch: TokenBatch,
     surface: Surface,
     edits: Mapping[int, ResidualEdit] | None = None,
+    *,
+    shared: SharedPrefixes | None = None,
 ) -> Float[Tensor, "layer token d_model"]:
     """The residual stream on the surface after every block, edits included.
 
@@ -202,11 +209,14 @@ def surface_residuals(
         batch: What to run.
         surface: `R` or `QR`.
         edits: Interventions to run under, None for none.
+        shared: What earlier batches began with, for those that begin alike.
 
     Raises:
         NotFinite: If one of them holds NaN or infinity.
     """
-    places = Places(batch.surface(surface))
+    # Interventions may be laid out for the batch as it is.
+    rest = Rest(batch) if edits else (shared or SharedPrefixes(model)).rest(batch, surface)
+    places = Places(rest.batch.surface(surface))
     seen: dict[int, Tensor] = {}
 
     def recorder(layer: int) -> ResidualEdit:
@@ -218,7 +228,7 @@ def surface_residuals(
     # Attached after the interventions, the recorders see their result.
     recorders = {layer: recorder(layer) for layer in range(model.n_layers)}
     with model.edited(edits or {}), model.edited(recorders):
-        model.run(batch)
+        model.run(rest.batch, rest.prefix)
     found = torch.stack([seen[layer] for layer in range(model.n_layers)])
     check_recorded(found, model, batch, edits=edits)
     return found
@@ -231,6 +241,8 @@ def local_deltas(
     target: Float[Tensor, "all_layers token d_model"],
     surface: Surface,
     layers: Sequence[int] | None = None,
+    *,
+    shared: SharedPrefixes | None = None,
 ) -> Float[Tensor, "layer token d_model"]:
     """`D_loc = A(x'y') - P` by replay: one pass over the base batch for all layers.
 
@@ -240,11 +252,13 @@ def local_deltas(
         target: `A(x'y')` on the surface at every layer, from `surface_residuals`.
         surface: `R` or `QR`.
         layers: The layers that are replaced, None for all of them.
+        shared: What earlier batches began with, for those that begin alike.
 
     Returns:
         What is missing in front of every replacement, one row per replaced layer.
     """
-    places = Places(base.surface(surface))
+    rest = (shared or SharedPrefixes(model)).rest(base, surface)
+    places = Places(rest.batch.surface(surface))
     missing: dict[int, Tensor] = {}
 
     def replacer(layer: int) -> ResidualEdit:
@@ -256,7 +270,7 @@ def local_deltas(
 
     replaced = range(model.n_layers) if layers is None else layers
     with model.edited({layer: replacer(layer) for layer in replaced}):
-        model.run(base)
+        model.run(rest.batch, rest.prefix)
     found = torch.stack([missing[layer] for layer in replaced])
     check_recorded(found, model, base)
     return found

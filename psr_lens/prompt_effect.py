@@ -17,8 +17,10 @@ from torch import Tensor
 from psr_lens._types import exactly
 from psr_lens.deltas import example_batches, working_dtype
 from psr_lens.examples import Example
-from psr_lens.models import HookedModel
+from psr_lens.models import HookedModel, TokenBatch
+from psr_lens.models.columns import Columns
 from psr_lens.models.generation import generate_tokens
+from psr_lens.models.shared import SharedPrefixes
 from psr_lens.prompts import prompt_text
 
 LEAST_KL: Final = 0.05
@@ -107,14 +109,29 @@ def measure_prompt_effect(
 
 
 def _divergences(model: HookedModel, examples: Sequence[Example]) -> list[Tensor]:
-    base, steered = (model.logits(batch) for batch in example_batches(model, examples))
+    base, steered = (_last_residuals(model, batch) for batch in example_batches(model, examples))
     parts = []
-    for row, example in enumerate(examples):
-        # From the last prompt token on; what comes after a response that was cut off is not known.
-        end = None if example.finished else -1
-        place = slice(-example.surface_length("R"), end)
-        parts.append(_divergence(steered[row, place], base[row, place]))
-    return parts
+    for own, prompted, example in zip(base, steered, examples, strict=True):
+        # What comes after a response that was cut off is not known.
+        known = len(own) - (not example.finished)
+        if known:
+            logits = (model.unembed(resid[:known]) for resid in (prompted, own))
+            parts.append(_divergence(*logits))
+    return parts or [torch.zeros(0)]
+
+
+def _last_residuals(model: HookedModel, batch: TokenBatch) -> list[Float[Tensor, "pos d_model"]]:
+    """What leaves the last block, of every row, from the last prompt token on: no more is unembedded."""
+    rest = SharedPrefixes(model).rest(batch)
+    places = rest.batch.surface("R")
+    seen: list[Tensor] = []
+
+    def look(resid: Tensor, columns: Columns) -> None:
+        seen.append(resid)
+
+    with model.edited({model.n_layers - 1: look}, only_on="R"):
+        model.run(rest.batch, rest.prefix)
+    return [own[mask] for own, mask in zip(seen[-1], places, strict=True)]
 
 
 def _divergence(

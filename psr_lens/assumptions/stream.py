@@ -11,6 +11,7 @@ from psr_lens._types import Surface, exactly
 from psr_lens.deltas import Kind, example_batches, iter_batches, local_deltas, surface_residuals
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
+from psr_lens.models.shared import SharedPrefixes
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,20 @@ class DeltaStream:
         passes = iter_batches(
             self.data, self.batch_size, progress=self.progress, description=description
         )
+        begun, prompt = SharedPrefixes(self.model), SharedPrefixes(self.model)
         for indices in passes:
             base, steered = example_batches(self.model, [self.data[i] for i in indices])
-            target = surface_residuals(self.model, steered, self.surface)
+            target = surface_residuals(self.model, steered, self.surface, shared=prompt)
             deltas: dict[Kind, Tensor] = {}
             reads: dict[Kind, Tensor] = {}
             if "accumulated" in kinds:
-                plain = surface_residuals(self.model, base, self.surface)
+                plain = surface_residuals(self.model, base, self.surface, shared=begun)
                 deltas["accumulated"] = (target - plain)[chosen]
                 reads["accumulated"] = plain[chosen]
             if "local" in kinds:
                 # Every layer is replaced, whichever are looked at: that is what local means.
-                deltas["local"] = local_deltas(self.model, base, target, self.surface)[chosen]
+                missing = local_deltas(self.model, base, target, self.surface, shared=begun)
+                deltas["local"] = missing[chosen]
                 reads["local"] = target[chosen] - deltas["local"]
             places = [torch.arange(int(starts[i]), int(starts[i + 1])) for i in indices]
             own = [lengths[i] for i in indices]

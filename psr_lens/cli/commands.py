@@ -400,10 +400,12 @@ class Faithfulness(PairOptions):
 
 @dataclass(frozen=True)
 class Steer(ModelOptions):
-    """Answer a prompt under a saved steering."""
+    """Answer one prompt or several under a saved steering."""
 
-    prompt: str = tyro.MISSING
-    """One user turn on a chat model, plain text on a base model."""
+    prompt: tuple[str, ...] = ()
+    """One user turn on a chat model, plain text on a base model; several are answered together."""
+    prompts: Path | None = None
+    """A text file with more of them, one on every line that is not blank."""
     steering: str = tyro.MISSING
     """A file that `fit` or `demo` wrote, or `hf://owner/name` on the hub."""
     alpha: float = 1.0
@@ -413,25 +415,49 @@ class Steer(ModelOptions):
     temperature: float = 1.0
     """0 for greedy decoding."""
     seed: int = 0
-    """The same seed gives the same response."""
+    """The same seed gives the same response to the prompt in the same place."""
+    batch_size: int = 32
+    """Prompts per batch."""
 
     def run(self) -> None:
-        """Load, steer, print."""
-        from psr_lens._types import check_alpha
+        """Load, steer, print: the response alone to one prompt, each after its prompt to several."""
+        from psr_lens._types import check_alpha, check_count
         from psr_lens.models.generation import check_sampling
 
         check_alpha(self.alpha)
+        check_count("batch_size", self.batch_size)
+        prompts = self._asked()
         check_sampling(self.max_new_tokens, self.temperature, self.seed)
         from psr_lens.steering import load_steering
 
         steering = load_steering(self.steering)
         model = self.load([steering])
         with steering.applied(model, self.alpha):
-            print(
-                model.generate(
-                    self.prompt,
-                    max_new_tokens=self.max_new_tokens,
-                    temperature=self.temperature,
-                    seed=self.seed,
-                )
+            responses = model.generate(
+                prompts,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                seed=self.seed,
+                batch_size=self.batch_size,
             )
+        if len(prompts) == 1:
+            print(responses[0])
+            return
+        print("\n\n".join(f"> {p}\n{said}" for p, said in zip(prompts, responses, strict=True)))
+
+    def _asked(self) -> list[str]:
+        """The prompts, those on the command line first.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        listed = list(self.prompt)
+        if self.prompts is not None:
+            lines = self.prompts.read_text(encoding="utf-8").splitlines()
+            listed += [line for line in lines if line.strip()]
+        if not listed:
+            raise ValueError(
+                "there is no prompt to answer: pass --prompt TEXT, or --prompts FILE with one on "
+                "every line"
+            )
+        return listed

@@ -17,6 +17,7 @@ from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import check_recorded
+from psr_lens.models.shared import Rest, SharedPrefixes
 from psr_lens.steering.base import Steering
 from psr_lens.steering.context import Context
 
@@ -62,13 +63,13 @@ class SharedRuns:
     ) -> "SharedRuns":
         """Run the batch without and with the prompt, and the replay if it is wanted."""
         base, steered = example_batches(model, examples)
-        target, logits = _residuals(model, steered, surface, outputs)
-        prompted = None if logits is None else logits[predicting(steered, examples)]
-        plain, logits = _residuals(model, base, surface, outputs)
+        rest, target, logits = _residuals(model, steered, surface, outputs)
+        prompted = None if logits is None else logits[predicting(rest, examples)]
+        rest, plain, logits = _residuals(model, base, surface, outputs)
         layers = [token_products(*own) for own in zip(plain, plain, target, strict=True)]
         unsteered = _stacked(layers)
         if logits is not None and prompted is not None:
-            unsteered |= _cpu(output_products(logits, predicting(base, examples), prompted))
+            unsteered |= _cpu(output_products(logits, predicting(rest, examples), prompted))
         missing = local_deltas(model, base, target, surface) if local else None
         return cls(model, examples, surface, base, plain, target, missing, prompted, unsteered)
 
@@ -114,22 +115,24 @@ class SharedRuns:
             layers.append(own if split is None else own | split.step(layer, before, after))
 
         batch = self.base if batch is None else batch
+        # Edits may be laid out for the batch as it is.
+        rest = Rest(batch) if edits else SharedPrefixes(self.model).rest(batch, self.surface)
         logits = watch(
-            self.model, batch, self.surface, edits, see, unembed=self.prompted is not None
+            self.model, rest, self.surface, edits, see, unembed=self.prompted is not None
         )
         products = _stacked(layers)
         lengths = products["size"].sqrt().to(working_dtype(self.model.dtype))
         check_recorded(lengths, self.model, batch, edits=edits)
         if logits is not None and self.prompted is not None:
             products |= _cpu(
-                output_products(logits, predicting(batch, self.examples), self.prompted)
+                output_products(logits, predicting(rest.batch, self.examples), self.prompted)
             )
         return products
 
 
 def watch(
     model: HookedModel,
-    batch: TokenBatch,
+    rest: Rest,
     surface: Surface,
     edits: Mapping[int, ResidualEdit],
     see: Callable[[int, Tensor, Tensor], None],
@@ -140,14 +143,14 @@ def watch(
 
     Args:
         model: The model.
-        batch: What to run.
+        rest: What to run.
         surface: `R` or `QR`.
         edits: Interventions to run under.
         see: Called with the layer and both residual streams `[token, d_model]`, from layer 0 up, in
             the working precision.
         unembed: Whether to return logits.
     """
-    places = Places(batch.surface(surface))
+    places = Places(rest.batch.surface(surface))
     before: dict[int, Tensor] = {}
 
     def ahead(layer: int) -> ResidualEdit:
@@ -170,8 +173,8 @@ def watch(
         model.edited({layer: behind(layer) for layer in layers}),
     ):
         if unembed:
-            return model.logits(batch)
-        model.run(batch)
+            return model.logits(rest.batch, rest.prefix)
+        model.run(rest.batch, rest.prefix)
     return None
 
 
@@ -194,16 +197,17 @@ def predicted_lengths(examples: Sequence[Example]) -> list[int]:
 
 def _residuals(
     model: HookedModel, batch: TokenBatch, surface: Surface, unembed: bool
-) -> tuple[Float[Tensor, "layer token d_model"], Tensor | None]:
+) -> tuple[TokenBatch, Float[Tensor, "layer token d_model"], Tensor | None]:
     seen: list[Tensor] = []
 
     def see(layer: int, before: Tensor, after: Tensor) -> None:
         seen.append(after)
 
-    logits = watch(model, batch, surface, {}, see, unembed=unembed)
+    rest = SharedPrefixes(model).rest(batch, surface)
+    logits = watch(model, rest, surface, {}, see, unembed=unembed)
     found = torch.stack(seen)
     check_recorded(found, model, batch)
-    return found, logits
+    return rest.batch, found, logits
 
 
 def _stacked(layers: Sequence[Products]) -> Products:

@@ -19,6 +19,7 @@ from psr_lens.examples import Example
 from psr_lens.fitting.report import StageReport
 from psr_lens.fitting.statistics import DeltaMoments, delta_moments, principal_vector
 from psr_lens.models import HookedModel
+from psr_lens.models.shared import SharedPrefixes
 from psr_lens.steering import (
     ActAdd,
     ConstantSteering,
@@ -169,10 +170,11 @@ def leading_directions(
         progress: Whether to show a bar.
     """
     second = torch.zeros(model.n_layers, model.d_model, model.d_model, dtype=torch.float64)
+    plain, prompt = SharedPrefixes(model), SharedPrefixes(model)
     for indices in iter_batches(data, batch_size, progress=progress, description="local deltas"):
         base, steered = example_batches(model, [data[i] for i in indices])
-        target = surface_residuals(model, steered, surface)
-        local = local_deltas(model, base, target, surface).cpu().double()
+        target = surface_residuals(model, steered, surface, shared=prompt)
+        local = local_deltas(model, base, target, surface, shared=plain).cpu().double()
         second += local.mT @ local
     # Eigenvalues come in ascending order.
     leading = torch.linalg.eigh(second).eigenvectors[:, :, -rank:].mT.flip(1)

@@ -14,6 +14,7 @@ from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import check_recorded
 from psr_lens.models.prefix import KeyValues
+from psr_lens.models.shared import SharedPrefixes
 from psr_lens.steering import Steering
 
 
@@ -32,11 +33,12 @@ def relative_rmse(
     def squares(difference: torch.Tensor) -> torch.Tensor:
         return difference.square().sum(dim=(1, 2)).cpu().double()
 
+    plain, prompt = SharedPrefixes(model), SharedPrefixes(model)
     for indices in iter_batches(data, batch_size, progress=False, description=""):
         examples = [data[i] for i in indices]
         base, steered = example_batches(model, examples)
-        target = surface_residuals(model, steered, surface)
-        energy += squares(surface_residuals(model, base, surface) - target)
+        target = surface_residuals(model, steered, surface, shared=prompt)
+        energy += squares(surface_residuals(model, base, surface, shared=plain) - target)
         for i, candidate in enumerate(candidates):
             edits = candidate.edits(model, 1.0, examples)
             missed[i] += squares(surface_residuals(model, base, surface, edits) - target)

@@ -23,6 +23,7 @@ from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import check_recorded
 from psr_lens.models.prefix import KeyValues, RowKeyValues
+from psr_lens.models.shared import SharedPrefixes
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +68,12 @@ def prepare(
         progress: Whether to show a bar.
     """
     prepared: dict[int, Prepared] = {}
+    prompt = SharedPrefixes(model)
     for indices in iter_batches(examples, batch_size, progress=progress, description="prepare"):
         own = [examples[i] for i in indices]
         base, steered = example_batches(model, own)
         lengths = [example.surface_length(surface) for example in own]
-        target = surface_residuals(model, steered, surface)[first:]
+        target = surface_residuals(model, steered, surface, shared=prompt)[first:]
         seen: dict[int, Tensor] = {}
         places = Places(base.surface(surface))
 

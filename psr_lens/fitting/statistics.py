@@ -12,6 +12,7 @@ from psr_lens.deltas import example_batches, iter_batches, surface_residuals
 from psr_lens.examples import Example
 from psr_lens.fitting.heads import leading_direction
 from psr_lens.models import HookedModel
+from psr_lens.models.shared import SharedPrefixes
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ def delta_moments(
     energy = torch.zeros(model.n_layers, dtype=torch.float64)
     square = torch.zeros(*shape, model.d_model, dtype=torch.float64) if second else None
     tokens = 0
+    bases, prompts = SharedPrefixes(model), SharedPrefixes(model)
     for indices in iter_batches(data, batch_size, progress=progress, description="deltas"):
         examples = [data[i] for i in indices]
         base, steered = example_batches(model, examples)
-        target = surface_residuals(model, steered, surface)
-        delta = target - surface_residuals(model, base, surface)
+        target = surface_residuals(model, steered, surface, shared=prompts)
+        delta = target - surface_residuals(model, base, surface, shared=bases)
         last = torch.tensor(_last_prompt_tokens(examples, surface), device=delta.device)
         total += delta.sum(dim=1).cpu()
         energy += delta.square().sum(dim=(1, 2)).cpu()

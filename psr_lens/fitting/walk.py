@@ -16,6 +16,7 @@ from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenRow
 from psr_lens.models.batch import Places, length_sorted_batches
 from psr_lens.models.finite import check_recorded
+from psr_lens.models.shared import SharedPrefixes
 
 
 @final
@@ -85,9 +86,13 @@ class Walk:
         self.model = model
         self.order = length_sorted_batches([len(row.tokens) for row in rows], batch_size)
         self.batches = [model.pad([rows[i] for i in indices]) for indices in self.order]
-        masks = [batch.surface(surface) for batch in self.batches]
+        # The longest first, as the batches are, so that what the first begin with does for all.
+        shared = SharedPrefixes(model)
+        self.rests = [shared.rest(batch, surface) for batch in self.batches]
+        masks = [rest.batch.surface(surface) for rest in self.rests]
         self.places = [Places(mask) for mask in masks]
-        self.resid = _Stored((model.embed(batch) for batch in self.batches), folder)
+        embedded = (model.embed(rest.batch, rest.prefix) for rest in self.rests)
+        self.resid = _Stored(embedded, folder)
         self.lengths = [mask.sum(dim=1).tolist() for mask in masks]
         # Batches are sorted by length, and base and steered prompts sort differently: tokens are
         # always handed out in the order of the examples.
@@ -102,8 +107,8 @@ class Walk:
 
     def up(self, layer: int) -> None:
         """Through one block."""
-        for at, batch in enumerate(self.batches):
-            self.resid[at] = self.model.run_block(layer, self.resid[at], batch)
+        for at, rest in enumerate(self.rests):
+            self.resid[at] = self.model.run_block(layer, self.resid[at], rest.batch, rest.prefix)
 
     def residuals(self) -> Float[Tensor, "token d_model"]:
         """The surface's residual streams in the working precision, in the examples' order.

@@ -122,10 +122,14 @@ class HookedModel(EditableModel):
     ) -> Float[Tensor, "batch pos d_vocab"]: ...
 
     @abstractmethod
-    def _forward(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]: ...
+    def _forward(
+        self, batch: TokenBatch, prefix: KeyValues | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]: ...
 
     @abstractmethod
-    def _forward_without_unembedding(self, batch: TokenBatch) -> None: ...
+    def _forward_without_unembedding(
+        self, batch: TokenBatch, prefix: KeyValues | None = None
+    ) -> None: ...
 
     @abstractmethod
     def _forward_cached(
@@ -133,16 +137,32 @@ class HookedModel(EditableModel):
         tokens: Int[Tensor, "batch new"],
         attention_mask: Tensor,
         cache: Any,
-    ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
-        """Logits of the new tokens, and the cache; the mask covers cached and new columns."""
+        last: bool = False,
+    ) -> tuple[Float[Tensor, "batch logits d_vocab"], Any]:
+        """Logits of the new tokens, or of the last, and the cache; the mask covers all columns."""
 
     @abstractmethod
-    def _embed(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]: ...
+    def _embed(
+        self, batch: TokenBatch, prefix: KeyValues | None = None
+    ) -> Float[Tensor, "batch pos d_model"]: ...
 
     @abstractmethod
     def _run_block(
-        self, layer: int, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        batch: TokenBatch,
+        prefix: KeyValues | None = None,
     ) -> Float[Tensor, "batch pos d_model"]: ...
+
+    @property
+    @abstractmethod
+    def can_share(self) -> bool:
+        """Whether rows may begin behind a prefix that they share, with a gap of padding between.
+
+        Not so where attention counts columns and not positions, as in a sliding window, or where
+        keys and values are not all that a token leaves behind.
+        """
 
     @abstractmethod
     def _forward_keeping_keys(self, batch: TokenBatch) -> KeyValues: ...
@@ -163,27 +183,40 @@ class HookedModel(EditableModel):
 
     # --- running --------------------------------------------------------------------------------
 
-    def logits(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
-        """Next-token logits at every column of a padded batch, `[batch, pos, d_vocab]`."""
-        with self._running(batch.columns):
-            return self._forward(batch)
+    def logits(
+        self, batch: TokenBatch, prefix: KeyValues | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits at every column of a padded batch, `[batch, pos, d_vocab]`.
 
-    def run(self, batch: TokenBatch) -> None:
+        Args:
+            batch: The batch.
+            prefix: Keys and values of one row that stands in front of every row of the batch.
+        """
+        with self._running(batch.columns):
+            return self._forward(batch, prefix)
+
+    def run(self, batch: TokenBatch, prefix: KeyValues | None = None) -> None:
         """Run all blocks for what the edits record; no logits where the backend can skip them."""
         with self._running(batch.columns):
-            self._forward_without_unembedding(batch)
+            self._forward_without_unembedding(batch, prefix)
 
-    def embed(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]:
+    def embed(
+        self, batch: TokenBatch, prefix: KeyValues | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream that enters block 0."""
         with self._running(batch.columns):
-            return self._embed(batch)
+            return self._embed(batch, prefix)
 
     def run_block(
-        self, layer: int, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        batch: TokenBatch,
+        prefix: KeyValues | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream after block `layer`, given the one that enters it."""
         with self._running(batch.columns):
-            return self._run_block(layer, resid, batch)
+            return self._run_block(layer, resid, batch, prefix)
 
     def unembed(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Logits of residual streams that leave the last block: norm, unembedding, soft cap.
@@ -202,17 +235,24 @@ class HookedModel(EditableModel):
         attention_mask: Tensor,
         columns: Columns,
         cache: Any = None,
-    ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
+        *,
+        last: bool = False,
+    ) -> tuple[Float[Tensor, "batch logits d_vocab"], Any]:
         """One cached forward pass: logits of the new columns, and the grown cache.
 
         Args:
             tokens: The new tokens.
             attention_mask: True on real tokens, over cached and new columns.
             columns: What the new columns are.
-            cache: What the last call returned; None to begin.
+            cache: What the last call returned, or `begun_cache`; None to begin.
+            last: Of the new columns' logits, the last column's will do.
         """
         with self._running(columns):
-            return self._forward_cached(tokens, attention_mask, cache)
+            return self._forward_cached(tokens, attention_mask, cache, last)
+
+    @abstractmethod
+    def begun_cache(self, prefix: KeyValues, rows: int) -> Any:
+        """A cache for `step` in which every row has one row's prefix already."""
 
     @abstractmethod
     def keep_rows(self, cache: Any, rows: Int[Tensor, " kept"]) -> None:

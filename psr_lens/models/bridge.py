@@ -1,5 +1,6 @@
 """TransformerLens' TransformerBridge (3.9 and 4.x) behind the model protocol."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -13,7 +14,15 @@ from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
 from psr_lens.models.parts import PartPoints
 from psr_lens.models.prefix import KeyValues
+from psr_lens.models.shared import mask_after
 from psr_lens.models.unhooked import UnhookedParts
+
+_KNOWN_ATTENTIONS = {
+    "PositionEmbeddingsAttentionBridge",
+    "JointQKVAttentionBridge",
+    "JointQKVPositionEmbeddingsAttentionBridge",
+}
+"""Attention over all keys so far, with rotary or learnt positions, which the bridge derives."""
 
 
 class _Captured(Exception):
@@ -93,24 +102,63 @@ class BridgeModel(HookedModel):
         with self._entering(self.n_layers, resid):
             return self._forward(batch)
 
-    def _forward(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
+    @property
+    def can_share(self) -> bool:
+        """Where attention, positions and cache are of kinds that are known to allow it."""
+        return self._shareable
+
+    @cached_property
+    def _shareable(self) -> bool:
+        config = self.raw.original_model.config
+        kinds = getattr(config, "layer_types", None)
+        if kinds is None:
+            windows = getattr(config, "sliding_window", None) is not None
+        else:
+            windows = set(kinds) != {"full_attention"}
+        attentions = {type(getattr(block, "attn", None)).__name__ for block in self.raw.blocks}
+        parameters = inspect.signature(type(self.raw.original_model).forward).parameters
+        return (
+            not windows
+            and attentions <= _KNOWN_ATTENTIONS
+            and "position_ids" in parameters
+            and not getattr(config, "alibi", False)
+        )
+
+    def _forward(
+        self, batch: TokenBatch, prefix: KeyValues | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        if prefix is not None:
+            cache = self.begun_cache(prefix, len(batch.tokens))
+            return self._forward_cached(batch.tokens, mask_after(prefix, batch), cache)[0]
         with self._finite_padding(batch.attention_mask), self._unhooked.as_themselves():
             return self.raw(batch.tokens, attention_mask=batch.attention_mask.long())
 
-    def _forward_without_unembedding(self, batch: TokenBatch) -> None:
-        self._capture(self.hook_point(-1), batch)
+    def _forward_without_unembedding(
+        self, batch: TokenBatch, prefix: KeyValues | None = None
+    ) -> None:
+        self._capture(self.hook_point(-1), batch, prefix)
 
-    def _embed(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]:
-        return self._capture(self.raw.blocks[0].hook_in, batch)
+    def _embed(
+        self, batch: TokenBatch, prefix: KeyValues | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        return self._capture(self.raw.blocks[0].hook_in, batch, prefix)
 
     def _run_block(
-        self, layer: int, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        batch: TokenBatch,
+        prefix: KeyValues | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         with self._entering(layer, resid):
-            return self._capture(self.hook_point(layer), batch)
+            return self._capture(self.hook_point(layer), batch, prefix)
 
     def _forward_keeping_keys(self, batch: TokenBatch) -> KeyValues:
-        _, cache = self._forward_cached(batch.tokens, batch.attention_mask, None)
+        cache = self._whole_cache()
+        self._stop_at(
+            self.hook_point(-1),
+            lambda: self._forward_cached(batch.tokens, batch.attention_mask, cache),
+        )
         return KeyValues(
             torch.stack([own.keys for own in cache.layers]).transpose(2, 3),
             torch.stack([own.values for own in cache.layers]).transpose(2, 3),
@@ -141,6 +189,18 @@ class BridgeModel(HookedModel):
 
         with self._entering(layer, resid):
             return forward() if unembed else self._stop_at(self.hook_point(-1), forward)
+
+    def begun_cache(self, prefix: KeyValues, rows: int) -> Any:
+        """A cache for `step` in which every row has one row's prefix already."""
+        cache = self._whole_cache()
+        for layer, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
+            cache.update(keys.transpose(1, 2), values.transpose(1, 2), layer)
+            own = cache.layers[layer]
+            # Views: what is added to them makes them arrays of their own.
+            own.keys, own.values = (
+                part.expand(rows, -1, -1, -1) for part in (own.keys, own.values)
+            )
+        return cache
 
     def _whole_cache(self) -> Any:
         # Made without a configuration it keeps every column, in sliding-window layers too.
@@ -176,8 +236,8 @@ class BridgeModel(HookedModel):
             if entering is not None:
                 entering.remove()
 
-    def _capture(self, point: nn.Module, batch: TokenBatch) -> Tensor:
-        return self._stop_at(point, lambda: self._forward(batch))
+    def _capture(self, point: nn.Module, batch: TokenBatch, prefix: KeyValues | None) -> Tensor:
+        return self._stop_at(point, lambda: self._forward(batch, prefix))
 
     def _stop_at(self, point: nn.Module, forward: Callable[[], object]) -> Tensor:
         """What comes to a hook point, edits included; the pass ends there."""
@@ -197,8 +257,12 @@ class BridgeModel(HookedModel):
         return captured[0]
 
     def _forward_cached(
-        self, tokens: Int[Tensor, "batch new"], attention_mask: Tensor, cache: Any
-    ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
+        self,
+        tokens: Int[Tensor, "batch new"],
+        attention_mask: Tensor,
+        cache: Any,
+        last: bool = False,
+    ) -> tuple[Float[Tensor, "batch logits d_vocab"], Any]:
         if cache is None:
             cache = self._whole_cache()
         own = attention_mask[:, -tokens.shape[1] :]
@@ -209,7 +273,14 @@ class BridgeModel(HookedModel):
                 past_key_values=cache,
                 use_cache=True,
                 return_type="logits_and_cache",
+                **(self._only_the_last if last and tokens.shape[1] > 1 else {}),
             )
+
+    @cached_property
+    def _only_the_last(self) -> dict[str, int]:
+        """How the wrapped model is told to make no logits but the last column's, if it takes that."""
+        parameters = inspect.signature(type(self.raw.original_model).forward).parameters
+        return {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
     @contextmanager
     def _finite_padding(self, mask: Bool[Tensor, "batch pos"]) -> Iterator[None]:

@@ -7,6 +7,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
+from psr_lens._types import Surface
 from psr_lens.models.binding import BoundHook, Owner, is_suspended, suspended
 from psr_lens.models.columns import Columns
 from psr_lens.models.turns import Turns, turns_of
@@ -43,6 +44,7 @@ class EditableModel(ABC):
         prompt_length: int | None = None,
         question_start: int | None = None,
         steering: str = "",
+        only_on: Surface | None = None,
     ) -> Iterator[None]:
         """Apply residual edits to every forward pass inside the context; none is left after it.
 
@@ -58,8 +60,11 @@ class EditableModel(ABC):
             prompt_length: Columns of the prompt, for whole sequences given to `raw`.
             question_start: First question column, for a `QR` edit under direct calls of `raw`.
             steering: What `steerings_on` says of it, where it is a steering.
+            only_on: The surface outside of which the edits neither change nor look at anything, so
+                that what lies in front of it may be run without them, and not in the same pass. None:
+                they are shown all columns.
         """
-        own = _Edits(prompt_length, question_start, steering)
+        own = _Edits(prompt_length, question_start, steering, only_on)
         handles = []
         try:
             # In turn, for torch numbers hooks by a counter that it does not guard.
@@ -88,6 +93,18 @@ class EditableModel(ABC):
     def steerings_on(self) -> list[str]:
         """The steerings that act on a pass of this thread just now, in words."""
         return [own.steering for own in self._acting() if own.steering]
+
+    def shown_from(self) -> Surface | None:
+        """The surface from which on everything that listens to a pass has to be shown it.
+
+        Raises:
+            LookupError: If something may look at every column: edits that do not say where they act,
+                or hooks that are not ours.
+        """
+        surfaces = [own.only_on for own in self._acting()]
+        if None in surfaces or any(map(_is_foreign, _all_hooks(self.raw))):
+            raise LookupError("something may look at every column")
+        return "QR" if "QR" in surfaces else "R" if surfaces else None
 
     def columns_of(self, resid: Tensor) -> Columns:
         """What the columns of the pass are that a residual stream belongs to."""
@@ -131,9 +148,15 @@ class EditableModel(ABC):
 class _Edits:
     """What one `edited` put on, for whom, and what it said about direct calls."""
 
-    def __init__(self, prompt_length: int | None, question_start: int | None, steering: str):
+    def __init__(
+        self,
+        prompt_length: int | None,
+        question_start: int | None,
+        steering: str,
+        only_on: Surface | None,
+    ):
         self.prompt_length, self.question_start = prompt_length, question_start
-        self.steering = steering
+        self.steering, self.only_on = steering, only_on
         self.owner = Owner()
 
     def act_here(self) -> bool:
@@ -163,3 +186,22 @@ class _BeginPass(BoundHook):
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         self._turns.now.raw_calls.begin_pass()
+
+
+def _all_hooks(raw: nn.Module) -> Iterator[object]:
+    """Every hook on a model that runs in its passes, those on all modules of the process included."""
+    everywhere = nn.modules.module
+    yield from everywhere._global_forward_hooks.values()
+    yield from everywhere._global_forward_pre_hooks.values()
+    # A bridge does not have the model that it wraps among its modules, but all that is in that.
+    wrapped = raw.__dict__.get("original_model")
+    for module in (*raw.modules(), *([wrapped] if isinstance(wrapped, nn.Module) else [])):
+        yield from module._forward_hooks.values()
+        yield from module._forward_pre_hooks.values()
+
+
+def _is_foreign(hook: Any) -> bool:
+    """Whether nobody can say what it looks at: neither ours nor how the bridge is built."""
+    if isinstance(hook, _EditHook | _BeginPass):
+        return False
+    return not str(getattr(hook, "__module__", "")).startswith("transformer_lens.model_bridge.")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from psr_lens.models.batch import TokenBatch, TokenRow, length_sorted_batches
 from psr_lens.models.chat import Prompt, PromptTokens
 from psr_lens.models.columns import Columns
 from psr_lens.models.finite import check_recorded, not_finite
+from psr_lens.models.shared import SharedPrefixes
 
 if TYPE_CHECKING:
     from psr_lens.models.base import HookedModel
@@ -90,6 +91,7 @@ def generate_tokens(
     results: dict[int, Generation] = {}
     stream_of = range(len(encoded)) if streams is None else streams
     batches = length_sorted_batches([len(prompt.ids) for prompt in encoded], batch_size)
+    shared = SharedPrefixes(model)
     with tqdm(total=len(encoded), desc="sampling", unit="response", disable=not progress) as bar:
         for indices in batches:
             uniforms = torch.stack(
@@ -97,7 +99,11 @@ def generate_tokens(
             )
             with nullcontext() if inside is None else inside(indices):
                 sampled = _sample_batch(
-                    model, [encoded[i] for i in indices], uniforms, temperature, use_cache
+                    model,
+                    [encoded[i] for i in indices],
+                    uniforms,
+                    temperature,
+                    shared if use_cache else None,
                 )
             results.update(zip(indices, sampled, strict=True))
             bar.update(len(indices))
@@ -151,8 +157,9 @@ def _sample_batch(
     prompts: Sequence[PromptTokens],
     uniforms: Float[Tensor, "batch max_new_tokens"],
     temperature: float,
-    use_cache: bool,
+    shared: SharedPrefixes | None,
 ) -> list[Generation]:
+    """Responses to one batch of prompts; without a cache where there is nothing to share."""
     batch = model.pad([TokenRow(p.ids, p.question_start, len(p.ids) - 1) for p in prompts])
     ends = torch.tensor(sorted(model.encoder.end_token_ids), dtype=torch.long, device=model.device)
     uniforms = uniforms.to(sum_device(model.device))
@@ -160,13 +167,10 @@ def _sample_batch(
     # Rows of the batch are dropped once enough of them have ended; these are still there.
     rows = torch.arange(len(prompts), device=model.device)
     finished = torch.zeros_like(rows, dtype=torch.bool)
-    cache, new = None, batch
+    cached = None if shared is None else _Cached.begun(model, batch, shared)
     for step in range(uniforms.shape[1]):
         with _looking_at_the_end(model, batch) if step == 0 else nullcontext():
-            if use_cache:
-                logits, cache = model.step(new.tokens, batch.attention_mask, new.columns, cache)
-            else:
-                logits = model.logits(batch)
+            logits = model.logits(batch) if cached is None else cached.logits()
         tokens = pick_tokens(logits[:, -1], uniforms[rows, step], temperature)
         picked = tokens.tolist()
         if min(picked) < 0:
@@ -177,12 +181,13 @@ def _sample_batch(
         going_on = (~finished).nonzero().squeeze(1)
         if len(going_on) == 0:
             break
-        batch, new = _append(batch, tokens)
+        batch = _append(batch, tokens)
+        kept = None
         if len(going_on) <= _WORTH_DROPPING * len(rows):
-            rows, finished = rows[going_on], finished[going_on]
-            batch, new = batch.kept(going_on), new.kept(going_on)
-            if use_cache:
-                model.keep_rows(cache, going_on)
+            kept = going_on
+            rows, finished, batch = rows[kept], finished[kept], batch.kept(kept)
+        if cached is not None:
+            cached.go_on(tokens, kept)
     return [_until_end(tokens, model.encoder.end_token_ids) for tokens in said]
 
 
@@ -198,21 +203,60 @@ def _looking_at_the_end(model: "HookedModel", batch: TokenBatch) -> Iterator[Non
     def look(resid: Tensor, columns: Columns) -> None:
         seen.append(resid[:, -1])
 
-    with model.edited({model.n_layers - 1: look}):
+    with model.edited({model.n_layers - 1: look}, only_on="R"):
         yield
     check_recorded(seen[-1], model, batch)
 
 
-def _append(batch: TokenBatch, tokens: Int[Tensor, " batch"]) -> tuple[TokenBatch, TokenBatch]:
-    """The batch grown by one response column, and that column alone."""
+def _append(batch: TokenBatch, tokens: Int[Tensor, " batch"]) -> TokenBatch:
+    """The batch grown by one response column."""
     column = tokens.unsqueeze(-1)
-    new = TokenBatch(column, torch.ones_like(column, dtype=torch.bool), batch.columns.next())
-    grown = TokenBatch(
-        torch.cat([batch.tokens, new.tokens], dim=1),
-        torch.cat([batch.attention_mask, new.attention_mask], dim=1),
+    return TokenBatch(
+        torch.cat([batch.tokens, column], dim=1),
+        torch.cat([batch.attention_mask, torch.ones_like(column, dtype=torch.bool)], dim=1),
         batch.columns.grown(),
     )
-    return grown, new
+
+
+@final
+class _Cached:
+    """Where a batch stands whose keys and values are kept.
+
+    Args:
+        model: The model.
+        new: The columns to be run next.
+        mask: True on real columns, of those in the cache and of the new ones.
+        cache: The model's.
+    """
+
+    def __init__(self, model: "HookedModel", new: TokenBatch, mask: Tensor, cache: Any):
+        self._model, self._new, self._mask, self._cache = model, new, mask, cache
+
+    @classmethod
+    def begun(cls, model: "HookedModel", batch: TokenBatch, shared: SharedPrefixes) -> "_Cached":
+        """In front of a batch's first pass; what its rows share has been run."""
+        rest = shared.rest(batch)
+        rows = len(batch.tokens)
+        cache = None if rest.prefix is None else model.begun_cache(rest.prefix, rows)
+        return cls(model, rest.batch, rest.attention_mask, cache)
+
+    def logits(self) -> Float[Tensor, "batch 1 d_vocab"]:
+        """Run the new columns: the logits behind the last."""
+        new = self._new
+        logits, self._cache = self._model.step(
+            new.tokens, self._mask, new.columns, self._cache, last=True
+        )
+        return logits
+
+    def go_on(self, tokens: Int[Tensor, " batch"], kept: Int[Tensor, " kept"] | None) -> None:
+        """Take the next token of every row, or of those that are kept."""
+        column = tokens.unsqueeze(-1)
+        real = torch.ones_like(column, dtype=torch.bool)
+        self._new = TokenBatch(column, real, self._new.columns.next())
+        self._mask = torch.cat([self._mask, real], dim=1)
+        if kept is not None:
+            self._new, self._mask = self._new.kept(kept), self._mask[kept]
+            self._model.keep_rows(self._cache, kept)
 
 
 def _until_end(tokens: Sequence[int], end_token_ids: frozenset[int]) -> Generation:

@@ -10,6 +10,7 @@ from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
 from psr_lens.models.parts import PartPoints
 from psr_lens.models.prefix import KeyValues
+from psr_lens.models.shared import mask_after
 
 
 @final
@@ -73,35 +74,82 @@ class HookedTransformerModel(HookedModel):
         mask = batch.attention_mask.long()
         return self.raw(resid, start_at_layer=self.n_layers, attention_mask=mask)
 
-    def _forward(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_vocab"]:
-        return self.raw(batch.tokens, attention_mask=batch.attention_mask.long())
-
-    def _forward_without_unembedding(self, batch: TokenBatch) -> None:
-        mask = batch.attention_mask.long()
-        self.raw(batch.tokens, attention_mask=mask, stop_at_layer=self.n_layers)
-
-    def _embed(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]:
-        mask = batch.attention_mask.long()
-        return self.raw(batch.tokens, attention_mask=mask, stop_at_layer=0)
-
-    def _run_block(
-        self, layer: int, resid: Float[Tensor, "batch pos d_model"], batch: TokenBatch
-    ) -> Float[Tensor, "batch pos d_model"]:
-        return self.raw(
-            resid,
-            start_at_layer=layer,
-            stop_at_layer=layer + 1,
-            attention_mask=batch.attention_mask.long(),
+    @property
+    def can_share(self) -> bool:
+        """Not with local attention, and with known kinds of positions alone."""
+        cfg = self.raw.cfg
+        return (
+            cfg.positional_embedding_type in ("rotary", "standard")
+            and cfg.attention_dir == "causal"
+            and not cfg.use_local_attn
+            and not getattr(cfg, "use_dynamic_ntk_rope", False)
+            and not getattr(cfg, "use_logn_attn", False)
         )
 
+    def _forward(
+        self, batch: TokenBatch, prefix: KeyValues | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        return self.raw(batch.tokens, **self._behind(prefix, batch))
+
+    def _forward_without_unembedding(
+        self, batch: TokenBatch, prefix: KeyValues | None = None
+    ) -> None:
+        self.raw(batch.tokens, stop_at_layer=self.n_layers, **self._behind(prefix, batch))
+
+    def _embed(
+        self, batch: TokenBatch, prefix: KeyValues | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        return self.raw(batch.tokens, stop_at_layer=0, **self._behind(prefix, batch))
+
+    def _run_block(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        batch: TokenBatch,
+        prefix: KeyValues | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        options = self._behind(prefix, batch)
+        # Where a pass begins in the middle, nobody puts the cache's mask in front.
+        options["attention_mask"] = mask_after(prefix, batch).long()
+        return self.raw(resid, start_at_layer=layer, stop_at_layer=layer + 1, **options)
+
+    def _behind(self, prefix: KeyValues | None, batch: TokenBatch) -> dict[str, Any]:
+        """How the pass over a batch is told what stands in front of it."""
+        options: dict[str, Any] = {"attention_mask": batch.attention_mask.long()}
+        if prefix is not None:
+            # A frozen cache is read and not grown.
+            options["past_kv_cache"] = self.begun_cache(prefix, len(batch.tokens))
+            options["past_kv_cache"].freeze()
+        return options
+
+    def begun_cache(self, prefix: KeyValues, rows: int) -> Any:
+        """A cache for `step` in which every row has one row's prefix already."""
+        repeated = prefix.repeated(rows)
+        cache = self._empty_cache(rows)
+        cache.previous_attention_mask = repeated.attention_mask.long()
+        for entry, keys, values in zip(cache.entries, repeated.keys, repeated.values, strict=True):
+            entry.past_keys, entry.past_values = keys, values
+        return cache
+
     def _forward_cached(
-        self, tokens: Int[Tensor, "batch new"], attention_mask: Tensor, cache: Any
-    ) -> tuple[Float[Tensor, "batch new d_vocab"], Any]:
+        self,
+        tokens: Int[Tensor, "batch new"],
+        attention_mask: Tensor,
+        cache: Any,
+        last: bool = False,
+    ) -> tuple[Float[Tensor, "batch logits d_vocab"], Any]:
         if cache is None:
             cache = self._empty_cache(tokens.shape[0])
         # The cache keeps the mask of its own columns and takes that of the new ones.
         mask = attention_mask[:, -tokens.shape[1] :].long()
-        return self.raw(tokens, attention_mask=mask, past_kv_cache=cache), cache
+        if not last or tokens.shape[1] == 1:
+            return self.raw(tokens, attention_mask=mask, past_kv_cache=cache), cache
+        resid = self.raw(
+            tokens, attention_mask=mask, past_kv_cache=cache, stop_at_layer=self.n_layers
+        )
+        end = resid[:, -1:]
+        logits = self.raw(end, start_at_layer=self.n_layers, attention_mask=mask[:, -1:])
+        return logits, cache
 
     def keep_rows(self, cache: Any, rows: Int[Tensor, " kept"]) -> None:
         """Drop all rows but these from a cache that `step` returned."""

@@ -39,6 +39,20 @@ class KeyValues:
     values: Float[Tensor, "layer batch pos head d_head"]
     attention_mask: Bool[Tensor, "batch pos"]
 
+    def repeated(self, count: int) -> "KeyValues":
+        """One row's as those of many; nothing is copied."""
+        return KeyValues(
+            self.keys.expand(-1, count, -1, -1, -1),
+            self.values.expand(-1, count, -1, -1, -1),
+            self.attention_mask.expand(count, -1),
+        )
+
+    def cut(self, length: int) -> "KeyValues":
+        """Those of the first columns alone: later ones do not act on them."""
+        return KeyValues(
+            self.keys[:, :, :length], self.values[:, :, :length], self.attention_mask[:, :length]
+        )
+
     def rows(self) -> list[RowKeyValues]:
         """One row each, without its padding."""
         lengths = self.attention_mask.sum(dim=1).tolist()

@@ -3,19 +3,23 @@
 Every component of the bridge has hook points, and works for them: norms compute what they hand to
 `hook_normalized`, the attention its scores and its pattern one by one. A component whose points
 have no hook may as well be the module that it stands for: the same bits, and for the attention one
-fused call that keeps no `[head, pos, pos]` array and is the same up to rounding.
+fused call that keeps no `[head, pos, pos]` array and is the same up to rounding. Where the attention
+is, a block goes from one of its two hook points to the other by the shortest way.
 
 What is hooked is looked up as a pass begins: a hook that is added in the middle of a pass, on a
 later layer, is seen from the next pass on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any, final
 
 import torch
 from torch import nn
 
+_BLOCK = "BlockBridge"
 _LINEAR, _MLP = "LinearBridge", "GatedMLPBridge"
 _NORMS = ("NormalizationBridge", "RMSNormalizationBridge")
 _ATTENTION = "PositionEmbeddingsAttentionBridge"
@@ -43,6 +47,9 @@ class UnhookedParts:
         self._simple: list[tuple[Any, Hooks]] = [
             (part, _hooks(_own_points(part))) for part in model.modules() if _is_simple(part)
         ]
+        self._blocks: list[tuple[Any, Callable[..., Any]]] = [
+            (block, _ShortWay(block)) for block in bridge.blocks if type(block).__name__ == _BLOCK
+        ]
         attentions: list[Any] = [getattr(block, "attn", None) for block in bridge.blocks]
         self._attentions: list[Any] = []
         self._attention_hooks: Hooks = ()
@@ -62,18 +69,30 @@ class UnhookedParts:
         For one thread at a time, which the model sees to.
         """
         fused = self._may_fuse()
-        simple = [
-            (part, not any(hooks) and self._keeps_its_type(part)) for part, hooks in self._simple
+        wanted: list[tuple[Any, Callable[..., Any] | None]] = [
+            (part, own if not any(hooks) and self._keeps_its_type(own) else None)
+            for part, hooks in self._simple
+            for own in (part._modules["_original_component"],)
         ]
-        return self._switched([*simple, *((own, fused) for own in self._attentions)], fused)
+        wanted += [(own, own.original_component if fused else None) for own in self._attentions]
+        wanted += [
+            (block, way if fused and _goes_through(block) else None)
+            for block, way in self._blocks
+            if block.__dict__.get("forward") in (None, way)
+        ]
+        return self._switched(wanted, fused)
 
     def as_the_bridge(self) -> AbstractContextManager[None]:
         """All components are the bridge's own inside the context, in the middle of a pass too."""
         parts = [*(part for part, _ in self._simple), *self._attentions]
-        return self._switched([(part, False) for part in parts], fused=False)
+        # A block with another way of its own, which is no way of ours, keeps it.
+        parts += [block for block, way in self._blocks if block.__dict__.get("forward") is way]
+        return self._switched([(part, None) for part in parts], fused=False)
 
     @contextmanager
-    def _switched(self, wanted: Sequence[tuple[Any, bool]], fused: bool) -> Iterator[None]:
+    def _switched(
+        self, wanted: Sequence[tuple[Any, Callable[..., Any] | None]], fused: bool
+    ) -> Iterator[None]:
         outer = self._config._attn_implementation
         if self._depth == 0:
             self._outermost = outer
@@ -82,8 +101,8 @@ class UnhookedParts:
         self._depth += 1
         try:
             self._config._attn_implementation = "sdpa" if fused else self._outermost
-            for part, as_itself in wanted:
-                _set_forward(part, part.original_component if as_itself else None)
+            for part, forward in wanted:
+                _set_forward(part, forward)
             yield
         finally:
             self._depth -= 1
@@ -91,9 +110,9 @@ class UnhookedParts:
             for part, forward in before:
                 _set_forward(part, forward)
 
-    def _keeps_its_type(self, part: Any) -> bool:
+    def _keeps_its_type(self, original: Any) -> bool:
         """Not so a norm of its own type: the bridge takes its result back to the model's."""
-        weight = part.original_component._parameters.get("weight")
+        weight = original._parameters.get("weight")
         return weight is None or weight.dtype == self._weight.dtype
 
     def _may_fuse(self) -> bool:
@@ -111,12 +130,57 @@ class UnhookedParts:
         )
 
 
-def _set_forward(part: nn.Module, forward: Any) -> None:
+def _set_forward(part: nn.Module, forward: Callable[..., Any] | None) -> None:
     """Another `forward` for one object; None for that of its class."""
     if forward is None:
         part.__dict__.pop("forward", None)
     else:
         part.__dict__["forward"] = forward
+
+
+@final
+class _ShortWay:
+    """What a block of the bridge does in a whole pass: its module between its two hook points.
+
+    The block itself also looks up, at every call, what its module takes, and where to stop. An
+    object and not a function, so that a copy of a model goes its own way.
+    """
+
+    def __init__(self, block: Any):
+        self._module, self._enter, self._leave = (
+            block.original_component,
+            block.hook_in,
+            block.hook_out,
+        )
+        self._attention: Any = getattr(block, "attn", None)
+
+    def __call__(self, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            out = self._module(self._enter(hidden_states), *args, **kwargs)
+        finally:
+            if self._attention is not None:
+                # What the bridge keeps for another way through the attention, and lets go of here.
+                self._attention.__dict__["_captured_pre_ln_residual"] = None
+        if isinstance(out, tuple):
+            return self._leave(out[0]), *out[1:]
+        return self._leave(out)
+
+
+def _goes_through(block: Any) -> bool:
+    """Whether nothing is to stop or to begin at a block."""
+    own = block.__dict__
+    return (
+        own.get("_stop_at_layer_idx") is None
+        and own.get("_start_at_layer_idx") is None
+        and _takes_all(type(block._modules["_original_component"]))
+    )
+
+
+@cache
+def _takes_all(module: type[nn.Module]) -> bool:
+    """Whether a module's `forward` takes keywords that it does not name."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    return any(own.kind == inspect.Parameter.VAR_KEYWORD for own in parameters)
 
 
 def _own_points(part: nn.Module) -> list[nn.Module]:

@@ -102,6 +102,11 @@ class ActAdd(Steering):
         place = self._place(columns)
         return (place >= 0) & (place < self.rows.shape[1])
 
+    @property
+    def only_on(self) -> Surface | None:
+        """Its surface, where the rows begin there and not at the first token."""
+        return self.surface if self.aligned == "surface" else None
+
     def pushes(
         self, device: torch.device, dtype: torch.dtype, context: Context | None = None
     ) -> Mapping[int, Push]:

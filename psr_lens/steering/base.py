@@ -120,6 +120,14 @@ class Steering(ABC):
         """Which columns it may push."""
         return columns.surface(self.surface)
 
+    @property
+    def only_on(self) -> Surface | None:
+        """The surface outside of which it neither pushes nor reads, None where that is not known.
+
+        What lies in front of it may be run once for rows that share it, without the steering.
+        """
+        return None
+
     def check(self, model: HookedModel) -> None:
         """Refuse a model that this steering does not belong to.
 
@@ -220,6 +228,7 @@ class Steering(ABC):
                 prompt_length=prompt_length,
                 question_start=question_start,
                 steering=repr(self),
+                only_on=self.only_on,
             ),
         ):
             yield hooked

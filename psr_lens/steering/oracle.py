@@ -111,6 +111,11 @@ class OracleSteering(Steering):
 
         return {layer: pusher(row, layer) for row, layer in enumerate(self.layers)}
 
+    @property
+    def only_on(self) -> Surface:
+        """Its surface."""
+        return self.surface
+
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """The layer's basis, if it has one."""
         return None if self.basis is None else self.basis[self.layers.index(layer)]

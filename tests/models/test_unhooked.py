@@ -197,3 +197,32 @@ def test_float64_keeps_the_attention_that_has_hooks():
     handle = model.part_points(0).pattern.register_forward_hook(lambda *_: None)
     assert torch.equal(ours, logits(model))
     handle.remove()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_blocks_go_the_short_way_where_attention_is_fused(family):
+    model = tiny_model(family, "bridge")
+    seen = []
+
+    def look(resid, columns):
+        block = model.raw.blocks[1]
+        seen.append(("forward" in block.__dict__, block.attn.__dict__["_captured_pre_ln_residual"]))
+
+    def look_below(resid, columns):
+        seen.append(model.raw.blocks[0].attn.__dict__.get("_captured_pre_ln_residual"))
+
+    with model.edited({0: look_below}):
+        model.logits(model.to_batch(PROMPTS))
+    with model.edited({1: look}):
+        model.logits(model.to_batch(PROMPTS))
+    # A block holds on to no residual stream of its own once it is through.
+    assert seen == [None, (family in FUSED, None)]
+    assert switched(model) == set()
+    # Where the bridge is to stop, it goes its own way.
+    batch = model.to_batch(PROMPTS)
+    stopped = model.raw(batch.tokens, attention_mask=batch.attention_mask.long(), stop_at_layer=1)
+    entering = []
+    with model.edited({0: lambda resid, columns: entering.append(resid)}):
+        model.run(batch)
+    real = batch.attention_mask
+    assert torch.allclose(stopped[real], entering[0][real], atol=1e-5)

@@ -1,0 +1,136 @@
+"""What all rows of a batch begin with, run once and not once per row.
+
+A system instruction stands in front of every question. What a causal model computes there depends
+on nothing that follows, so its keys and values are one row's, whatever the rows go on with: they
+are found in a pass over that row, and the rows begin behind it, each with its own gap of padding.
+
+Nothing of this is done where something may look at the columns that are left out: an edit that does
+not say where it acts, or a hook that somebody put on the model by hand.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from psr_lens._types import Surface
+from psr_lens.models.batch import TokenBatch, TokenRow
+from psr_lens.models.prefix import KeyValues
+
+if TYPE_CHECKING:
+    from psr_lens.models.base import HookedModel
+
+WORTH_SHARING = 128
+"""Columns that must be saved to make up for one more pass, which reads all weights again: as many as
+let arithmetic and not the reading take the time, on processors and on accelerators."""
+_AS_GOOD = 0.75
+"""Share of a batch's own prefix from which on a shorter one that is at hand will do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """What is left to be run of a batch.
+
+    Attributes:
+        batch: The columns behind what is shared, padded on the left; all of them if nothing is.
+        prefix: Keys and values of what is shared, of one row; None if nothing is.
+    """
+
+    batch: TokenBatch
+    prefix: KeyValues | None = None
+
+    @property
+    def attention_mask(self) -> Bool[Tensor, "batch pos"]:
+        """True on real tokens, over the shared columns and the rest."""
+        return mask_after(self.prefix, self.batch)
+
+
+def mask_after(prefix: KeyValues | None, batch: TokenBatch) -> Bool[Tensor, "batch prefix_and_pos"]:
+    """The mask of a prefix and of what follows it."""
+    if prefix is None:
+        return batch.attention_mask
+    own = prefix.attention_mask.expand(len(batch.tokens), -1)
+    return torch.cat([own, batch.attention_mask], dim=1)
+
+
+@final
+class SharedPrefixes:
+    """Runs what the rows of a batch share, and keeps the last one for batches that begin alike.
+
+    For one task over many batches, inside of which the weights stay as they are.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: "HookedModel"):
+        self._model = model
+        self._tokens: tuple[int, ...] = ()
+        self._kept: KeyValues | None = None
+
+    @torch.no_grad()
+    def rest(self, batch: TokenBatch, surface: Surface = "R") -> Rest:
+        """What is left to be run of a left-padded batch, and the keys of what it shares.
+
+        Args:
+            batch: The batch.
+            surface: All columns that the caller needs lie on this one, whatever is shared.
+        """
+        try:
+            shown = self._model.shown_from() if self._model.can_share else "nothing"
+        except LookupError:
+            return Rest(batch)
+        if shown == "nothing":
+            return Rest(batch)
+        starts = [batch.columns.start("R")]
+        if "QR" in (surface, shown):
+            if batch.columns.question_start is None:
+                return Rest(batch)
+            starts.append(batch.columns.question_start)
+        limit = int(torch.cat(starts).min())
+        if limit * len(batch.tokens) < WORTH_SHARING:
+            return Rest(batch)
+        first, alike = _beginning(batch, limit)
+        at_hand = _alike(first[:alike], self._tokens)
+        rows = len(batch.tokens)
+        if at_hand >= _AS_GOOD * alike and at_hand * rows >= WORTH_SHARING:
+            assert self._kept is not None
+            return Rest(_behind(batch, at_hand), self._kept.cut(at_hand))
+        if alike * (rows - 1) < WORTH_SHARING:
+            return Rest(batch)
+        self._tokens = first[:alike]
+        # Nothing acts in front of the surface that it was promised for.
+        with self._model.unedited():
+            self._kept = self._model.prefill(
+                self._model.pad([TokenRow(self._tokens, alike, alike)])
+            )
+        return Rest(_behind(batch, alike), self._kept)
+
+
+def _beginning(batch: TokenBatch, limit: int) -> tuple[tuple[int, ...], int]:
+    """The first row's first `limit` tokens, and how many of them all rows have."""
+    gaps = (~batch.attention_mask).sum(dim=1, keepdim=True)
+    places = torch.arange(limit, device=gaps.device) + gaps
+    aligned = batch.tokens.gather(1, places)
+    alike = (aligned == aligned[:1]).all(dim=0).long().cumprod(dim=0).sum()
+    return tuple(aligned[0].tolist()), int(alike)
+
+
+def _alike(tokens: tuple[int, ...], others: tuple[int, ...]) -> int:
+    """How many tokens two sequences begin with together."""
+    for i, (own, other) in enumerate(zip(tokens, others, strict=False)):
+        if own != other:
+            return i
+    return min(len(tokens), len(others))
+
+
+def _behind(batch: TokenBatch, length: int) -> TokenBatch:
+    """The batch without the first `length` tokens of every row.
+
+    The columns that are cut off are those of the longest row; where a shorter one still has tokens
+    of the prefix, there is a gap.
+    """
+    columns = batch.columns[slice(length, None)]
+    return TokenBatch(batch.tokens[:, length:], columns.position >= length, columns)
