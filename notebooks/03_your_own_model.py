@@ -127,7 +127,7 @@ with tempfile.TemporaryDirectory() as folder:
     saved = psr.save(Path(folder) / "french-psr")
     again = pl.load_steering(saved, model)
     print(f"{saved.name}: {saved.stat().st_size / 1000:.0f} kB")
-again.provenance["model"]["gguf"]
+again.provenance["model"]["name"], again.provenance["psr_lens"]
 
 # %% [markdown]
 # How do constant vectors fare, each at its best, and at which strength? `make real` answers that

@@ -1,12 +1,14 @@
 """What holds for every test: no network, a fixed seed, and one thread for each worker."""
 
 import os
+from pathlib import Path
 
 # Before anything imports torch or a Hugging Face library: both read these once.
 os.environ |= {
     "HF_DATASETS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
+    "PSR_LENS_CACHE": str(Path(__file__).parents[1] / ".pytest_cache" / "psr-lens"),
     "RAY_AUTH_MODE": "disabled",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_OFFLINE": "1",

@@ -32,7 +32,7 @@ _TWO_GROUPS = "2 are needed, for some are held out: add pairs"
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(ModelOptions):
     """Run the main job, from prompt to a steering that replaces it, and write a page about it."""
 
     model: str = "demo"
@@ -46,10 +46,6 @@ class Demo:
     """Directory for report.html, results.json and the fitted steerings."""
     seed: int = 0
     """The same seed gives the same results."""
-    backend: Literal["auto", "hooked", "bridge"] = "auto"
-    """HookedTransformer, TransformerBridge, or whichever can be had."""
-    dtype: str | None = None
-    """Number type of the weights (`float32`, `bfloat16`, `float16`)."""
 
     def run(self) -> None:
         """Load, run, write, say where."""
@@ -59,12 +55,11 @@ class Demo:
         check_seed(self.seed)
         from psr_lens.demo.experiment import CONSTANTS
         from psr_lens.demo.report import SHOWN
-        from psr_lens.demo.run import check_traits, run_demo
-        from psr_lens.models import load_model
+        from psr_lens.demo.run import check_traits, run_demo, world_of
 
-        check_traits(self.model, self.traits)
-        model = load_model(self.model, backend=self.backend, dtype=self.dtype)
-        run = run_demo(model, self.out, traits=self.traits, seed=self.seed)
+        world = world_of(self.model)
+        check_traits(world, self.traits)
+        run = run_demo(self.load(), self.out, traits=self.traits, seed=self.seed, world=world)
         for result in run.results:
             curves = result.faithfulness.relative_rmse
             print(

@@ -282,8 +282,9 @@ def everyday_judge(name: str) -> TextJudge:
         ValueError: If the extra `real` is missing.
     """
     told = everyday_instruction(name)
-    # Whatever they need is missing before the work and not after it.
+    # What they need is missed before the work and not after it.
     judge_fluency("a word", told.language)
+    judge_language("a word", told.language)
 
     def judge(example: Example, text: str, finished: bool) -> Score:
         if told.name == "pirate":

@@ -16,7 +16,7 @@ _LEAD = (
     "A system prompt changes what goes on inside a language model, at every layer and at every "
     "token, but not everywhere alike. The first panel colours one response by how much the prompt "
     "adds at each token. A constant steering vector adds the same everywhere (second panel). A PSR, "
-    "a small probe that reads each token and decides how hard to push, was fitted in seconds (third "
+    "a small probe that reads each token and decides how hard to push, was fitted layer by layer (third "
     "panel) and makes the model behave as if prompted, without the prompt. The constants had their "
     "best shot: difference in means at its best layer, and one vector for every layer, fitted through "
     "the model to the prompted residual stream (mse) and to the likelihood of the prompted responses "

@@ -78,13 +78,12 @@ def world_of(model: str) -> World:
     return ANIMALS if model in EMBEDDED_MODELS else EVERYDAY
 
 
-def check_traits(model: str, traits: Sequence[str]) -> tuple[str, ...]:
-    """The traits that are run on a model of that name, refused before it is loaded.
+def check_traits(world: World, traits: Sequence[str]) -> tuple[str, ...]:
+    """The traits that are run, refused before a model is loaded.
 
     Raises:
         ValueError: If one is unknown or named twice, or what judges it is not installed.
     """
-    world = world_of(model)
     if len(set(traits)) < len(traits):
         raise ValueError(f"traits={list(traits)}: name each once")
     for name in traits or world.first:
@@ -99,6 +98,7 @@ def run_demo(
     traits: Sequence[str] = (),
     seed: int = 0,
     progress: bool = True,
+    world: World | None = None,
 ) -> DemoRun:
     """Run every trait; write `report.html`, `results.json` and `steering/NAME-a-psr.safetensors`.
 
@@ -112,14 +112,15 @@ def run_demo(
             by default one or two that show the most.
         seed: Same seed, same results.
         progress: Whether to show a bar with the time to go.
+        world: What the model is asked; by default that of its name.
 
     Raises:
         ValueError: If a trait is unknown or named twice, what judges it is not installed, or something
             that is not of an earlier run is where a file is to be written.
         OSError: If `out` cannot be written to.
     """
-    world = world_of(model.name)
-    traits = check_traits(model.name, traits)
+    world = world_of(model.name) if world is None else world
+    traits = check_traits(world, traits)
     check_seed(seed)
     out = Path(out)
     report, numbers = out / "report.html", out / "results.json"

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 _PRIOR_SECONDS: Final = 20.0
 _REFRESH_SECONDS: Final = 2.0
+_REFRESH_SECONDS_OF_A_FILE: Final = 60.0
 
 
 def seconds_to_go(
@@ -104,7 +105,9 @@ class TimeToGo:
             self._show()
 
     def _refresh(self) -> None:
-        while not self._over.wait(_REFRESH_SECONDS):
+        # Where it goes to a file, every refresh stays there.
+        seconds = _REFRESH_SECONDS if sys.stderr.isatty() else _REFRESH_SECONDS_OF_A_FILE
+        while not self._over.wait(seconds):
             with self._lock:
                 if not self._over.is_set():
                     self._show()

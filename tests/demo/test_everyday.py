@@ -41,28 +41,30 @@ def quick_trial(model, name, seed):
 
 
 @needs_smollm2
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_whole_way_on_a_real_model(backend, tmp_path, monkeypatch):
+def test_the_whole_way_on_a_real_model(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_run, "EVERYDAY", replace(demo_run.EVERYDAY, trial=quick_trial))
-    model = load_model("smollm2", backend=backend)
-    run = run_demo(model, tmp_path / "report", traits=("french", "pirate"), progress=False)
-    content = json.loads(run.numbers.read_text())
-    assert content["provenance"]["model"]["gguf"]["quantization"] == "Q4_1"
-    for result in run.results:
-        curves = result.faithfulness.relative_rmse
-        assert max(curves["oracle"].values) < 1e-2
-        assert curves["a-psr"].values[-1] < curves[CONTROL].values[-1]
-        # The oracle says what the prompt says, token by token.
-        assert result.steered["oracle"][0].responses == result.prompted.responses
-        assert len(result.questions) == 2
-        saved = load_steering(run.report.parent / "steering" / f"{result.name}-a-psr.safetensors")
-        with saved.applied(model):
-            prompt = [{"role": "user", "content": result.questions[0]}]
-            assert model.generate(prompt, max_new_tokens=8, temperature=0.0) in {
-                own.responses[0] for own in result.steered["a-psr"]
-            }
-    french = run.results[0]
-    assert french.prompted.trait > french.unsteered.trait
+    last: dict[str, list[float]] = {}
+    for backend in BACKENDS:
+        model = load_model("smollm2", backend=backend, progress=False)
+        out = tmp_path / backend
+        run = run_demo(model, out, traits=("french", "pirate"), progress=False)
+        content = json.loads(run.numbers.read_text())
+        assert content["provenance"]["model"]["gguf"]["quantization"] == "Q4_1"
+        for result in run.results:
+            curves = result.faithfulness.relative_rmse
+            assert max(curves["oracle"].values) < 1e-2
+            assert curves["a-psr"].values[-1] < curves[CONTROL].values[-1]
+            # The oracle says what the prompt says, token by token.
+            assert result.steered["oracle"][0].responses == result.prompted.responses
+            assert len(result.questions) == 2
+            last.setdefault(result.name, []).append(curves["a-psr"].values[-1])
+            saved = load_steering(out / "steering" / f"{result.name}-a-psr.safetensors", model)
+            with saved.applied(model):
+                prompt = [{"role": "user", "content": result.questions[0]}]
+                answer = model.generate(prompt, max_new_tokens=8, temperature=0.0)
+            assert answer == result.at("a-psr", 1.0).responses[0]
+        assert run.results[0].prompted.trait > run.results[0].unsteered.trait
+    assert all(max(own) - min(own) < 1e-3 for own in last.values())
     visit = open_page(run.report)
     assert visit.console_errors == ()
     assert visit.requests == ()
@@ -89,7 +91,10 @@ def test_topics_are_split_and_not_questions():
 def test_answers_that_do_not_show_the_trait_are_not_learned_from():
     """A random model speaks no French."""
     model = tiny_model("llama", BACKENDS[0])
-    with pytest.raises(ValueError, match=r"hardly follows 'Answer only in French\.': 0 answers"):
+    with pytest.raises(
+        ValueError,
+        match=r"hardly follows 'You are a helpful assistant\. Answer only in French\.': 0 answers",
+    ):
         everyday_trial(model, "french", max_new_tokens=4)
 
 
@@ -109,10 +114,11 @@ def test_every_instruction_has_its_judge_and_another_as_control():
 def test_each_world_has_its_traits():
     assert world_of("demo") is demo_run.ANIMALS
     assert world_of("smollm2") is demo_run.EVERYDAY
-    assert check_traits("smollm2", ()) == ("french",)
+    assert world_of("./demo") is demo_run.EVERYDAY
+    assert check_traits(demo_run.EVERYDAY, ()) == ("french",)
     with pytest.raises(ValueError, match="no instruction 'hedger' for a real model: choose french"):
-        check_traits("smollm2", ("hedger",))
+        check_traits(demo_run.EVERYDAY, ("hedger",))
     with pytest.raises(ValueError, match="no instruction 'french'"):
-        check_traits("demo", ("french",))
+        check_traits(demo_run.ANIMALS, ("french",))
     with pytest.raises(ValueError, match="name each once"):
-        check_traits("smollm2", ("french", "french"))
+        check_traits(demo_run.EVERYDAY, ("french", "french"))

@@ -5,6 +5,7 @@ import builtins
 import pytest
 
 from psr_lens.demo import text_judges
+from psr_lens.demo.run import EVERYDAY, check_traits
 from psr_lens.demo.text_judges import judge_fluency, judge_language, judge_pirate, words
 
 FRENCH = (
@@ -89,6 +90,9 @@ def test_a_missing_package_is_named(monkeypatch, package, judge):
     try:
         with pytest.raises(ValueError, match=rf"needs {package}.*psr-lens\[real\]"):
             judge("un mot ou deux", "fr")
+        # And before a model is loaded.
+        with pytest.raises(ValueError, match=f"needs {package}"):
+            check_traits(EVERYDAY, ())
     finally:
         text_judges._identifier.cache_clear()
         text_judges._is_word.cache_clear()
