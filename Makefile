@@ -18,7 +18,9 @@ BIN := .venv/bin
 TL4_BIN := .venv-tl4/bin
 PEERS_BIN := .venv-peers/bin
 PYTEST := -m pytest -n $(WORKERS) --dist=worksteal
-TESTS_OF_MODELS := $(wildcard tests/models tests/integration)
+# What touches a backend itself; measures that go through the model protocol alone are tested once.
+TESTS_OF_MODELS := tests/models $(addprefix tests/integration/test_, components.py family.py finite.py \
+  fit.py identities.py lens.py live.py regions.py steering_runs.py templates.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -36,7 +38,7 @@ real: .venv/.real ## The same on a real chat model, SmolLM2 (15 minutes), into r
 test: .venv/.dev ## Run the test suite
 	$(BIN)/python $(PYTEST) $(PYTEST_FLAGS)
 
-test-tl4: .venv-tl4/.dev ## Run the model and integration tests with TransformerLens 4
+test-tl4: .venv-tl4/.dev ## Run the tests of the backends with TransformerLens 4
 	$(TL4_BIN)/python $(PYTEST) $(PYTEST_FLAGS) $(TESTS_OF_MODELS)
 
 lint: .venv/.dev ## Check format and lint

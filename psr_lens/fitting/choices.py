@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from psr_lens._types import Layers, Surface, check_count, check_seed, check_surface
 from psr_lens.examples import SteeringDataset, split_groups
 from psr_lens.fitting.closed import CLOSED
-from psr_lens.fitting.recipe import CONSTANT, DEFAULT, PAPER, REFINE, Recipe
+from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe, constant_recipe
 from psr_lens.steering import Steering
 
 REPLAYED: Final = ("const", "psr")
@@ -172,8 +172,17 @@ def check_for_solver(
                 )
 
 
-def choose_recipe(recipe: str | Recipe, method: str, objective: str, from_replay: bool) -> Recipe:
+def choose_recipe(
+    recipe: str | Recipe, method: str, objective: str, from_replay: bool, n_layers: int = 1
+) -> Recipe:
     """The recipe of a name.
+
+    Args:
+        recipe: The name, or a recipe.
+        method: What is fitted.
+        objective: Which objective.
+        from_replay: Whether it goes on from what replay has fitted.
+        n_layers: Number of layers that are fitted together.
 
     Raises:
         ValueError: If there is none of that name.
@@ -185,7 +194,7 @@ def choose_recipe(recipe: str | Recipe, method: str, objective: str, from_replay
     if recipe == "default":
         if from_replay:
             return REFINE
-        return CONSTANT if method == "const" else DEFAULT
+        return constant_recipe(n_layers) if method == "const" else DEFAULT
     raise ValueError(f"recipe={recipe!r}: choose 'default', 'paper', or pass a Recipe")
 
 

@@ -159,7 +159,10 @@ def fit(
             lr=own.lr if lr is None else lr,
             batch_size=min(own.batch_size, batch_size),
         )
-        for own in (choose_recipe(recipe, method, objective, again) for again in (False, True))
+        for own in (
+            choose_recipe(recipe, method, objective, again, 1 if best else len(tried))
+            for again in (False, True)
+        )
     )
     check_count("epochs", own_recipe.epochs, 0)
     origin = provenance(
