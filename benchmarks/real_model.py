@@ -4,10 +4,12 @@
     python -m benchmarks.real_model real-report/results.json   # keeps the numbers, draws the part
     python -m benchmarks.real_model                            # the part from the numbers
 
-The numbers are kept in `benchmarks/real_model.json`; the part stands between markers of the README.
+The numbers are kept in `benchmarks/real_model.json`; the part stands between markers of the README. The picture is
+taken of the page beside the results, for which a Chromium has to be on this machine.
 """
 
 import argparse
+import base64
 import json
 import re
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ from psr_lens.files import write_bytes
 ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "benchmarks" / "real_model.json"
 PAGE = ROOT / "README.md"
+PICTURE = ROOT / "docs" / "_static" / "real-report.png"
 TRAIT = "french"
 _MARKED = re.compile(r"(<!-- real model -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -65,6 +68,21 @@ def cell(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", flat)
 
 
+def photograph(report: Path) -> bytes:
+    """The first heatmap of a page, with its panels, as PNG."""
+    from tests.browser import browser
+
+    figure = "document.querySelector('figure.psr-tokens').getBoundingClientRect()"
+    with browser() as running, running.page(report, width=1100) as page:
+        page.wait_for("document.querySelector('.psr-panel .colored-tokens')")
+        box = {side: page.evaluate(f"{figure}.{side}") for side in ("x", "y", "width", "height")}
+        clip = {**box, "scale": 1}
+        shot = page.call(
+            "Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True
+        )
+    return base64.b64decode(shot["data"])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_model", description=__doc__)
@@ -72,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("results", nargs="?", type=Path, help="results.json of the demo command")
     options = parser.parse_args(arguments)
     if options.results is not None:
+        picture = photograph(options.results.parent / "report.html")
         write_bytes(NUMBERS, options.results.read_bytes())
+        write_bytes(PICTURE, picture)
     page = fill(PAGE.read_text(encoding="utf-8"), json.loads(NUMBERS.read_text(encoding="utf-8")))
     write_bytes(PAGE, page.encode())
 
