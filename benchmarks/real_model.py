@@ -4,8 +4,8 @@
     python -m benchmarks.real_model real-report/results.json   # keeps the numbers, draws the part
     python -m benchmarks.real_model                            # the part from the numbers
 
-The numbers are kept in `benchmarks/real_model.json`; the part stands between markers of the README. The picture is
-taken of the page beside the results, for which a Chromium has to be on this machine.
+The numbers are kept in `benchmarks/real_model.json`; the part stands between markers of the README. The
+picture is taken of the page beside the results, for which a Chromium has to be on this machine.
 """
 
 import argparse
