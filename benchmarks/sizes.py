@@ -32,7 +32,8 @@ class Sizes:
         memory_examples: A few and many examples for the peak memory of the deltas.
         lab_examples: The same for the faithfulness lab.
         growth: Factors by which each size grows.
-        real: Whether a real model is measured on too, where it is to be had.
+        real: Whether loading is measured on a real model in place of the random Llama, where it is to
+            be had.
     """
 
     repeats: int = 5
