@@ -33,7 +33,7 @@ class Sizes:
         memory_examples: A few and many examples for the peak memory of the deltas.
         lab_examples: The same for the faithfulness lab.
         growth: Factors by which each size grows.
-        real: The model that stands beside Hugging Face's.
+        real: The model that stands beside Hugging Face's, and whose loading is measured.
         real_tokens: Tokens that it decodes.
         shared_rows: Rows that begin with the instruction.
         shared_lengths: Tokens of their questions and responses.

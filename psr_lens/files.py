@@ -104,16 +104,26 @@ def put(files: Mapping[Path, bytes]) -> None:
             staged[path] = Path(name)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
-            # mkstemp makes files private; give this one the permissions of any new file.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)
+            # mkstemp makes files private.
+            permit(Path(name), 0o666)
         for path, temporary in staged.items():
             os.replace(temporary, path)
     except BaseException:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)
         raise
+
+
+def permit(path: Path, most: int) -> None:
+    """Give what was made private the permissions of anything new.
+
+    Args:
+        path: A file or a folder.
+        most: What is permitted where the process's mask takes nothing away: 0o666 for a file.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(most & ~mask)
 
 
 @contextlib.contextmanager

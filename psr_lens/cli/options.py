@@ -24,6 +24,8 @@ class ModelOptions:
     """Hub name, checkpoint directory, `.gguf` file, `smollm2`, `demo` or `demo-gpt2`."""
     gguf_file: str | None = None
     """Which GGUF file, where the model is a directory or a hub name."""
+    keep_converted: bool = True
+    """Whether a copy of what is made of a GGUF file is kept for the next time (`False`: none)."""
     backend: Literal["auto", "hooked", "bridge"] = "auto"
     """HookedTransformer, TransformerBridge, or whichever can be had."""
     device: str | None = None
@@ -56,6 +58,7 @@ class ModelOptions:
             chat_template=template,
             template_options=fitted if options is None else options,
             gguf_file=self.gguf_file,
+            keep_converted=self.keep_converted,
         )
 
 

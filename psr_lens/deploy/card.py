@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from psr_lens.models.sources import EMBEDDED_MODELS
+from psr_lens.models.sources import EMBEDDED_MODELS, SMOLLM2
 from psr_lens.steering.base import Steering
 from psr_lens.steering.sums import SumSteering
 
@@ -100,13 +100,15 @@ def _use(steering: Steering, repo_id: str) -> str:
         _code(
             "import psr_lens as pl",
             "",
-            f"model = pl.load_model({json.dumps(base)})",
+            f"model = pl.load_model({_model_arguments(steering)})",
             f'steering = pl.load_steering("{address}")',
             "with steering.applied(model, alpha=1.0):",
             f'    print(model.generate("{_QUESTION}", max_new_tokens=60))',
         )
     ]
-    if base not in EMBEDDED_MODELS and steering.surface == "R":
+    # transformers alone would read a GGUF file otherwise than it is read here.
+    plain = base not in EMBEDDED_MODELS and "gguf" not in steering.provenance["model"]
+    if plain and steering.surface == "R":
         text += [
             "The same on the plain transformers model:",
             _transformers(steering, address, base),
@@ -138,6 +140,16 @@ def _transformers(steering: Steering, address: str, base: str) -> str:
         "    tokens = hf_model.generate(**inputs, max_new_tokens=60)",
         "print(tokenizer.decode(tokens[0]))",
     )
+
+
+def _model_arguments(steering: Steering) -> str:
+    """What `load_model` is given to load the model that it was fitted on."""
+    base, origin = _model_name(steering), steering.provenance["model"].get("gguf")
+    if origin is None or base == SMOLLM2:
+        return json.dumps(base)
+    file = json.dumps(origin["file"])
+    # A model on the hub has its repository's name, and a file on a disk its own.
+    return f"{json.dumps(base)}, gguf_file={file}" if "/" in base else file
 
 
 def _model_name(steering: Steering) -> str:

@@ -1,5 +1,6 @@
 """A Hugging Face checkpoint, read once: model, tokenizer, and where they came from."""
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,7 +9,14 @@ from typing import Any
 
 import torch
 
-from psr_lens.models.converted import VARIABLE, find_copy, folder_of_copy, keep_copy, remove_copy
+from psr_lens.models.converted import (
+    VARIABLE,
+    Conversion,
+    find_copy,
+    folder_of_copy,
+    keep_copy,
+    remove_copy,
+)
 from psr_lens.models.gguf_file import (
     GGUFContents,
     GGUFOrigin,
@@ -16,7 +24,7 @@ from psr_lens.models.gguf_file import (
     hash_of,
     read_contents,
     unpacking,
-    warn_of_unread_numbers,
+    unread_numbers,
     with_rope_factors,
 )
 from psr_lens.models.progress import LoadingBar, weights_shown
@@ -86,7 +94,11 @@ def read_checkpoint(
         origin = None
     else:
         file = _gguf_path(source, source.gguf_file, options)
-        model, tokenizer, origin = _read_gguf(file, source.name, dtype, keep_converted, bar)
+        model, tokenizer, made = _read_gguf(file, source.name, dtype, keep_converted, bar)
+        # What the user calls the file now; a copy of it may have been made under another name.
+        origin = replace(made.origin, file=file.name if source.local else source.gguf_file)
+        for remark in made.remarks:
+            warnings.warn(f"{file.name} {remark}", stacklevel=3)
     model = model.eval().requires_grad_(False).to(device)
     return Checkpoint(model, tokenizer, source.name, revision, origin)
 
@@ -105,28 +117,33 @@ def _read(
 
 
 def _convert(
-    file: Path, name: str, contents: GGUFContents, dtype: torch.dtype, bar: LoadingBar
-) -> tuple[Any, Any]:
-    """Model and tokenizer of a GGUF file, as if they had never been in one."""
+    file: Path,
+    name: str,
+    contents: GGUFContents,
+    dtype: torch.dtype,
+    bar: LoadingBar,
+    more: int = 0,
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """Model and tokenizer of a GGUF file, as if they had never been in one; and what is amiss."""
     source = Source(str(file.parent), name, local=True, gguf_file=file.name)
     options: dict[str, Any] = {"gguf_file": file.name}
-    bar.step("reading the tokenizer")
+    bar.step("reading the tokenizer", more)
     with quiet():
         config = _config(source, options)
         _require_decoder(config, source)
         # Reading the file takes seconds, and once is enough.
         options["config"] = config
         tokenizer = _tokenizer(source, options)
-    with_rope_factors(config, contents, file.name)
+    amiss = [with_rope_factors(config, contents)]
     bar.step("converting the weights")
     with quiet():
         model = _text_part(_model(source, {**options, **unpacking()}, dtype))
-    warn_of_unread_numbers(model, contents, file.name)
+    amiss.append(unread_numbers(model, contents))
     # What is made of it is not quantised, and would be neither saved nor converted with this.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     end_turns_too(model.generation_config, contents.end_token_ids)
-    return model, tokenizer
+    return model, tokenizer, tuple(filter(None, amiss))
 
 
 def _gguf_path(source: Source, gguf_file: str, options: dict[str, Any]) -> Path:
@@ -146,7 +163,7 @@ def _gguf_path(source: Source, gguf_file: str, options: dict[str, Any]) -> Path:
 
 def _read_gguf(
     file: Path, name: str, dtype: torch.dtype, keep: bool, bar: LoadingBar
-) -> tuple[Any, Any, GGUFOrigin]:
+) -> tuple[Any, Any, Conversion]:
     """Model and tokenizer of a GGUF file: from the copy that is kept of them, else from the file."""
     # They are made in float32, which float64 adds nothing to.
     stored = torch.float32 if dtype == torch.float64 else dtype
@@ -155,38 +172,44 @@ def _read_gguf(
     folder = folder_of_copy(file, sha256, stored) if keep else None
     kept = None if folder is None else _read_copy(folder, name, dtype, bar)
     if kept is not None:
-        model, tokenizer, origin = kept
-        return model, tokenizer, replace(origin, file=file.name)
+        return kept
     contents = read_contents(file)
     origin = GGUFOrigin(file.name, contents.quantization, contents.tensors, sha256)
     if folder is None:
-        return *_convert(file, name, contents, dtype, bar), origin
-    model, tokenizer = _convert(file, name, contents, stored, bar)
-    is_kept = _kept(folder, origin, model, tokenizer, bar)
+        model, tokenizer, amiss = _convert(file, name, contents, dtype, bar)
+        return model, tokenizer, Conversion(origin, amiss)
+    model, tokenizer, amiss = _convert(file, name, contents, stored, bar)
+    conversion = Conversion(origin, amiss)
+    is_kept = _kept(folder, conversion, model, tokenizer, bar)
     if not is_kept and stored == dtype:
-        return model, tokenizer, origin
+        return model, tokenizer, conversion
     # The next load reads the copy, so this one does too: both give the same. Not with two models in
     # memory.
     del model
     kept = _read_copy(folder, name, dtype, bar, more=2) if is_kept else None
-    return kept or _read_gguf(file, name, dtype, False, bar)
+    if kept is not None:
+        return kept
+    return *_convert(file, name, contents, dtype, bar, more=2)[:2], conversion
 
 
-def _kept(folder: Path, origin: GGUFOrigin, model: Any, tokenizer: Any, bar: LoadingBar) -> bool:
+def _kept(
+    folder: Path, conversion: Conversion, model: Any, tokenizer: Any, bar: LoadingBar
+) -> bool:
     """Keep a copy, and say how large it is; whether that was possible."""
     bar.step("keeping a converted copy", more=1)
+    file = conversion.origin.file
     try:
         with quiet():
-            size = keep_copy(folder, origin, model, tokenizer)
+            size = keep_copy(folder, conversion, model, tokenizer)
     except Exception as error:  # a full disk, a folder that cannot be written, ...
         warnings.warn(
-            f"no converted copy of {origin.file} is kept in {str(folder.parent)!r}, so it is "
-            f"converted again the next time: {one_line(error)}",
+            f"no converted copy of {file} is kept in {str(folder.parent)!r}, so it is converted again "
+            f"the next time: {one_line(error)}",
             stacklevel=5,
         )
         return False
     bar.say(
-        f"kept a converted copy of {origin.file}, {size / 2**20:.0f} MiB, in {str(folder)!r} "
+        f"kept a converted copy of {file}, {size / 2**20:.0f} MiB, in {str(folder)!r} "
         f"({VARIABLE}=off or keep_converted=False: none)"
     )
     return True
@@ -194,17 +217,28 @@ def _kept(folder: Path, origin: GGUFOrigin, model: Any, tokenizer: Any, bar: Loa
 
 def _read_copy(
     folder: Path, name: str, dtype: torch.dtype, bar: LoadingBar, more: int = 0
-) -> tuple[Any, Any, GGUFOrigin] | None:
-    """What a sound copy holds; None where there is none."""
-    origin = find_copy(folder)
-    if origin is None:
+) -> tuple[Any, Any, Conversion] | None:
+    """What a sound copy holds; None where there is none.
+
+    Raises:
+        ValueError: If it is just as it was written, and cannot be read all the same.
+    """
+    conversion = find_copy(folder)
+    if conversion is None:
         return None
     try:
-        return *_read(Source(str(folder), name, local=True), {}, dtype, bar, more), origin
-    except ValueError:
-        # As it was written, and not to be read all the same.
+        return *_read(Source(str(folder), name, local=True), {}, dtype, bar, more), conversion
+    except ValueError as error:
+        # Too little memory, say, with which making it anew would fare no better.
+        if find_copy(folder, thorough=True) is not None:
+            raise ValueError(
+                f"{error} (from the converted copy in {str(folder)!r}, which is whole; "
+                "keep_converted=False converts the file instead)"
+            ) from None
+    # A cache that cannot be written to keeps it.
+    with contextlib.suppress(OSError):
         remove_copy(folder)
-        return None
+    return None
 
 
 def hub_reachable() -> bool:
@@ -247,13 +281,21 @@ def _config(source: Source, options: dict[str, Any]) -> Any:
             message = (
                 f"model {source.name!r} is no directory, is not in the local cache of the hub, and "
                 "the hub cannot be reached: go online once, or pass a checkpoint directory"
+                f"{_or_a_gguf_file(source, error)}"
             )
         else:
             message = (
                 f"model {source.name!r} is neither a directory nor a model that the hub gives out: "
-                f"{one_line(error)}"
+                f"{one_line(error)}{_or_a_gguf_file(source, error)}"
             )
         raise ValueError(message) from None
+
+
+def _or_a_gguf_file(source: Source, error: Exception) -> str:
+    """The other way, for a repository on the hub that may hold GGUF files and no config.json."""
+    if "gguf" not in source.name.lower() and "config.json" not in one_line(error):
+        return ""
+    return ", or name one of its GGUF files with gguf_file=..."
 
 
 def _not_to_be_had(options: Mapping[str, Any], error: Exception) -> str:

@@ -7,7 +7,6 @@ from: two quantisations of one model are two models.
 
 import hashlib
 import math
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ class GGUFOrigin:
     """Which GGUF file a model was made of.
 
     Attributes:
-        file: Name of the file.
+        file: Name of the file; on the hub with its folder in the repository.
         quantization: Its quantisation as llama.cpp calls it, `"Q4_K_M"` say: what the file says of
             itself, and where it says nothing the type that most of its numbers have.
         tensors: How many tensors are of which type.
@@ -179,7 +178,7 @@ def end_turns_too(generation_config: Any, ends: tuple[int, ...]) -> None:
         generation_config.eos_token_id = every if len(every) > 1 else every[0]
 
 
-def with_rope_factors(config: Any, contents: GGUFContents, name: str) -> None:
+def with_rope_factors(config: Any, contents: GGUFContents) -> str:
     """Write the factors of the rotary frequencies into a config: transformers leaves them out.
 
     The file has only the numbers that the frequencies are divided by. Which rule they come from is
@@ -188,21 +187,22 @@ def with_rope_factors(config: Any, contents: GGUFContents, name: str) -> None:
     Args:
         config: The config that transformers makes of the file.
         contents: What the file says of itself.
-        name: What the file is called, for the warning where no rule gives those numbers.
+
+    Returns:
+        What the user is warned of, behind the file's name; empty unless no rule gives those numbers.
     """
     rope = config.rope_parameters if contents.rope_factors else None
     if not rope or rope.get("rope_type") != "default" or max(contents.rope_factors or ()) == 1.0:
-        return
+        return ""
     factor = max(contents.rope_factors or ())
     expected = _llama3_factors(rope["rope_theta"], len(contents.rope_factors or ()), factor)
     if not np.allclose(expected, contents.rope_factors or (), rtol=1e-3):
-        warnings.warn(
-            f"{name} scales its rotary frequencies ({_ROPE_FACTORS}) by a rule that is not known here, "
-            "so they are left as they are: what the model computes is not quite what it should",
-            stacklevel=6,
+        return (
+            f"scales its rotary frequencies ({_ROPE_FACTORS}) by a rule that is not known here, so they "
+            "are left as they are: what the model computes is not quite what it should"
         )
-        return
     config.rope_parameters = {**rope, "rope_type": "llama3", "factor": factor, **_LLAMA3}
+    return ""
 
 
 def _llama3_factors(base: float, count: int, factor: float) -> list[float]:
@@ -215,13 +215,16 @@ def _llama3_factors(base: float, count: int, factor: float) -> list[float]:
     return [1 / ((1 - part) / factor + part) for part in between]
 
 
-def warn_of_unread_numbers(model: Any, contents: GGUFContents, name: str) -> None:
-    """Warn where the file holds numbers that transformers made nothing of, which it says nothing of."""
+def unread_numbers(model: Any, contents: GGUFContents) -> str:
+    """What the user is warned of, behind the file's name: numbers that transformers made nothing of.
+
+    Empty where it made something of all; it says nothing of them by itself.
+    """
     read = sum(weight.numel() for weight in model.parameters())
     unread = contents.numbers - read - len(contents.rope_factors or ())
-    if unread > 0:
-        warnings.warn(
-            f"{unread} of the {contents.numbers} numbers in {name} have no place in the model that "
-            "transformers makes of it, which may not compute what it should",
-            stacklevel=5,
-        )
+    if unread <= 0:
+        return ""
+    return (
+        f"holds {contents.numbers} numbers, {unread} of which have no place in the model that "
+        "transformers makes of it, which may not compute what it should"
+    )

@@ -93,7 +93,12 @@ class _Reading:
             if value is not None:
                 values[name] = value
         entries = [self._entry() for _ in range(n_tensors)]
-        alignment = int(values.get("general.alignment", 32))
+        alignment = values.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(
+                f"it says that its weights are aligned to {alignment!r} bytes, which has to be a whole "
+                "number from 1 on"
+            )
         first = -(-self._at // alignment) * alignment
         return GGUFHeader(
             values,

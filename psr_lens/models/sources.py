@@ -53,10 +53,11 @@ def find_source(name_or_path: str | Path, gguf_file: str | Path | None = None) -
         return _named(text, gguf_file)
     path = Path(text).expanduser()
     written_as_path = text.startswith((".", "/", "~")) or "\\" in text or text.count("/") > 1
+    is_path = isinstance(name_or_path, Path) or written_as_path
     says_gguf = text.lower().endswith(".gguf") and gguf_file is None and not path.is_dir()
-    if says_gguf or (text and path.is_file()):
+    if says_gguf or (text and path.is_file() and (is_path or _means_the_file(text, path))):
         return _file(path, gguf_file)
-    if isinstance(name_or_path, Path) or written_as_path or (text and path.is_dir()):
+    if is_path or (text and path.is_dir()):
         if gguf_file is None:
             return _directory(path, path.resolve().name)
         return _file_in(path, gguf_file)
@@ -67,6 +68,17 @@ def find_source(name_or_path: str | Path, gguf_file: str | Path | None = None) -
             f"{SMOLLM2!r}"
         )
     return Source(text, text, local=False, gguf_file=None if gguf_file is None else str(gguf_file))
+
+
+def _means_the_file(text: str, path: Path) -> bool:
+    """Whether a name that is not written as a path is that of a file here, and not of a hub's model."""
+    if not _HUB_NAME.fullmatch(text):
+        return True
+    # Any file may happen to be called `gpt2`.
+    try:
+        return is_gguf(path)
+    except OSError:
+        return False
 
 
 def _named(text: str, gguf_file: str | Path | None) -> Source:

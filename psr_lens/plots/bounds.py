@@ -19,8 +19,7 @@ OUTLIER_RATIO = 3.0
 """How many times that quantile the largest magnitude must be for it to count as an outlier."""
 MEDIAN_RATIO = 5.0
 """Or how many times the median: a token in the middle then has at least a fifth of the full colour,
-unless more than one in twenty are that far out. Under "Answer only in French." on SmolLM2-135M-Instruct
-(8 responses, all layers) it had less than 15 % in 15 panels of 100 without this rule, in 4 with it."""
+unless more than one in twenty are that far out."""
 
 
 @dataclass(frozen=True)

@@ -308,6 +308,22 @@ def test_options_that_do_not_go_together_are_refused_before_a_model_is_loaded(
     assert WRONG[command][options] in message
 
 
+def test_a_gguf_file_need_not_leave_a_copy(monkeypatch, tmp_path):
+    given = []
+
+    def load(*args, **options):
+        given.append((*args, options["gguf_file"], options["keep_converted"]))
+        raise SystemExit
+
+    monkeypatch.setattr("psr_lens.models.load_model", load)
+    vector = ConstantSteering.from_vector([1.0], layer=0).save(tmp_path / "vector")
+    ask = ["steer", "--model", "m", "--gguf-file", "f", "--steering", str(vector), "--prompt", "hi"]
+    for more in ([], ["--keep-converted", "False"]):
+        with pytest.raises(SystemExit):
+            main([*ask, *more])
+    assert given == [("m", "f", True), ("m", "f", False)]
+
+
 def test_compare_says_which_options_a_method_does_not_take(capsys, tmp_path, pairs_file):
     common = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "10"]
     table = tmp_path / "table.csv"

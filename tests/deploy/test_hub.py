@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from psr_lens.cli import main
 from psr_lens.cli.options import ModelOptions
+from psr_lens.deploy.card import model_card
 from psr_lens.deploy.hub import HubAddress, parse_address
 from psr_lens.fitting import fit
 from psr_lens.models import load_model
@@ -210,6 +211,22 @@ def test_both_snippets_run_where_the_model_is_one_of_transformers(hub, family, m
     assert ("apply_chat_template" in blocks[1]) == model.encoder.has_template
     for code in blocks:
         assert printed(code)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "expected"),
+    [
+        ("smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", '"smollm2"'),
+        ("tiny.Q8_0", "tiny.Q8_0.gguf", '"tiny.Q8_0.gguf"'),
+        ("owner/x-GGUF", "q8/x.gguf", '"owner/x-GGUF", gguf_file="q8/x.gguf"'),
+    ],
+)
+def test_a_model_that_was_made_of_a_gguf_file(name, file, expected):
+    origin = provenance(tiny_model("llama", BACKENDS[0]))
+    origin["model"] |= {"name": name, "gguf": {"file": file, "quantization": "Q8_0"}}
+    # transformers by itself finds no model under these names, or another one.
+    (code,) = code_blocks(model_card(steering(provenance=origin)))
+    assert f"model = pl.load_model({expected})\n" in code
 
 
 def test_a_model_on_the_hub_is_linked_and_no_value_breaks_the_table(hub):

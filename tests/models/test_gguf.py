@@ -1,8 +1,9 @@
 """GGUF files: what is made of them, what is kept of that, and what is refused."""
 
-import json
 import os
+import re
 import shutil
+import stat
 import sys
 import time
 import warnings
@@ -168,17 +169,43 @@ def test_rotary_factors_of_llama_3(files, tmp_path):
     odd = write_gguf(
         checkpoint("llama"), tmp_path / "odd.gguf", more={"rope_freqs.weight": factors * 1.5}
     )
-    with pytest.warns(
-        UserWarning, match=r"odd.gguf scales its rotary frequencies .* not known here"
-    ):
-        load_model(odd, backend="bridge")
+    _, (told,) = warned(odd)
+    assert told.startswith("odd.gguf scales its rotary frequencies (rope_freqs.weight) by a rule")
 
 
-def test_numbers_that_transformers_makes_nothing_of(tmp_path):
+def warned(file):
+    """The model, and the warnings of psr_lens, each of which has to point at the line that loads."""
+    root, said = Path(__file__).parents[2], []
+    real = warnings.warn
+
+    def warn(message, *rest, **options):
+        # Tests run with decorators around every function, whose frames are not there otherwise.
+        frame, files = sys._getframe(1), []
+        caller = Path(frame.f_code.co_filename)
+        while frame is not None:
+            files.append(Path(frame.f_code.co_filename))
+            frame = frame.f_back
+        files = [file for file in files if file.parent.is_relative_to(root)]
+        if caller.is_relative_to(root / "psr_lens"):
+            assert files[options["stacklevel"] - 1] == Path(__file__)
+            said.append(message)
+        else:
+            real(message, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(warnings, "warn", warn)
+        return load_model(file, backend="bridge"), said
+
+
+def test_numbers_that_transformers_makes_nothing_of(tmp_path, cache):
     more = {"blk.0.attn_sinks.weight": np.ones(4, np.float32)}
     file = write_gguf(checkpoint("llama"), tmp_path / "more.gguf", more=more)
-    with pytest.warns(UserWarning, match=r"4 of the \d+ numbers in more.gguf have no place"):
-        load_model(file, backend="bridge", keep_converted=False)
+    _, (told,) = warned(file)
+    assert re.match(r"more.gguf holds \d+ numbers, 4 of which have no place in the model", told)
+    assert len(copies(cache)) == 1
+    # A model that comes from the copy lacks them just as much.
+    assert warned(file)[1] == [told]
+    assert warned(file.rename(tmp_path / "renamed.gguf"))[1] == [told.replace("more", "renamed")]
 
 
 # --- the copy that is kept ----------------------------------------------------------------------
@@ -220,11 +247,15 @@ def _tear(copy):
     weights.write_bytes(weights.read_bytes()[:-100])
 
 
-def _flip(copy):
-    weights = copy / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-5] ^= 1
-    weights.write_bytes(bytes(content))
+def _flip(copy, name="tokenizer.json", at=-5):
+    file = copy / name
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def _flip_head_of_weights(copy):
+    _flip(copy, "model.safetensors", 9)
 
 
 def _lose(copy):
@@ -235,28 +266,83 @@ def _empty_list(copy):
     (copy / "psr_lens.json").write_text("{}")
 
 
-@pytest.mark.parametrize("damage", [_tear, _flip, _lose, _empty_list])
+@pytest.mark.parametrize("damage", [_tear, _flip, _flip_head_of_weights, _lose, _empty_list])
 def test_a_damaged_copy_is_made_anew(damage, files, cache):
     file = files / "tiny.Q8_0.gguf"
     expected = load_model(file, backend="bridge")("Hi").clone()
     (copy,) = copies(cache)
-    sound = (copy / "model.safetensors").read_bytes()
+    sound = _contents(copy)
     damage(copy)
     assert torch.equal(load_model(file, backend="bridge")("Hi"), expected)
     assert copies(cache) == [copy]
-    assert (copy / "model.safetensors").read_bytes() == sound
+    assert _contents(copy) == sound
 
 
-def test_a_copy_that_is_whole_and_cannot_be_read_is_made_anew(files, cache):
+def _contents(copy):
+    return {file.name: file.read_bytes() for file in copy.iterdir()}
+
+
+def test_weights_are_read_once_while_nothing_is_wrong_with_them(files, cache, monkeypatch):
+    load_model(files / "tiny.Q8_0.gguf", backend="bridge")
+    (copy,) = copies(cache)
+    summed = []
+    real = converted_copies._sum
+    monkeypatch.setattr(
+        converted_copies, "_sum", lambda file: summed.append(file.name) or real(file)
+    )
+    assert converted_copies.find_copy(copy) is not None
+    assert set(summed) == {file.name for file in copy.iterdir()} - {
+        "model.safetensors",
+        "psr_lens.json",
+    }
+    _flip(copy, "model.safetensors")
+    assert converted_copies.find_copy(copy, thorough=True) is None
+
+
+def test_a_sound_copy_stays_where_reading_it_fails(files, cache, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    file = files / "tiny.Q8_0.gguf"
+    load_model(file, backend="bridge")
+    (copy,) = copies(cache)
+    sound, place = _contents(copy), copy.stat().st_ino
+
+    def full(*args, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AutoModelForCausalLM, "from_pretrained", full)
+        message = refusal(file, backend="bridge")
+    assert "cannot be loaded: DefaultCPUAllocator: can't allocate memory" in message
+    assert f"from the converted copy in {str(copy)!r}, which is whole" in message
+    assert (_contents(copy), copy.stat().st_ino) == (sound, place)
+
+
+def test_a_damaged_copy_that_cannot_be_removed_stops_nothing(files, cache, monkeypatch):
     file = files / "tiny.Q8_0.gguf"
     expected = load_model(file, backend="bridge")("Hi").clone()
     (copy,) = copies(cache)
-    (copy / "config.json").write_text("{")
-    listed = json.loads((copy / "psr_lens.json").read_text())
-    listed["files"] = converted_copies._sums(copy)
-    (copy / "psr_lens.json").write_text(json.dumps(listed))
-    assert torch.equal(load_model(file, backend="bridge")("Hi"), expected)
-    assert (copy / "config.json").read_text() != "{"
+    _flip_head_of_weights(copy)
+
+    def read_only(**options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(converted_copies.tempfile, "mkdtemp", read_only)
+    model, (told,) = warned(file)
+    assert re.match("no converted copy of tiny.Q8_0.gguf is kept in .* Read-only file system", told)
+    assert torch.equal(model("Hi"), expected)
+
+
+def test_a_copy_has_the_permissions_of_any_new_folder(files, cache):
+    before = os.umask(0o027)
+    try:
+        load_model(files / "tiny.Q8_0.gguf", backend="bridge")
+    finally:
+        os.umask(before)
+    (copy,) = copies(cache)
+    if os.name == "posix":
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o750
+        assert {stat.S_IMODE(file.stat().st_mode) for file in copy.iterdir()} == {0o640}
 
 
 def test_a_copy_that_cannot_be_written_stops_nothing(files, cache, monkeypatch):
@@ -376,6 +462,21 @@ def test_files_that_are_cut_off(length, files, tmp_path):
     assert refusal(torn).startswith(f"the GGUF file {str(torn)!r} is cut off or damaged: it ")
 
 
+def test_weights_that_are_aligned_to_nothing(tmp_path):
+    file = write_gguf(checkpoint("llama"), tmp_path / "a.gguf", values={"general.alignment": 0})
+    assert "it says that its weights are aligned to 0 bytes" in refusal(file)
+
+
+def test_any_file_may_be_called_like_a_model_on_the_hub(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt2").write_text("notes")
+    assert not find_source("gpt2").local
+    for path in ("./gpt2", Path("gpt2")):
+        assert "'gpt2' is not a GGUF file" in refusal(path)
+    shutil.copy(files / "tiny.Q8_0.gguf", tmp_path / "gpt2")
+    assert find_source("gpt2").gguf_file == "gpt2"
+
+
 def test_without_the_package_that_reads_them(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     path = files / "tiny.F32.gguf"
@@ -403,6 +504,21 @@ def test_a_file_on_the_hub(files, tmp_path, monkeypatch):
         "the GGUF file 'no.gguf' of 'owner/tiny-GGUF' is not in the local cache of the hub, which "
         "cannot be reached: go online once"
     )
+    assert refusal("owner/tiny-GGUF").endswith(", or name one of its GGUF files with gguf_file=...")
+
+
+def test_a_file_in_a_folder_on_the_hub(files, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model = tmp_path / "models--owner--tiny"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(files, model / "snapshots" / commit / "q8")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(commit)
+    loaded = load_model("owner/tiny", gguf_file="q8/tiny.Q8_0.gguf", backend=BRIDGE)
+    # As it has to be asked for again.
+    assert loaded.gguf.file == "q8/tiny.Q8_0.gguf"
 
 
 def _pretend_installed(monkeypatch, folder):
