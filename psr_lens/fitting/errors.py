@@ -88,7 +88,8 @@ class _BaseRun:
         candidates: Sequence[Steering],
         surface: Surface,
     ):
-        self.model, self.examples, self.surface = model, examples, surface
+        self.model, self.examples = model, examples
+        self.surface: Surface = surface
         self.base, steered = example_batches(model, examples)
         self.target = surface_residuals(model, steered, surface)[-1]
         self.places = Places(self.base.surface(surface))
