@@ -8,6 +8,7 @@ They need the extra `real`.
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from types import MappingProxyType
 from typing import Final
 
@@ -245,12 +246,17 @@ def everyday_trial(
             progress=progress,
         )
 
+    def score_of(example: Example) -> Score:
+        text = model.encoder.decode(example.response_ids)
+        return judge(example, text, example.finished)
+
     def shows_it(example: Example) -> bool:
-        score = judge(example, model.encoder.decode(example.response_ids), example.finished)
+        score = score_of(example)
         return min(score.trait, score.coherence) >= least
 
+    answered = sampled(("train", "dev"), samples_per_question, seed)
     # As on the demo world, and in the paper, what does not show the trait is not learned from.
-    fitted_on = sampled(("train", "dev"), samples_per_question, seed).filter(shows_it)
+    fitted_on = answered.filter(shows_it)
     if not len(fitted_on.train) or not len(fitted_on.dev):
         raise ValueError(
             f"{model.name} hardly follows {told.text!r}: {len(fitted_on.train)} answers to train on and "
@@ -266,11 +272,13 @@ def everyday_trial(
         mismatched(model, fitted_on, told.control),
         judge,
         f"by what stands in the text: the trait is {told.judged}, coherence the share of real words "
-        "(wordfreq) that are not part of a loop",
+        "(wordfreq) that are not part of a loop, which has to stay what it is under the prompt",
         "topics",
         max_new_tokens,
         temperature,
         batch_size,
+        # A small model under the prompt is not that coherent itself: no steering need be more.
+        coherent=fmean(score_of(example).coherence for example in answered.dev),
         whole_curve=False,
     )
 

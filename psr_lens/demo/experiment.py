@@ -142,7 +142,7 @@ def run_trial(
         asked = [*test, *train.dev] if trial.whole_curve else train.dev
         curve = _curve(model, trial, asked, steering, trial.alphas, seed)
         dev[label] = tuple(_part(own, slice(-len(train.dev), None)) for own in curve)
-        strengths[label] = best_strength(dev[label])
+        strengths[label] = best_strength(dev[label], trial.coherent)
         if trial.whole_curve:
             steered[label] = tuple(_part(own, slice(len(test))) for own in curve)
         else:

@@ -5,7 +5,6 @@ from typing import Final
 
 from psr_lens.demo.experiment import CONSTANTS, CONTROL, TraitResult
 from psr_lens.demo.trial import METHODS
-from psr_lens.evaluation import COHERENT
 from psr_lens.examples import cut_off_of
 from psr_lens.faithfulness import EQUIVALENT_PROMPT
 from psr_lens.models import HookedModel
@@ -109,7 +108,7 @@ def compared(result: TraitResult) -> str:
     ]
     return (
         "Behaviour, each method at its own best strength (the highest trait score with coherence of "
-        f"at least {COHERENT:g} on the {result.trial.subjects} that strengths are chosen on): "
+        f"at least {result.trial.coherent:.0f} on the {result.trial.subjects} that strengths are chosen on): "
         f"{'; '.join(parts)}; the prompt itself has {result.prompted.trait:.0f} with "
         f"{result.prompted.coherence:.0f}, and no steering {result.unsteered.trait:.0f} with "
         f"{result.unsteered.coherence:.0f}. Scored {result.trial.judged}."

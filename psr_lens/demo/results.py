@@ -33,6 +33,7 @@ def trait_record(result: TraitResult) -> dict[str, Any]:
     }
     return {
         "instruction": result.instruction,
+        "coherent": result.trial.coherent,
         "answers": [
             {
                 "question": result.questions[i],

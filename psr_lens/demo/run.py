@@ -68,7 +68,8 @@ EVERYDAY: Final = World(
     ("french",),
     lambda name: everyday_judge(everyday_instruction(name).name),
     everyday_trial,
-    {"sampling": 60.0, "fitting a-const": 200.0, "answers": 45.0, "": 30.0},
+    {"sampling": 90.0, "fitting s-dim": 80.0, "fitting a-const": 140.0, "fitting": 25.0}
+    | {"faithfulness": 120.0, "answers": 60.0, "": 40.0},
 )
 _SAMPLING: Final = "sampling"
 

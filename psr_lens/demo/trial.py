@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from psr_lens.evaluation import ALPHAS, Score
+from psr_lens.evaluation import ALPHAS, COHERENT, Score
 from psr_lens.examples import Example, SteeringDataset
 
 TextJudge = Callable[[Example, str, bool], Score]
@@ -37,6 +37,7 @@ class Trial:
         temperature: At which answers are sampled.
         batch_size: Prompts that are answered at once.
         alphas: The strengths that are tried on dev examples.
+        coherent: Mean coherence on dev examples that a strength has to keep, 0 to 100.
         whole_curve: Whether test questions are answered at all of them, or just at each method's best
             one and at 1.
         methods: The steerings that are compared: arguments of `fit`.
@@ -54,5 +55,6 @@ class Trial:
     temperature: float = 1.0
     batch_size: int = 32
     alphas: tuple[float, ...] = ALPHAS
+    coherent: float = COHERENT
     whole_curve: bool = True
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: dict(METHODS))

@@ -119,7 +119,7 @@ def test_strengths_are_chosen_on_dev_animals_and_reported_on_others(run):
     result = run.results[0]
     train, test = result.trial.train, result.trial.test
     for name in METHODS:
-        assert result.strengths[name] == best_strength(result.dev[name])
+        assert result.strengths[name] == best_strength(result.dev[name], result.trial.coherent)
         assert all(len(own.responses) == len(train.dev) for own in result.dev[name])
         assert all(len(own.responses) == len(test) for own in result.steered[name])
         assert result.at_best(name).alpha == result.strengths[name]
