@@ -25,13 +25,13 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from modules to its left. This list is the architecture.
 LAYERS = (
     "_types",
+    "files",
     "models",
     "prompts",
     "seen_prompts",
     "examples",
     "responses",
     "deltas",
-    "files",
     "prompt_effect",
     "artifacts",
     "report_files",

@@ -80,6 +80,9 @@ def lay_out(model: Any) -> Any:
             weight.data = weight.data.permute(2, 0, 1).contiguous().permute(1, 2, 0)
         elif kind in ("W_in", "W_gate", "W_out", "W_U") and weight.ndim == 2:
             weight.data = weight.data.t().contiguous().t()
+        else:
+            # Parts of a bias for queries, keys and values together.
+            weight.data = weight.data.contiguous()
     return model
 
 

@@ -204,4 +204,6 @@ def _is_foreign(hook: Any) -> bool:
     """Whether nobody can say what it looks at: neither ours nor how the bridge is built."""
     if isinstance(hook, _EditHook | _BeginPass):
         return False
-    return not str(getattr(hook, "__module__", "")).startswith("transformer_lens.model_bridge.")
+    # transformers puts its own on for good, the first time that it is asked for hidden states.
+    known = ("transformer_lens.model_bridge.", "transformers.utils.output_capturing")
+    return not str(getattr(hook, "__module__", "")).startswith(known)

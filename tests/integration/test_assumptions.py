@@ -147,7 +147,7 @@ def test_probes_are_fitted_on_one_half_and_tested_on_the_other(model, data, kind
 def test_the_batch_size_does_not_matter(model, data, kind, report):
     alone = measure_assumptions(model, data, kind=kind, n_bootstrap=100, batch_size=1)
     for one, other in zip(report.measures, alone.measures, strict=True):
-        tolerance = 1e-3 if one.name.endswith("r2") else 1e-6
+        tolerance = 1e-3 if one.name.endswith("r2") else 1e-5
         for end in ("value", "low", "high"):
             assert getattr(other, end) == pytest.approx(
                 getattr(one, end), rel=tolerance, abs=tolerance, nan_ok=True
@@ -295,7 +295,7 @@ def test_memory_does_not_grow_with_the_data(demo, shouting):
     def alive(examples):
         peak, run = 0, demo.run
 
-        def counting(batch):
+        def counting(*arguments):
             nonlocal peak
             # What was there before is frozen, so this sees the measurement's own tensors only.
             storages = {
@@ -304,7 +304,7 @@ def test_memory_does_not_grow_with_the_data(demo, shouting):
                 if type(own) is torch.Tensor
             }
             peak = max(peak, sum(storages.values()))
-            run(batch)
+            run(*arguments)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(demo, "run", counting)

@@ -239,7 +239,8 @@ def test_no_weight_is_copied_in_a_pass_and_every_bit_is_the_same(family, monkeyp
         assert torch.equal(ours, theirs)
     batch = laid_out.to_batch([RawText(text) for text in TEXTS])
     assert torch.equal(laid_out.logits(batch), plain.logits(batch))
-    assert copied_weights(plain, batch) > 0
+    # Llama's weights are views of Hugging Face's, which lie as they are read already.
+    assert (copied_weights(plain, batch) > 0) == (family != "llama")
     assert copied_weights(laid_out, batch) == 0
 
 

@@ -1,17 +1,19 @@
 """What rows begin with together is run once, and every number is what it was."""
 
+from functools import cache
+
 import pytest
 import torch
 
 import psr_lens.models.shared as shared_prefixes
 from psr_lens.deltas import local_deltas, surface_residuals
-from psr_lens.models import TokenRow
+from psr_lens.models import TokenRow, load_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.models.shared import SharedPrefixes
 from psr_lens.steering import PSR, ActAdd, ConstantSteering
 from psr_lens.steering.push import PushSteering
 from tests.models.cases import core_models, every_backend, every_model, pushes
-from tests.tiny_models import tiny_model
+from tests.tiny_models import checkpoint
 
 PREFIX = tuple(5 + i % 11 for i in range(40))
 ROWS = tuple(
@@ -24,6 +26,12 @@ ROWS = tuple(
     )
 )
 WINDOWED = {"mistral", "gemma2", "gemma3"}
+
+
+@cache
+def fresh_model(family, backend="auto", dtype="float32"):
+    """Of this file alone: a hook that anybody puts on a model by hand ends the sharing."""
+    return load_model(checkpoint(family), backend=backend, dtype=dtype)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +81,7 @@ def gap(ours, theirs):
 @core_models
 @pytest.mark.parametrize("surface", ["R", "QR"])
 def test_surfaces_are_those_of_the_whole_run(family, backend, surface, monkeypatch):
-    model = tiny_model(family, backend, dtype="float64")
+    model = fresh_model(family, backend, dtype="float64")
     batch = model.pad(list(ROWS))
     whole = unshared(monkeypatch, lambda: surface_residuals(model, batch, surface))
     with Passes(model) as seen:
@@ -89,7 +97,7 @@ def test_surfaces_are_those_of_the_whole_run(family, backend, surface, monkeypat
 
 @every_model
 def test_single_precision_is_as_close_as_rounding(family, backend):
-    model = tiny_model(family, backend)
+    model = fresh_model(family, backend)
     assert model.can_share == (family not in WINDOWED)
     batch = model.pad(list(ROWS))
     rest = SharedPrefixes(model).rest(batch)
@@ -103,7 +111,7 @@ def test_single_precision_is_as_close_as_rounding(family, backend):
 @every_backend
 @pytest.mark.parametrize("surface", ["R", "QR"])
 def test_steerings_act_as_on_the_whole_run(backend, surface, monkeypatch):
-    model = tiny_model("llama", backend, dtype="float64")
+    model = fresh_model("llama", backend, dtype="float64")
     batch = model.pad(list(ROWS))
     strengths = torch.tensor([1.0, 0.5, -1.0, 0.0])
     steering = psr_on(model, surface) + 0.5 * ConstantSteering(
@@ -124,7 +132,7 @@ def test_steerings_act_as_on_the_whole_run(backend, surface, monkeypatch):
 
 @every_backend
 def test_the_replay_is_that_of_the_whole_run(backend, monkeypatch):
-    model = tiny_model("llama", backend, dtype="float64")
+    model = fresh_model("llama", backend, dtype="float64")
     batch = model.pad(list(ROWS))
     other = surface_residuals(model, batch, "R").flip(1)
     whole = unshared(monkeypatch, lambda: local_deltas(model, batch, other, "R"))
@@ -135,7 +143,7 @@ def test_the_replay_is_that_of_the_whole_run(backend, monkeypatch):
 
 @every_model
 def test_the_same_tokens_are_sampled(family, backend, monkeypatch):
-    model = tiny_model(family, backend)
+    model = fresh_model(family, backend)
     prompts = ["The otter lives by the river. " * 3 + end for end in ("Why?", "Who is it?", "a")]
     options = {"max_new_tokens": 6, "temperature": 1.0, "seed": 5}
 
@@ -154,7 +162,7 @@ def test_the_same_tokens_are_sampled(family, backend, monkeypatch):
 
 @every_backend
 def test_rows_that_end_are_dropped_from_a_shared_beginning_too(backend, monkeypatch):
-    model = tiny_model("qwen2", backend)
+    model = fresh_model("qwen2", backend)
     prompts = ["the otter and the whale " + end for end in ("a", "eat", "or not")] * 60
     options = {"max_new_tokens": 5, "temperature": 3.0, "batch_size": 180, "seed": 2}
     whole = unshared(monkeypatch, lambda: generate_tokens(model, prompts, **options))
@@ -164,7 +172,7 @@ def test_rows_that_end_are_dropped_from_a_shared_beginning_too(backend, monkeypa
 
 @every_backend
 def test_what_was_run_for_one_batch_does_for_the_next(backend):
-    model = tiny_model("llama", backend)
+    model = fresh_model("llama", backend)
     shared = SharedPrefixes(model)
     first, second = model.pad(list(ROWS[:2])), model.pad(list(ROWS[2:]))
     single = model.pad([ROWS[0]])
@@ -187,7 +195,7 @@ def whole_batch(model, batch):
 
 @every_backend
 def test_nothing_is_kept_from_who_may_look_at_it(backend):
-    model = tiny_model("llama", backend)
+    model = fresh_model("llama", backend)
     batch = model.pad(list(ROWS))
     assert not whole_batch(model, batch)
     with model.edited(pushes(model)):
@@ -216,7 +224,7 @@ def test_nothing_is_kept_from_who_may_look_at_it(backend):
 
 
 def test_a_steering_of_ones_own_is_asked_where_it_acts():
-    model = tiny_model("llama")
+    model = fresh_model("llama")
 
     class Everywhere(PushSteering):
         method = "everywhere"
@@ -244,7 +252,7 @@ def test_a_steering_of_ones_own_is_asked_where_it_acts():
 
 @every_backend
 def test_only_what_lies_in_front_of_the_surface_is_shared(backend):
-    model = tiny_model("llama", backend)
+    model = fresh_model("llama", backend)
     same = [TokenRow((*PREFIX, 4, 5, 6, 7), 40, 42)] * 3
     batch = model.pad(same)
     left = {
@@ -258,6 +266,16 @@ def test_only_what_lies_in_front_of_the_surface_is_shared(backend):
 
 def test_a_pass_more_has_to_be_worth_it(monkeypatch):
     monkeypatch.undo()
-    model = tiny_model("llama")
+    model = fresh_model("llama")
     assert whole_batch(model, model.pad(list(ROWS)))
     assert not whole_batch(model, model.pad(list(ROWS) * 4))
+
+
+@every_backend
+def test_asking_for_a_cache_does_not_end_the_sharing(backend):
+    """Transformers leaves hooks behind that look at nothing until they are asked to."""
+    model = load_model(checkpoint("llama", 1), backend=backend)
+    batch = model.pad(list(ROWS))
+    assert not whole_batch(model, batch)
+    model.run_with_cache("a question")
+    assert not whole_batch(model, batch)
