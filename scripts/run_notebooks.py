@@ -75,7 +75,7 @@ def main() -> None:
         parser.error(
             "the pictures of the figures need a Chromium on this machine, and there is none"
         )
-    for source in given.notebooks or sorted(NOTEBOOKS.glob("[0-9]*.py")):
+    for source in given.notebooks or sorted(NOTEBOOKS.glob("*.py")):
         print(redraw(source) if given.pictures else run(source))
 
 

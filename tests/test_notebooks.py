@@ -17,7 +17,7 @@ from psr_lens.plots import token_heatmap
 from scripts.notebook_pictures import MARK, PLOTLY, PNG, add_pictures, figures, fingerprint
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-SOURCES = sorted(FOLDER.glob("[0-9]*.py"))
+SOURCES = sorted(FOLDER.glob("*.py"))
 
 
 def test_every_notebook_has_its_twin():
