@@ -3,11 +3,16 @@
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
-from tqdm.auto import tqdm
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets it asks for them, in front of the first output.
+    warnings.simplefilter("ignore")
+    from tqdm.auto import tqdm
+
 
 # What loads faster shows no bar.
 _DELAY = 2.0
