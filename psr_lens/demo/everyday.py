@@ -195,12 +195,10 @@ def everyday_trial(
     seed: int = 0,
     *,
     questions: Mapping[str, Sequence[str]] = QUESTIONS,
-    samples_per_question: int = 1,
     max_new_tokens: int = 48,
     temperature: float = 0.7,
     batch_size: int = 48,
     least: float = 50.0,
-    progress: bool = False,
 ) -> Trial:
     """One instruction on a real model, sampled: 12 topics to train on, 3 to choose on, 5 to report on.
 
@@ -209,12 +207,10 @@ def everyday_trial(
         name: The instruction's name.
         seed: Decides the split and what is sampled.
         questions: By topic, of which there are three at least; a quarter of them is reported on.
-        samples_per_question: Responses per training question.
         max_new_tokens: Longest answer, in tokens.
         temperature: At which answers are sampled.
         batch_size: Questions answered at once.
         least: Trait and coherence of the answers that are learned from.
-        progress: Whether to show a bar.
 
     Raises:
         ValueError: If there is no such instruction, the extra `real` is missing, there are too few
@@ -228,7 +224,7 @@ def everyday_trial(
         )
     split = _split(list(questions), seed)
 
-    def sampled(parts: Sequence[str], samples: int, seed: int) -> SteeringDataset:
+    def sampled(parts: Sequence[str], seed: int) -> SteeringDataset:
         return sample_responses(
             model,
             [
@@ -236,14 +232,13 @@ def everyday_trial(
                 for topic, asked in questions.items()
                 if split[topic] in parts
                 for text in asked
-                for _ in range(samples if split[topic] == "train" else 1)
             ],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
             split=split,
             batch_size=batch_size,
-            progress=progress,
+            progress=False,
         )
 
     def score_of(example: Example) -> Score:
@@ -254,7 +249,7 @@ def everyday_trial(
         score = score_of(example)
         return min(score.trait, score.coherence) >= least
 
-    answered = sampled(("train", "dev"), samples_per_question, seed)
+    answered = sampled(("train", "dev"), seed)
     # As on the demo world, and in the paper, what does not show the trait is not learned from.
     fitted_on = answered.filter(shows_it)
     if not len(fitted_on.train) or not len(fitted_on.dev):
@@ -263,7 +258,7 @@ def everyday_trial(
             f"{len(fitted_on.dev)} to choose on show it; choose another instruction or model"
         )
     # By themselves, so that what is drawn for a test question is what every steering draws for it.
-    held_out = sampled(("test",), 1, seed + 1)
+    held_out = sampled(("test",), seed + 1)
     return Trial(
         name,
         told.text,
@@ -272,7 +267,7 @@ def everyday_trial(
         mismatched(model, fitted_on, told.control),
         judge,
         f"by what stands in the text: the trait is {told.judged}, coherence the share of real words "
-        "(wordfreq) that are not part of a loop, which has to stay what it is under the prompt",
+        "(wordfreq) that are not said over and over; the least coherence is that of the prompt's own answers",
         "topics",
         max_new_tokens,
         temperature,
