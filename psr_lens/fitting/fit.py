@@ -99,8 +99,8 @@ def fit(
         progress: Whether to show bars.
 
     Returns:
-        The steering, with its `fit_report`. Where the prompts hardly change what the model says, its
-        `warning` tells, as a Python warning does.
+        The steering, with its `fit_report`. Where the prompts hardly change what the model says, or
+        no step of training was for the better, its `warning` tells, as a Python warning does.
 
     Raises:
         ValueError: If an argument is unknown or out of range, options do not go together, or there
@@ -204,9 +204,9 @@ def fit(
         FitCheckpoint(checkpoint, settings),
         progress,
     )
-    warning = measure_prompt_effect(hooked, data.train, batch_size=batch_size).warning
-    if warning:
-        warnings.warn(warning, stacklevel=2)
+    warned = [measure_prompt_effect(hooked, data.train, batch_size=batch_size).warning]
+    if warned[0]:
+        warnings.warn(warned[0], stacklevel=2)
     start = time.perf_counter()
     with counting_forwards(hooked) as count:
         found = solve_closed(task) if method in CLOSED else solve(task)
@@ -214,6 +214,9 @@ def fit(
         errors = found.dev_relative_rmse
         if not errors and dev and method != "actadd":
             errors = relative_rmse(hooked, [steering], dev, surface, task.batch_size)[0]
+    if found.warning:
+        warnings.warn(found.warning, stacklevel=2)
+        warned.append(found.warning)
     steering.provenance = origin
     steering.fit_report = FitReport(
         method=method,
@@ -229,6 +232,6 @@ def fit(
         dev_losses=found.dev_losses,
         candidates=found.candidates,
         tried=found.tried,
-        warning=warning,
+        warning="\n".join(filter(None, warned)),
     )
     return steering

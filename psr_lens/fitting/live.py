@@ -95,6 +95,15 @@ class LiveState:
     stale: int
     tensors: dict[str, Tensor]
 
+    @property
+    def futile(self) -> bool:
+        """Whether there were steps, and none made the dev objective any better than the start's."""
+        return (
+            self.epoch > 0
+            and len(self.dev_losses) > 1
+            and min(self.dev_losses) == self.dev_losses[0]
+        )
+
     @classmethod
     def start(cls, trainable: Trainable, dev: LiveProblem | None) -> "LiveState":
         """Before the first step."""

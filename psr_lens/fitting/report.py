@@ -55,7 +55,8 @@ class FitReport:
         dev_examples: Dev examples.
         settings: What `fit_best` compared, each with its relative RMSE at the last layer on the dev
             examples; empty for a plain `fit`.
-        warning: That the prompts did next to nothing, with a response of each kind; else empty.
+        warning: That the prompts did next to nothing, with a response of each kind, or that training
+            never got better than its start; else empty.
     """
 
     method: str

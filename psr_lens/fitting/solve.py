@@ -85,6 +85,7 @@ class Solved:
     dev_losses: tuple[float, ...] = ()
     candidates: tuple[float, ...] = ()
     tried: tuple[tuple[str, float], ...] = ()
+    warning: str = ""
 
 
 def solve_closed(task: Task) -> Solved:
@@ -156,6 +157,19 @@ def solve(task: Task) -> Solved:
         dev_losses=state.dev_losses,
         candidates=candidates,
         tried=tuple(tried.items()),
+        warning=_futile(task, state) if name == LIVE else "",
+    )
+
+
+def _futile(task: Task, state: LiveState) -> str:
+    """What to say where training only led away from its start, which is then what is kept."""
+    if not state.futile:
+        return ""
+    start, later = state.dev_losses[0], min(state.dev_losses[1:])
+    return (
+        f"training {task.method!r} never made the dev objective better than it was before the first "
+        f"step ({start:.4g}; at best {later:.4g} after, with lr={task.recipe.lr:g}), so the steering is "
+        "the untrained start: pass a smaller lr, or more examples"
     )
 
 
