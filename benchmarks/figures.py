@@ -17,7 +17,10 @@ _TITLES = {
     "growth": "Growth: exponents",
     "lab": "The faithfulness lab",
     "loading": "Loading",
-    "real": "A real model beside Hugging Face's",
+    "real-decoding": "A real model: decoding beside Hugging Face's",
+    "real-deltas": "A real model: deltas beside Hugging Face's forwards",
+    "real-sharing": "A real model: an instruction that all examples share",
+    "real-layerwise": "A real model: the layerwise fit",
 }
 
 

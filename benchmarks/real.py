@@ -54,18 +54,42 @@ def missing(name: str) -> str | None:
     return None
 
 
-def run(bench: Bench) -> Iterator[Figure | Skipped]:
-    """Decoding, deltas, a shared instruction and the layerwise fit, on both backends."""
-    why = missing(bench.sizes.real)
-    if why is not None:
-        yield Skipped("real", why)
+def run_decoding(bench: Bench) -> Iterator[Figure | Skipped]:
+    """Tokens per second beside Hugging Face's, without a steering and with one at every layer."""
+    if (why := missing(bench.sizes.real)) is not None:
+        yield Skipped("real-decoding", why)
         return
     reference = hugging_face(bench.checkpoint(bench.sizes.real))
     for batch_size in bench.sizes.generation_batches:
         yield from _decoding(bench, reference, batch_size)
+
+
+def run_deltas(bench: Bench) -> Iterator[Figure | Skipped]:
+    """Deltas beside two of Hugging Face's forwards."""
+    if (why := missing(bench.sizes.real)) is not None:
+        yield Skipped("real-deltas", why)
+        return
+    reference = hugging_face(bench.checkpoint(bench.sizes.real))
     for backend in BACKENDS:
         yield from _deltas(bench, reference, backend)
+
+
+def run_sharing(bench: Bench) -> Iterator[Figure | Skipped]:
+    """A long instruction that all examples share beside a short one."""
+    if (why := missing(bench.sizes.real)) is not None:
+        yield Skipped("real-sharing", why)
+        return
+    for backend in BACKENDS:
         yield from _shared(bench, backend)
+
+
+def run_layerwise(bench: Bench) -> Iterator[Figure | Skipped]:
+    """The layerwise fit beside the passes that it cannot do without."""
+    if (why := missing(bench.sizes.real)) is not None:
+        yield Skipped("real-layerwise", why)
+        return
+    reference = hugging_face(bench.checkpoint(bench.sizes.real))
+    for backend in BACKENDS:
         yield from _layerwise(bench, reference, backend)
 
 
@@ -174,7 +198,7 @@ def _rate(
     note: str = "",
 ) -> Figure:
     return Figure(
-        "real",
+        "real-decoding",
         bench.sizes.real,
         backend,
         case,
@@ -255,7 +279,7 @@ def _deltas(bench: Bench, reference: Any, backend: str) -> Iterator[Figure]:
         processor=True,
     )
     yield Figure(
-        "real",
+        "real-deltas",
         sizes.real,
         backend,
         f"prompts of {prompt}, batch {sizes.batch_size}",
@@ -317,7 +341,6 @@ def _shared(bench: Bench, backend: str) -> Iterator[Figure]:
                 "long": lambda task=task: task("long"),
                 "short": lambda task=task: task("short"),
                 "short, once per row": lambda task=task: per_row(task, "short"),
-                "long, once per row": lambda task=task: per_row(task, "long"),
             },
             sizes.repeats,
             processor=True,
@@ -332,14 +355,25 @@ def _shared(bench: Bench, backend: str) -> Iterator[Figure]:
                 timings.ratio("long", "short, once per row"),
                 None,
             ),
-            (
-                f"{what}, an instruction of {long} once per batch / once per row",
-                timings.ratio("long", "long, once per row"),
-                None,
-            ),
         ]
+        if what == "prompt-steered run":
+            # Once is enough: it takes as long as everything else together.
+            gain = alternate(
+                {
+                    "long": lambda: prompted("long"),
+                    "long, once per row": lambda: per_row(prompted, "long"),
+                },
+                1,
+                warm_up=False,
+                processor=True,
+            )
+            wanted = f"{what}, an instruction of {long} once per batch / once per row"
+            shown.append((wanted, gain.ratio("long", "long, once per row"), None))
+            seconds |= gain.medians()
         for words, value, bound in shown:
-            yield Figure("real", sizes.real, backend, case, words, value, bound, seconds=seconds)
+            yield Figure(
+                "real-sharing", sizes.real, backend, case, words, value, bound, seconds=seconds
+            )
 
 
 # --- the layerwise fit --------------------------------------------------------------------------
@@ -375,7 +409,7 @@ def _layerwise(bench: Bench, reference: Any, backend: str) -> Iterator[Figure]:
         (_BASE, _BASE, None),
     ):
         yield Figure(
-            "real",
+            "real-layerwise",
             sizes.real,
             backend,
             case,

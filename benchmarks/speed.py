@@ -31,7 +31,10 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Figure | Skipped]]] = {
     "growth": growth.run,
     "lab": lab.run,
     "loading": loading.run,
-    "real": real.run,
+    "real-decoding": real.run_decoding,
+    "real-deltas": real.run_deltas,
+    "real-sharing": real.run_sharing,
+    "real-layerwise": real.run_layerwise,
 }
 
 

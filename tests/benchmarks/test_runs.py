@@ -18,6 +18,7 @@ from benchmarks import (
     memory,
     peers,
     real,
+    speed,
 )
 from benchmarks.models import CONTEXT, make_examples, make_texts
 from benchmarks.sizes import BACKENDS, QUICK, Bench
@@ -230,7 +231,10 @@ def test_loading(bench, monkeypatch):
 
 def test_the_real_model_stands_beside_hugging_face_s(bench, monkeypatch):
     monkeypatch.setattr(shared_prefixes, "WORTH_SHARING", 1)
-    figures = list(real.run(bench))
+    runs = (real.run_decoding, real.run_deltas, real.run_sharing, real.run_layerwise)
+    figures = [figure for run in runs for figure in run(bench)]
+    titles = dict.fromkeys(figure.benchmark for figure in figures)
+    assert list(titles) == [name for name in speed.BENCHMARKS if name.startswith("real-")]
     assert all(figure.value > 0 and figure.seconds for figure in figures)
     bounds = {figure.bound for figure in figures} - {None}
     assert bounds == {
