@@ -56,6 +56,11 @@ def fit_bytes(d_model: int, tokens: int, itemsize: int) -> int:
     return tokens * d_model * itemsize
 
 
+def logits_bytes(rows: int, positions: int, d_vocab: int, itemsize: int) -> int:
+    """Logits of a batch, as a pass with all of them gives them."""
+    return rows * positions * d_vocab * itemsize
+
+
 def table() -> str:
     """The table in Markdown, in GB of 1e9 bytes."""
     rows = [

