@@ -1,0 +1,102 @@
+"""The fits that `recorded_outputs` writes down: every method, with every solver that it has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from scripts.recorded.given import Extent
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One call of `fit`.
+
+    Attributes:
+        name: Of its quantities.
+        options: Its arguments.
+        tolerance: `rounding`, `trained` or `unstable`.
+        part_of: In how full a setup it is made.
+        along: The name of an earlier one whose directions it is confined to.
+        negatives: Whether plain responses are among its examples.
+        weighted: Whether its examples have strengths, some of them negative.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    tolerance: str = "rounding"
+    part_of: Extent = "most"
+    along: str = ""
+    negatives: bool = False
+    weighted: bool = False
+
+
+def _trained(name: str, part_of: Extent = "most", **options: Any) -> Fit:
+    negatives = options["method"] == "reft_r1"
+    if options["method"] == "psr" and options.get("solver") != "live":
+        options["precision"] = torch.float64
+    return Fit(name, {"epochs": 2, **options}, "trained", part_of, negatives=negatives)
+
+
+def _replayed(name: str, part_of: Extent = "most", weighted: bool = False, **options: Any) -> Fit:
+    # In float32 its search for heads ends elsewhere after another order of summing.
+    options = {"solver": "replay", "precision": torch.float64, **options}
+    return Fit(name, {"method": "psr", **options}, part_of=part_of, weighted=weighted)
+
+
+def _unstable(name: str, **options: Any) -> Fit:
+    options = {"method": "psr", "solver": "replay", **options}
+    return Fit(name, options, "unstable", "all")
+
+
+FITS: Final = (
+    Fit("dim", {"method": "dim"}, part_of="few"),
+    Fit("dim best", {"method": "dim", "layers": "best"}, part_of="few"),
+    Fit("dim QR", {"method": "dim", "layers": [1, 3], "surface": "QR"}, part_of="all"),
+    Fit("pca", {"method": "pca"}),
+    Fit("pca best", {"method": "pca", "layers": "best"}, part_of="all"),
+    Fit("actadd", {"method": "actadd", "layers": 2}),
+    Fit("actadd best", {"method": "actadd", "layers": "best", "surface": "QR"}),
+    Fit("projection", {"method": "projection"}, part_of="few"),
+    Fit("projection best", {"method": "projection", "layers": "best"}, part_of="all"),
+    Fit("ablation", {"method": "ablation"}),
+    Fit("const replay", {"method": "const", "solver": "replay"}, part_of="few"),
+    Fit(
+        "const replay best",
+        {"method": "const", "solver": "replay", "layers": "best"},
+        part_of="all",
+    ),
+    Fit(
+        "const replay weighted",
+        {"method": "const", "solver": "replay"},
+        part_of="all",
+        weighted=True,
+    ),
+    _trained("const live", method="const", solver="live"),
+    _trained("const ll", "all", method="const", solver="live", objective="ll"),
+    _trained("const auto", method="const"),
+    _trained("const auto best", "all", method="const", layers="best"),
+    _trained("const refine", "all", method="const", solver="refine"),
+    _replayed("psr replay", "few"),
+    _replayed("psr replay QR", surface="QR"),
+    _replayed("psr replay best", layers="best"),
+    _replayed("psr replay weighted", weighted=True),
+    _replayed("psr replay k=4", "all", n_heads=4, layers=[1, 4]),
+    _unstable("psr replay float32"),
+    _unstable("psr replay k=auto", n_heads="auto", layers=[4]),
+    _trained("psr live", method="psr", solver="live"),
+    _trained("psr live k=4", "all", method="psr", solver="live", n_heads=4, layers=[2, 4]),
+    _trained("psr live paper", "all", method="psr", solver="live", recipe="paper", lr=0.01),
+    _trained("psr refine", method="psr", solver="refine"),
+    _trained("psr auto", method="psr"),
+    _trained("psr auto best", "all", method="psr", layers="best"),
+    _trained("psr ll", "all", method="psr", objective="ll"),
+    _trained("reft_r1", method="reft_r1", layers=2),
+    _trained("reft_r1 mse", "all", method="reft_r1", objective="mse"),
+    _trained("loreft", method="loreft", rank=2),
+    _trained("loreft ll", "all", method="loreft", objective="ll", layers=[1, 3]),
+    Fit("oracle", {"method": "oracle"}, part_of="few"),
+    Fit("oracle rank 2", {"method": "oracle", "rank": 2}),
+    Fit("oracle along", {"method": "oracle"}, along="psr replay"),
+)
