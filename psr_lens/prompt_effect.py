@@ -29,7 +29,7 @@ next-token distributions then differ by at most `sqrt(0.05 / 2) = 0.16` in total
 least 84 of 100 tokens could come out the same. Instructions that a model followed had 0.2 and more,
 those that it ignored at most 0.06 (SmolLM2-135M-Instruct; 0.26 and 0.013 on the demo models)."""
 
-MOST_EXAMPLES: Final = 8
+MOST_EXAMPLES: Final = 4
 """How many examples are looked at: an effect worth the name is there in any of them."""
 
 

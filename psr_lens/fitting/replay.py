@@ -23,6 +23,7 @@ from psr_lens._types import Surface
 from psr_lens.examples import Example
 from psr_lens.fitting.walk import Walks
 from psr_lens.models import HookedModel
+from psr_lens.models.shared import SharedPrefixes
 
 Push = Callable[[Tensor], Tensor]
 """What a stage adds, as a function of the residual streams `[token, d_model]`."""
@@ -100,8 +101,10 @@ def replay(
         folder = None
         if max_memory is not None and needed > max_memory:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-lens-")))
-        fitted_on = Walks(model, train, surface, batch_size, folder)
-        checked_on = Walks(model, dev, surface, batch_size, folder) if dev else None
+        # What base prompts begin with, and what prompted ones do, training and dev alike.
+        shared = SharedPrefixes(model), SharedPrefixes(model)
+        fitted_on = Walks(model, train, surface, batch_size, folder, shared)
+        checked_on = Walks(model, dev, surface, batch_size, folder, shared) if dev else None
         possible = measure and carry and checked_on and checked_on.strength is None
         measured = checked_on if possible else None
         errors: list[float] = []

@@ -30,10 +30,12 @@ class Walks:
         surface: Surface,
         batch_size: int,
         folder: Path | None,
+        shared: tuple[SharedPrefixes, SharedPrefixes],
     ):
+        rows = [e.base_row for e in examples], [e.steered_row for e in examples]
         self.base, self.steered = (
-            Walk(model, rows, surface, batch_size, folder)
-            for rows in ([e.base_row for e in examples], [e.steered_row for e in examples])
+            Walk(model, own, surface, batch_size, folder, prefixes)
+            for own, prefixes in zip(rows, shared, strict=True)
         )
         self.strength = _strengths(examples, surface)
         self._plain: Walk | None = None
@@ -82,12 +84,12 @@ class Walk:
         surface: Surface,
         batch_size: int,
         folder: Path | None,
+        shared: SharedPrefixes,
     ):
         self.model = model
         self.order = length_sorted_batches([len(row.tokens) for row in rows], batch_size)
         self.batches = [model.pad([rows[i] for i in indices]) for indices in self.order]
         # The longest first, as the batches are, so that what the first begin with does for all.
-        shared = SharedPrefixes(model)
         self.rests = [shared.rest(batch, surface) for batch in self.batches]
         masks = [rest.batch.surface(surface) for rest in self.rests]
         self.places = [Places(mask) for mask in masks]

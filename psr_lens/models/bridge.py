@@ -125,12 +125,13 @@ class BridgeModel(HookedModel):
         )
 
     def _forward(
-        self, batch: TokenBatch, prefix: KeyValues | None = None
+        self, batch: TokenBatch, prefix: KeyValues | None = None, block: int | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
         if prefix is not None:
             cache = self.begun_cache(prefix, len(batch.tokens))
-            return self._forward_cached(batch.tokens, mask_after(prefix, batch), cache)[0]
-        with self._finite_padding(batch.attention_mask), self._unhooked.as_themselves():
+            mask = mask_after(prefix, batch)
+            return self._forward_cached(batch.tokens, mask, cache, block=block)[0]
+        with self._finite_padding(batch.attention_mask), self._unhooked.as_themselves(block):
             return self.raw(batch.tokens, attention_mask=batch.attention_mask.long())
 
     def _forward_without_unembedding(
@@ -151,7 +152,7 @@ class BridgeModel(HookedModel):
         prefix: KeyValues | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         with self._entering(layer, resid):
-            return self._capture(self.hook_point(layer), batch, prefix)
+            return self._capture(self.hook_point(layer), batch, prefix, block=layer)
 
     def _forward_keeping_keys(self, batch: TokenBatch) -> KeyValues:
         cache = self._whole_cache()
@@ -236,8 +237,14 @@ class BridgeModel(HookedModel):
             if entering is not None:
                 entering.remove()
 
-    def _capture(self, point: nn.Module, batch: TokenBatch, prefix: KeyValues | None) -> Tensor:
-        return self._stop_at(point, lambda: self._forward(batch, prefix))
+    def _capture(
+        self,
+        point: nn.Module,
+        batch: TokenBatch,
+        prefix: KeyValues | None,
+        block: int | None = None,
+    ) -> Tensor:
+        return self._stop_at(point, lambda: self._forward(batch, prefix, block))
 
     def _stop_at(self, point: nn.Module, forward: Callable[[], object]) -> Tensor:
         """What comes to a hook point, edits included; the pass ends there."""
@@ -262,11 +269,12 @@ class BridgeModel(HookedModel):
         attention_mask: Tensor,
         cache: Any,
         last: bool = False,
+        block: int | None = None,
     ) -> tuple[Float[Tensor, "batch logits d_vocab"], Any]:
         if cache is None:
             cache = self._whole_cache()
         own = attention_mask[:, -tokens.shape[1] :]
-        with self._finite_padding(own), self._unhooked.as_themselves():
+        with self._finite_padding(own), self._unhooked.as_themselves(block):
             return self.raw(
                 tokens,
                 attention_mask=attention_mask.long(),

@@ -50,6 +50,9 @@ class UnhookedParts:
         self._blocks: list[tuple[Any, Callable[..., Any]]] = [
             (block, _ShortWay(block)) for block in bridge.blocks if type(block).__name__ == _BLOCK
         ]
+        self._all_blocks: list[Any] = list(bridge.blocks)
+        inside = [set(map(id, block.modules())) for block in self._all_blocks]
+        self._simple_in = [[own for own in self._simple if id(own[0]) in ids] for ids in inside]
         attentions: list[Any] = [getattr(block, "attn", None) for block in bridge.blocks]
         self._attentions: list[Any] = []
         self._attention_hooks: Hooks = ()
@@ -63,21 +66,29 @@ class UnhookedParts:
         self._depth = 0
         self._outermost = self._config._attn_implementation
 
-    def as_themselves(self) -> AbstractContextManager[None]:
+    def as_themselves(self, block: int | None = None) -> AbstractContextManager[None]:
         """Components without hooks are Hugging Face's modules inside the context.
 
         For one thread at a time, which the model sees to.
+
+        Args:
+            block: The one block that will run, where the others only hand on what they get: to look
+                through all thirty of a model thirty times takes as long as some of them.
         """
         fused = self._may_fuse()
+        simple, blocks, attentions = self._simple, self._blocks, self._attentions
+        if block is not None:
+            simple, attentions = self._simple_in[block], attentions[block : block + 1]
+            blocks = [own for own in blocks if own[0] is self._all_blocks[block]]
         wanted: list[tuple[Any, Callable[..., Any] | None]] = [
             (part, own if not any(hooks) and self._keeps_its_type(own) else None)
-            for part, hooks in self._simple
+            for part, hooks in simple
             for own in (part._modules["_original_component"],)
         ]
-        wanted += [(own, own.original_component if fused else None) for own in self._attentions]
+        wanted += [(own, own.original_component if fused else None) for own in attentions]
         wanted += [
             (block, way if fused and _goes_through(block) else None)
-            for block, way in self._blocks
+            for block, way in blocks
             if block.__dict__.get("forward") in (None, way)
         ]
         return self._switched(wanted, fused)
