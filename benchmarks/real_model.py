@@ -18,7 +18,7 @@ from typing import Any
 
 from psr_lens.demo.report import NAMES
 from psr_lens.demo.trial import METHODS
-from psr_lens.files import write_bytes
+from psr_lens.storage.atomic import write_bytes
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "benchmarks" / "real_model.json"

@@ -123,13 +123,13 @@ pl.read_steering(model, last)
 # %% [markdown]
 # ## To keep
 #
-# A report is a directory with parquet tables and one JSON file; nothing is lost on the way.
+# A report is one file; nothing is lost on the way.
 
 # %%
 from tempfile import TemporaryDirectory
 
 with TemporaryDirectory() as folder:
     path = report.save(f"{folder}/shouter")
-    print(sorted(file.name for file in path.iterdir()))
+    print(path.name)
     same = pl.FaithfulnessReport.load(path)
 same.to_dataframe().query("measure == 'relative_rmse' and layer == 5").round(3)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from psr_lens import models as models
     from psr_lens import plots as plots
     from psr_lens import steering as steering
+    from psr_lens import storage as storage
     from psr_lens._types import TokenValues
     from psr_lens.assumptions import AssumptionReport, measure_assumptions
     from psr_lens.comparison import Comparison, compare
@@ -109,6 +110,7 @@ _SUBPACKAGES = (
     "models",
     "plots",
     "steering",
+    "storage",
 )
 
 __all__ = [

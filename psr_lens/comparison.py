@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from psr_lens.examples import SteeringDataset
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
 from psr_lens.faithfulness.bootstrap import in_brackets, why_no_interval
-from psr_lens.files import write_bytes
 from psr_lens.fitting import FitReport, fit_best
 from psr_lens.fitting.best import settings_of
 from psr_lens.fitting.choices import check_fit_options
 from psr_lens.models import unsteered_model
 from psr_lens.prompt_effect import html_warning, warning_of
 from psr_lens.steering import Steering
+from psr_lens.storage.atomic import write_bytes
 
 if TYPE_CHECKING:
     import pandas

@@ -1,4 +1,4 @@
-"""A faithfulness report as files: its tables, and a page about them that opens anywhere."""
+"""A faithfulness report as files: its numbers, and a page about them that opens anywhere."""
 
 import math
 from pathlib import Path
@@ -9,11 +9,12 @@ from psr_lens.plots.circuits import page_scripts
 from psr_lens.plots.faithfulness import faithfulness_figure, faithfulness_table
 from psr_lens.plots.figures import PageFigures, provenance_footer
 from psr_lens.plots.gap import gap_bars
-from psr_lens.plots.page import html_page, write_page
+from psr_lens.plots.page import PAGE_MARK, html_page
 from psr_lens.plots.prompts import common_note, seen_prompts_html
 from psr_lens.plots.text import escape
 from psr_lens.plots.tokens import token_heatmaps
-from psr_lens.report_files import PAGE
+from psr_lens.storage import container_bytes, refuse_foreign
+from psr_lens.storage.atomic import refuse_foreign_files, write_files
 
 _TITLE: Final = "Does the steering do what the prompt does?"
 _SHOWN_EXAMPLES: Final = 3
@@ -61,23 +62,37 @@ _TOKENS: Final = (
 
 
 def write_faithfulness(report: FaithfulnessReport, out: str | Path) -> Path:
-    """Write the report to a directory, with `report.html` about it.
+    """Write `report.safetensors`, the report, and `report.html`, a page about it.
 
-    `FaithfulnessReport.load(out)` gets the report back.
+    `FaithfulnessReport.load(out / "report")` gets the report back.
 
     Args:
         report: What `measure_faithfulness` returned.
-        out: The directory; one that holds a report is replaced.
+        out: Directory to write to, made if missing. An older report in it is replaced; whatever else
+            it holds stays.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: If something other than a report is at the path.
+        ValueError: If something that is not an older report or its page is in their place.
         OSError: If it cannot be written.
     """
-    page = faithfulness_page(report)
-    return write_page(report.save(out) / PAGE, page)
+    file, page = refuse_foreign_faithfulness(out)
+    content = container_bytes(FaithfulnessReport.__name__, *report.packed())
+    write_files({file: content, page: faithfulness_page(report).encode()})
+    return page
+
+
+def refuse_foreign_faithfulness(out: str | Path) -> tuple[Path, Path]:
+    """Where the report and the page go.
+
+    Raises:
+        ValueError: If something is there that is not of an earlier `write_faithfulness`.
+    """
+    page = Path(out) / "report.html"
+    refuse_foreign_files({page: PAGE_MARK})
+    return refuse_foreign(Path(out) / "report", FaithfulnessReport.__name__), page
 
 
 def faithfulness_page(report: FaithfulnessReport) -> str:

@@ -1,6 +1,6 @@
 """Steering files as they were once written: `python -m tests.stored_steerings` writes them anew.
 
-Only a new file format, or a new kind of steering, is a reason to. Files of older formats stay.
+Only a new file format, or a new kind of steering, is a reason to.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from tests.tiny_steerings import KINDS, made_up
 
-FOLDER = Path(__file__).parent / "data" / "steerings-format-1"
+FOLDER = Path(__file__).parent / "data" / "steerings-format-2"
 
 
 class Shape:

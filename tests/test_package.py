@@ -25,7 +25,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from modules to its left. This list is the architecture.
 LAYERS = (
     "_types",
-    "files",
+    "storage",
     "models",
     "prompts",
     "seen_prompts",
@@ -33,8 +33,6 @@ LAYERS = (
     "responses",
     "deltas",
     "prompt_effect",
-    "artifacts",
-    "report_files",
     "steering",
     "fitting",
     "faithfulness",

@@ -6,20 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from psr_lens._types import Surface, check_whole
+from psr_lens._types import Surface
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES
 from psr_lens.deltas import Kind
 from psr_lens.faithfulness.report import Curve
 from psr_lens.prompt_effect import warning_of
-from psr_lens.report_files import (
-    choice,
-    mapping,
-    number,
-    read_report,
-    whole,
-    write_report,
-    wrong_fields,
-)
+from psr_lens.steering.provenance import checked_provenance
+from psr_lens.storage import read_container, write_container
+from psr_lens.storage.fields import choice, mapping, number, only, reading, whole, wholes
+from psr_lens.storage.frames import pack_frame, unpack_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -33,6 +28,16 @@ Picture = Literal["overview", "spectrum", "strength"]
 ALL_TOKENS: Final = "all"
 """The token class that stands for every surface token."""
 _NAN: Final = float("nan")
+_COLUMNS: Final = {
+    "name": str,
+    "kind": str,
+    "layer": int,
+    "token_class": str,
+    "at": int,
+    "value": float,
+    "low": float,
+    "high": float,
+}
 
 
 @dataclass(frozen=True)
@@ -223,42 +228,63 @@ class AssumptionReport:
         return pictures[picture](self)
 
     def save(self, path: str | Path) -> Path:
-        """Write the report to a directory; an older report there is replaced."""
+        """Write the report to one file; an older report there is replaced.
+
+        Args:
+            path: Where; `.safetensors` is added if missing.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: If something that is not such a report is at the path.
+            OSError: If it cannot be written.
+        """
+        tensors, measures = pack_frame("measures", self.to_dataframe())
         header = {
             "layers": list(self.layers),
-            # Of the delta: the file has a kind of its own.
-            "delta_kind": self.kind,
+            "kind": self.kind,
             "surface": self.surface,
             "examples": self.examples,
             "probe_examples": self.probe_examples,
             "held_out_examples": self.held_out_examples,
             "thresholds": asdict(self.thresholds),
+            "measures": measures,
             "provenance": dict(self.provenance),
         }
-        return write_report(path, type(self).__name__, header, {"measures": self.to_dataframe()})
+        return write_container(path, type(self).__name__, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> "AssumptionReport":
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: If there is no report at the path.
-            ValueError: If it is of another kind, of a newer format, or damaged.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is of another kind or format, damaged, or says what no report says.
         """
-        header, tables = read_report(path, cls.__name__)
-        with wrong_fields(path):
-            rows: Sequence[Any] = tables["measures"].to_dict("records")
-            thresholds = mapping(header, "thresholds")
+        tensors, header = read_container(path, cls.__name__)
+        with reading(path, "report"):
+            only(header, *cls.__dataclass_fields__)
+            table = unpack_frame("measures", tensors, mapping(header, "measures"), _COLUMNS)
+            only(tensors)
+            layers, thresholds = wholes(header, "layers"), mapping(header, "thresholds")
+            only(thresholds, *Thresholds.__dataclass_fields__)
+            rows: Sequence[Any] = table.to_dict("records")
+            for row in rows:
+                choice(row, "kind", get_args(Kind))
+                choice(row, "token_class", (ALL_TOKENS, *TOKEN_CLASSES))
+                if row["layer"] not in layers or row["at"] < 0:
+                    raise ValueError(f"layer={row['layer']}, at={row['at']} of {row['name']!r}")
             return cls(
                 tuple(Measurement(**row) for row in rows),
-                tuple(check_whole("layers", layer) for layer in header["layers"]),
-                choice(header, "delta_kind", get_args(Kind)),
+                layers,
+                choice(header, "kind", get_args(Kind)),
                 choice(header, "surface", get_args(Surface)),
                 whole(header, "examples", 1),
                 whole(header, "probe_examples"),
                 whole(header, "held_out_examples"),
                 Thresholds(**{name: number(thresholds, name) for name in thresholds}),
-                mapping(header, "provenance"),
+                checked_provenance(header),
             )
 
     def __repr__(self) -> str:

@@ -187,11 +187,10 @@ class Fit(_FitOptions):
         """Sample, fit, save, measure."""
         arguments = self.arguments()
         self.check()
-        from psr_lens.artifacts import artifact_path
-        from psr_lens.files import refuse_foreign_files
+        from psr_lens.storage import refuse_foreign
 
         refuse_directory(self.out)
-        refuse_foreign_files({artifact_path(self.out): b"psr_lens"})
+        refuse_foreign(self.out, "steering")
         if self.checkpoint is not None:
             if self.checkpoint.exists() and not self.checkpoint.is_dir():
                 raise ValueError(f"--checkpoint {self.checkpoint} is a file: name a directory")
@@ -249,7 +248,7 @@ class Compare(_FitOptions):
         arguments = self.arguments()
         self.check()
         if self.out is not None:
-            from psr_lens.files import refuse_foreign_files
+            from psr_lens.storage.atomic import refuse_foreign_files
 
             refuse_directory(self.out)
             refuse_foreign_files({self.out: b"steering,reference,measure,"})
@@ -291,8 +290,8 @@ class Faithfulness(PairOptions):
     """Test what steerings assume of the prompts; find which heads and MLPs bring the instruction in;
     read the steerings in words."""
     out: Path | None = None
-    """Directory for the report (JSON and parquet tables) and a page about it, report.html; what
-    `--also` finds goes into directories of that name in it."""
+    """Directory for the report, report.safetensors, and a page about it, report.html; what `--also` finds
+    goes beside them: assumptions.safetensors, components.safetensors, lens/NAME.safetensors."""
 
     def check(self) -> None:
         """What can be refused before anything is loaded."""
@@ -309,10 +308,8 @@ class Faithfulness(PairOptions):
         """Load, sample, measure, print, write."""
         self.check()
         if self.out is not None:
-            from psr_lens.report_files import refuse_foreign
-
             refuse_file(self.out)
-            refuse_foreign(self.out)
+            self._refuse_foreign(self.out)
         from psr_lens.faithfulness import measure_faithfulness
         from psr_lens.faithfulness.measure import refuse_seen
         from psr_lens.faithfulness_page import write_faithfulness
@@ -367,6 +364,20 @@ class Faithfulness(PairOptions):
                 if self.out is not None:
                     print(f"saved {found.save(self.out / name)}")
 
+    def _refuse_foreign(self, out: Path) -> None:
+        """Before the work: what lies where a file goes has to be one of its kind."""
+        from psr_lens.faithfulness_page import refuse_foreign_faithfulness
+        from psr_lens.storage import refuse_foreign
+
+        refuse_foreign_faithfulness(out)
+        for kind in self.also:
+            if kind == "lens":
+                for name in file_names(self.steerings):
+                    refuse_foreign(out / "lens" / name, "LensReading")
+            else:
+                reports = {"assumptions": "AssumptionReport", "components": "ComponentReport"}
+                refuse_foreign(out / kind, reports[kind])
+
     def _more(
         self,
         kind: str,
@@ -375,7 +386,7 @@ class Faithfulness(PairOptions):
         fit_part: "Sequence[Example] | None",
         steerings: "Mapping[str, Steering]",
     ) -> dict[str, Any]:
-        """What `--also` asks for, by the name of its directory."""
+        """What `--also` asks for, by the name of its file."""
         from psr_lens.assumptions import measure_assumptions
         from psr_lens.components import measure_components
         from psr_lens.lens import read_steering

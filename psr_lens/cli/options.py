@@ -138,7 +138,7 @@ def parse_json(option: str, text: str | None) -> "dict[str, Any] | None":
         return None
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ValueError(
@@ -176,7 +176,7 @@ def file_names(paths: Sequence[str | Path]) -> list[str]:
     for path in paths:
         name = Path(path).name
         stem = name.removesuffix(".safetensors")
-        # They name directories too, and these must be new ones.
+        # They name files below --out too.
         stem = name if stem in ("", ".", "..") else stem
         number = sum(name == stem or name.startswith(f"{stem} (") for name in names) + 1
         names.append(stem if number == 1 else f"{stem} ({number})")

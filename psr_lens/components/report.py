@@ -1,7 +1,7 @@
 """`ComponentReport`: what `measure_components` found."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,14 +14,10 @@ from psr_lens._types import Surface, TokenValues
 from psr_lens.examples import cut_off_of, ending_in
 from psr_lens.faithfulness.bootstrap import why_no_interval
 from psr_lens.prompt_effect import html_warning, warning_of
-from psr_lens.report_files import (
-    choice,
-    mapping,
-    read_report,
-    whole,
-    write_report,
-    wrong_fields,
-)
+from psr_lens.steering.provenance import checked_provenance
+from psr_lens.storage import read_container, write_container
+from psr_lens.storage.fields import choice, mapping, mappings, only, reading, take, texts, whole
+from psr_lens.storage.frames import pack_frame, unpack_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -107,6 +103,16 @@ class ComponentTokens:
 
 _VIEWS = ("layers", "heads", "tokens")
 _ESTIMATES = ("norm", "share", "step_share", "instruction_attention")
+_COLUMNS = {
+    "component": str,
+    "kind": str,
+    "layer": int,
+    "head": int,
+    "measure": str,
+    "value": float,
+    "low": float,
+    "high": float,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,68 +223,61 @@ class ComponentReport:
         return self.tokens[example]
 
     def save(self, path: str | Path) -> Path:
-        """Write the report to a directory: tables as parquet, the rest as JSON."""
+        """Write the report to one file; an older report there is replaced.
+
+        Args:
+            path: Where; `.safetensors` is added if missing.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: If something that is not such a report is at the path.
+            OSError: If it cannot be written.
+        """
+        tensors, components = pack_frame("components", self.to_dataframe())
+        for i, own in enumerate(self.tokens):
+            tensors |= {f"{i}.norms": own.norms, f"{i}.shares": own.shares}
         header = {
+            "components": components,
+            "tokens": [{"tokens": list(own.tokens)} for own in self.tokens],
             "surface": self.surface,
             "examples": self.examples,
             "provenance": dict(self.provenance),
-            "token_examples": len(self.tokens),
         }
-        tables = {"components": self.to_dataframe(), "tokens": self.tokens_to_dataframe()}
-        return write_report(path, type(self).__name__, header, tables)
+        return write_container(path, type(self).__name__, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> "ComponentReport":
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: If there is no report at the path.
-            ValueError: If it is another report, or damaged.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is of another kind or format, damaged, or says what no report says.
         """
-        header, tables = read_report(path, cls.__name__)
-        with wrong_fields(path):
-            return cls._from_tables(header, tables)
-
-    @classmethod
-    def _from_tables(
-        cls, header: Mapping[str, Any], tables: "Mapping[str, pandas.DataFrame]"
-    ) -> "ComponentReport":
-        found: dict[Any, dict[str, Estimate]] = {}
-        for row in tables["components"].to_dict("records"):
-            choice(row, "kind", get_args(ComponentKind))
-            own = found.setdefault((row["layer"], row["kind"], row["head"]), {})
-            own[row["measure"]] = Estimate(row["value"], row["low"], row["high"])
-        components = [
-            Component(
-                *name,
-                norm=own["norm"],
-                share=own["share"],
-                step_share=own.get("step_share"),
-                instruction_attention=own.get("instruction_attention"),
+        tensors, header = read_container(path, cls.__name__)
+        with reading(path, "report"):
+            only(header, *cls.__dataclass_fields__)
+            table = unpack_frame("components", tensors, mapping(header, "components"), _COLUMNS)
+            components = _components(table.to_dict("records"))
+            kept = []
+            for i, about in enumerate(mappings(header, "tokens")):
+                only(about, "tokens")
+                tokens = texts(about, "tokens")
+                norms, shares = (
+                    take(tensors, f"{i}.{name}", torch.float64, 2) for name in ("norms", "shares")
+                )
+                if not norms.shape == shares.shape == (len(components), len(tokens)):
+                    raise ValueError(f"tokens of example {i} have shape {list(norms.shape)}")
+                kept.append(ComponentTokens(tokens, norms, shares))
+            only(tensors)
+            return cls(
+                components,
+                tuple(kept),
+                choice(header, "surface", get_args(Surface)),
+                whole(header, "examples", 1),
+                checked_provenance(header),
             )
-            for name, own in found.items()
-        ]
-        kept = dict(iter(tables["tokens"].groupby("example")))
-        if [len(kept), *kept] != [whole(header, "token_examples"), *range(len(kept))]:
-            raise ValueError(
-                f"token_examples={header['token_examples']}, but its tokens are of {list(kept)}"
-            )
-        tokens = []
-        for rows in kept.values():
-            shape = (len(components), -1)
-            norms, shares = (
-                torch.tensor(rows[key].to_numpy(), dtype=torch.float64).reshape(shape)
-                for key in ("norm", "share")
-            )
-            texts = tuple(rows["token"].iloc[: norms.shape[1]])
-            tokens.append(ComponentTokens(texts, norms, shares))
-        return cls(
-            tuple(components),
-            tuple(tokens),
-            choice(header, "surface", get_args(Surface)),
-            whole(header, "examples", 1),
-            mapping(header, "provenance"),
-        )
 
     def plot(self, view: str = "layers", *, example: int = 0) -> "plotly.graph_objects.Figure":
         """A picture: shares over the layers, over the heads, or norms over an example's tokens.
@@ -362,3 +361,28 @@ def _strongest(components: tuple[Component, ...], measure: str, count: int) -> s
 
     ranked = sorted(components, key=value, reverse=True)[:count]
     return ", ".join(f"{component.name} {getattr(component, measure)}" for component in ranked)
+
+
+def _components(rows: Sequence[Mapping[Any, Any]]) -> tuple[Component, ...]:
+    """The components of the rows of `to_dataframe`."""
+    found: dict[Any, dict[str, Estimate]] = {}
+    for row in rows:
+        key = (row["layer"], choice(row, "kind", get_args(ComponentKind)), row["head"])
+        measure, own = choice(row, "measure", _ESTIMATES), found.setdefault(key, {})
+        if measure in own:
+            raise ValueError(f"{measure} of {row['component']!r} is there twice")
+        own[measure] = Estimate(row["value"], row["low"], row["high"])
+    layers = sorted({layer for layer, _, _ in found})
+    first = layers[0] if layers else 0
+    if first not in (-1, 0) or layers != list(range(first, first + max(len(layers), 1))):
+        raise ValueError(f"its components are of layers {layers[:20]}")
+    return tuple(
+        Component(
+            *key,
+            norm=own["norm"],
+            share=own["share"],
+            step_share=own.get("step_share"),
+            instruction_attention=own.get("instruction_attention"),
+        )
+        for key, own in found.items()
+    )

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final, final
 
 from psr_lens._types import check_seed
-from psr_lens.artifacts import artifact_bytes
 from psr_lens.demo.animals import animal_trial
 from psr_lens.demo.everyday import everyday_instruction, everyday_judge, everyday_trial
 from psr_lens.demo.experiment import TraitResult, run_trial, steps
@@ -15,11 +14,13 @@ from psr_lens.demo.report import demo_report
 from psr_lens.demo.results import results_json
 from psr_lens.demo.time_to_go import TimeToGo
 from psr_lens.demo.trial import METHODS, Trial
-from psr_lens.files import refuse_foreign_files, write_files
 from psr_lens.models import HookedModel
 from psr_lens.models.sources import EMBEDDED_MODELS
 from psr_lens.plots import render_report
 from psr_lens.plots.page import PAGE_MARK
+from psr_lens.steering.base import KIND
+from psr_lens.storage import container_bytes, mark
+from psr_lens.storage.atomic import refuse_foreign_files, write_files
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def run_demo(
     report, numbers = out / "report.html", out / "results.json"
     steerings = [out / "steering" / f"{name}-a-psr.safetensors" for name in traits]
     refuse_foreign_files(
-        {report: PAGE_MARK, numbers: b'"psr_lens"', **dict.fromkeys(steerings, b"psr_lens")}
+        {report: PAGE_MARK, numbers: b'"psr_lens"', **dict.fromkeys(steerings, mark(KIND))}
     )
     expected = {
         f"{name}: {step}": next(s for head, s in world.seconds.items() if step.startswith(head))
@@ -145,7 +146,7 @@ def run_demo(
             results.append(run_trial(model, world.trial(model, name, seed), seed, begin))
     fitted = [result.steerings["a-psr"] for result in results]
     files = {
-        path: artifact_bytes(own.tensors(), own.header())
+        path: container_bytes(KIND, own.tensors(), own.header())
         for path, own in zip(steerings, fitted, strict=True)
     }
     files[numbers] = results_json(model, results, seed).encode()

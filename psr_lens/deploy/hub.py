@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from psr_lens.artifacts import artifact_bytes
 from psr_lens.deploy.card import model_card
 from psr_lens.models.checkpoint import hub_reachable
 from psr_lens.models.quiet import one_line
-from psr_lens.steering.base import Steering
+from psr_lens.steering.base import KIND, Steering
+from psr_lens.storage import container_bytes
 
 FILE_NAME: Final = "steering.safetensors"
 """What a steering is called on the hub."""
@@ -77,7 +77,9 @@ def push(
     api = HfApi(token=token)
     with _one_clear_line(f"hf://{repo_id}"):
         operations = [
-            CommitOperationAdd(FILE_NAME, artifact_bytes(steering.tensors(), steering.header())),
+            CommitOperationAdd(
+                FILE_NAME, container_bytes(KIND, steering.tensors(), steering.header())
+            ),
             CommitOperationAdd("README.md", model_card(steering, repo_id).encode()),
         ]
         api.create_repo(repo_id, private=private, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor
@@ -85,11 +85,15 @@ class Ledger:
         return pd.concat(frames, ignore_index=True) if frames else empty
 
 
-TOKEN_COLUMNS = (
-    *("steering", "example", "layer", "pos", "token"),
-    *("delta", "push", "error", "cosine", "kl"),
-)
-"""Columns of `FaithfulnessReport.tokens`."""
+TOKEN_COLUMNS: Final[Mapping[str, type]] = {
+    "steering": str,
+    "example": int,
+    "layer": int,
+    "pos": int,
+    "token": str,
+    **dict.fromkeys(("delta", "push", "error", "cosine", "kl"), float),
+}
+"""Columns of `FaithfulnessReport.tokens`, and what they hold."""
 
 
 @dataclass(frozen=True)

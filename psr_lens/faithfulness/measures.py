@@ -115,6 +115,8 @@ _MEASURES = (
 )
 MEASURES: Final[Mapping[str, Measure]] = {measure.name: measure for measure in _MEASURES}
 """All measures by name."""
+OUTPUT_SUMS: Final = ("kl", "kl_unsteered", "agreed", "predicted")
+"""The sums that an example has one of, and not one for every layer."""
 
 
 def token_products(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface, TokenValues, check_seed
+from psr_lens._types import Surface, TokenValues
 from psr_lens.examples import ending_in, prompts_in
 from psr_lens.faithfulness.bootstrap import LEAST_EXAMPLES, resamples
 from psr_lens.faithfulness.curves import (
@@ -24,25 +24,21 @@ from psr_lens.faithfulness.curves import (
 from psr_lens.faithfulness.ledger import TOKEN_COLUMNS
 from psr_lens.faithfulness.measures import HEADLINES, MEASURES
 from psr_lens.faithfulness.references import NO_STEERING
-from psr_lens.faithfulness.tables import measures_table, runs_from_tables, sums_tables
+from psr_lens.faithfulness.tables import measures_table, pack_runs, unpack_runs
 from psr_lens.faithfulness.words import describe
-from psr_lens.files import refuse_more_than_memory
 from psr_lens.prompt_effect import html_warning, warning_of
-from psr_lens.report_files import (
-    choice,
-    mapping,
-    number,
-    read_report,
-    whole,
-    write_report,
-    wrong_fields,
-)
 from psr_lens.seen_prompts import SeenPrompts
+from psr_lens.steering.provenance import checked_provenance
+from psr_lens.storage import read_container, write_container
+from psr_lens.storage.atomic import refuse_more_than_memory
+from psr_lens.storage.fields import choice, mapping, mappings, number, only, reading, whole
+from psr_lens.storage.frames import pack_frame, unpack_frame
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
+_FIELDS: Final = ("alpha", "surface", "n_bootstrap", "seed", "runs", "tokens", "provenance")
 _QUANTITIES: Final = {
     "delta": "effect of the prompt",
     "push": "effect of the steering",
@@ -239,51 +235,59 @@ class FaithfulnessReport:
         return measures_table(self.runs, self._counts)
 
     def save(self, path: str | Path) -> Path:
-        """Write the report: a directory with a JSON file and parquet tables.
+        """Write the report to one file.
+
+        Args:
+            path: Where; `.safetensors` is added if missing. An older report there is replaced.
 
         Returns:
-            The directory.
+            The path of the file.
 
         Raises:
-            ValueError: If something other than a report is at the path.
+            ValueError: If something that is not such a report is at the path.
             OSError: If it cannot be written.
         """
-        header = {
+        return write_container(path, type(self).__name__, *self.packed())
+
+    def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What `save` writes: tensors and JSON values."""
+        tensors, runs = pack_runs(self.runs)
+        token_tensors, tokens = pack_frame("tokens", self.tokens)
+        return {**tensors, **token_tensors}, {
             "alpha": self.alpha,
             "surface": self.surface,
             "n_bootstrap": self.n_bootstrap,
             "seed": self.seed,
-            "runs": [
-                {"name": name, "kind": run.kind, "layers": run.layers, "sums": list(run.sums)}
-                for name, run in self.runs.items()
-            ],
+            "runs": runs,
+            "tokens": tokens,
             "provenance": dict(self.provenance),
         }
-        tables = {**sums_tables(self.runs), "measures": self.to_dataframe(), "tokens": self.tokens}
-        return write_report(path, type(self).__name__, header, tables)
 
     @classmethod
     def load(cls, path: str | Path) -> "FaithfulnessReport":
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: If there is no report at the path.
-            ValueError: If it is of another kind or format, or damaged.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is of another kind or format, damaged, or says what no report says.
         """
-        header, tables = read_report(path, cls.__name__)
-        with wrong_fields(path):
-            absent = set(TOKEN_COLUMNS) - set(tables["tokens"].columns)
-            if absent:
-                raise ValueError(f"its tokens have no columns {sorted(absent)}")
+        tensors, header = read_container(path, cls.__name__)
+        with reading(path, "report"):
+            only(header, *_FIELDS)
+            tokens = unpack_frame("tokens", tensors, mapping(header, "tokens"), TOKEN_COLUMNS)
             report = cls(
-                runs_from_tables(header["runs"], tables),
+                unpack_runs(tensors, mappings(header, "runs")),
                 number(header, "alpha"),
                 choice(header, "surface", get_args(Surface)),
                 whole(header, "n_bootstrap"),
-                check_seed(header["seed"]),
-                tables["tokens"],
-                mapping(header, "provenance"),
+                whole(header, "seed"),
+                tokens,
+                checked_provenance(header),
             )
+            only(tensors)
+            for name, most in (("example", report.examples), ("layer", report.n_layers)):
+                if not set(tokens[name]) <= set(range(most)):
+                    raise ValueError(f"its tokens are of a {name} that there is not")
             refuse_more_than_memory("n_bootstrap", 8 * report.n_bootstrap * report.examples)
             return report
 

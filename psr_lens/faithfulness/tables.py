@@ -1,17 +1,16 @@
-"""A report's numbers as data frames, and its sums back from them."""
+"""A report's measures as a data frame, and its sums as what a file holds."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from psr_lens._types import check_whole
 from psr_lens.faithfulness.curves import Kind, Run, curve_of
-from psr_lens.faithfulness.measures import MEASURES
+from psr_lens.faithfulness.measures import MEASURES, OUTPUT_SUMS
 from psr_lens.faithfulness.references import NO_STEERING
-from psr_lens.report_files import choice
+from psr_lens.storage.fields import choice, only, take, text, texts, wholes
 
 if TYPE_CHECKING:
     import pandas
@@ -51,75 +50,50 @@ def measures_table(
     return pd.DataFrame(rows).astype({"layer": "Int64"})
 
 
-def sums_tables(runs: Mapping[str, Run]) -> "dict[str, pandas.DataFrame]":
-    """All sums: `layers`, one row per run, example and layer, and `outputs`, one per run and example.
-
-    A column that a run does not have is NaN in its rows.
-    """
-    import pandas as pd
-
-    layers, outputs = [], []
-    for name, run in runs.items():
-        matrices = {key: own for key, own in run.sums.items() if own.ndim == 2}
-        vectors = {key: own for key, own in run.sums.items() if own.ndim == 1}
-        n_examples, n_layers = next(iter(matrices.values())).shape
-        layers.append(
-            pd.DataFrame(
-                {
-                    "run": name,
-                    "example": torch.arange(n_examples).repeat_interleave(n_layers).numpy(),
-                    "layer": torch.arange(n_layers).repeat(n_examples).numpy(),
-                    **{key: own.flatten().numpy() for key, own in matrices.items()},
-                }
-            )
-        )
-        if vectors:
-            columns = {key: own.numpy() for key, own in vectors.items()}
-            outputs.append(pd.DataFrame({"run": name, "example": range(n_examples), **columns}))
-    tables = {"layers": pd.concat(layers, ignore_index=True)}
-    if outputs:
-        tables["outputs"] = pd.concat(outputs, ignore_index=True)
-    return tables
+def pack_runs(runs: Mapping[str, Run]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """All sums as tensors, and the rest of the runs as JSON values."""
+    tensors = {
+        f"{i}.{key}": sums for i, run in enumerate(runs.values()) for key, sums in run.sums.items()
+    }
+    return tensors, [
+        {"name": name, "kind": run.kind, "layers": list(run.layers), "sums": list(run.sums)}
+        for name, run in runs.items()
+    ]
 
 
-def runs_from_tables(
-    described: Sequence[Mapping[str, Any]], tables: "Mapping[str, pandas.DataFrame]"
+def unpack_runs(
+    tensors: dict[str, Shaped[Tensor, "..."]], described: Sequence[Mapping[str, Any]]
 ) -> dict[str, Run]:
-    """The inverse of `sums_tables`.
-
-    Args:
-        described: Name, kind, layers and names of the sums of every run.
-        tables: What `sums_tables` gave.
+    """The inverse of `pack_runs`: takes its tensors out of those given.
 
     Raises:
-        ValueError: If they do not fit each other, or something in them is of the wrong kind.
-        KeyError: If something is missing.
+        ValueError: If they do not fit each other, or something in them is missing or of the wrong kind.
     """
-    n_layers = len(tables["layers"]["layer"].unique())
-
-    def sums_of(run: Mapping[str, Any]) -> dict[str, Tensor]:
-        found = {}
-        for key in run["sums"]:
-            per_layer = key in tables["layers"]
-            table = tables["layers" if per_layer else "outputs"]
-            values = torch.tensor(table.loc[table["run"] == run["name"], key].to_numpy())
-            found[key] = values.reshape(-1, n_layers) if per_layer else values
-        return found
-
-    runs = {
-        run["name"]: Run(
-            choice(run, "kind", get_args(Kind)),
-            tuple(check_whole("layers", layer) for layer in run["layers"]),
-            sums_of(run),
-        )
-        for run in described
-    }
+    runs: dict[str, Run] = {}
+    for i, run in enumerate(described):
+        only(run, "name", "kind", "layers", "sums")
+        name, keys = text(run, "name"), texts(run, "sums")
+        if name in runs:
+            raise ValueError(f"there are two runs {name!r}")
+        sums = {
+            key: take(tensors, f"{i}.{key}", torch.float64, 1 if key in OUTPUT_SUMS else 2)
+            for key in keys
+        }
+        runs[name] = Run(choice(run, "kind", get_args(Kind)), wholes(run, "layers"), sums)
+    if NO_STEERING not in runs or "energy" not in runs[NO_STEERING].sums:
+        raise ValueError(f"the energy of {NO_STEERING!r} is missing")
     shape = runs[NO_STEERING].sums["energy"].shape
+    if 0 in shape:
+        raise ValueError(f"energy has shape {list(shape)}: there are no examples, or no layers")
     for name, run in runs.items():
+        if any(layer >= shape[1] for layer in run.layers):
+            raise ValueError(
+                f"layers={list(run.layers)} of {name!r}, and there are {shape[1]} layers"
+            )
         for key, sums in run.sums.items():
-            if sums.shape not in (shape, shape[:1]):
+            if sums.shape != shape[: sums.ndim]:
                 raise ValueError(
-                    f"{key} of {name!r} has shape {tuple(sums.shape)}, and not that of the energy, "
-                    f"{tuple(shape)}"
+                    f"{key} of {name!r} has shape {list(sums.shape)}, and not that of the energy, "
+                    f"{list(shape)}"
                 )
     return runs

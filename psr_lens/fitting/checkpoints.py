@@ -2,17 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
+import torch
 from torch import Tensor
 
-from psr_lens.artifacts import read_artifact, write_artifact
 from psr_lens.fitting.live import LiveState
 from psr_lens.fitting.report import StageReport
-from psr_lens.models.quiet import one_line
+from psr_lens.storage import read_container, write_container
+from psr_lens.storage.fields import mapping, only, reading, take, whole
+
+KIND: Final = "checkpoint"
+"""Of its files."""
+_OF_ALL: Final = ("fit", "settings", "run")
+_LOSSES: Final = ("train_loss", "dev_loss", "penalty")
 
 
 @final
@@ -44,7 +49,7 @@ class FitCheckpoint:
 
     def _read(self, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and header of a file that is of this fit, and in its place."""
-        tensors, header = read_artifact(file)
+        tensors, header = read_container(file, KIND)
         if header.get("fit") != self._key:
             raise ValueError(
                 f"checkpoint={str(self._directory)!r} holds {file.name} of another fit "
@@ -53,7 +58,7 @@ class FitCheckpoint:
         if header.get("run") != file.stem:
             raise ValueError(
                 f"checkpoint={str(self._directory)!r} holds {file.name}, which was written as "
-                f"{header.get('run')}: give it that name again, or name an empty directory"
+                f"{_short(header.get('run'))}: give it that name again, or name an empty directory"
             )
         return tensors, header
 
@@ -64,22 +69,26 @@ class FitCheckpoint:
             return "or of none: it is no checkpoint"
         names = sorted(self._settings.keys() | other.keys())
         differing = [
-            f"{name} {other.get(name)} there, {self._settings.get(name)} here"
+            f"{_short(name)} {_short(other.get(name))} there, {_short(self._settings.get(name))} here"
             for name in names
             if other.get(name) != self._settings.get(name)
         ]
-        return "; ".join(differing) or "other data or another model"
+        return "; ".join(differing[:5]) or "other data or another model"
 
     def _write(self, run: str, tensors: Mapping[str, Tensor], **fields: Any) -> None:
         """A file that says of which fit it is, and which of its runs."""
         if self._directory is not None:
             about = {"fit": self._key, "settings": self._settings, "run": run}
-            write_artifact(self._directory / run, tensors, {**about, **fields})
+            write_container(self._directory / run, KIND, tensors, {**about, **fields})
 
     def save_stage(self, report: StageReport, tensors: tuple[Tensor, ...]) -> None:
         """Keep a finished stage."""
         named = {f"{i}": tensor for i, tensor in enumerate(tensors)}
-        self._write(f"stage-{report.layer:04d}", named, report=vars(report))
+        # Losses are tensors, for a JSON number is finite.
+        found = {name: getattr(report, name) for name in _LOSSES}
+        named |= {name: _numbers(own) for name, own in found.items() if own is not None}
+        about = {"layer": report.layer, "steps": report.steps, "heads": report.heads}
+        self._write(f"stage-{report.layer:04d}", named, report=about)
 
     def stages(self) -> dict[int, tuple[StageReport, tuple[Tensor, ...]]]:
         """The finished stages, by layer."""
@@ -87,21 +96,36 @@ class FitCheckpoint:
         if self._directory is not None:
             for file in sorted(self._directory.glob("stage-*.safetensors")):
                 tensors, header = self._read(file)
-                with _one_clear_line(file):
-                    report = StageReport(**header["report"])
+                with reading(file, KIND):
+                    only(header, *_OF_ALL, "report")
+                    about = mapping(header, "report")
+                    only(about, "layer", "steps", "heads")
+                    layer, heads = whole(about, "layer"), about["heads"]
+                    if file.stem != f"stage-{layer:04d}":
+                        raise ValueError(f"layer={layer} in {file.stem}")
+                    losses = {
+                        name: float(take(tensors, name, torch.float64, 0))
+                        for name in _LOSSES
+                        if name in tensors or name == "train_loss"
+                    }
+                    report = StageReport(
+                        layer,
+                        losses["train_loss"],
+                        losses.get("dev_loss"),
+                        whole(about, "steps"),
+                        None if heads is None else whole(about, "heads"),
+                        losses.get("penalty"),
+                    )
+                    only(tensors, *map(str, range(len(tensors))))
                     ordered = tuple(tensors[f"{i}"] for i in range(len(tensors)))
-                    found[report.layer] = (report, ordered)
+                    found[layer] = (report, ordered)
         return found
 
     def save_live(self, run: str, state: LiveState) -> None:
         """Keep the state of a live run after an epoch."""
+        losses = {"losses": _numbers(state.losses), "dev_losses": _numbers(state.dev_losses)}
         self._write(
-            f"epoch-{run}",
-            state.tensors,
-            epoch=state.epoch,
-            losses=list(state.losses),
-            dev_losses=list(state.dev_losses),
-            stale=state.stale,
+            f"epoch-{run}", {**state.tensors, **losses}, epoch=state.epoch, stale=state.stale
         )
 
     def live(self, run: str) -> LiveState | None:
@@ -112,22 +136,21 @@ class FitCheckpoint:
         if not file.is_file():
             return None
         tensors, header = self._read(file)
-        with _one_clear_line(file):
+        with reading(file, KIND):
+            only(header, *_OF_ALL, "epoch", "stale")
+            losses, dev_losses = (
+                tuple(take(tensors, name, torch.float64, 1).tolist())
+                for name in ("losses", "dev_losses")
+            )
             return LiveState(
-                header["epoch"],
-                tuple(header["losses"]),
-                tuple(header["dev_losses"]),
-                header["stale"],
-                tensors,
+                whole(header, "epoch", 1), losses, dev_losses, whole(header, "stale"), tensors
             )
 
 
-@contextmanager
-def _one_clear_line(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} is no checkpoint that this version knows: {one_line(error)} is missing, unknown "
-            "or wrong"
-        ) from None
+def _short(value: Any) -> str:
+    """A value as a part of one line."""
+    return " ".join(str(value)[:60].split())
+
+
+def _numbers(values: float | tuple[float, ...]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

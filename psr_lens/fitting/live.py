@@ -135,6 +135,27 @@ class LiveState:
         stale = 0 if better else self.stale + 1
         return LiveState(epoch, tuple(losses), dev_losses, stale, tensors)
 
+    def check(self, trainable: Trainable, *, per_epoch: int, has_dev: bool) -> None:
+        """Refuse what is not the state of such a run.
+
+        Raises:
+            ValueError: If it is not: the file that it was read from says what it likes.
+        """
+        shapes = {
+            f"{key}.{name}": torch.Size() if key == "step" else value.shape
+            for name, value in trainable.parameters.items()
+            for key in ("best", "now", "step", "exp_avg", "exp_avg_sq")
+        }
+        counts = (self.epoch * per_epoch, self.epoch + 1 if has_dev else 0)
+        if {name: own.shape for name, own in self.tensors.items()} != shapes or (
+            len(self.losses),
+            len(self.dev_losses),
+        ) != counts:
+            raise ValueError(
+                "the checkpoint holds other tensors or losses than this fit has: name an empty "
+                "directory"
+            )
+
     def restore(self, trainable: Trainable, optimiser: torch.optim.Optimizer) -> None:
         """Put parameters and moments where the run had them."""
         if self.epoch == 0:
@@ -179,7 +200,7 @@ def train(
         progress: Whether to show a bar.
 
     Raises:
-        ValueError: If what it ends at is not finite.
+        ValueError: If what it ends at is not finite, or `begin` is no state of such a run.
     """
     recipe = problem.recipe
     parameters = list(trainable.parameters.values())
@@ -189,6 +210,7 @@ def train(
     generator = torch.Generator().manual_seed(recipe.shuffle_seed)
     state = begin or LiveState.start(trainable, dev)
     if begin is not None:
+        begin.check(trainable, per_epoch=per_epoch, has_dev=dev is not None)
         begin.restore(trainable, optimiser)
     # The orders of finished epochs are drawn again, so that the next ones come out the same.
     orders = [_epoch(problem, generator) for _ in range(recipe.epochs)]

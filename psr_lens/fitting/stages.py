@@ -36,6 +36,13 @@ class Stages:
         """Fit one layer, or take what an interrupted fit had made of it."""
         if layer in self._finished:
             report, tensors = self._finished[layer]
+            found, width = [tuple(own.shape) for own in tensors], stage.x.shape[-1]
+            n = found[0][0] if found and found[0] else 0
+            if found != ([(n, width), (n,), (n, width)] if self.method == "psr" else [(width,)]):
+                raise ValueError(
+                    f"the checkpoint holds other tensors than layer {layer} of this fit has: name an "
+                    "empty directory"
+                )
             tensors = tuple(tensor.to(stage.x) for tensor in tensors)
         elif self.method == "psr":
             heads = fit_heads(

@@ -1,11 +1,26 @@
 """`LensReading`: what the logit lens read off some directions."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psr_lens.report_files import mapping, read_report, write_report, wrong_fields
+import torch
+
+from psr_lens.steering.provenance import checked_provenance
+from psr_lens.storage import read_container, write_container
+from psr_lens.storage.fields import (
+    choice,
+    flag,
+    mapping,
+    mappings,
+    only,
+    reading,
+    take,
+    text,
+    whole,
+)
+from psr_lens.storage.frames import pack_frame, unpack_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -13,6 +28,9 @@ if TYPE_CHECKING:
 
 _SHOWN_ROWS = 40
 _SHOWN_TOKENS = 6
+_SIDES = ("promoted", "demoted")
+_LENGTHS = ("norm", "mean", "spread")
+_COLUMNS = {"direction": int, "side": str, "token_id": int, "token": str, "value": float}
 
 
 @dataclass(frozen=True)
@@ -120,41 +138,69 @@ class LensReading:
         return pd.DataFrame(rows, columns=columns)
 
     def save(self, path: str | Path) -> Path:
-        """Write the reading to a directory: tokens as parquet, the rest as JSON."""
-        about = [{**asdict(own), "promoted": None, "demoted": None} for own in self.readings]
-        header = {"exact": self.exact, "provenance": dict(self.provenance), "readings": about}
-        frame = self.to_dataframe()
-        frame["number"] = [
-            number
+        """Write the reading to one file; an older reading there is replaced.
+
+        Args:
+            path: Where; `.safetensors` is added if missing.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: If something that is not a reading is at the path.
+            OSError: If it cannot be written.
+        """
+        import pandas as pd
+
+        rows = [
+            (number, side, token.token_id, token.token, token.value)
             for number, own in enumerate(self.readings)
-            for _ in range(len(own.promoted) + len(own.demoted))
+            for side in _SIDES
+            for token in getattr(own, side)
         ]
-        return write_report(path, type(self).__name__, header, {"tokens": frame})
+        tensors, tokens = pack_frame("tokens", pd.DataFrame(rows, columns=list(_COLUMNS)))
+        for name in _LENGTHS:
+            values = [getattr(own, name) for own in self.readings]
+            tensors[name] = torch.tensor(values, dtype=torch.float64)
+        header = {
+            "readings": [
+                {"name": own.name, "layer": own.layer, "index": own.index, "role": own.role}
+                for own in self.readings
+            ],
+            "tokens": tokens,
+            "exact": self.exact,
+            "provenance": dict(self.provenance),
+        }
+        return write_container(path, type(self).__name__, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> "LensReading":
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: If there is no report at the path.
-            ValueError: If it is another report, or damaged.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is of another kind or format, damaged, or says what no reading says.
         """
-        header, tables = read_report(path, cls.__name__)
-        with wrong_fields(path):
-            sides: dict[Any, list[TokenLogit]] = {}
-            for row in tables["tokens"].to_dict("records"):
-                token = TokenLogit(row["token_id"], row["token"], row["value"])
-                sides.setdefault((row["number"], row["side"]), []).append(token)
+        tensors, header = read_container(path, cls.__name__)
+        with reading(path, "report"):
+            only(header, "readings", "tokens", "exact", "provenance")
+            about = mappings(header, "readings")
+            table = unpack_frame("tokens", tensors, mapping(header, "tokens"), _COLUMNS)
+            sides: list[dict[str, list[TokenLogit]]] = [
+                {side: [] for side in _SIDES} for _ in about
+            ]
+            for row in table.to_dict("records"):
+                own = sides[whole(row, "direction")][choice(row, "side", _SIDES)]
+                own.append(TokenLogit(whole(row, "token_id"), row["token"], row["value"]))
+            lengths = [take(tensors, name, torch.float64, 1).tolist() for name in _LENGTHS]
+            only(tensors)
             readings = []
-            for number, about in enumerate(header["readings"]):
-                promoted, demoted = (
-                    tuple(sides.get((number, side), ())) for side in ("promoted", "demoted")
-                )
-                both = {"promoted": promoted, "demoted": demoted}
-                readings.append(DirectionReading(**{**about, **both}))
-            if not isinstance(header["exact"], bool):
-                raise ValueError(f"exact={header['exact']!r}: it must be true or false")
-            return cls(tuple(readings), header["exact"], mapping(header, "provenance"))
+            for own, side, *three in zip(about, sides, *lengths, strict=True):
+                only(own, "name", "layer", "index", "role")
+                place = (text(own, "name"), whole(own, "layer", -1), whole(own, "index", -1))
+                both = (tuple(side[name]) for name in _SIDES)
+                readings.append(DirectionReading(*place, text(own, "role"), *three, *both))
+            return cls(tuple(readings), flag(header, "exact"), checked_provenance(header))
 
     def plot(self) -> "plotly.graph_objects.Figure":
         """Directions by rank, each cell a promoted token on the colour of its standing."""

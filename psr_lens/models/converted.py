@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from psr_lens.files import permit
 from psr_lens.models.gguf_file import GGUFOrigin
+from psr_lens.storage.atomic import permit
 
 VARIABLE = "PSR_LENS_CACHE"
 """Environment variable that names another folder; `off` keeps nothing."""

@@ -65,6 +65,8 @@ class Fingerprint:
             return "the residual stream holds NaN or infinity (broken weights)"
         if len(ours) != len(theirs) or bool(((ours - theirs).abs() > rounding * ours.abs()).any()):
             return "the residual stream has other norms (other weights, or processed ones)"
+        if [*map(len, self.coordinates)] != [*map(len, other.coordinates)]:
+            return "the fingerprint has other coordinates"
         pairs = zip(self.coordinates, other.coordinates, strict=True)
         gap = max(abs(a - b) for mine, its in pairs for a, b in zip(mine, its, strict=True))
         # Coordinates of a unit vector: chance level is about 1 / sqrt(d_model).

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from psr_lens.files import write_bytes
 from psr_lens.plots.text import escape
 from psr_lens.plots.theme import style_sheet
+from psr_lens.storage.atomic import write_bytes
 
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "

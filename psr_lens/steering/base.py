@@ -8,14 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from psr_lens._types import Surface, check_alphas, check_finite, check_surface, check_whole
-from psr_lens.artifacts import write_artifact
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, as_hooked_model, unsteered_model
@@ -26,6 +25,10 @@ from psr_lens.steering.coefficients import Coefficients, measure_pushes
 from psr_lens.steering.context import Context
 from psr_lens.steering.handles import SteeringHandle
 from psr_lens.steering.provenance import check_model
+from psr_lens.storage import write_container
+
+KIND: Final = "steering"
+"""Of its files."""
 
 Push = Callable[[Tensor, Columns], Tensor]
 """What a layer adds at strength 1, given residual streams `[batch, pos, d_model]` in the working
@@ -413,12 +416,14 @@ class Steering(ABC):
             The path of the file.
 
         Raises:
-            ValueError: If a number was made NaN or infinite since the steering was made.
+            ValueError: If a number was made NaN or infinite since the steering was made, or something
+                that is not a steering is at the path.
+            OSError: If it cannot be written.
         """
         tensors = self.tensors()
         for name, tensor in tensors.items():
             check_finite(name, tensor)
-        return write_artifact(path, tensors, self.header())
+        return write_container(path, KIND, tensors, self.header())
 
     def __repr__(self) -> str:
         origin = self.provenance.get("model", {}).get("name", "an unnamed model")

@@ -8,22 +8,21 @@ from typing import Any, Final, get_args
 import torch
 from torch import Tensor
 
-from psr_lens._types import check_surface, check_whole
-from psr_lens.artifacts import artifact_path, read_artifact
+from psr_lens._types import Surface, check_finite
 from psr_lens.models import as_hooked_model
-from psr_lens.models.quiet import one_line
-from psr_lens.report_files import mapping, number
 from psr_lens.steering.ablation import DirectionalAblation
 from psr_lens.steering.actadd import ActAdd
-from psr_lens.steering.base import Steering
+from psr_lens.steering.base import KIND, Steering
 from psr_lens.steering.constant import ConstantSteering
 from psr_lens.steering.oracle import OracleSteering
 from psr_lens.steering.projection import ProjectionMatch
-from psr_lens.steering.provenance import recorded_fingerprint
+from psr_lens.steering.provenance import checked_provenance, recorded_fingerprint
 from psr_lens.steering.psr import PSR
 from psr_lens.steering.reft import LoReFT, ReFTr1
 from psr_lens.steering.sums import SumSteering
 from psr_lens.steering.vector_files import advice, kind_of_file
+from psr_lens.storage import container_path, read_container
+from psr_lens.storage.fields import choice, mapping, mappings, number, only, reading, wholes
 
 _CLASSES: Final[dict[str, type[Steering]]] = {
     cls.method: cls
@@ -62,16 +61,9 @@ def load_steering(path: str | Path, model: Any = None) -> Steering:
 
         path = pull(path)
     _refuse_foreign(Path(path))
-    tensors, header = read_artifact(path)
-    try:
+    tensors, header = read_container(path, KIND)
+    with reading(path, KIND):
         steering = _build(tensors, header)
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} holds no steering that this version knows: {one_line(error)} is missing, unknown or "
-            f"wrong (methods are {sorted(_CLASSES)})"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} holds no steering: {error}") from None
     if model is not None:
         steering.check(as_hooked_model(model))
     return steering
@@ -81,11 +73,11 @@ def _refuse_foreign(path: Path) -> None:
     """Name a file of another tool by what it is: it is whole, and there is a line that reads it.
 
     Raises:
-        ValueError: If it is one, or a folder.
+        ValueError: If it is one.
     """
-    path = artifact_path(path) if artifact_path(path).is_file() else path
-    if path.is_dir():
-        raise ValueError(f"{str(path)!r} is a folder: name the steering file in it")
+    if not path.name or path.is_dir():
+        return
+    path = container_path(path) if container_path(path).is_file() else path
     kind = kind_of_file(path) if path.is_file() else None
     if kind not in (None, "psr_lens"):
         raise ValueError(advice(path, kind))
@@ -99,11 +91,12 @@ def _refuse_foreign(path: Path) -> None:
 
 def _build(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering:
     """The steering of a header; the parts of a sum have headers of their own."""
-    method, options = header["method"], header["options"]
-    origin = mapping(header, "provenance")
+    only(header, "method", "layers", "surface", "options", "provenance")
+    method = choice(header, "method", [*sorted(_CLASSES), SumSteering.method])
+    options, origin = mapping(header, "options"), checked_provenance(header)
     fingerprint = recorded_fingerprint(origin)
-    surface = check_surface(header["surface"])
-    layers = [check_whole("layers", layer) for layer in header["layers"]]
+    surface = choice(header, "surface", get_args(Surface))
+    layers = list(wholes(header, "layers"))
     if method != SumSteering.method:
         cls = _CLASSES[method]
         sizes = {"layer": len(layers)}
@@ -113,14 +106,19 @@ def _build(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering
         found = cls.from_tensors(tensors, layers, surface=surface, provenance=origin, **options)
         if found.options() != options:
             raise ValueError(f"options {options}, but a {cls.__name__} has {found.options()}")
+        # Finite numbers can be too large for what is made of them.
+        for name, tensor in found.tensors().items():
+            check_finite(name, tensor)
         return found
     parts: list[tuple[float, Steering]] = []
     left = set(tensors)
-    for i, part in enumerate(options["parts"]):
+    only(options, "parts")
+    for i, part in enumerate(mappings(options, "parts")):
         prefix = f"{i}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         left -= {prefix + name for name in own}
-        parts.append((number(part, "weight"), _build(own, part)))
+        weight = number(part, "weight")
+        parts.append((weight, _build(own, {k: v for k, v in part.items() if k != "weight"})))
     if left or not parts:
         raise ValueError(f"a sum of {len(parts)} parts, and tensors {sorted(left)} beside them")
     total = SumSteering(parts, provenance=origin)

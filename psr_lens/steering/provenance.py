@@ -11,6 +11,7 @@ from typing import Any
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.numerics import Fingerprint, model_fingerprint
+from psr_lens.storage.fields import listed, mapping, mappings, numbers, only, text, texts, whole
 
 
 @cache
@@ -132,22 +133,57 @@ def check_origin(
         )
 
 
+def checked_provenance(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The field `provenance` of a header, with all that anything reads in it checked.
+
+    The rest may say whatever it likes.
+
+    Raises:
+        ValueError: If it is missing, or a part of it is of the wrong kind.
+    """
+    found = mapping(header, "provenance")
+    for name in ("method", "psr_lens"):
+        _if_there(found, name, text)
+    model = _if_there(found, "model", mapping) or {}
+    for name in ("name", "numerics"):
+        _if_there(model, name, text)
+    _if_there(model, "gguf", mapping)
+    if "fingerprint" in model:
+        # What a message about another model says.
+        text(model, "name")
+        text(model, "numerics")
+        recorded_fingerprint(found)
+    data = _if_there(found, "data", mapping) or {}
+    _if_there(data, "sampling", mapping)
+    _if_there(data, "example_keys", texts)
+    responses = _if_there(found, "responses", mapping) or {}
+    _if_there(responses, "cut_off", text)
+    _if_there(responses, "shown", mappings)
+    effect = _if_there(found, "prompt_effect", mapping) or {}
+    _if_there(effect, "warning", text)
+    return found
+
+
+def _if_there(values: Mapping[str, Any], name: str, check: Callable[..., Any]) -> Any:
+    return check(values, name) if name in values else None
+
+
 def recorded_fingerprint(recorded: Mapping[str, Any]) -> Fingerprint | None:
     """The fingerprint of the model that a provenance names; None where it has none.
 
     Raises:
-        KeyError: If a part of it is missing.
-        TypeError: If a part of it is of the wrong kind.
-        AttributeError: If the model is.
+        ValueError: If a part of it is missing or wrong.
     """
-    stored = recorded.get("model", {}).get("fingerprint")
-    if stored is None:
+    model = recorded.get("model", {})
+    if "fingerprint" not in model:
         return None
-    return Fingerprint(
-        stored["n_layers"],
-        stored["d_model"],
-        stored["d_vocab"],
-        stored["dtype"],
-        tuple(stored["norms"]),
-        tuple(tuple(row) for row in stored["coordinates"]),
+    stored = mapping(model, "fingerprint")
+    only(stored, "n_layers", "d_model", "d_vocab", "dtype", "norms", "coordinates")
+    n_layers, d_model, d_vocab = (
+        whole(stored, name, 1) for name in ("n_layers", "d_model", "d_vocab")
     )
+    norms, rows = numbers(stored, "norms"), listed(stored, "coordinates")
+    if not len(norms) == len(rows) == n_layers + 1:
+        raise ValueError(f"{len(norms)} norms and {len(rows)} coordinates of {n_layers} layers")
+    coordinates = tuple(numbers({"coordinates": row}, "coordinates") for row in rows)
+    return Fingerprint(n_layers, d_model, d_vocab, text(stored, "dtype"), norms, coordinates)

@@ -93,7 +93,9 @@ class SumSteering(Steering):
     ):
         layers = sorted({layer for _, part in parts for layer in part.layers})
         surface: Surface = "QR" if any(part.surface == "QR" for _, part in parts) else "R"
-        super().__init__(layers, surface=surface, provenance=provenance or _origin(parts))
+        super().__init__(
+            layers, surface=surface, provenance=_origin(parts) if provenance is None else provenance
+        )
         self.parts = _with_weights(parts)
 
     def pushes(

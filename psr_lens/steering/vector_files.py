@@ -29,6 +29,7 @@ from torch import Tensor
 
 from psr_lens._types import check_count
 from psr_lens.steering.vectors import as_tensor
+from psr_lens.storage.container import is_container
 
 Numbering = Literal["blocks", "hidden_states"]
 """How a file counts layers: see the module."""
@@ -44,6 +45,8 @@ _LAYER_IN_NAME: Final = re.compile(
 
 def kind_of_file(path: Path) -> Kind | None:
     """What wrote a file, by how it begins; None where that is nothing known."""
+    if is_container(path):
+        return "psr_lens"
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(b"GGUF"):
@@ -305,7 +308,7 @@ _READERS: Final[Mapping[Kind, Callable[[Path], Any]]] = {
 
 
 def _kind_of_safetensors(path: Path) -> Kind | None:
-    """Whether a file that begins like safetensors is one, and whether psr_lens wrote it."""
+    """Whether a file that begins like safetensors is one."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         # More than the file has: damaged, or something else that has a brace there.
@@ -313,8 +316,6 @@ def _kind_of_safetensors(path: Path) -> Kind | None:
             return None
         try:
             header = json.loads(file.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
-    if not isinstance(header, dict):
-        return None
-    return "psr_lens" if "psr_lens" in (header.get("__metadata__") or ()) else "safetensors"
+    return "safetensors" if isinstance(header, dict) else None

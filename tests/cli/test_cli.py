@@ -204,12 +204,22 @@ def test_faithfulness_of_saved_steerings(capsys, tmp_path, pairs_file):
     assert "- loud: 0." in printed.out
     assert "oracle rank 1" in printed.out
     assert "faithfulness: 100%" in printed.err
-    report = FaithfulnessReport.load(out)
+    report = FaithfulnessReport.load(out / "report")
     assert report.steerings == ("loud", "vector")
     assert report.summary() in printed.out
     assert "loud" in (out / "report.html").read_text()
 
-    assert "exists and is no report" in refuse(capsys, *measure, "--out", tmp_path)
+    other = tmp_path / "other"
+    (other / "lens").mkdir(parents=True)
+    more = [*measure, "--out", str(other), "--also", "assumptions", "components", "lens"]
+    for name in ("report.html", "report", "assumptions", "components", "lens/vector"):
+        place = other / (name if name == "report.html" else f"{name}.safetensors")
+        place.write_text("mine")
+        assert f"{place} exists and psr_lens did not write it" in refuse(capsys, *more)
+        place.unlink()
+    ConstantSteering.from_vector([1.0], layer=0).save(other / "report")
+    assert "is a file of psr_lens but no FaithfulnessReport" in refuse(capsys, *more)
+    assert sorted(path.name for path in other.iterdir()) == ["lens", "report.safetensors"]
     # Known by the prompts alone: no bar of the sampling comes first.
     seen = refuse(capsys, *measure, "--part", "all")
     assert seen.startswith("psr-lens: loud was fitted on 4 of these 5 examples")
@@ -220,9 +230,11 @@ def test_faithfulness_of_saved_steerings(capsys, tmp_path, pairs_file):
     assert AssumptionReport.load(out / "assumptions").summary() in shown
     assert ComponentReport.load(out / "components").summary() in shown
     assert LensReading.load(out / "lens" / "vector").summary() in shown
-    # A report with reports below it can be replaced, as long as nothing else is there.
+    # A report is replaced; whatever else lies beside it stays.
+    (out / "notes.txt").write_text("mine")
     main([*everything, "--out", str(out)])
-    assert not (out / "lens").exists()
+    assert (out / "notes.txt").read_text() == "mine"
+    assert LensReading.load(out / "lens" / "vector").summary() in shown
     shown = capsys.readouterr().out
     assert "5 examples" in shown
     assert "agreement" not in shown

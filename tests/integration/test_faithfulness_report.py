@@ -352,13 +352,13 @@ def test_the_page_holds_the_words_and_the_tokens(report, data, tmp_path):
     page = write_faithfulness(report, tmp_path / "out")
     text = page.read_text()
     assert page == tmp_path / "out" / "report.html"
-    assert FaithfulnessReport.load(tmp_path / "out").steerings == ("psr", "v")
+    assert FaithfulnessReport.load(tmp_path / "out" / "report").steerings == ("psr", "v")
     assert text.count('class="psr-figure"') == 7
     assert "what psr leaves" in text
     assert "To compare: equivalent prompt" in text
     assert "Response 2, token by token" in text
     # What the base prompt really was, and how the responses ended: said in the kept report too.
-    for own in (report, FaithfulnessReport.load(tmp_path / "out")):
+    for own in (report, FaithfulnessReport.load(tmp_path / "out" / "report")):
         assert own.prompts(0) == data[0].seen is not None
         assert own.ending(0) == "cut off at 3 tokens"
         assert (own.ending(2), own.prompts(99)) == ("", None)

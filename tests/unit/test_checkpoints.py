@@ -1,15 +1,16 @@
 """A checkpoint directory holds one fit, and every file in it says which run it is of."""
 
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from psr_lens.artifacts import read_artifact, write_artifact
 from psr_lens.fitting.checkpoints import FitCheckpoint
 from psr_lens.fitting.live import LiveState
 from psr_lens.fitting.report import StageReport
+from psr_lens.storage import read_container, write_container
 from tests.stored_steerings import FOLDER
 
 FIT = {"method": "psr", "seed": 0, "recipe": [{"lr": 0.01}], "data": {"responses": "a"}}
@@ -63,20 +64,72 @@ def test_a_file_in_another_run_s_place_is_refused(directory, source, target):
         FitCheckpoint(directory, FIT)
 
 
-@pytest.mark.parametrize("run", ["epoch-live", "stage-0001"])
-def test_a_missing_field_is_one_line(directory, run):
-    tensors, header = read_artifact(directory / run)
+def back(directory, run):
     kept = FitCheckpoint(directory, FIT)
-    for name in header.keys() - {"format", "fit", "settings", "run"}:
-        less = {key: value for key, value in header.items() if key != name}
-        write_artifact(directory / run, tensors, less)
-        with pytest.raises(ValueError, match=f"'{name}' is missing"):
-            kept.live("live") if run == "epoch-live" else kept.stages()
+    return kept.live("live") if run == "epoch-live" else kept.stages()
+
+
+def refused(directory, run, change):
+    """Why a file is refused that a change was made to, with a right checksum."""
+    tensors, header = read_container(directory / run, "checkpoint")
+    change(tensors, header)
+    write_container(directory / run, "checkpoint", tensors, header)
+    with pytest.raises(ValueError, match=r"\w") as error:
+        back(directory, run)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("run", ["epoch-live", "stage-0001"])
+def test_every_missing_or_wrong_field_is_one_line(directory, run):
+    was, about = read_container(directory / run, "checkpoint")
+    for name in about:
+        write_container(directory / run, "checkpoint", was, about)
+        assert refused(directory, run, lambda _, h, n=name: h.pop(n))
+        for value in (None, 1.5, "B", [], {"no": 1}, True, -1):
+            write_container(directory / run, "checkpoint", was, about)
+            if (name, value) != ("settings", {"no": 1}) and name != "settings":
+                assert refused(directory, run, lambda _, h, n=name, v=value: h.update({n: v}))
+    write_container(directory / run, "checkpoint", was, about)
+    assert "unknown" in refused(directory, run, lambda _, h: h.update(more=1))
+
+
+@pytest.mark.parametrize(
+    ("run", "change", "message"),
+    [
+        ("epoch-live", lambda t, _: t.pop("losses"), "'losses' is missing"),
+        ("epoch-live", lambda t, _: t.update(losses=torch.ones(2)), "losses is of torch.float32"),
+        ("epoch-live", lambda t, _: t.update(dev_losses=torch.ones(()).double()), "has 0 axes"),
+        ("epoch-live", lambda _, h: h.update(epoch=0), "epoch=0: it must be at least 1"),
+        ("stage-0001", lambda t, _: t.pop("train_loss"), "'train_loss' is missing"),
+        ("stage-0001", lambda t, _: t.pop("0"), "'0' is missing"),
+        ("stage-0001", lambda t, _: t.update(more=torch.ones(2)), "missing"),
+        ("stage-0001", lambda _, h: h["report"].update(layer=2), "layer=2 in stage-0001"),
+        ("stage-0001", lambda _, h: h["report"].update(heads=1.5), "heads=1.5: it must be a whole"),
+        ("stage-0001", lambda _, h: h["report"].pop("steps"), "'steps' is missing"),
+        ("stage-0001", lambda _, h: h["report"].update(more=1), "unknown"),
+    ],
+)
+def test_what_a_file_says_is_checked(directory, run, change, message):
+    found = refused(directory, run, change)
+    assert f"{run}.safetensors holds no checkpoint that this version knows" in found
+    assert message in found
+
+
+def test_losses_that_are_no_numbers_come_back(tmp_path):
+    kept = FitCheckpoint(tmp_path / "c", FIT)
+    state = LiveState(1, (math.inf, 0.1), (math.nan,), 0, {"w": torch.ones(1)})
+    kept.save_live("live", state)
+    kept.save_stage(StageReport(0, math.nan, None, 0, heads=2, penalty=math.inf), ())
+    found = kept.live("live")
+    assert found is not None
+    assert repr(found) == repr(state)
+    assert repr(kept.stages()[0][0]) == repr(StageReport(0, math.nan, None, 0, 2, math.inf))
 
 
 def test_what_is_no_checkpoint_is_refused(directory, tmp_path):
     shutil.copy(Path(FOLDER) / "psr.safetensors", directory)
-    with pytest.raises(ValueError, match=r"psr\.safetensors of another fit .*it is no checkpoint"):
+    with pytest.raises(ValueError, match=r"psr\.safetensors holds a steering, not a checkpoint"):
         FitCheckpoint(directory, FIT)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="is a file: name a directory"):

@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from psr_lens.artifacts import read_artifact, write_artifact
 from psr_lens.cli import main
 from psr_lens.steering import ActAdd, ConstantSteering, OracleSteering, load_steering
+from psr_lens.storage import read_container, write_container
+from tests.sealed import sealed, taken_apart
 from tests.stored_steerings import FOLDER, Shape
 from tests.tiny_steerings import KINDS, made_up
 
@@ -18,16 +19,16 @@ FINGERPRINT = {
     "d_model": 8,
     "d_vocab": 9,
     "dtype": "float32",
-    "norms": [1.0],
-    "coordinates": [[0.5]],
+    "norms": [1.0, 2.0, 2.0, 0.5],
+    "coordinates": [[0.5]] * 4,
 }
 
 
 def written(tmp_path, kind, change=lambda tensors, header: None):
     """A file that is whole, of what a change makes of a steering's tensors and header."""
-    tensors, header = read_artifact(FOLDER / kind)
+    tensors, header = read_container(FOLDER / kind, "steering")
     change(tensors, header)
-    return write_artifact(tmp_path / "s", tensors, header)
+    return write_container(tmp_path / "s", "steering", tensors, header)
 
 
 def refused(path):
@@ -40,11 +41,10 @@ def refused(path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_tensor_is_checked(tmp_path, kind):
-    tensors, _ = read_artifact(FOLDER / kind)
+    tensors, _ = read_container(FOLDER / kind, "steering")
     for name, own in tensors.items():
         wrong = {
             "of torch.int64": own.long(),
-            "of torch.complex64": own.to(torch.complex64),
             "has shape": own[..., None],
             "and not [": own[..., :0],
             "has shape [": own[:1],
@@ -60,9 +60,11 @@ def test_every_tensor_is_checked(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_is_checked(tmp_path, kind):
-    _, header = read_artifact(FOLDER / kind)
+    _, header = read_container(FOLDER / kind, "steering")
     for name in ("method", "layers", "surface", "options", "provenance"):
         refused(written(tmp_path, kind, lambda _, h, n=name: h.pop(n)))
+        more = written(tmp_path, kind, lambda _, h: h.update({"more": 1}))
+        assert "unknown" in refused(more)
         for value in ("B", {"no": 1}, [[]], 3, None):
             if (name, value) != ("provenance", {"no": 1}):
                 refused(written(tmp_path, kind, lambda _, h, n=name, v=value: h.update({n: v})))
@@ -88,9 +90,56 @@ def test_the_width_is_the_model_s(tmp_path):
     wide = {"model": {**ANY_MODEL, "fingerprint": {**FINGERPRINT, "d_model": 16}}}
     path = written(tmp_path, "psr", lambda _, h: h.update({"provenance": wide}))
     assert "has shape [2, 2, 8], and not [layer=2, head=2, d_model=16]" in refused(path)
-    for broken in ({"n_layers": 3}, [], "x", {**FINGERPRINT, "coordinates": 3}):
-        origin = {"model": {**ANY_MODEL, "fingerprint": broken}}
-        refused(written(tmp_path, "psr", lambda _, h, v=origin: h.update({"provenance": v})))
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        *({"model": {**ANY_MODEL, "fingerprint": own}} for own in ({"n_layers": 3}, [], "x", None)),
+        *(
+            {"model": {**ANY_MODEL, "fingerprint": {**FINGERPRINT, **own}}}
+            for own in (
+                {"coordinates": 3},
+                {"coordinates": [[0.5]] * 3},
+                {"coordinates": [0.5] * 4},
+                {"coordinates": [["0.5"]] * 4},
+                {"norms": [1.0]},
+                {"norms": [True] * 4},
+                {"norms": [10**400] * 4},
+                {"n_layers": 3.0},
+                {"n_layers": 0},
+                {"n_layers": 10**30},
+                {"dtype": 3},
+                {"more": 3},
+            )
+        ),
+        {"model": {"fingerprint": FINGERPRINT}},
+        {"model": {**ANY_MODEL, "name": 3}},
+        {"model": []},
+        {"data": 3},
+        {"data": {"sampling": 3}},
+        {"data": {"example_keys": "abc"}},
+        {"data": {"example_keys": [3]}},
+        {"method": 3},
+    ],
+)
+def test_what_anything_reads_in_a_provenance_is_checked(tmp_path, provenance):
+    refused(written(tmp_path, "psr", lambda _, h: h.update({"provenance": provenance})))
+
+
+def test_a_fingerprint_of_nan_is_refused(tmp_path):
+    """A comparison with NaN is false, so that it would pass for that of any model."""
+    header = json.loads(json.dumps(made_up("psr", Shape()).header()))
+    fingerprint = {**FINGERPRINT, "norms": [float("nan")] * 4}
+    header["provenance"] = {"model": {**ANY_MODEL, "fingerprint": fingerprint}}
+    kind, _, tensors, data = taken_apart((FOLDER / "psr.safetensors").read_bytes())
+    path = tmp_path / "s.safetensors"
+    for text in (json.dumps(header), json.dumps(header).replace("NaN", "1e999")):
+        path.write_bytes(sealed(text, tensors, data, kind))
+        with pytest.raises(ValueError, match="is damaged: it is no steering that can be read"):
+            load_steering(path)
+    path.write_bytes(sealed(json.dumps(header).replace("NaN", "1.0"), tensors, data, kind))
+    load_steering(path)
 
 
 def test_the_parts_of_a_sum_are_checked(tmp_path):
@@ -98,7 +147,7 @@ def test_the_parts_of_a_sum_are_checked(tmp_path):
         return lambda _, header: header["options"]["parts"][0].update({key: value})
 
     for key, value in (
-        *(("weight", float("inf")), ("weight", "2"), ("weight", True), ("weight", None)),
+        *(("weight", 10**400), ("weight", "2"), ("weight", True), ("weight", None)),
         *(("layers", [1]), ("method", "sum"), ("surface", "B")),
     ):
         refused(written(tmp_path, "sum", of_part(key, value)))
@@ -107,7 +156,7 @@ def test_the_parts_of_a_sum_are_checked(tmp_path):
 
 def test_deep_nesting_and_options_of_another_kind(tmp_path):
     def nested(_, header):
-        for _ in range(200):
+        for _ in range(15):
             inner = dict(header)
             header["options"] = {"parts": [{**inner, "weight": 1.0}]}
 
@@ -137,10 +186,12 @@ def test_on_the_command_line_each_is_one_line_and_exit_code_2(tmp_path, capsys):
     save_file({"v": torch.ones(2)}, foreign)
     garbage = tmp_path / "garbage.safetensors"
     garbage.write_bytes(b"\xff" * 1000)
+    report = write_container(tmp_path / "report", "LensReading", {}, {})
     wrong = written(tmp_path, "psr", lambda _, h: h.update({"layers": [1.5, 2]}))
     for path, message in (
         (foreign, "is a safetensors file, no"),
-        (garbage, "is damaged or no safetensors file"),
+        (report, "holds a LensReading, not a steering"),
+        (garbage, "was not written by psr_lens, or is damaged"),
         (wrong, "layers=1.5: it must be a whole number"),
         (tmp_path, "is a folder: name the steering file in it"),
     ):

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from psr_lens import files
-from psr_lens.files import write_bytes, write_files
+from psr_lens.storage import atomic
+from psr_lens.storage.atomic import write_bytes, write_files
 
 LEFT = ".psr-lens-abc_1234.tmp"
 """What a killed process leaves."""
@@ -43,7 +43,7 @@ def test_of_several_files_none_is_touched_before_all_are_on_the_disk(tmp_path, m
         return os.fdopen(handle, mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "os", type("", (), {**vars(os), "fdopen": staticmethod(full)}))
+        patch.setattr(atomic, "os", type("", (), {**vars(os), "fdopen": staticmethod(full)}))
         with pytest.raises(OSError, match="No space left"):
             write_files({one: b"new", two: b"new"})
     assert one.read_bytes() == two.read_bytes() == b"old"
@@ -77,7 +77,7 @@ def test_the_next_write_clears_what_a_dead_one_left(tmp_path):
 
 def test_nothing_of_a_living_writer_is_cleared(tmp_path, monkeypatch):
     """Another writer has the directory: what is young may be its own."""
-    monkeypatch.setattr(files, "_PATIENCE", 0.05)
+    monkeypatch.setattr(atomic, "_PATIENCE", 0.05)
     (tmp_path / LEFT).write_text("half")
     handle = os.open(tmp_path, os.O_RDONLY)
     try:
@@ -98,4 +98,4 @@ def test_two_paths_to_one_directory_are_one_directory(tmp_path):
     before = time.monotonic()
     write_files({tmp_path / "one": b"1", tmp_path / "link" / "two": b"2"})
     assert names(tmp_path) == ["link", "one", "two"]
-    assert time.monotonic() - before < files._PATIENCE
+    assert time.monotonic() - before < atomic._PATIENCE

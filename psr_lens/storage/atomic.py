@@ -84,7 +84,8 @@ def refuse_foreign_files(marks: Mapping[Path, bytes]) -> None:
     """
     refuse_directories(marks)
     for path, mark in marks.items():
-        if path.is_file() and mark not in _head(path):
+        there = path.exists() or path.is_symlink()
+        if there and not (path.is_file() and mark in _head(path)):
             raise ValueError(
                 f"{path} exists and psr_lens did not write it: move it away, or choose another name"
             )
