@@ -153,8 +153,9 @@ def container_bytes(
     }
     content = bytearray(save(stored, {"psr_lens": text}))
     about = _ABOUT.match(content, _LENGTH_BYTES)
+    assert about is not None, "safetensors writes its metadata first, and a kind is a word"
     length = int.from_bytes(content[:_LENGTH_BYTES], "little")
-    if about is None or length > _MOST_HEADER:
+    if length > _MOST_HEADER:
         raise ValueError(
             f"the header of a {kind} takes {length} bytes and at most {_MOST_HEADER} are read: keep less"
         )
@@ -188,7 +189,7 @@ def read_container(
     content, about = _whole(path)
     found = bytes(about[1]).decode()
     if found != kind:
-        raise ValueError(f"{path} holds a {found}, not a {kind}: name a {kind} file")
+        raise ValueError(f"{path} holds {_a(found)}, not {_a(kind)}: name {_a(kind)} file")
     try:
         tensors, text = _contents(content)
         return tensors, _parse(text.split(" ", 3)[3])
@@ -197,6 +198,10 @@ def read_container(
         raise ValueError(
             f"{path} is damaged: it is no {kind} that can be read ({reason})"
         ) from None
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "AEIOUaeiou" else f"a {kind}"
 
 
 def _whole(path: Path) -> tuple[bytearray, re.Match[bytes]]:

@@ -13,6 +13,7 @@ from psr_lens.fitting.prepared import prepare, units_of
 from psr_lens.fitting.trainable import TrainableConstant, TrainablePSR, Units, random_heads
 from psr_lens.responses import sample_responses
 from psr_lens.steering import LoReFT, ReFTr1
+from psr_lens.storage import read_container, write_container
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model
 
 PLAIN = replace(PAPER["mse"], batch_size=4)
@@ -239,6 +240,22 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(model, data, tmp_path, monkeypat
         resumed.save(tmp_path / "r" / "a").read_bytes()
         == whole.save(tmp_path / "r" / "b").read_bytes()
     )
+
+
+@pytest.mark.parametrize(("solver", "run"), [("live", "epoch-live"), ("replay", "stage-0001")])
+def test_a_checkpoint_with_other_tensors_is_refused(model, data, tmp_path, solver, run):
+    """With a right checksum: whoever wrote it, it is not what this fit keeps."""
+    options = {"method": "const", "layers": 1, "solver": solver, "checkpoint": tmp_path}
+    options |= {"epochs": 1} if solver == "live" else {}
+    fit(model, data, **options)
+    was, header = read_container(tmp_path / run, "checkpoint")
+    name = next(name for name in was if name == "0" or name.startswith("now."))
+    for changed in (was[name][..., :-1], was[name][None], was[name].flatten().repeat(2)):
+        write_container(tmp_path / run, "checkpoint", {**was, name: changed}, header)
+        with pytest.raises(ValueError, match="the checkpoint holds other tensors"):
+            fit(model, data, **options)
+    write_container(tmp_path / run, "checkpoint", was, header)
+    fit(model, data, **options)
 
 
 def test_replay_resumes_at_its_stage(model, data, tmp_path, monkeypatch):
