@@ -13,7 +13,7 @@ from psr_lens.faithfulness.report import Curve
 from psr_lens.prompt_effect import warning_of
 from psr_lens.steering.provenance import checked_provenance
 from psr_lens.storage import read_container, write_container
-from psr_lens.storage.fields import choice, mapping, number, only, reading, whole, wholes
+from psr_lens.storage.fields import choice, listed, mapping, number, only, reading, whole
 from psr_lens.storage.frames import pack_frame, unpack_frame
 
 if TYPE_CHECKING:
@@ -267,7 +267,10 @@ class AssumptionReport:
             only(header, *cls.__dataclass_fields__)
             table = unpack_frame("measures", tensors, mapping(header, "measures"), _COLUMNS)
             only(tensors)
-            layers, thresholds = wholes(header, "layers"), mapping(header, "thresholds")
+            layers, thresholds = (
+                tuple(listed(header, "layers", whole)),
+                mapping(header, "thresholds"),
+            )
             only(thresholds, *Thresholds.__dataclass_fields__)
             rows: Sequence[Any] = table.to_dict("records")
             for row in rows:

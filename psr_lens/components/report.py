@@ -1,8 +1,8 @@
 """`ComponentReport`: what `measure_components` found."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -16,8 +16,7 @@ from psr_lens.faithfulness.bootstrap import why_no_interval
 from psr_lens.prompt_effect import html_warning, warning_of
 from psr_lens.steering.provenance import checked_provenance
 from psr_lens.storage import read_container, write_container
-from psr_lens.storage.fields import choice, mapping, mappings, only, reading, take, texts, whole
-from psr_lens.storage.frames import pack_frame, unpack_frame
+from psr_lens.storage.fields import choice, listed, mapping, only, reading, take, text, whole
 
 if TYPE_CHECKING:
     import pandas
@@ -103,16 +102,6 @@ class ComponentTokens:
 
 _VIEWS = ("layers", "heads", "tokens")
 _ESTIMATES = ("norm", "share", "step_share", "instruction_attention")
-_COLUMNS = {
-    "component": str,
-    "kind": str,
-    "layer": int,
-    "head": int,
-    "measure": str,
-    "value": float,
-    "low": float,
-    "high": float,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +224,14 @@ class ComponentReport:
             ValueError: If something that is not such a report is at the path.
             OSError: If it cannot be written.
         """
-        tensors, components = pack_frame("components", self.to_dataframe())
+        rows, components = [], []
+        for one in self.components:
+            found = {name: getattr(one, name) for name in _ESTIMATES}
+            own = {name: estimate for name, estimate in found.items() if estimate is not None}
+            about = {"layer": one.layer, "kind": one.kind, "head": one.head}
+            components.append({**about, "measures": list(own)})
+            rows += [astuple(estimate) for estimate in own.values()]
+        tensors = {"estimates": torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)}
         for i, own in enumerate(self.tokens):
             tensors |= {f"{i}.norms": own.norms, f"{i}.shares": own.shares}
         header = {
@@ -258,12 +254,17 @@ class ComponentReport:
         tensors, header = read_container(path, cls.__name__)
         with reading(path, "report"):
             only(header, *cls.__dataclass_fields__)
-            table = unpack_frame("components", tensors, mapping(header, "components"), _COLUMNS)
-            components = _components(table.to_dict("records"))
+            rows = iter(take(tensors, "estimates", torch.float64, 2).tolist())
+            components = tuple(
+                _component(about, rows) for about in listed(header, "components", mapping)
+            )
+            layers = sorted({component.layer for component in components})
+            if next(rows, None) or layers not in (list(range(n, n + len(layers))) for n in (-1, 0)):
+                raise ValueError(f"components of layers {layers[:20]} do not fit its estimates")
             kept = []
-            for i, about in enumerate(mappings(header, "tokens")):
+            for i, about in enumerate(listed(header, "tokens", mapping)):
                 only(about, "tokens")
-                tokens = texts(about, "tokens")
+                tokens = tuple(listed(about, "tokens", text))
                 norms, shares = (
                     take(tensors, f"{i}.{name}", torch.float64, 2) for name in ("norms", "shares")
                 )
@@ -363,26 +364,17 @@ def _strongest(components: tuple[Component, ...], measure: str, count: int) -> s
     return ", ".join(f"{component.name} {getattr(component, measure)}" for component in ranked)
 
 
-def _components(rows: Sequence[Mapping[Any, Any]]) -> tuple[Component, ...]:
-    """The components of the rows of `to_dataframe`."""
-    found: dict[Any, dict[str, Estimate]] = {}
-    for row in rows:
-        key = (row["layer"], choice(row, "kind", get_args(ComponentKind)), row["head"])
-        measure, own = choice(row, "measure", _ESTIMATES), found.setdefault(key, {})
-        if measure in own:
-            raise ValueError(f"{measure} of {row['component']!r} is there twice")
-        own[measure] = Estimate(row["value"], row["low"], row["high"])
-    layers = sorted({layer for layer, _, _ in found})
-    first = layers[0] if layers else 0
-    if first not in (-1, 0) or layers != list(range(first, first + max(len(layers), 1))):
-        raise ValueError(f"its components are of layers {layers[:20]}")
-    return tuple(
-        Component(
-            *key,
-            norm=own["norm"],
-            share=own["share"],
-            step_share=own.get("step_share"),
-            instruction_attention=own.get("instruction_attention"),
-        )
-        for key, own in found.items()
+def _component(about: Mapping[str, Any], rows: Iterator[list[float]]) -> Component:
+    """The component of what a file says about it, and of the next of its estimates."""
+    only(about, "layer", "kind", "head", "measures")
+    measures = listed(about, "measures", text)
+    found = {name: Estimate(*next(rows, ())) for name in measures}
+    if len(found) < len(measures):
+        raise ValueError(f"measures={measures}: one is there twice")
+    absent = {"step_share": None, "instruction_attention": None}
+    return Component(
+        whole(about, "layer", -1),
+        choice(about, "kind", get_args(ComponentKind)),
+        whole(about, "head", -1),
+        **{**absent, **found},
     )

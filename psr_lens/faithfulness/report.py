@@ -31,7 +31,7 @@ from psr_lens.seen_prompts import SeenPrompts
 from psr_lens.steering.provenance import checked_provenance
 from psr_lens.storage import read_container, write_container
 from psr_lens.storage.atomic import refuse_more_than_memory
-from psr_lens.storage.fields import choice, mapping, mappings, number, only, reading, whole
+from psr_lens.storage.fields import choice, listed, mapping, number, only, reading, whole
 from psr_lens.storage.frames import pack_frame, unpack_frame
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ class FaithfulnessReport:
             only(header, *_FIELDS)
             tokens = unpack_frame("tokens", tensors, mapping(header, "tokens"), TOKEN_COLUMNS)
             report = cls(
-                unpack_runs(tensors, mappings(header, "runs")),
+                unpack_runs(tensors, listed(header, "runs", mapping)),
                 number(header, "alpha"),
                 choice(header, "surface", get_args(Surface)),
                 whole(header, "n_bootstrap"),

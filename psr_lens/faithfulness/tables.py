@@ -10,7 +10,7 @@ from torch import Tensor
 from psr_lens.faithfulness.curves import Kind, Run, curve_of
 from psr_lens.faithfulness.measures import MEASURES, OUTPUT_SUMS
 from psr_lens.faithfulness.references import NO_STEERING
-from psr_lens.storage.fields import choice, only, take, text, texts, wholes
+from psr_lens.storage.fields import choice, listed, only, take, text, whole
 
 if TYPE_CHECKING:
     import pandas
@@ -72,14 +72,16 @@ def unpack_runs(
     runs: dict[str, Run] = {}
     for i, run in enumerate(described):
         only(run, "name", "kind", "layers", "sums")
-        name, keys = text(run, "name"), texts(run, "sums")
+        name, keys = text(run, "name"), listed(run, "sums", text)
         if name in runs:
             raise ValueError(f"there are two runs {name!r}")
         sums = {
             key: take(tensors, f"{i}.{key}", torch.float64, 1 if key in OUTPUT_SUMS else 2)
             for key in keys
         }
-        runs[name] = Run(choice(run, "kind", get_args(Kind)), wholes(run, "layers"), sums)
+        runs[name] = Run(
+            choice(run, "kind", get_args(Kind)), tuple(listed(run, "layers", whole)), sums
+        )
     if NO_STEERING not in runs or "energy" not in runs[NO_STEERING].sums:
         raise ValueError(f"the energy of {NO_STEERING!r} is missing")
     shape = runs[NO_STEERING].sums["energy"].shape

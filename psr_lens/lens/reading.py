@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,18 +10,7 @@ import torch
 
 from psr_lens.steering.provenance import checked_provenance
 from psr_lens.storage import read_container, write_container
-from psr_lens.storage.fields import (
-    choice,
-    flag,
-    mapping,
-    mappings,
-    only,
-    reading,
-    take,
-    text,
-    whole,
-)
-from psr_lens.storage.frames import pack_frame, unpack_frame
+from psr_lens.storage.fields import flag, listed, mapping, only, reading, take, text, whole
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +20,7 @@ _SHOWN_ROWS = 40
 _SHOWN_TOKENS = 6
 _SIDES = ("promoted", "demoted")
 _LENGTHS = ("norm", "mean", "spread")
-_COLUMNS = {"direction": int, "side": str, "token_id": int, "token": str, "value": float}
+_NAMES = ("name", "layer", "index", "role")
 
 
 @dataclass(frozen=True)
@@ -150,27 +140,20 @@ class LensReading:
             ValueError: If something that is not a reading is at the path.
             OSError: If it cannot be written.
         """
-        import pandas as pd
-
-        rows = [
-            (number, side, token.token_id, token.token, token.value)
-            for number, own in enumerate(self.readings)
-            for side in _SIDES
-            for token in getattr(own, side)
-        ]
-        tensors, tokens = pack_frame("tokens", pd.DataFrame(rows, columns=list(_COLUMNS)))
-        for name in _LENGTHS:
-            values = [getattr(own, name) for own in self.readings]
-            tensors[name] = torch.tensor(values, dtype=torch.float64)
-        header = {
-            "readings": [
-                {"name": own.name, "layer": own.layer, "index": own.index, "role": own.role}
-                for own in self.readings
-            ],
-            "tokens": tokens,
-            "exact": self.exact,
-            "provenance": dict(self.provenance),
+        shown = [token for own in self.readings for token in (*own.promoted, *own.demoted)]
+        tensors = {
+            "token_ids": torch.tensor([token.token_id for token in shown], dtype=torch.int64),
+            "values": torch.tensor([token.value for token in shown], dtype=torch.float64),
         }
+        for name in _LENGTHS:
+            lengths = [getattr(own, name) for own in self.readings]
+            tensors[name] = torch.tensor(lengths, dtype=torch.float64)
+        about = [
+            {name: getattr(own, name) for name in _NAMES}
+            | {side: [token.token for token in getattr(own, side)] for side in _SIDES}
+            for own in self.readings
+        ]
+        header = {"readings": about, "exact": self.exact, "provenance": dict(self.provenance)}
         return write_container(path, type(self).__name__, tensors, header)
 
     @classmethod
@@ -183,22 +166,21 @@ class LensReading:
         """
         tensors, header = read_container(path, cls.__name__)
         with reading(path, "report"):
-            only(header, "readings", "tokens", "exact", "provenance")
-            about = mappings(header, "readings")
-            table = unpack_frame("tokens", tensors, mapping(header, "tokens"), _COLUMNS)
-            sides: list[dict[str, list[TokenLogit]]] = [
-                {side: [] for side in _SIDES} for _ in about
-            ]
-            for row in table.to_dict("records"):
-                own = sides[whole(row, "direction")][choice(row, "side", _SIDES)]
-                own.append(TokenLogit(whole(row, "token_id"), row["token"], row["value"]))
+            only(header, "readings", "exact", "provenance")
+            about = listed(header, "readings", mapping)
+            texts = [one for own in about for side in _SIDES for one in listed(own, side, text)]
+            ids = take(tensors, "token_ids", torch.int64, 1).tolist()
+            values = take(tensors, "values", torch.float64, 1).tolist()
             lengths = [take(tensors, name, torch.float64, 1).tolist() for name in _LENGTHS]
             only(tensors)
+            if min(ids, default=0) < 0:
+                raise ValueError(f"token_id={min(ids)}: it must be at least 0")
+            tokens = iter([TokenLogit(*own) for own in zip(ids, texts, values, strict=True)])
             readings = []
-            for own, side, *three in zip(about, sides, *lengths, strict=True):
-                only(own, "name", "layer", "index", "role")
+            for own, *three in zip(about, *lengths, strict=True):
+                only(own, *_NAMES, *_SIDES)
                 place = (text(own, "name"), whole(own, "layer", -1), whole(own, "index", -1))
-                both = (tuple(side[name]) for name in _SIDES)
+                both = (tuple(islice(tokens, len(own[side]))) for side in _SIDES)
                 readings.append(DirectionReading(*place, text(own, "role"), *three, *both))
             return cls(tuple(readings), flag(header, "exact"), checked_provenance(header))
 

@@ -22,7 +22,7 @@ from psr_lens.steering.reft import LoReFT, ReFTr1
 from psr_lens.steering.sums import SumSteering
 from psr_lens.steering.vector_files import advice, kind_of_file
 from psr_lens.storage import container_path, read_container
-from psr_lens.storage.fields import choice, mapping, mappings, number, only, reading, wholes
+from psr_lens.storage.fields import choice, listed, mapping, number, only, reading, whole
 
 _CLASSES: Final[dict[str, type[Steering]]] = {
     cls.method: cls
@@ -96,7 +96,7 @@ def _build(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering
     options, origin = mapping(header, "options"), checked_provenance(header)
     fingerprint = recorded_fingerprint(origin)
     surface = choice(header, "surface", get_args(Surface))
-    layers = list(wholes(header, "layers"))
+    layers = listed(header, "layers", whole)
     if method != SumSteering.method:
         cls = _CLASSES[method]
         sizes = {"layer": len(layers)}
@@ -113,7 +113,7 @@ def _build(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering
     parts: list[tuple[float, Steering]] = []
     left = set(tensors)
     only(options, "parts")
-    for i, part in enumerate(mappings(options, "parts")):
+    for i, part in enumerate(listed(options, "parts", mapping)):
         prefix = f"{i}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         left -= {prefix + name for name in own}

@@ -11,7 +11,7 @@ from typing import Any
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.numerics import Fingerprint, model_fingerprint
-from psr_lens.storage.fields import listed, mapping, mappings, numbers, only, text, texts, whole
+from psr_lens.storage.fields import listed, mapping, number, only, text, whole
 
 
 @cache
@@ -155,10 +155,10 @@ def checked_provenance(header: Mapping[str, Any]) -> dict[str, Any]:
         recorded_fingerprint(found)
     data = _if_there(found, "data", mapping) or {}
     _if_there(data, "sampling", mapping)
-    _if_there(data, "example_keys", texts)
+    _if_there(data, "example_keys", lambda own, name: listed(own, name, text))
     responses = _if_there(found, "responses", mapping) or {}
     _if_there(responses, "cut_off", text)
-    _if_there(responses, "shown", mappings)
+    _if_there(responses, "shown", lambda own, name: listed(own, name, mapping))
     effect = _if_there(found, "prompt_effect", mapping) or {}
     _if_there(effect, "warning", text)
     return found
@@ -182,8 +182,11 @@ def recorded_fingerprint(recorded: Mapping[str, Any]) -> Fingerprint | None:
     n_layers, d_model, d_vocab = (
         whole(stored, name, 1) for name in ("n_layers", "d_model", "d_vocab")
     )
-    norms, rows = numbers(stored, "norms"), listed(stored, "coordinates")
+    norms = tuple(listed(stored, "norms", number))
+    rows = tuple(
+        tuple(row)
+        for row in listed(stored, "coordinates", lambda own, name: listed(own, name, number))
+    )
     if not len(norms) == len(rows) == n_layers + 1:
         raise ValueError(f"{len(norms)} norms and {len(rows)} coordinates of {n_layers} layers")
-    coordinates = tuple(numbers({"coordinates": row}, "coordinates") for row in rows)
-    return Fingerprint(n_layers, d_model, d_vocab, text(stored, "dtype"), norms, coordinates)
+    return Fingerprint(n_layers, d_model, d_vocab, text(stored, "dtype"), norms, rows)

@@ -1,17 +1,19 @@
 """Fields of a header, checked as they are read: one that is missing or wrong is a ValueError."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from reprlib import repr as shown
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from psr_lens._types import check_whole
+
+Value = TypeVar("Value")
 
 _LONGEST: Final = 300
 _MOST: Final = 2**63 - 1
@@ -61,16 +63,10 @@ def whole(header: Mapping[str, Any], name: str, least: int = 0) -> int:
     Raises:
         ValueError: If it is missing, no whole number, below `least` or above 2^63 - 1.
     """
-    return _within(name, _field(header, name), least)
-
-
-def wholes(header: Mapping[str, Any], name: str, least: int = 0) -> tuple[int, ...]:
-    """A field that is a list of whole numbers.
-
-    Raises:
-        ValueError: If it is missing or no such list, or a number is below `least` or above 2^63 - 1.
-    """
-    return tuple(_within(name, own, least) for own in listed(header, name))
+    found = check_whole(name, _field(header, name))
+    if not least <= found <= _MOST:
+        raise ValueError(f"{name}={shown(found)}: it must be at least {least} and at most {_MOST}")
+    return found
 
 
 def number(header: Mapping[str, Any], name: str) -> float:
@@ -79,16 +75,11 @@ def number(header: Mapping[str, Any], name: str) -> float:
     Raises:
         ValueError: If it is missing or no finite number.
     """
-    return _finite(name, _field(header, name))
-
-
-def numbers(header: Mapping[str, Any], name: str) -> tuple[float, ...]:
-    """A field that is a list of finite numbers.
-
-    Raises:
-        ValueError: If it is missing or no such list.
-    """
-    return tuple(_finite(name, own) for own in listed(header, name))
+    found = _field(header, name)
+    # An int of any length is JSON, and is not always to be had as a float.
+    if type(found) not in (int, float) or not abs(found) <= sys.float_info.max:
+        raise ValueError(f"{name}={shown(found)}: it must be a finite number")
+    return float(found)
 
 
 def flag(header: Mapping[str, Any], name: str) -> bool:
@@ -115,18 +106,6 @@ def text(header: Mapping[str, Any], name: str) -> str:
     return found
 
 
-def texts(header: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """A field that is a list of texts.
-
-    Raises:
-        ValueError: If it is missing or no such list.
-    """
-    found = listed(header, name)
-    if not all(isinstance(own, str) for own in found):
-        raise ValueError(f"{name}={shown(found)}: it must be a list of texts")
-    return tuple(found)
-
-
 def choice(header: Mapping[str, Any], name: str, choices: Sequence[str]) -> Any:
     """A field that is one of several words.
 
@@ -151,28 +130,18 @@ def mapping(header: Mapping[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def mappings(header: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """A field that is a list of objects.
+def listed(
+    header: Mapping[str, Any], name: str, check: Callable[[Mapping[str, Any], str], Value]
+) -> list[Value]:
+    """A field that is a list of what another of these functions takes: `listed(header, "layers", whole)`.
 
     Raises:
-        ValueError: If it is missing or no such list.
-    """
-    found = listed(header, name)
-    if not all(isinstance(own, dict) for own in found):
-        raise ValueError(f"{name}={shown(found)}: it must be a list of objects")
-    return found
-
-
-def listed(header: Mapping[str, Any], name: str) -> list[Any]:
-    """A field that is a list, of whatever.
-
-    Raises:
-        ValueError: If it is missing or none.
+        ValueError: If it is missing or no list, or something in it is wrong.
     """
     found = _field(header, name)
     if not isinstance(found, list):
         raise ValueError(f"{name}={shown(found)}: it must be a list")
-    return found
+    return [check({name: own}, name) for own in found]
 
 
 def take(
@@ -195,19 +164,3 @@ def _field(header: Mapping[str, Any], name: str) -> Any:
     if name not in header:
         raise ValueError(f"{name!r} is missing")
     return header[name]
-
-
-def _within(name: str, value: Any, least: int) -> int:
-    found = check_whole(name, value)
-    if found < least:
-        raise ValueError(f"{name}={found}: it must be at least {least}")
-    if found > _MOST:
-        raise ValueError(f"{name}={shown(found)}: it must be at most {_MOST}")
-    return found
-
-
-def _finite(name: str, value: Any) -> float:
-    # An int of any length is JSON, and is not always to be had as a float.
-    if type(value) in (int, float) and abs(value) <= sys.float_info.max:
-        return float(value)
-    raise ValueError(f"{name}={shown(value)}: it must be a finite number")

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from psr_lens.storage.fields import choice, mappings, only, take, text, texts
+from psr_lens.storage.fields import choice, listed, mapping, only, take, text
 
 if TYPE_CHECKING:
     import pandas
@@ -94,7 +94,7 @@ def unpack_frame(
     import pandas as pd
 
     only(about, "columns")
-    described = mappings(about, "columns")
+    described = listed(about, "columns", mapping)
     names = [text(column, "name") for column in described]
     if len(set(names)) < len(names) or (types is not None and names != list(types)):
         wanted = "" if types is None else f", and not {list(types)}"
@@ -121,13 +121,13 @@ def _column(place: str, tensors: dict[str, Tensor], about: Mapping[str, Any]) ->
     values = take(tensors, place, {**_PLAIN, **_NULLABLE}.get(dtype, torch.int64), 1)
     if dtype in _TEXT:
         # Codes below zero point at the end.
-        listed = [*texts(about, "texts"), *_missing()]
+        words = [*listed(about, "texts", text), *_missing()]
         codes = values.tolist()
-        if codes and not -len(_missing()) <= min(codes) <= max(codes) < len(listed) - len(
+        if codes and not -len(_missing()) <= min(codes) <= max(codes) < len(words) - len(
             _missing()
         ):
             raise ValueError(f"{place} points at texts that there are not")
-        return pd.Series([listed[code] for code in codes], dtype=dtype)
+        return pd.Series([words[code] for code in codes], dtype=dtype)
     if dtype in _NULLABLE:
         missing = take(tensors, f"{place}.missing", torch.bool, 1)
         if len(missing) != len(values):

@@ -103,7 +103,11 @@ def test_every_missing_or_wrong_tensor_is_one_line(tmp_path, kind):
         ("faithfulness", {"surface": "B"}, "surface='B': it is one of R, QR"),
         ("faithfulness", {"n_bootstrap": 10**15}, "n_bootstrap would take"),
         ("faithfulness", {"n_bootstrap": 1.5}, "n_bootstrap=1.5: it must be a whole number"),
-        ("faithfulness", {"seed": 2**63}, "seed=9223372036854775808: it must be at most"),
+        (
+            "faithfulness",
+            {"seed": 2**63},
+            "seed=9223372036854775808: it must be at least 0 and at most",
+        ),
         ("faithfulness", {"runs": []}, "the energy of 'no steering' is missing"),
         ("components", {"examples": True}, "examples=True: it must be a whole number"),
         ("assumptions", {"layers": [0.0, 2]}, "layers=0.0: it must be a whole number"),
@@ -111,7 +115,7 @@ def test_every_missing_or_wrong_tensor_is_one_line(tmp_path, kind):
         ("assumptions", {"kind": "global"}, "kind='global': it is one of"),
         ("assumptions", {"thresholds": {"decodable": "1"}}, "'one_direction' is missing"),
         ("lens", {"exact": 1}, "exact=1: it must be true or false"),
-        ("lens", {"readings": []}, "index out of range"),
+        ("lens", {"readings": []}, "zip() argument 2"),
         ("lens", {"provenance": {"responses": {"shown": 3}}}, "shown=3: it must be a list"),
         ("lens", {"provenance": {"prompt_effect": {"warning": 3}}}, "warning=3: it must be text"),
     ],
@@ -154,17 +158,32 @@ def test_rows_that_do_not_fit_each_other_do_not_load(tmp_path):
         return changed(report, tmp_path / "r", lambda t, _: change(t))
 
     for change, message in (
-        (lambda t: t["components.4"].fill_(0), "is there twice"),
-        (lambda t: t["components.2"].fill_(5), "its components are of layers [5]"),
-        (lambda t: t["components.2"].sub_(7), "its components are of layers"),
-        (lambda t: t["components.2"].mul_(10**6), "its components are of layers"),
         (lambda t: t.update({"0.norms": t["0.norms"][:, :1]}), "tokens of example 0 have shape"),
+        (lambda t: t.update(estimates=t["estimates"][:, :2]), "missing, unknown or wrong"),
+        (lambda t: t.update(estimates=t["estimates"][:-1]), "missing, unknown or wrong"),
     ):
         assert message in refused(report, with_rows(change))
+    for change, message in (
+        (lambda own: own[0].update(layer=5), "components of layers [0, 5] do not fit"),
+        (lambda own: own[0].update(layer=10**15), "do not fit its estimates"),
+        (lambda own: own[0].update(measures=["norm"]), "missing, unknown or wrong"),
+        (lambda own: own[0].update(measures=["norm", "norm"]), "one is there twice"),
+        (lambda own: own[0].update(measures=["norm", "size"]), "missing, unknown or wrong"),
+        (lambda own: own[0].update(kind="x"), "kind='x': it is one of"),
+        (lambda own: own.pop(), "do not fit its estimates"),
+        (lambda own: own.clear(), "do not fit its estimates"),
+    ):
+        path = changed(report, tmp_path / "r", lambda _, h, c=change: c(h["components"]))
+        assert message in refused(report, path)
     report = REPORTS["lens"]
-    for value in (2, -1, 10**15):
-        path = changed(report, tmp_path / "l", lambda t, _, v=value: t["tokens.0"].fill_(v))
-        refused(report, path)
+    for change in (
+        lambda t, _: t["token_ids"].fill_(-1),
+        lambda t, _: t.update(values=t["values"][:1]),
+        lambda _, h: h["readings"][0]["promoted"].append("more"),
+        lambda _, h: h["readings"][0].update(promoted=[3]),
+        lambda _, h: h["readings"].pop(),
+    ):
+        refused(report, changed(report, tmp_path / "l", change))
 
 
 def test_what_is_no_such_report(tmp_path):
