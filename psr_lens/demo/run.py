@@ -19,7 +19,7 @@ from psr_lens.models.sources import EMBEDDED_MODELS
 from psr_lens.plots import render_report
 from psr_lens.plots.page import PAGE_MARK
 from psr_lens.steering.base import KIND
-from psr_lens.storage import container_bytes, mark
+from psr_lens.storage import container_bytes, refuse_foreign
 from psr_lens.storage.atomic import refuse_foreign_files, write_files
 
 
@@ -127,9 +127,9 @@ def run_demo(
     out = Path(out)
     report, numbers = out / "report.html", out / "results.json"
     steerings = [out / "steering" / f"{name}-a-psr.safetensors" for name in traits]
-    refuse_foreign_files(
-        {report: PAGE_MARK, numbers: b'"psr_lens"', **dict.fromkeys(steerings, mark(KIND))}
-    )
+    refuse_foreign_files({report: PAGE_MARK, numbers: b'"psr_lens"'})
+    for path in steerings:
+        refuse_foreign(path, KIND)
     expected = {
         f"{name}: {step}": next(s for head, s in world.seconds.items() if step.startswith(head))
         for name in traits

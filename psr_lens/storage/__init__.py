@@ -7,7 +7,6 @@ header has, and in which tensors there are; what reads them checks both.
 from psr_lens.storage.container import (
     container_bytes,
     container_path,
-    mark,
     read_container,
     refuse_foreign,
     write_container,
@@ -16,7 +15,6 @@ from psr_lens.storage.container import (
 __all__ = [
     "container_bytes",
     "container_path",
-    "mark",
     "read_container",
     "refuse_foreign",
     "write_container",

@@ -69,7 +69,7 @@ def container_path(path: str | Path) -> Path:
     return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
 
 
-def mark(kind: str) -> bytes:
+def _mark(kind: str) -> bytes:
     """What every file of a kind holds near its head, and no other file does."""
     return _START + kind.encode() + b" "
 
@@ -94,11 +94,11 @@ def refuse_foreign(path: str | Path, kind: str) -> Path:
         ValueError: If something else is there.
     """
     path = container_path(path)
-    if path.is_file() and is_container(path) and not _begins(path, mark(kind)):
+    if path.is_file() and is_container(path) and not _begins(path, _mark(kind)):
         raise ValueError(
             f"{path} is a file of psr_lens but no {kind}: choose another name, or delete it"
         )
-    refuse_foreign_files({path: mark(kind)})
+    refuse_foreign_files({path: _mark(kind)})
     return path
 
 

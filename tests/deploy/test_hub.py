@@ -77,7 +77,7 @@ def test_revisions_and_files(hub):
     with pytest.raises(FileNotFoundError, match="no such revision: name a branch"):
         load_steering("hf://someone/kind@v3")
     files["steering.safetensors"] = b"nonsense"
-    with pytest.raises(ValueError, match="damaged or no safetensors"):
+    with pytest.raises(ValueError, match="was not written by psr_lens, or is damaged"):
         load_steering("hf://someone/kind@v2")
 
 
