@@ -17,12 +17,12 @@ from psr_lens.deltas import surface_residuals
 from psr_lens.demo.animals import MAX_NEW_TOKENS, fit_data, held_out_data
 from psr_lens.demo.instructions import INSTRUCTION_NAMES
 from psr_lens.examples import Example, SteeringDataset
-from psr_lens.storage.atomic import write_bytes
 from psr_lens.fitting import fit
 from psr_lens.models import HookedModel, load_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.responses import add_negatives, make_example
 from psr_lens.steering import ReFTr1
+from psr_lens.storage.atomic import write_bytes
 
 NUMBERS = Path(__file__).parent / "detection.json"
 TOP_K = 3

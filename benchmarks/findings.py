@@ -28,13 +28,13 @@ from psr_lens.demo.animals import fit_data, held_out_data
 from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES, instruction
 from psr_lens.examples import Example, SteeringDataset
 from psr_lens.faithfulness import NO_STEERING, FaithfulnessReport, measure_faithfulness
-from psr_lens.storage.atomic import write_bytes
 from psr_lens.fitting import fit, transfer
 from psr_lens.models import HookedModel, load_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.prompts import instruct
 from psr_lens.responses import make_example
 from psr_lens.steering import PSR, Steering
+from psr_lens.storage.atomic import write_bytes
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "benchmarks" / "findings"

@@ -12,10 +12,10 @@ from typing import Any
 
 from psr_lens.demo.animals import control_data
 from psr_lens.examples import SteeringDataset
-from psr_lens.storage.atomic import write_bytes
 from psr_lens.fitting import fit, fit_best
 from psr_lens.models import HookedModel
 from psr_lens.steering import Steering, load_steering
+from psr_lens.storage.atomic import write_bytes
 
 Fit = dict[str, Any]
 BEST = "best"

@@ -21,8 +21,8 @@ from benchmarks.fits import CONTROL, CORE, FAMILY, PSRS, best_psr, fitted, setti
 from psr_lens.demo.animals import fit_data, held_out_data
 from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, measure_faithfulness
-from psr_lens.storage.atomic import write_bytes
 from psr_lens.models import HookedModel, load_model
+from psr_lens.storage.atomic import write_bytes
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "benchmarks" / "methods.json"
