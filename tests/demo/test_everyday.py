@@ -47,7 +47,9 @@ def test_the_whole_way_on_a_real_model(tmp_path, monkeypatch):
     for backend in BACKENDS:
         model = load_model("smollm2", backend=backend, progress=False)
         out = tmp_path / backend
-        run = run_demo(model, out, traits=("french", "pirate"), progress=False)
+        # Two instructions on one of the backends: on a real model they cost a minute each.
+        traits = ("french", "pirate") if backend == BACKENDS[-1] else ("french",)
+        run = run_demo(model, out, traits=traits, progress=False)
         content = json.loads(run.numbers.read_text())
         assert content["provenance"]["model"]["gguf"]["quantization"] == "Q4_1"
         for result in run.results:

@@ -97,7 +97,7 @@ def test_two_steerings_make_an_optimistic_pirate(model, two):
     assert judged("pirate", test, one) <= 10
 
 
-@pytest.mark.parametrize("name", ["pirate", "hedger", "flatterer", "shouter"])
+@pytest.mark.parametrize("name", ["pirate", "shouter"])
 def test_reft_r1_learns_to_steer_and_to_detect(model, name):
     """AUROC of the latent between prompted and plain responses, both read behind the plain prompt."""
     texts = sample_texts(model, name)
