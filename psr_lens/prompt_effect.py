@@ -27,7 +27,8 @@ LEAST_KL: Final = 0.05
 """Nats per token below which the prompt counts as having done nothing. By Pinsker's inequality the two
 next-token distributions then differ by at most `sqrt(0.05 / 2) = 0.16` in total variation, on average: at
 least 84 of 100 tokens could come out the same. Instructions that a model followed had 0.2 and more,
-those that it ignored at most 0.06 (SmolLM2-135M-Instruct; 0.26 and 0.013 on the demo models)."""
+those that it ignored at most 0.06 (SmolLM2-135M-Instruct; 0.26 and 0.013 on the demo models; means of
+eight examples)."""
 
 MOST_EXAMPLES: Final = 4
 """How many examples are looked at: an effect worth the name is there in any of them."""

@@ -226,3 +226,19 @@ def test_blocks_go_the_short_way_where_attention_is_fused(family):
         model.run(batch)
     real = batch.attention_mask
     assert torch.allclose(stopped[real], entering[0][real], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_block_that_runs_alone_switches_its_own_parts_alone(family):
+    model = tiny_model(family, "bridge")
+
+    def switched():
+        blocks = enumerate(model.raw.blocks)
+        return [i for i, own in blocks if any("forward" in part.__dict__ for part in own.modules())]
+
+    before = switched()
+    with model._unhooked.as_themselves(1):
+        assert switched() == sorted({*before, 1})
+    with model._unhooked.as_themselves():
+        assert switched() == list(range(model.n_layers))
+    assert switched() == before
