@@ -23,7 +23,7 @@
 # %%
 import psr_lens as pl
 
-model = pl.load_model("demo")
+model = pl.load_model("demo", progress=False)
 
 # %%
 from psr_lens.demo.animals import fit_data, held_out_data
