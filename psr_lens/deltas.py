@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from psr_lens._bars import tqdm
 from psr_lens._types import LENGTH_ADDED, RESIDUAL_UNIT, Surface, TokenValues, check_surface
 from psr_lens.examples import Example, check_examples
 from psr_lens.models import HookedModel, TokenBatch, unsteered_model

@@ -24,6 +24,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from modules to its left. This list is the architecture.
 LAYERS = (
+    "_bars",
     "_types",
     "storage",
     "models",
@@ -157,6 +158,27 @@ def test_only_models_knows_transformer_lens():
     assert wrong == []
 
 
+def test_only_one_module_imports_the_progress_bar():
+    found = [one for one in IMPORTS if one.target.split(".")[0] == "tqdm"]
+    assert [module_name(one.source) for one in found] == ["psr_lens._bars"]
+
+
+def test_what_is_heavy_is_imported_where_it_is_used():
+    """The subprocess in tests/deploy/test_to_hf.py holds it for what steering a plain model imports."""
+    heavy = {
+        "IPython",
+        "circuitsvis",
+        "datasets",
+        "pandas",
+        "plotly",
+        "pyarrow",
+        "transformer_lens",
+    }
+    found = [one for one in IMPORTS if one.target.split(".")[0] in heavy]
+    assert [describe(one) for one in found if one.at_load] == []
+    assert {one.target.split(".")[0] for one in found} >= {"pandas", "plotly", "transformer_lens"}
+
+
 @pytest.mark.parametrize("name", psr_lens.__all__)
 def test_every_public_name_imports(name: str):
     assert getattr(psr_lens, name) is not None
@@ -218,10 +240,10 @@ def test_no_source_breaks_the_house_rules(source: Path):
 # --- how quickly it loads -----------------------------------------------------------------------
 
 
-def in_a_fresh_python(program: str) -> str:
+def in_a_fresh_python(program: str, *flags: str) -> str:
     """What a program prints, run without the type checks that pytest switches on."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
+        [sys.executable, *(flags or ("-W", "ignore")), "-c", program],
         capture_output=True,
         text=True,
         timeout=300,
@@ -270,6 +292,26 @@ print(sorted(heavy & set(sys.modules)))
 def test_importing_the_package_loads_neither_torch_nor_numpy():
     program = "import psr_lens, sys; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     assert in_a_fresh_python(program) == "[]"
+
+
+def test_the_progress_bar_asks_for_nothing_in_a_notebook_without_widgets():
+    program = """
+import importlib, sys, types, warnings
+sys.modules["ipykernel.zmqshell"] = types.ModuleType("zmqshell")
+sys.modules["IPython"] = types.ModuleType("IPython")
+sys.modules["IPython"].get_ipython = lambda: None
+sys.modules["ipywidgets"] = None
+shown = []
+warnings.showwarning = lambda message, *rest, **more: shown.append(message)
+import psr_lens._bars
+print(len(shown))
+# tqdm takes this process for such a notebook indeed.
+importlib.reload(sys.modules["tqdm.autonotebook"])
+print(*shown)
+"""
+    quiet, *asked = in_a_fresh_python(program, "-W", "always").splitlines()
+    assert quiet == "0"
+    assert "ipywidgets" in asked[0]
 
 
 # --- the files that speak about the package -----------------------------------------------------

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from psr_lens._bars import tqdm
 from psr_lens._types import sum_device
 from psr_lens.assumptions.probe import Probe, fit_probes
 from psr_lens.assumptions.stream import DeltaStream

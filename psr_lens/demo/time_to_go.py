@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, final
 
-from tqdm.auto import tqdm
+from psr_lens._bars import tqdm
 
 _PRIOR_SECONDS: Final = 20.0
 _REFRESH_SECONDS: Final = 2.0

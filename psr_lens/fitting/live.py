@@ -11,8 +11,8 @@ from typing import final
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from psr_lens._bars import tqdm
 from psr_lens.fitting import objectives
 from psr_lens.fitting.prepared import LiveBatch, Prepared
 from psr_lens.fitting.recipe import Recipe

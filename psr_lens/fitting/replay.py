@@ -17,8 +17,8 @@ from typing import final
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from psr_lens._bars import tqdm
 from psr_lens._types import Surface
 from psr_lens.examples import Example
 from psr_lens.fitting.walk import Walks

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from psr_lens._bars import tqdm
 from psr_lens.deltas import surface_residuals
 from psr_lens.models import HookedModel, TokenRow, unsteered_model
 from psr_lens.models.batch import length_sorted_batches

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from psr_lens._bars import tqdm
 from psr_lens._types import check_count, check_seed, sum_device
 from psr_lens.models.batch import TokenBatch, TokenRow, length_sorted_batches
 from psr_lens.models.chat import Prompt, PromptTokens

@@ -3,16 +3,11 @@
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
-with warnings.catch_warnings():
-    # In a notebook without ipywidgets it asks for them, in front of the first output.
-    warnings.simplefilter("ignore")
-    from tqdm.auto import tqdm
-
+from psr_lens._bars import tqdm
 
 # What loads faster shows no bar.
 _DELAY = 2.0
