@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -548,27 +549,39 @@ def test_alpha_must_be_finite():
         psr(hooked("llama")).to_hf(hf_model("llama"), alpha=float("nan"))
 
 
-def test_without_transformer_lens_in_the_process(tmp_path):
+# What conversions, tables, pictures and notebooks need, and no steering does.
+HEAVY = ["IPython", "circuitsvis", "datasets", "pandas", "plotly", "pyarrow", "transformer_lens"]
+
+
+def test_nothing_heavy_is_imported_to_steer_a_plain_model(tmp_path):
     model = hooked("llama")
     steering = psr(model, provenance=provenance(model))
     path = steering.save(tmp_path / "one")
     batch = model.to_batch(PROMPTS[:1])
     (expected,) = expected_tokens(model, steering)[:1]
     program = f"""
-import sys
-sys.modules["transformer_lens"] = None  # importing it raises
-import torch
-from transformers import AutoModelForCausalLM
-import psr_lens as pl
+import json, sys
 
-hf_model = AutoModelForCausalLM.from_pretrained({str(checkpoint("llama"))!r})
+def imported(*names):
+    return sorted({{*names, *{HEAVY!r}}} & sys.modules.keys())
+
+found = {{}}
+import torch
+import psr_lens as pl
 steering = pl.load_steering({str(path)!r})
+found["load_steering"] = imported("transformers", "huggingface_hub", "gguf")
+
+# What transformers finds installed it may import for itself.
+from transformers import AutoModelForCausalLM
+hf_model = AutoModelForCausalLM.from_pretrained({str(checkpoint("llama"))!r})
 prompt = torch.tensor({batch.tokens.tolist()!r})
+hf_model.generate(prompt, max_new_tokens={NEW}, do_sample=False)
+theirs = imported()
+
 with steering.to_hf(hf_model, alpha=1.5):
     tokens = hf_model.generate(prompt, max_new_tokens={NEW}, do_sample=False)
-print(tokens[0, prompt.shape[1]:].tolist())
-assert sys.modules["transformer_lens"] is None
-assert not [name for name in sys.modules if name.startswith("transformer_lens.")]
+found["to_hf"] = sorted(set(imported()) - set(theirs))
+print(json.dumps([found, tokens[0, prompt.shape[1]:].tolist()]))
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
@@ -578,6 +591,7 @@ assert not [name for name in sys.modules if name.startswith("transformer_lens.")
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr
-    tokens = [int(token) for token in done.stdout.strip()[1:-1].split(",")]
+    found, tokens = json.loads(done.stdout)
+    assert found == {"load_steering": [], "to_hf": []}
     ends = [i for i, token in enumerate(tokens) if token in model.encoder.end_token_ids]
     assert model.encoder.decode(tuple(tokens[: ends[0]] if ends else tokens)) == expected
