@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import itertools
 import re
 import subprocess
 import sys
@@ -346,11 +347,56 @@ def test_constraints_pin_versions_and_nothing_else(name: str):
     pinned = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
     groups = PROJECT["project"]["optional-dependencies"]
     extras = ["dev"] if name == "constraints-tl4.txt" else list(groups)
-    wanted = [
-        *PROJECT["project"]["dependencies"],
-        *(one for extra in extras for one in groups[extra]),
-    ]
-    assert {re.split(r"[<>=\[]", one)[0] for one in wanted} <= pinned
+    assert declared() | declared(*extras) <= pinned
+
+
+# What no Python file imports: the file that uses it, and how that reads there.
+USED_OTHERWISE = {
+    "beartype": ("pyproject.toml", '"--jaxtyping-packages=psr_lens,beartype.beartype"'),
+    "circuitsvis": ("psr_lens/plots/circuits.py", 'find_spec("circuitsvis")'),
+    "furo": ("docs/conf.py", 'html_theme = "furo"'),
+    "hatchling": ("pyproject.toml", 'build-backend = "hatchling.build"'),
+    "ipykernel": ("scripts/run_notebooks.py", 'kernel_name="python3"'),
+    "myst-nb": ("docs/conf.py", '"myst_nb"'),
+    "nbmake": ("pyproject.toml", '"--nbmake"'),
+    "pre-commit": (".pre-commit-config.yaml", "repos:"),
+    "pyright": ("Makefile", "$(BIN)/pyright"),
+    "pytest-xdist": ("Makefile", "-n $(WORKERS)"),
+    "ruff": ("Makefile", "$(BIN)/ruff check"),
+    "sphinx-copybutton": ("docs/conf.py", '"sphinx_copybutton"'),
+}
+# What ships: its imports are those of the package.
+SHIPPED = ("gguf", "real")
+
+
+def declared(*extras: str) -> set[str]:
+    """The packages that an install brings, by the names that PyPI knows them under."""
+    groups = PROJECT["project"]["optional-dependencies"]
+    lists = [groups[extra] for extra in extras] or [PROJECT["project"]["dependencies"]]
+    return {re.split(r"[<>=\[]", one)[0] for one in itertools.chain(*lists)}
+
+
+def imported(*folders: str) -> set[str]:
+    sources = [source for folder in folders for source in (ROOT / folder).rglob("*.py")]
+    found = {one.target.split(".")[0] for source in sources for one in imports_of(source)}
+    return {name.replace("_", "-") for name in found}
+
+
+def test_every_dependency_is_used():
+    other = set(PROJECT["project"]["optional-dependencies"]) - set(SHIPPED)
+    used = imported("psr_lens")
+    assert declared() | declared(*SHIPPED) <= used | set(USED_OTHERWISE)
+    everywhere = used | imported("tests", "scripts", "docs", "benchmarks")
+    assert declared(*other) <= everywhere | set(USED_OTHERWISE)
+    assert not set(USED_OTHERWISE) & everywhere
+    assert set(USED_OTHERWISE) <= declared() | declared(*other)
+    for file, text in USED_OTHERWISE.values():
+        assert text in (ROOT / file).read_text()
+
+
+def test_what_the_package_imports_is_declared():
+    ours = {"psr-lens", *(name.replace("_", "-") for name in sys.stdlib_module_names)}
+    assert imported("psr_lens") - ours <= declared() | declared(*SHIPPED)
 
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path):
