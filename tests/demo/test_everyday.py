@@ -1,10 +1,12 @@
-"""A real chat model, the whole way in short: two instructions, a few questions, every backend."""
+"""A real chat model, the whole way in short: one instruction, a few questions, every backend."""
 
+import html
 import importlib.util
 import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from psr_lens.demo import run as demo_run
 from psr_lens.demo.everyday import (
@@ -13,11 +15,14 @@ from psr_lens.demo.everyday import (
     everyday_judge,
     everyday_trial,
 )
-from psr_lens.demo.experiment import CONTROL
+from psr_lens.demo.experiment import CONTROL, regenerate
 from psr_lens.demo.run import check_traits, run_demo, world_of
 from psr_lens.demo.trial import METHODS
+from psr_lens.evaluation import Score
+from psr_lens.faithfulness import measure_faithfulness
+from psr_lens.fitting import fit
 from psr_lens.models import load_model
-from psr_lens.steering import load_steering
+from psr_lens.steering import OracleSteering, load_steering
 from tests.browser import open_page
 from tests.tiny_models import BACKENDS, tiny_model
 
@@ -30,49 +35,108 @@ QUICK = {
     name: {**options, **({"epochs": 0} if options.get("solver") == "live" else {})}
     for name, options in METHODS.items()
 }
-QUICK["s-dim"] = {"method": "dim", "layers": 15}
+
+
+def quick_methods(model):
+    return {**QUICK, "s-dim": {"method": "dim", "layers": model.n_layers // 2}}
 
 
 def quick_trial(model, name, seed):
     trial = everyday_trial(
         model, name, seed, questions=FEW, max_new_tokens=6, temperature=0.0, least=0.0
     )
-    return replace(trial, methods=QUICK, alphas=(1.0,))
+    return replace(trial, methods=quick_methods(model), alphas=(1.0,))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(demo_run, "EVERYDAY", replace(demo_run.EVERYDAY, trial=quick_trial))
 
 
 @needs_smollm2
-def test_the_whole_way_on_a_real_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_run, "EVERYDAY", replace(demo_run.EVERYDAY, trial=quick_trial))
-    last: dict[str, list[float]] = {}
-    for backend in BACKENDS:
-        model = load_model("smollm2", backend=backend, progress=False)
-        out = tmp_path / backend
-        # Two instructions on one of the backends: on a real model they cost a minute each.
-        traits = ("french", "pirate") if backend == BACKENDS[-1] else ("french",)
-        run = run_demo(model, out, traits=traits, progress=False)
-        content = json.loads(run.numbers.read_text())
-        assert content["provenance"]["model"]["gguf"]["quantization"] == "Q4_1"
-        for result in run.results:
-            curves = result.faithfulness.relative_rmse
-            assert max(curves["oracle"].values) < 1e-2
-            assert curves["a-psr"].values[-1] < curves[CONTROL].values[-1]
-            # The oracle says what the prompt says, token by token.
-            assert result.steered["oracle"][0].responses == result.prompted.responses
-            assert len(result.questions) == 1
-            last.setdefault(result.name, []).append(curves["a-psr"].values[-1])
-            saved = load_steering(out / "steering" / f"{result.name}-a-psr.safetensors", model)
-            with saved.applied(model):
-                prompt = [{"role": "user", "content": result.questions[0]}]
-                answer = model.generate(prompt, max_new_tokens=6, temperature=0.0)
-            assert answer == result.at("a-psr", 1.0).responses[0]
-        assert run.results[0].prompted.trait > run.results[0].unsteered.trait
-    assert all(max(own) - min(own) < 1e-3 for own in last.values())
+def test_the_whole_way_on_a_real_model(tmp_path, quick):
+    model = load_model("smollm2", backend=BACKENDS[0], progress=False)
+    run = run_demo(model, tmp_path, traits=("french",), progress=False)
+    content = json.loads(run.numbers.read_text())
+    assert content["provenance"]["model"]["gguf"]["quantization"] == "Q4_1"
+    (result,) = run.results
+    curves = result.faithfulness.relative_rmse
+    assert max(curves["oracle"].values) < 1e-2
+    assert curves["a-psr"].values[-1] < curves[CONTROL].values[-1]
+    # The oracle says what the prompt says, token by token.
+    assert result.steered["oracle"][0].responses == result.prompted.responses
+    assert len(result.questions) == 1
+    assert answer_under(saved(tmp_path, model), model, result) == answer_of(result)
+    assert result.prompted.trait > result.unsteered.trait
+    for backend in BACKENDS[1:]:
+        assert_the_same_elsewhere(load_model("smollm2", backend=backend, progress=False), run)
     visit = open_page(run.report)
     assert visit.console_errors == ()
     assert visit.requests == ()
     text = visit.text.replace("\u2060", "")
     assert "Answer only in French." in text
     assert "You are a helpful AI assistant named SmolLM" in text
+
+
+def assert_the_same_elsewhere(model, run):
+    """Another backend samples, fits, measures and generates as the one that made the run."""
+    (result,) = run.results
+    trial = quick_trial(model, "french", 0)
+    for part in ("train", "test", "control"):
+        own, theirs = getattr(trial, part), getattr(result.trial, part)
+        assert [(e.steered_ids, e.response_ids) for e in own] == [
+            (e.steered_ids, e.response_ids) for e in theirs
+        ]
+    psr = fit(model, trial.train, **trial.methods["a-psr"])
+    oracle = OracleSteering(range(model.n_layers))
+    report = measure_faithfulness(
+        model, {"a-psr": psr, "oracle": oracle}, trial.test, outputs=False, gap=False
+    )
+    found, before = report.relative_rmse, result.faithfulness.relative_rmse
+    assert max(found["oracle"].values) < 1e-2
+    assert abs(found["a-psr"].values[-1] - before["a-psr"].values[-1]) < 1e-3
+    said = regenerate(
+        model, oracle, trial.test, lambda *answer: Score(0.0, 0.0), seed=1, temperature=0.0
+    )
+    assert said.responses == result.prompted.responses
+    for steering in (psr, saved(run.report.parent, model)):
+        assert answer_under(steering, model, result) == answer_of(result)
+
+
+def saved(out, model):
+    return load_steering(out / "steering" / "french-a-psr.safetensors", model)
+
+
+def answer_under(steering, model, result):
+    with steering.applied(model):
+        prompt = [{"role": "user", "content": result.questions[0]}]
+        return model.generate(prompt, max_new_tokens=6, temperature=0.0)
+
+
+def answer_of(result):
+    return result.at("a-psr", 1.0).responses[0]
+
+
+def test_two_instructions_in_one_run(tmp_path, quick):
+    """On a random model: what it says does not matter here."""
+    model = tiny_model("llama", BACKENDS[0])
+    traits = ("french", "pirate")
+    run = run_demo(model, tmp_path, traits=traits, progress=False, world=demo_run.EVERYDAY)
+    content = json.loads(run.numbers.read_text())
+    assert tuple(content["traits"]) == traits
+    page = html.unescape(run.report.read_text(encoding="utf-8"))
+    for name, result, path in zip(traits, run.results, run.steerings, strict=True):
+        assert result.instruction == EVERYDAY[name].text
+        assert result.instruction in page.replace("\u2060", "")
+        assert path == tmp_path / "steering" / f"{name}-a-psr.safetensors"
+        stored = load_steering(path, model).tensors()
+        assert stored.keys() == result.steerings["a-psr"].tensors().keys()
+        assert all(
+            torch.equal(own, stored[key])
+            for key, own in result.steerings["a-psr"].tensors().items()
+        )
+    one, two = (own.steerings["a-psr"].tensors()["z"] for own in run.results)
+    assert not torch.equal(one, two)
 
 
 def test_topics_are_split_and_not_questions():
