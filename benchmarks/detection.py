@@ -72,9 +72,9 @@ def sample_texts(model: HookedModel, name: str, seed: int = 0) -> Texts:
     return Texts(data, prompted, plain)
 
 
-def fit_detector(model: HookedModel, texts: Texts, layer: int) -> ReFTr1:
+def fit_detector(model: HookedModel, texts: Texts, layer: int, epochs: int = EPOCHS) -> ReFTr1:
     """ReFT-r1 on the training animals."""
-    steering = fit(model, texts.data, method="reft_r1", layers=layer, epochs=EPOCHS)
+    steering = fit(model, texts.data, method="reft_r1", layers=layer, epochs=epochs)
     assert isinstance(steering, ReFTr1)
     return steering
 
