@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from psr_lens import lens as lens
     from psr_lens import models as models
     from psr_lens import plots as plots
+    from psr_lens import statistics as statistics
     from psr_lens import steering as steering
     from psr_lens import storage as storage
     from psr_lens._types import TokenValues
@@ -109,6 +110,7 @@ _SUBPACKAGES = (
     "lens",
     "models",
     "plots",
+    "statistics",
     "steering",
     "storage",
 )

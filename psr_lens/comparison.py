@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psr_lens.examples import SteeringDataset
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
-from psr_lens.faithfulness.bootstrap import in_brackets, why_no_interval
 from psr_lens.fitting import FitReport, fit_best
 from psr_lens.fitting.best import settings_of
 from psr_lens.fitting.choices import check_fit_options
 from psr_lens.models import unsteered_model
 from psr_lens.prompt_effect import html_warning, warning_of
+from psr_lens.statistics import Estimate, why_no_interval
 from psr_lens.steering import Steering
 from psr_lens.storage.atomic import write_bytes
 
@@ -60,7 +60,7 @@ class Comparison:
         n_layers = len(next(iter(self.faithfulness.relative_rmse.values())).values)
         rows = []
         for name, steering in self.steerings.items():
-            curve = self.faithfulness.relative_rmse[name]
+            last = self.faithfulness.relative_rmse[name].estimates[-1]
             report: FitReport = steering.fit_report
             rows.append(
                 {
@@ -70,9 +70,9 @@ class Comparison:
                     else ",".join(map(str, steering.layers)),
                     "objective": report.objective,
                     "solver": report.solver,
-                    "relative_rmse": curve.values[-1],
-                    "low": curve.low[-1],
-                    "high": curve.high[-1],
+                    "relative_rmse": last.value,
+                    "low": last.low,
+                    "high": last.high,
                     "dev_relative_rmse": (report.dev_relative_rmse or (float("nan"),))[-1],
                     "fit_seconds": report.seconds,
                     "forwards": report.forwards,
@@ -93,14 +93,14 @@ class Comparison:
         rows = []
         for name in self.steerings:
             if name != closest:
-                found = self.faithfulness.difference(name, closest)
+                found = self.faithfulness.difference(name, closest).estimates[-1]
                 rows.append(
                     {
                         "steering": name,
                         "closest": closest,
-                        "difference": found.values[-1],
-                        "low": found.low[-1],
-                        "high": found.high[-1],
+                        "difference": found.value,
+                        "low": found.low,
+                        "high": found.high,
                     }
                 )
         columns = ["steering", "closest", "difference", "low", "high"]
@@ -123,7 +123,7 @@ class Comparison:
             intervals = ", 95 % intervals" if self.faithfulness.has_intervals else ""
             lines += ["", f"further from the prompt than {closest}, paired{intervals}:"]
             lines += [
-                f"  {name}: {row.difference:+.3f}{in_brackets(row.low, row.high, '+.3f')}"
+                f"  {name}: {Estimate(row.difference, row.low, row.high):+.3f}"
                 for name, row in differences.iterrows()
             ]
         equivalent = self.faithfulness.reference.get(EQUIVALENT_PROMPT)

@@ -143,30 +143,106 @@ def iter_deltas(
     Holds no more than one batch. Three forward passes per batch, two without the local deltas.
     """
     check_examples(data, check_surface(surface))
-    begun: dict[str, SharedPrefixes] = {}
-    for indices in iter_batches(data, batch_size, progress=progress, description="deltas"):
-        # Every time, since the caller may have entered a context between two of them.
-        hooked = unsteered_model(model, "iter_deltas(...)")
-        plain, prompt = (
-            begun.setdefault(run, SharedPrefixes(hooked)) for run in ("base", "prompt")
-        )
-        examples = [data[i] for i in indices]
-        base, steered = example_batches(hooked, examples)
-        target = surface_residuals(hooked, steered, surface, shared=prompt)
-        accumulated = target - surface_residuals(hooked, base, surface, shared=plain)
-        missing = local_deltas(hooked, base, target, surface, shared=plain) if local else None
-        lengths = [example.surface_length(surface) for example in examples]
-        parts = zip(
-            indices,
-            examples,
-            accumulated.cpu().split(lengths, dim=1),
-            [None] * len(examples) if missing is None else missing.cpu().split(lengths, dim=1),
-            strict=True,
-        )
+    for runs in iter_runs(
+        model, data, surface, local=local, batch_size=batch_size, progress=progress
+    ):
+        missing = [None] * len(runs.examples) if runs.local is None else runs.split(runs.local)
+        parts = zip(runs.indices, runs.examples, runs.split(runs.accumulated), missing, strict=True)
         for i, example, d_acc, d_loc in parts:
             ids = example.base_row.tokens[-d_acc.shape[1] :]
-            tokens = hooked.encoder.str_tokens(ids)
+            tokens = runs.model.encoder.str_tokens(ids)
             yield i, PromptDeltas(example, tokens, surface, d_acc, d_loc)
+
+
+@dataclass(frozen=True, eq=False)
+class PairedRuns:
+    """The base run and the prompt-steered run of one batch, on the surface.
+
+    Tensors are `[layer, token, d_model]` in the working precision, tokens end to end, row by row.
+
+    Attributes:
+        model: The model.
+        indices: Places of the examples in the data.
+        examples: The examples.
+        lengths: Surface tokens of each.
+        batch: `x y'`, padded.
+        target: `A(x'y')`.
+        plain: `A(xy')`; None if not asked for.
+        local: `D_loc`; None if not asked for.
+    """
+
+    model: HookedModel
+    indices: list[int]
+    examples: list[Example]
+    lengths: list[int]
+    batch: TokenBatch
+    target: Float[Tensor, "layer token d_model"]
+    plain: Float[Tensor, "layer token d_model"] | None
+    local: Float[Tensor, "layer token d_model"] | None
+
+    @property
+    def accumulated(self) -> Float[Tensor, "layer token d_model"]:
+        """`D_acc`.
+
+        Raises:
+            ValueError: If the base run was left out.
+        """
+        if self.plain is None:
+            raise ValueError("the base run was left out: ask for it with plain=True")
+        return self.target - self.plain
+
+    def split(self, values: Float[Tensor, "layer token *more"]) -> tuple[Tensor, ...]:
+        """The values of every example, on the CPU."""
+        return values.cpu().split(self.lengths, dim=1)
+
+
+@torch.no_grad()
+def iter_runs(
+    model: Any,
+    data: Sequence[Example],
+    surface: Surface,
+    *,
+    plain: bool = True,
+    local: bool = False,
+    batch_size: int = 32,
+    progress: bool = False,
+    description: str = "deltas",
+) -> Iterator[PairedRuns]:
+    """Every example without and with its prompt, one batch at a time: the loop of fits and reports.
+
+    One forward pass per batch, and one more for each of `plain` and `local`.
+
+    Args:
+        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        data: The examples.
+        surface: `R` or `QR`.
+        plain: Whether to take the base run, which accumulated deltas need.
+        local: Whether to find the local deltas, by replay at all layers.
+        batch_size: Examples per forward pass.
+        progress: Whether to show a bar.
+        description: What it says.
+
+    Raises:
+        ValueError: If a steering is applied to the model.
+    """
+    begun: tuple[SharedPrefixes, SharedPrefixes] | None = None
+    for indices in iter_batches(data, batch_size, progress=progress, description=description):
+        # Every time, since the caller may have entered a context between two of them.
+        hooked = unsteered_model(model, "iter_deltas(...)")
+        begun = begun or (SharedPrefixes(hooked), SharedPrefixes(hooked))
+        examples = [data[i] for i in indices]
+        base, steered = example_batches(hooked, examples)
+        target = surface_residuals(hooked, steered, surface, shared=begun[1])
+        yield PairedRuns(
+            hooked,
+            indices,
+            examples,
+            [example.surface_length(surface) for example in examples],
+            base,
+            target,
+            surface_residuals(hooked, base, surface, shared=begun[0]) if plain else None,
+            local_deltas(hooked, base, target, surface, shared=begun[0]) if local else None,
+        )
 
 
 def iter_batches(

@@ -27,6 +27,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     "_bars",
     "_types",
+    "statistics",
     "storage",
     "models",
     "prompts",
@@ -34,6 +35,7 @@ LAYERS = (
     "examples",
     "responses",
     "deltas",
+    "delta_moments",
     "prompt_effect",
     "steering",
     "fitting",

@@ -6,11 +6,12 @@ import pandas as pd
 import torch
 
 from psr_lens.assumptions.report import AssumptionReport, Measurement
-from psr_lens.components.report import Component, ComponentReport, ComponentTokens, Estimate
+from psr_lens.components.report import Component, ComponentReport, ComponentTokens
 from psr_lens.faithfulness.curves import Run
 from psr_lens.faithfulness.ledger import TOKEN_COLUMNS
 from psr_lens.faithfulness.report import FaithfulnessReport
 from psr_lens.lens.reading import DirectionReading, LensReading, TokenLogit
+from psr_lens.statistics import Estimate
 
 _ORIGIN = {
     "model": {"name": "m", "numerics": "unprocessed"},
@@ -40,8 +41,8 @@ REPORTS: dict[str, Any] = {
     ),
     "assumptions": AssumptionReport(
         (
-            Measurement("x", "local", 0, "all", 1, 0.5),
-            Measurement("x", "accumulated", 2, "content", 0, float("nan"), 0.1, 0.2),
+            Measurement("x", "local", 0, "all", 1, Estimate(0.5)),
+            Measurement("x", "accumulated", 2, "content", 0, Estimate(float("nan"), 0.1, 0.2)),
         ),
         *((0, 2), "local", "R", 3, 2, 1),
         provenance=_ORIGIN,

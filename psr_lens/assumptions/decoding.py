@@ -13,7 +13,7 @@ from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.assumptions.table import MeasureTable
 from psr_lens.deltas import Kind, working_dtype
 from psr_lens.examples import Example, split_examples
-from psr_lens.faithfulness.bootstrap import bootstrap, resamples
+from psr_lens.statistics import bootstrap, resamples
 
 
 def fit_layer_probes(

@@ -29,9 +29,9 @@ from psr_lens.assumptions.strengths import DIRECTIONS, describe_strengths, measu
 from psr_lens.assumptions.table import MeasureTable
 from psr_lens.deltas import Kind
 from psr_lens.examples import Example, check_examples, split_examples
-from psr_lens.faithfulness.bootstrap import resamples
 from psr_lens.models import unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
+from psr_lens.statistics import resamples
 from psr_lens.steering.provenance import describe_data, provenance
 
 _N_ENERGIES: Final = 64

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from psr_lens._types import Surface
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES
 from psr_lens.deltas import Kind
-from psr_lens.faithfulness.report import Curve
 from psr_lens.prompt_effect import warning_of
+from psr_lens.statistics import Curve, Estimate
 from psr_lens.steering.provenance import checked_provenance
 from psr_lens.storage import read_container, write_container
 from psr_lens.storage.fields import choice, listed, mapping, number, only, reading, whole
@@ -27,7 +27,6 @@ Picture = Literal["overview", "spectrum", "strength"]
 
 ALL_TOKENS: Final = "all"
 """The token class that stands for every surface token."""
-_NAN: Final = float("nan")
 _COLUMNS: Final = {
     "name": str,
     "kind": str,
@@ -67,9 +66,7 @@ class Measurement:
         layer: Where.
         token_class: One of `TOKEN_CLASSES`, or `all`.
         at: The number of directions, the rank, or the percentile; 0 where there is none of these.
-        value: The estimate.
-        low: Lower end of the 95 % bootstrap interval over examples; NaN where there is none.
-        high: Upper end.
+        estimate: The number, with its interval where it has one.
     """
 
     name: str
@@ -77,9 +74,7 @@ class Measurement:
     layer: int
     token_class: str
     at: int
-    value: float
-    low: float = _NAN
-    high: float = _NAN
+    estimate: Estimate
 
 
 @dataclass(frozen=True)
@@ -149,12 +144,7 @@ class AssumptionReport:
             way_out = f"it has (kind, token class, at) {near}" if near else f"it measures {names}"
             raise ValueError(f"the report has no {key}; {way_out}")
         rows = self._by_key[key]
-        return Curve(
-            tuple(own.value for own in rows),
-            tuple(own.low for own in rows),
-            tuple(own.high for own in rows),
-            self.layers,
-        )
+        return Curve(tuple(own.estimate for own in rows), self.layers)
 
     def places(self, name: str, *, kind: Kind | None = None) -> list[int]:
         """At which numbers of directions, ranks or percentiles a measure is there, ascending."""
@@ -201,10 +191,11 @@ class AssumptionReport:
         return summarise(self)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Tidy long form: one row per `Measurement`."""
+        """Tidy long form: one row per `Measurement`, its estimate as `value`, `low` and `high`."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(own) for own in self.measures])
+        rows = [{**asdict(own), **asdict(own.estimate)} for own in self.measures]
+        return pd.DataFrame(rows).drop(columns="estimate")
 
     def plot(self, picture: Picture = "overview") -> "plotly.graph_objects.Figure":
         """A figure.
@@ -279,7 +270,13 @@ class AssumptionReport:
                 if row["layer"] not in layers or row["at"] < 0:
                     raise ValueError(f"layer={row['layer']}, at={row['at']} of {row['name']!r}")
             return cls(
-                tuple(Measurement(**row) for row in rows),
+                tuple(
+                    Measurement(
+                        estimate=Estimate(*(row.pop(name) for name in ("value", "low", "high"))),
+                        **row,
+                    )
+                    for row in rows
+                ),
                 layers,
                 choice(header, "kind", get_args(Kind)),
                 choice(header, "surface", get_args(Surface)),

@@ -1,9 +1,4 @@
-r"""How many directions the deltas have: their singular spectrum, from sums over tokens.
-
-With the deltas of one layer as the rows of a matrix $D$ `[token, d_model]`, the right singular vectors are
-the eigenvectors of the second moment $D^T D$, and the energy along a vector is its eigenvalue. Nothing
-is centred: centring would delete the mean, which is a direction like any other and often the largest.
-"""
+"""How many directions the deltas have: their singular spectrum, from sums over tokens."""
 
 from dataclasses import dataclass
 
@@ -11,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import sum_device
 from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.deltas import Kind
+from psr_lens.statistics import RunningMoments, principal_directions
 
 
 @dataclass(frozen=True)
@@ -51,40 +46,26 @@ def measure_spectrum(
         n_energies: How many energies to keep per layer, at most.
         n_directions: How many directions to keep per layer, at most.
     """
-    device, width = sum_device(stream.model.device), stream.model.d_model
-    shape = (len(stream.layers), width)
-    moments = {k: torch.zeros(*shape, width, dtype=torch.float64, device=device) for k in kinds}
-    totals = {k: torch.zeros(*shape, dtype=torch.float64, device=device) for k in kinds}
-    n_tokens = sum(stream.lengths)
+    model, n_layers = stream.model, len(stream.layers)
+    moments = {k: RunningMoments(n_layers, model.d_model, model.device, second=True) for k in kinds}
     for batch in stream.batches(kinds, "second moments"):
         for kind in kinds:
-            for row, delta in enumerate(batch.deltas[kind]):
-                exact = delta.to(device).double()
-                moments[kind][row].addmm_(exact.T, exact)
-                totals[kind][row] += exact.sum(dim=0)
-    return {
-        kind: spectrum_of(moments.pop(kind), totals[kind], n_tokens, n_energies, n_directions)
-        for kind in kinds
-    }
+            moments[kind].add(batch.deltas[kind])
+    return {kind: spectrum_of(moments.pop(kind), n_energies, n_directions) for kind in kinds}
 
 
-def spectrum_of(
-    moments: Float[Tensor, "layer d_model d_model"],
-    totals: Float[Tensor, "layer d_model"],
-    n_tokens: int,
-    n_energies: int,
-    n_directions: int,
-) -> Spectrum:
-    """The spectrum that belongs to the second moments `D^T D` and the sums of `n_tokens` deltas."""
+def spectrum_of(moments: RunningMoments, n_energies: int, n_directions: int) -> Spectrum:
+    """The spectrum that belongs to the moments of deltas, the second ones among them."""
+    assert moments.products is not None
     energies, directions = [], []
-    for moment, total in zip(moments, totals, strict=True):
-        values, vectors = torch.linalg.eigh(moment)
-        energies.append(values.flip(0)[:n_energies].clamp_min(0))
-        own = vectors.T.flip(0)[:n_directions]
+    for products, total in zip(moments.products, moments.total, strict=True):
+        energy, own = principal_directions(products, max(n_energies, n_directions))
+        energies.append(energy[:n_energies])
+        own = own[:n_directions]
         directions.append(torch.where((own @ total < 0).unsqueeze(-1), -own, own))
     return Spectrum(
         torch.stack(energies).cpu(),
-        moments.diagonal(dim1=-2, dim2=-1).sum(dim=-1).cpu(),
+        moments.energy.cpu(),
         torch.stack(directions).cpu(),
-        totals.cpu() / n_tokens,
+        moments.mean,
     )

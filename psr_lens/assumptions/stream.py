@@ -8,10 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from psr_lens._types import Surface, exactly
-from psr_lens.deltas import Kind, example_batches, iter_batches, local_deltas, surface_residuals
+from psr_lens.deltas import Kind, iter_runs
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
-from psr_lens.models.shared import SharedPrefixes
 
 
 @dataclass(frozen=True)
@@ -66,27 +65,26 @@ class DeltaStream:
 
     def batches(self, kinds: Sequence[Kind], description: str) -> Iterator[DeltaBatch]:
         """One pass over the data, three model runs per batch, two without the local deltas."""
-        lengths = self.lengths
-        starts = torch.tensor([0, *lengths]).cumsum(0)
+        starts = torch.tensor([0, *self.lengths]).cumsum(0)
         chosen = list(self.layers)
-        passes = iter_batches(
-            self.data, self.batch_size, progress=self.progress, description=description
-        )
-        begun, prompt = SharedPrefixes(self.model), SharedPrefixes(self.model)
-        for indices in passes:
-            base, steered = example_batches(self.model, [self.data[i] for i in indices])
-            target = surface_residuals(self.model, steered, self.surface, shared=prompt)
+        for runs in iter_runs(
+            self.model,
+            self.data,
+            self.surface,
+            plain="accumulated" in kinds,
+            # Every layer is replaced, whichever are looked at: that is what local means.
+            local="local" in kinds,
+            batch_size=self.batch_size,
+            progress=self.progress,
+            description=description,
+        ):
             deltas: dict[Kind, Tensor] = {}
             reads: dict[Kind, Tensor] = {}
-            if "accumulated" in kinds:
-                plain = surface_residuals(self.model, base, self.surface, shared=begun)
-                deltas["accumulated"] = (target - plain)[chosen]
-                reads["accumulated"] = plain[chosen]
-            if "local" in kinds:
-                # Every layer is replaced, whichever are looked at: that is what local means.
-                missing = local_deltas(self.model, base, target, self.surface, shared=begun)
-                deltas["local"] = missing[chosen]
-                reads["local"] = target[chosen] - deltas["local"]
-            places = [torch.arange(int(starts[i]), int(starts[i + 1])) for i in indices]
-            own = [lengths[i] for i in indices]
-            yield DeltaBatch(list(indices), own, torch.cat(places), deltas, reads)
+            if runs.plain is not None:
+                deltas["accumulated"] = runs.accumulated[chosen]
+                reads["accumulated"] = runs.plain[chosen]
+            if runs.local is not None:
+                deltas["local"] = runs.local[chosen]
+                reads["local"] = runs.target[chosen] - deltas["local"]
+            places = [torch.arange(int(starts[i]), int(starts[i + 1])) for i in runs.indices]
+            yield DeltaBatch(runs.indices, runs.lengths, torch.cat(places), deltas, reads)

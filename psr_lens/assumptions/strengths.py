@@ -15,7 +15,7 @@ from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.assumptions.table import MeasureTable
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES, classify_tokens
 from psr_lens.deltas import Kind, working_dtype
-from psr_lens.faithfulness.bootstrap import bootstrap
+from psr_lens.statistics import bootstrap
 
 DIRECTIONS: Final = (1, 2, 4, 8)
 """How many singular directions an energy share is given for."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from psr_lens.assumptions.report import ALL_TOKENS, Measurement
 from psr_lens.deltas import Kind
+from psr_lens.statistics import estimates
 
 
 @final
@@ -26,5 +27,5 @@ class MeasureTable:
         at: int = 0,
     ) -> None:
         """One number per layer, with its interval or, in a single row, without one."""
-        for layer, own in zip(self.layers, values.T.tolist(), strict=True):
-            self.rows.append(Measurement(name, kind, layer, token_class, at, *own))
+        for layer, own in zip(self.layers, estimates(values), strict=True):
+            self.rows.append(Measurement(name, kind, layer, token_class, at, own))

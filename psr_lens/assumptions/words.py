@@ -3,8 +3,8 @@
 from typing import Final, get_args
 
 from psr_lens.assumptions.report import Assumption, AssumptionReport
-from psr_lens.faithfulness.bootstrap import why_no_interval
 from psr_lens.prompt_effect import warning_of
+from psr_lens.statistics import why_no_interval
 
 _ADDS: Final = {
     "local": "what the layer itself must still add to act as if prompted",

@@ -25,13 +25,12 @@ from psr_lens.components.report import (
     ComponentKind,
     ComponentReport,
     ComponentTokens,
-    Estimate,
 )
 from psr_lens.deltas import iter_batches
 from psr_lens.examples import Example, check_examples, describe_responses
-from psr_lens.faithfulness.bootstrap import bootstrap, resamples
 from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
+from psr_lens.statistics import bootstrap, estimates, resamples
 from psr_lens.steering.provenance import describe_data, provenance
 
 
@@ -215,24 +214,20 @@ class _Sums:
             return ratio(over, under).sqrt()
 
         square, along, step, step_energy, attention, energy = self._sums.unbind(dim=1)
-        norm = bootstrap(root, (square, self._tokens), counts)
-        share = bootstrap(ratio, (along, energy), counts)
-        of_step = bootstrap(ratio, (step, step_energy), counts)
-        read = bootstrap(ratio, (attention.nan_to_num(), self._tokens), counts)
+        norm = estimates(bootstrap(root, (square, self._tokens), counts))
+        share = estimates(bootstrap(ratio, (along, energy), counts))
+        of_step = estimates(bootstrap(ratio, (step, step_energy), counts))
+        read = estimates(bootstrap(ratio, (attention.nan_to_num(), self._tokens), counts))
         reads = ~attention.isnan().any(dim=0)
-
-        def estimate(values: Float[Tensor, "3 component"], row: int) -> Estimate:
-            return Estimate(*values[:, row].tolist())
-
         return tuple(
             Component(
                 layer,
                 kind,
                 head,
-                estimate(norm, row),
-                estimate(share, row),
-                None if kind == "embed" else estimate(of_step, row),
-                estimate(read, row) if reads[row] else None,
+                norm[row],
+                share[row],
+                None if kind == "embed" else of_step[row],
+                read[row] if reads[row] else None,
             )
             for row, (layer, kind, head) in enumerate(names)
         )

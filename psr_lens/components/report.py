@@ -1,8 +1,7 @@
 """`ComponentReport`: what `measure_components` found."""
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from psr_lens._types import Surface, TokenValues
 from psr_lens.examples import cut_off_of, ending_in
-from psr_lens.faithfulness.bootstrap import why_no_interval
 from psr_lens.prompt_effect import html_warning, warning_of
+from psr_lens.statistics import Estimate, why_no_interval
 from psr_lens.steering.provenance import checked_provenance
 from psr_lens.storage import read_container, write_container
 from psr_lens.storage.fields import choice, listed, mapping, only, reading, take, text, whole
@@ -24,29 +23,6 @@ if TYPE_CHECKING:
 
 ComponentKind = Literal["embed", "attn", "mlp", "head"]
 Quantity = Literal["norm", "share"]
-
-
-def percent(share: float) -> str:
-    """A share in whole per cent, never as minus zero.
-
-    >>> percent(-0.001), percent(0.206)
-    ('0%', '21%')
-    """
-    return f"{round(100 * share) + 0}%"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % bootstrap interval over examples, NaN where there is none."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        if math.isnan(self.low):
-            return percent(self.value)
-        return f"{percent(self.value)} ({percent(self.low)} to {percent(self.high)})"
 
 
 @dataclass(frozen=True)
@@ -150,9 +126,7 @@ class ComponentReport:
                             "layer": component.layer,
                             "head": component.head,
                             "measure": measure,
-                            "value": estimate.value,
-                            "low": estimate.low,
-                            "high": estimate.high,
+                            **asdict(estimate),
                         }
                     )
         return pd.DataFrame(rows)
@@ -311,7 +285,7 @@ class ComponentReport:
             f"What writes the prompt's effect on the last layer's residual stream, {count}, surface "
             f"{self.surface}; shares add up to 100 %{'' if few else ', 95 % intervals in brackets'}:",
             *filter(None, [few]),
-            f"attention {percent(attn)}, MLPs {percent(mlp)}, embeddings {percent(embed)}",
+            f"attention {attn:z.0%}, MLPs {mlp:z.0%}, embeddings {embed:z.0%}",
             "most: " + _strongest(self.of_kind("attn", "mlp"), "share", 3),
         ]
         heads = self.of_kind("head")
@@ -361,7 +335,7 @@ def _strongest(components: tuple[Component, ...], measure: str, count: int) -> s
         return float("-inf") if estimate is None else estimate.value
 
     ranked = sorted(components, key=value, reverse=True)[:count]
-    return ", ".join(f"{component.name} {getattr(component, measure)}" for component in ranked)
+    return ", ".join(f"{component.name} {getattr(component, measure):z.0%}" for component in ranked)
 
 
 def _component(about: Mapping[str, Any], rows: Iterator[list[float]]) -> Component:

@@ -85,14 +85,14 @@ def _summary(result: TraitResult) -> str:
     paraphrase = result.faithfulness.reference[EQUIVALENT_PROMPT].values[-1]
     p10, p90 = (assumptions.curve("norm_quantile", at=at).values[-1] for at in (10, 90))
     closest = min(CONSTANTS, key=lambda name: curves[name].values[-1])
-    gain = result.faithfulness.difference(closest, "a-psr")
+    gain = result.faithfulness.difference(closest, "a-psr").estimates[-1]
     return (
         f"The panels show layer {result.layer} first, where they can be read against each other best "
         "(chosen on other responses). At the last layer the prompt moves one token in ten by more than "
         f"{p90:.1f} and one in ten by less than {p10:.1f}; {share:.0%} of the energy lies in the mean. "
         f"The relative RMSE there (1: no steering, 0: the prompt) is {curves['a-psr'].values[-1]:.2f} "
         f"with the PSR and {curves[closest].values[-1]:.2f} with the closest constant "
-        f"({NAMES[closest]}), {gain.values[-1]:.2f} more ({gain.low[-1]:.2f} to {gain.high[-1]:.2f}, "
+        f"({NAMES[closest]}), {gain.value:.2f} more ({gain.low:.2f} to {gain.high:.2f}, "
         f"paired); {paraphrase:.2f} for the same instruction in other words, and "
         f"{curves[CONTROL].values[-1]:.2f} for a PSR fitted to the same responses with the wrong "
         f"prompts. {compared(result)}"

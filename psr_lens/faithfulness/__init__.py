@@ -1,6 +1,6 @@
 """Is the steering doing what the prompt does? Measures, intervals, reference lines."""
 
-from psr_lens.faithfulness.curves import Curve, Difference, Run
+from psr_lens.faithfulness.curves import Difference, Run
 from psr_lens.faithfulness.measure import measure_faithfulness, name_steerings
 from psr_lens.faithfulness.measures import MEASURES, Measure
 from psr_lens.faithfulness.references import (
@@ -17,7 +17,6 @@ __all__ = [
     "NO_STEERING",
     "ORACLE",
     "RANDOM_DIRECTION",
-    "Curve",
     "Difference",
     "FaithfulnessReport",
     "Measure",

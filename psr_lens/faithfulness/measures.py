@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from psr_lens._types import exactly, sum_device
+from psr_lens.statistics import spearman
 
 Sums = Mapping[str, Float[Tensor, "example *layer"]]
 """Sums over the tokens of every example by name, float64: `[example, layer]`, or `[example]` for
@@ -229,33 +230,3 @@ def profile_sums(
     sums["ranked"] = found.isfinite().double()
     sums["rank_correlation"] = found.nan_to_num(nan=0.0)
     return sums
-
-
-def spearman(
-    first: Float[Tensor, "row token"],
-    second: Float[Tensor, "row token"],
-    noise: Float[Tensor, "row token"],
-) -> Float[Tensor, " row"]:
-    """Spearman's rank correlation within each row, ties at their mean rank.
-
-    Args:
-        first: One side.
-        second: The other.
-        noise: Values that differ by no more than this are ties.
-
-    Returns:
-        From -1 to 1; NaN where a side is constant or there is one token only.
-    """
-    ranks = [average_ranks(side, noise) for side in (first, second)]
-    centred = [own - own.mean(dim=1, keepdim=True) for own in ranks]
-    return (centred[0] * centred[1]).sum(dim=1) / (centred[0].norm(dim=1) * centred[1].norm(dim=1))
-
-
-def average_ranks(
-    values: Float[Tensor, "row token"], noise: Float[Tensor, "row token"]
-) -> Float[Tensor, "row token"]:
-    """Ranks from 1 within each row; values within `noise` share the mean of their ranks."""
-    ordered = values.sort(dim=1).values.contiguous()
-    below = torch.searchsorted(ordered, values - noise)
-    up_to = torch.searchsorted(ordered, values + noise, right=True)
-    return (below + up_to + 1).to(values.dtype) / 2

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface
+from psr_lens.delta_moments import leading_directions
 from psr_lens.deltas import add_at, working_dtype
 from psr_lens.examples import Example
 from psr_lens.faithfulness.recording import Products, SharedRuns
-from psr_lens.fitting.closed import leading_directions
 from psr_lens.models import HookedModel
 from psr_lens.models.chat import common_suffix_length
 from psr_lens.steering import OracleSteering

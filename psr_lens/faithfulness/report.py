@@ -12,9 +12,7 @@ from torch import Tensor
 
 from psr_lens._types import Surface, TokenValues
 from psr_lens.examples import ending_in, prompts_in
-from psr_lens.faithfulness.bootstrap import LEAST_EXAMPLES, resamples
 from psr_lens.faithfulness.curves import (
-    Curve,
     Difference,
     Run,
     curve_of,
@@ -28,6 +26,7 @@ from psr_lens.faithfulness.tables import measures_table, pack_runs, unpack_runs
 from psr_lens.faithfulness.words import describe
 from psr_lens.prompt_effect import html_warning, warning_of
 from psr_lens.seen_prompts import SeenPrompts
+from psr_lens.statistics import LEAST_EXAMPLES, Curve, resamples
 from psr_lens.steering.provenance import checked_provenance
 from psr_lens.storage import read_container, write_container
 from psr_lens.storage.atomic import refuse_more_than_memory

@@ -1,6 +1,7 @@
 """A report's measures as a data frame, and its sums as what a file holds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -30,18 +31,14 @@ def measures_table(
             curve = curve_of(run, measure, counts)
             per_layer = run.sums[measure.sums[0]].ndim == 2
             counting = run.sums[measure.count or measure.sums[0]] if measure.count else None
-            for layer, (value, low, high) in enumerate(
-                zip(curve.values, curve.low, curve.high, strict=True)
-            ):
+            for layer, estimate in enumerate(curve.estimates):
                 rows.append(
                     {
                         "steering": name,
                         "reference": run.kind != "steering",
                         "measure": measure.name,
                         "layer": layer if per_layer else pd.NA,
-                        "value": value,
-                        "low": low,
-                        "high": high,
+                        **asdict(estimate),
                         "examples": counts.shape[1]
                         if counting is None
                         else int((counting[:, layer] > 0).sum()),

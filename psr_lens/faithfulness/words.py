@@ -1,13 +1,12 @@
 """A faithfulness report in words, for somebody who was not there when it was made."""
 
-import math
 from typing import TYPE_CHECKING, Final
 
 from psr_lens.examples import cut_off_of
-from psr_lens.faithfulness.bootstrap import in_brackets, why_no_interval
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING
 from psr_lens.prompt_effect import warning_of
+from psr_lens.statistics import why_no_interval
 
 if TYPE_CHECKING:
     import psr_lens.faithfulness.report
@@ -41,15 +40,14 @@ def describe(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
 
 
 def _distance(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str) -> str:
-    curve = report.relative_rmse[name]
-    value, low, high = curve.values[-1], curve.low[-1], curve.high[-1]
-    line = f"{name}: {value:.2f}{in_brackets(low, high)}, "
+    last = report.relative_rmse[name].estimates[-1]
+    value, line = last.value, f"{name}: {last:.2f}, "
     if value >= 1:
         return line + "no closer to prompting than doing nothing."
     if EQUIVALENT_PROMPT not in report.reference:
         return line + f"{1 - value:.0%} of the distance to prompting is gone."
     gap = report.difference(name, EQUIVALENT_PROMPT)
-    if math.isnan(gap.low[-1]):
+    if not gap.estimates[-1].has_interval:
         side = "further from" if gap.values[-1] > 0 else "closer to"
         return f"{line}{abs(gap.values[-1]):.2f} {side} the prompt than a paraphrase of it."
     if not gap.clear[-1]:
@@ -115,18 +113,18 @@ def _ranking(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> list[
     order = sorted(report.steerings, key=lambda name: report.relative_rmse[name].values[-1])
     lines = []
     for other in order[1:]:
-        gap = report.difference(other, order[0])
-        if math.isnan(gap.low[-1]):
-            lines.append(f"{order[0]} is closer than {other} by {gap.values[-1]:.2f}.")
-        elif gap.clear[-1]:
+        gap = report.difference(other, order[0]).estimates[-1]
+        if not gap.has_interval:
+            lines.append(f"{order[0]} is closer than {other} by {gap:.2f}.")
+        elif gap.clear:
             lines.append(
-                f"{order[0]} is closer than {other} by {gap.values[-1]:.2f} "
-                f"({gap.low[-1]:.2f} to {gap.high[-1]:.2f}, paired over examples)."
+                f"{order[0]} is closer than {other} by {gap.value:.2f} "
+                f"({gap.low:.2f} to {gap.high:.2f}, paired over examples)."
             )
         else:
             lines.append(
-                f"{order[0]} and {other} cannot be told apart: they differ by {gap.values[-1]:.2f} "
-                f"({gap.low[-1]:.2f} to {gap.high[-1]:.2f}, paired over examples)."
+                f"{order[0]} and {other} cannot be told apart: they differ by {gap.value:.2f} "
+                f"({gap.low:.2f} to {gap.high:.2f}, paired over examples)."
             )
     return lines
 

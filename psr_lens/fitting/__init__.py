@@ -2,7 +2,6 @@
 
 from psr_lens.fitting.best import fit_best
 from psr_lens.fitting.fit import fit
-from psr_lens.fitting.heads import Heads, fit_heads
 from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
 from psr_lens.fitting.report import FitReport, StageReport
 from psr_lens.fitting.trainable import random_heads
@@ -13,12 +12,10 @@ __all__ = [
     "PAPER",
     "REFINE",
     "FitReport",
-    "Heads",
     "Recipe",
     "StageReport",
     "fit",
     "fit_best",
-    "fit_heads",
     "random_heads",
     "transfer",
 ]

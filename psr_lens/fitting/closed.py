@@ -4,22 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from psr_lens._types import Surface
-from psr_lens.deltas import (
-    example_batches,
-    iter_batches,
-    local_deltas,
-    surface_residuals,
-    working_dtype,
-)
+from psr_lens.delta_moments import DeltaMoments, delta_moments, leading_directions
+from psr_lens.deltas import example_batches, surface_residuals, working_dtype
 from psr_lens.examples import Example
 from psr_lens.fitting.report import StageReport
-from psr_lens.fitting.statistics import DeltaMoments, delta_moments, principal_vector
 from psr_lens.models import HookedModel
-from psr_lens.models.shared import SharedPrefixes
+from psr_lens.statistics import principal_directions
 from psr_lens.steering import (
     ActAdd,
     ConstantSteering,
@@ -74,13 +66,15 @@ def closed_form(
         return _ablation(moments, surface, dtype), {}
     if method == "projection":
         return _projection(moments, surface, dtype), {}
-    vectors = moments.mean
-    if moments.second is not None:
-        pairs = zip(moments.mean, moments.second, strict=True)
-        vectors = torch.stack([principal_vector(mean, second) for mean, second in pairs])
+    mean, energy = moments.deltas.mean, moments.deltas.energy.cpu() / moments.deltas.count
+    vectors = mean
+    if moments.deltas.products is not None:
+        # As long as the mean's projection on it, and pointing where the mean points.
+        direction = principal_directions(moments.deltas.products, 1)[1].squeeze(1).cpu()
+        vectors = (mean * direction).sum(dim=1, keepdim=True) * direction
     # mean |D - v|^2 = mean |D|^2 - 2 v . mean D + |v|^2
-    left = moments.energy - (2 * vectors * moments.mean - vectors.square()).sum(dim=1)
-    shares = (left / moments.energy.clamp_min(1e-30)).tolist()
+    left = energy - (2 * vectors * mean - vectors.square()).sum(dim=1)
+    shares = (left / energy.clamp_min(1e-30)).tolist()
     reports = {layer: StageReport(layer, share, None, 0) for layer, share in enumerate(shares)}
 
     def constant(layers: Sequence[int]) -> Steering:
@@ -90,8 +84,8 @@ def closed_form(
 
 
 def _projection(moments: DeltaMoments, surface: Surface, dtype: torch.dtype) -> Maker:
-    units = torch.nn.functional.normalize(moments.prompt_mean, dim=1)
-    targets = (units * moments.prompt_steered).sum(dim=1)
+    units = torch.nn.functional.normalize(moments.at_prompt.mean, dim=1)
+    targets = (units * moments.prompted.mean).sum(dim=1)
 
     def make(layers: Sequence[int]) -> Steering:
         chosen = list(layers)
@@ -105,8 +99,9 @@ def _projection(moments: DeltaMoments, surface: Surface, dtype: torch.dtype) -> 
 def _ablation(moments: DeltaMoments, surface: Surface, dtype: torch.dtype) -> Maker:
     # One direction for all layers, as in the source; there validation picks its layer, here the
     # layer whose mean delta holds the largest share of the energy gives it.
-    shares = moments.mean.square().sum(dim=1) / moments.energy.clamp_min(1e-30)
-    direction = moments.mean[int(shares.argmax())].to(dtype)
+    mean, energy = moments.deltas.mean, moments.deltas.energy.cpu() / moments.deltas.count
+    shares = mean.square().sum(dim=1) / energy.clamp_min(1e-30)
+    direction = mean[int(shares.argmax())].to(dtype)
 
     def make(layers: Sequence[int]) -> Steering:
         return DirectionalAblation(direction.repeat(len(layers), 1), layers, surface=surface)
@@ -144,41 +139,6 @@ def _oracle(
         model, data, surface, rank, batch_size=batch_size, progress=progress
     )
     return lambda layers: OracleSteering(layers, basis=leading[list(layers)], surface=surface)
-
-
-@torch.no_grad()
-def leading_directions(
-    model: HookedModel,
-    data: Sequence[Example],
-    surface: Surface,
-    rank: int,
-    *,
-    batch_size: int = 32,
-    progress: bool = False,
-) -> Float[Tensor, "layer rank d_model"]:
-    """Principal directions of the local deltas at every layer, the strongest first.
-
-    Not centred: the mean delta is a part of what the prompt does. Holds one `d_model x d_model`
-    matrix per layer, float64.
-
-    Args:
-        model: The model.
-        data: The examples.
-        surface: `R` or `QR`.
-        rank: Directions per layer, at most `d_model`.
-        batch_size: Examples per forward pass.
-        progress: Whether to show a bar.
-    """
-    second = torch.zeros(model.n_layers, model.d_model, model.d_model, dtype=torch.float64)
-    plain, prompt = SharedPrefixes(model), SharedPrefixes(model)
-    for indices in iter_batches(data, batch_size, progress=progress, description="local deltas"):
-        base, steered = example_batches(model, [data[i] for i in indices])
-        target = surface_residuals(model, steered, surface, shared=prompt)
-        local = local_deltas(model, base, target, surface, shared=plain).cpu().double()
-        second += local.mT @ local
-    # Eigenvalues come in ascending order.
-    leading = torch.linalg.eigh(second).eigenvectors[:, :, -rank:].mT.flip(1)
-    return leading.to(working_dtype(model.dtype))
 
 
 def _on_layers(oracle: OracleSteering, layers: Sequence[int]) -> OracleSteering:

@@ -6,7 +6,7 @@ from typing import final
 import torch
 
 from psr_lens._types import Surface
-from psr_lens.deltas import example_batches, iter_batches, surface_residuals
+from psr_lens.deltas import example_batches, iter_batches, iter_runs, surface_residuals
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.batch import Places, right_pad
@@ -14,7 +14,6 @@ from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import check_recorded
 from psr_lens.models.prefix import KeyValues
-from psr_lens.models.shared import SharedPrefixes
 from psr_lens.steering import Steering
 
 
@@ -33,15 +32,12 @@ def relative_rmse(
     def squares(difference: torch.Tensor) -> torch.Tensor:
         return difference.square().sum(dim=(1, 2)).cpu().double()
 
-    plain, prompt = SharedPrefixes(model), SharedPrefixes(model)
-    for indices in iter_batches(data, batch_size, progress=False, description=""):
-        examples = [data[i] for i in indices]
-        base, steered = example_batches(model, examples)
-        target = surface_residuals(model, steered, surface, shared=prompt)
-        energy += squares(surface_residuals(model, base, surface, shared=plain) - target)
+    for runs in iter_runs(model, data, surface, batch_size=batch_size):
+        energy += squares(runs.accumulated)
         for i, candidate in enumerate(candidates):
-            edits = candidate.edits(model, 1.0, examples)
-            missed[i] += squares(surface_residuals(model, base, surface, edits) - target)
+            edits = candidate.edits(model, 1.0, runs.examples)
+            acted = surface_residuals(model, runs.batch, surface, edits)
+            missed[i] += squares(acted - runs.target)
     return [tuple(own.tolist()) for own in (missed / energy.clamp_min(1e-30)).sqrt()]
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from psr_lens._types import Surface
-from psr_lens.deltas import example_batches, iter_batches, surface_residuals, working_dtype
+from psr_lens.deltas import iter_runs, working_dtype
 from psr_lens.examples import Example
 from psr_lens.fitting.trainable import Trainable, Units
 from psr_lens.models import HookedModel
@@ -23,7 +23,6 @@ from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import check_recorded
 from psr_lens.models.prefix import KeyValues, RowKeyValues
-from psr_lens.models.shared import SharedPrefixes
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +67,16 @@ def prepare(
         progress: Whether to show a bar.
     """
     prepared: dict[int, Prepared] = {}
-    prompt = SharedPrefixes(model)
-    for indices in iter_batches(examples, batch_size, progress=progress, description="prepare"):
-        own = [examples[i] for i in indices]
-        base, steered = example_batches(model, own)
-        lengths = [example.surface_length(surface) for example in own]
-        target = surface_residuals(model, steered, surface, shared=prompt)[first:]
+    for runs in iter_runs(
+        model,
+        examples,
+        surface,
+        plain=False,
+        batch_size=batch_size,
+        progress=progress,
+        description="prepare",
+    ):
+        base, lengths, target = runs.batch, runs.lengths, runs.target[first:]
         seen: dict[int, Tensor] = {}
         places = Places(base.surface(surface))
 
@@ -89,8 +92,8 @@ def prepare(
         check_recorded(plain, model, base)
         squares = (plain - target).square().sum(dim=-1)
         parts = zip(
-            indices,
-            own,
+            runs.indices,
+            runs.examples,
             rows,
             seen[first].split(lengths),
             target.split(lengths, dim=1),

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from psr_lens._types import Surface
 from psr_lens.fitting.checkpoints import FitCheckpoint
-from psr_lens.fitting.heads import fit_heads
 from psr_lens.fitting.replay import Push, StageData
 from psr_lens.fitting.report import StageReport
+from psr_lens.statistics import fit_heads
 from psr_lens.steering import PSR, ConstantSteering
 
 

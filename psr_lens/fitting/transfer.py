@@ -24,6 +24,7 @@ from psr_lens._bars import tqdm
 from psr_lens.deltas import surface_residuals
 from psr_lens.models import HookedModel, TokenRow, unsteered_model
 from psr_lens.models.batch import length_sorted_batches
+from psr_lens.statistics import RunningMoments, solve_ridge
 from psr_lens.steering import PSR
 from psr_lens.steering.provenance import provenance
 
@@ -86,26 +87,23 @@ def fit_activation_maps(
             "from 0 on: pass token ids of its tokenizer"
         )
     width = source.d_model + target.d_model
-    square = torch.zeros(source.n_layers, width, width, dtype=torch.float64)
-    total = torch.zeros(source.n_layers, width, dtype=torch.float64)
-    count = 0
+    moments = RunningMoments(source.n_layers, width, torch.device("cpu"), second=True)
     with tqdm(total=len(texts), desc="shared text", unit="text", disable=not progress) as bar:
         for indices in length_sorted_batches([len(text) for text in texts], batch_size):
             # Every token is on the surface QR of a row whose question starts at its first.
             rows = [TokenRow(tuple(texts[i]), 0, len(texts[i]) - 1) for i in indices]
             both = torch.cat(
                 [
-                    surface_residuals(model, model.pad(rows), "QR").cpu().double()
+                    surface_residuals(model, model.pad(rows), "QR").cpu()
                     for model in (source, target)
                 ],
                 dim=-1,
             )
-            square += both.mT @ both
-            total += both.sum(dim=1)
-            count += both.shape[1]
+            moments.add(both)
             bar.update(len(rows))
-    mean = total / count
-    covariance = square / count - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+    assert moments.products is not None
+    mean = moments.mean
+    covariance = moments.products / moments.count - mean.unsqueeze(-1) * mean.unsqueeze(-2)
     d = source.d_model
     ours, theirs = slice(None, d), slice(d, None)
     return (
@@ -179,9 +177,8 @@ def _regression(
 ) -> ActivationMap:
     gram = covariance[:, inputs, inputs]
     variance = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1).clamp_min(1e-30)
-    ridge = gram + penalty * variance[:, None, None] * torch.eye(gram.shape[-1]).to(gram)
     crossed = covariance[:, inputs, outputs]
-    weight = torch.linalg.solve(ridge, crossed)
+    weight = solve_ridge(gram, crossed, penalty * variance)
     bias = mean[:, outputs] - (mean[:, inputs].unsqueeze(1) @ weight).squeeze(1)
     # |Y - X W|^2 = tr(Y'Y) - 2 tr(W'X'Y) + tr(W'X'X W), all centred.
     whole = covariance[:, outputs, outputs].diagonal(dim1=-2, dim2=-1).sum(dim=-1)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psr_lens.assumptions import AssumptionReport
 from psr_lens.deltas import Kind
-from psr_lens.faithfulness.report import Curve
 from psr_lens.plots.labels import LineEnd, label_lines, named_lines_layout
 from psr_lens.plots.text import interval_hover, plotly_text
 from psr_lens.plots.theme import INK, MUTED, POSITIVE, line_colour, template
+from psr_lens.statistics import Curve
 
 if TYPE_CHECKING:
     import plotly.graph_objects

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from psr_lens._types import TokenValues
-from psr_lens.components.report import Component, ComponentReport, percent
+from psr_lens.components.report import Component, ComponentReport
 from psr_lens.examples import ending_in
 from psr_lens.plots.layers import layer_token_heatmap
 from psr_lens.plots.text import interval_hover, plotly_text, visible_token
@@ -48,7 +48,7 @@ def component_shares(
         figure.add_bar(
             x=[component.layer for component in own],
             y=[component.share.value for component in own],
-            name=f"{name}: {percent(total)} in all",
+            name=f"{name}: {total:z.0%} in all",
             marker={"color": _COLOURS[kind], "line": {"width": 0}},
             error_y=_whiskers(own),
             customdata=[

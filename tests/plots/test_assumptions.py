@@ -8,6 +8,7 @@ import pytest
 
 from psr_lens.assumptions import AssumptionReport, Measurement
 from psr_lens.plots import assumption_curves, spectrum_shares, strength_classes
+from psr_lens.statistics import Estimate
 
 CLASSES = ("last prompt token", "first response token", "content", "punctuation")
 
@@ -19,9 +20,8 @@ def report(layers=(0, 1, 2), classes=CLASSES, lowest_r2=0.4, probes=True):
         step = 0.01 * row
 
         def add(name, value, kind="local", token_class="all", at=0, layer=layer):
-            rows.append(
-                Measurement(name, kind, layer, token_class, at, value, value - 0.05, value + 0.05)
-            )
+            estimate = Estimate(value, value - 0.05, value + 0.05)
+            rows.append(Measurement(name, kind, layer, token_class, at, estimate))
 
         for kind, first in (("local", 0.5), ("accumulated", 0.3)):
             add("energy_share", first + step, kind, at=1)

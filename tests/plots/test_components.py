@@ -4,11 +4,12 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from psr_lens.components import Component, ComponentReport, ComponentTokens, Estimate
+from psr_lens.components import Component, ComponentReport, ComponentTokens
 from psr_lens.lens import DirectionReading, LensReading, TokenLogit
 from psr_lens.plots import component_shares, component_tokens, head_heatmap, lens_table
 from psr_lens.plots.lens import lens_html
 from psr_lens.plots.theme import DIVERGING, SEQUENTIAL
+from psr_lens.statistics import Estimate
 from tests.plots.samples import ATTACK, SPECIAL_TOKENS
 
 

@@ -5,14 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psr_lens.fitting.heads import (
-    PENALTIES,
-    best_directions,
-    fit_heads,
-    leading_direction,
-    principal_direction,
-    ridge,
-)
+from psr_lens.statistics import fit_heads, principal_direction, principal_directions, ridge
+from psr_lens.statistics.relu_probe import PENALTIES, best_directions
 
 
 def planted(n_tokens=2000, d_model=24, n_heads=1, seed=0, noise=0.0):
@@ -254,7 +248,8 @@ def test_scale_of_targets_does_not_matter():
 )
 def test_the_leading_direction_is_found_whatever_the_signs(gram):
     gram = torch.tensor(gram)
-    direction = leading_direction(gram)
+    energies, (direction,) = principal_directions(gram, 1)
     largest = torch.linalg.eigvalsh(gram)[-1]
+    assert energies.tolist() == pytest.approx([float(largest)], rel=1e-4)
     assert direction.norm() == pytest.approx(1, abs=1e-5)
     assert direction @ gram @ direction == pytest.approx(float(largest), rel=1e-4)

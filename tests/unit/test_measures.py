@@ -8,20 +8,18 @@ import pandas as pd
 import pytest
 import torch
 
-from psr_lens.faithfulness.bootstrap import bootstrap, resamples, why_no_interval
 from psr_lens.faithfulness.curves import Run, curve_of, difference_of
 from psr_lens.faithfulness.gap import GapSplit, local_parts
 from psr_lens.faithfulness.measures import (
     MEASURES,
     PARTS,
-    average_ranks,
     example_sums,
     output_products,
     profile_sums,
-    spearman,
     token_products,
 )
 from psr_lens.faithfulness.references import pooled
+from psr_lens.statistics import average_ranks, bootstrap, resamples, spearman, why_no_interval
 
 ROOT = Path(__file__).parents[2]
 
@@ -252,7 +250,7 @@ def test_from_five_examples_on_there_is_an_interval(n, there):
 
 @pytest.mark.parametrize(("n", "percent"), [(3, 69), (5, 78), (10, 86), (20, 91), (40, 92)])
 def test_how_often_an_interval_holds_the_truth_is_what_the_pages_say(n, percent, monkeypatch):
-    monkeypatch.setattr("psr_lens.faithfulness.bootstrap.LEAST_EXAMPLES", 1)
+    monkeypatch.setattr("psr_lens.statistics.intervals.LEAST_EXAMPLES", 1)
     generator = torch.Generator().manual_seed(0)
     drawn = (0.6 * torch.randn(n, 4000, generator=generator, dtype=torch.float64)).exp()
     found = bootstrap(torch.div, (drawn, torch.ones_like(drawn)), resamples(n, 1000, 0))

@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from psr_lens.assumptions.spectrum import spectrum_of
+from psr_lens.statistics import RunningMoments
 
 
 def of(deltas, n_energies=6, n_directions=4):
-    moments = torch.stack([delta.T @ delta for delta in deltas])
-    sums = torch.stack([delta.sum(dim=0) for delta in deltas])
-    return spectrum_of(moments, sums, deltas.shape[1], n_energies, n_directions)
+    n_layers, _, width = deltas.shape
+    moments = RunningMoments(n_layers, width, deltas.device, second=True)
+    for rows in deltas.split(20, dim=1):
+        moments.add(rows)
+    return spectrum_of(moments, n_energies, n_directions)
 
 
 @pytest.fixture

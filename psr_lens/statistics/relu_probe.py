@@ -1,4 +1,4 @@
-r"""One layer's PSR heads as a regression: pure functions of tensors.
+r"""The ReLU probe: heads `ReLU(w . x + b) z` by regression, as a PSR has them at a layer.
 
 Given residual streams `x` and what is missing at each token, `y`, minimise
 
@@ -29,6 +29,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from psr_lens.statistics.principal import principal_direction
+from psr_lens.statistics.ridge import LEAST_PENALTY, solve_ridge, standardisation
+
 MOST_HEADS = 16
 """What `n_heads="auto"` goes up to."""
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -36,7 +39,6 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _PENALTY = 1e-3
 _GAIN = 1e-3
 """Share by which the dev loss must fall for more heads or another penalty: less is noise."""
-_POWER_ITERATIONS = 100
 _LINE_SEARCH = "strong_wolfe"
 _ROUND = 10
 _SMALL = 0.05
@@ -60,7 +62,7 @@ class Heads:
 
     w: Float[Tensor, "head d_model"]
     b: Float[Tensor, " head"]
-    z: Float[Tensor, "head d_model"]
+    z: Float[Tensor, "head output"]
     train_loss: float
     dev_loss: float | None
     steps: int
@@ -68,68 +70,23 @@ class Heads:
     penalty: float
 
 
-def leading_direction(gram: Float[Tensor, "d_model d_model"]) -> Float[Tensor, " d_model"]:
-    """Unit eigenvector of the largest eigenvalue, by power iteration."""
-    # Drawn, so that it is orthogonal to the answer in no case that has a structure, and always the
-    # same, so that every run gives the same.
-    drawn = torch.randn(len(gram), generator=torch.Generator().manual_seed(0))
-    direction = gram @ drawn.to(gram)
-    for _ in range(_POWER_ITERATIONS):
-        direction = gram @ (direction / direction.norm().clamp_min(1e-30))
-    return direction / direction.norm().clamp_min(1e-30)
-
-
-def principal_direction(y: Float[Tensor, "token d_model"]) -> Float[Tensor, " d_model"]:
-    """First right singular vector of `y`, uncentred, pointing where more of the energy lies.
-
-    Uncentred, because centring would take out the mean, which is what is looked for.
-    """
-    direction = leading_direction(y.T @ y)
-    projection = y @ direction
-    forwards = projection.clamp_min(0).square().sum()
-    return direction if forwards >= projection.clamp_max(0).square().sum() else -direction
-
-
-def ridge(
-    x: Float[Tensor, "token d_model"], targets: Float[Tensor, " token"], penalty: float
-) -> tuple[Float[Tensor, " d_model"], Float[Tensor, ""]]:
-    """Weights and bias that minimise `mean (x w + b - targets)^2 + penalty |w|^2`."""
-    x_mean, t_mean = x.mean(dim=0), targets.mean()
-    centred = x - x_mean
-    gram = centred.T @ centred / len(x)
-    gram.diagonal().add_(max(penalty, 1e-6))
-    w = torch.linalg.solve(gram, centred.T @ (targets - t_mean) / len(x))
-    return w, t_mean - w @ x_mean
-
-
 def best_directions(
-    c: Float[Tensor, "token head"], y: Float[Tensor, "token d_model"]
-) -> Float[Tensor, "head d_model"]:
+    c: Float[Tensor, "token head"], y: Float[Tensor, "token output"]
+) -> Float[Tensor, "head output"]:
     """`(c^T c)^{-1} c^T y`: the least-squares directions for given coefficients."""
     return _solve(c.T @ c, c.T @ y)
 
 
 def _solve(
-    gram: Float[Tensor, "head head"], moment: Float[Tensor, "head d_model"]
-) -> Float[Tensor, "head d_model"]:
+    gram: Float[Tensor, "head head"], moment: Float[Tensor, "head output"]
+) -> Float[Tensor, "head output"]:
     """`gram^{-1} moment`; heads that never fire, or always together, leave it solvable."""
-    ridge = 1e-6 * gram.diagonal().mean().clamp_min(1e-12)
-    return torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), moment)
-
-
-def _solve_ridge(
-    gram: Float[Tensor, "d_model d_model"], moment: Float[Tensor, " d_model"]
-) -> Float[Tensor, " d_model"]:
-    """`gram^{-1} moment` of a positive definite matrix, in half the work; by LU where rounding is not."""
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    if bool(failed):
-        return torch.linalg.solve(gram, moment)
-    return torch.cholesky_solve(moment[:, None], factor).squeeze(1)
+    return solve_ridge(gram, moment, 1e-6 * gram.diagonal().mean().clamp_min(1e-12))
 
 
 def fit_heads(
     x: Float[Tensor, "token d_model"],
-    y: Float[Tensor, "token d_model"],
+    y: Float[Tensor, "token output"],
     *,
     n_heads: int | Literal["auto"] = 1,
     strength: Float[Tensor, " token"] | None = None,
@@ -142,7 +99,7 @@ def fit_heads(
 
     Args:
         x: Residual streams on the surface.
-        y: What is missing there.
+        y: What is missing there: vectors of the residual stream, or of any other length.
         n_heads: Heads per layer. With dev tokens as many of them are used as make the dev loss
             better, and the others are zero; `"auto"`: up to 16, and only those that are used.
         strength: A factor on every token's coefficients; 1 if not given.
@@ -164,7 +121,7 @@ def fit_heads(
     most = MOST_HEADS if n_heads == "auto" else n_heads
     if most < 1 or len(x) == 0:
         raise ValueError(f"n_heads={n_heads} and {len(x)} tokens: both must be at least 1")
-    mean, scale = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-6)
+    mean, scale = standardisation(x)
     problem = _Regression(
         _Tokens((x - mean) / scale, y, strength),
         None if dev is None else _Tokens((dev[0] - mean) / scale, dev[1], dev[2]),
@@ -292,8 +249,8 @@ class _Regression:
 
     def nothing(self, penalty: float = 0.0) -> _Found:
         """No head."""
-        w = self.train.inputs[:0]
-        return _Found(w, w.sum(dim=1), w, penalty, 1.0, None if self.dev is None else 1.0, 0)
+        w, z = self.train.inputs[:0], self.train.y[:0]
+        return _Found(w, w.sum(dim=1), z, penalty, 1.0, None if self.dev is None else 1.0, 0)
 
     @torch.no_grad()
     def refit(self, found: _Found, penalty: float, steps: int = 0) -> _Found:
@@ -319,12 +276,11 @@ class _Regression:
             targets = targets * train.strength.squeeze(-1).sign()
         # As `ridge`, which would take the inputs' second moments again for every head and penalty.
         b = targets.mean()
-        moment = train.inputs.T @ (targets - b) / len(targets)
+        moment = train.inputs.T @ (targets - b).unsqueeze(-1) / len(targets)
         tried = []
         for penalty in penalties:
-            gram = self._gram.clone()
-            gram.diagonal().add_(max(penalty, 1e-6))
-            w = torch.cat([found.w, _solve_ridge(gram, moment)[None]])
+            w = solve_ridge(self._gram, moment, max(penalty, LEAST_PENALTY))
+            w = torch.cat([found.w, w.mT])
             tried.append(self.refit(replace(found, w=w, b=torch.cat([found.b, b[None]])), penalty))
         return min(tried, key=lambda one: one.score)
 

@@ -1,0 +1,110 @@
+"""Moments of what a prompt does: one pass over the data, of which sums are kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from psr_lens._types import Surface
+from psr_lens.deltas import iter_runs, working_dtype
+from psr_lens.examples import Example
+from psr_lens.models import HookedModel
+from psr_lens.statistics import RunningMoments, principal_directions
+
+
+@dataclass(frozen=True, eq=False)
+class DeltaMoments:
+    """Sums over the accumulated deltas `D` of a data set.
+
+    Attributes:
+        deltas: Of `D` at all surface tokens.
+        at_prompt: Of `D` at the last prompt tokens.
+        prompted: Of `A(x'y')` at the last prompt tokens.
+    """
+
+    deltas: RunningMoments
+    at_prompt: RunningMoments
+    prompted: RunningMoments
+
+
+def delta_moments(
+    model: HookedModel,
+    data: Sequence[Example],
+    surface: Surface = "R",
+    *,
+    second: bool = False,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> DeltaMoments:
+    """Stream over the data, base run and prompt-steered run, and add up.
+
+    Args:
+        model: The model.
+        data: The training examples.
+        surface: `R` or `QR`.
+        second: Whether the second moments are wanted too, `d_model^2` numbers per layer.
+        batch_size: Examples per forward pass.
+        progress: Whether to show a bar.
+    """
+    shape = (model.n_layers, model.d_model, model.device)
+    deltas = RunningMoments(*shape, second=second)
+    at_prompt, prompted = RunningMoments(*shape), RunningMoments(*shape)
+    for runs in iter_runs(model, data, surface, batch_size=batch_size, progress=progress):
+        last = torch.tensor(_last_prompt_tokens(runs.examples, surface), device=model.device)
+        accumulated = runs.accumulated
+        deltas.add(accumulated)
+        at_prompt.add(accumulated[:, last])
+        prompted.add(runs.target[:, last])
+    return DeltaMoments(deltas, at_prompt, prompted)
+
+
+def leading_directions(
+    model: HookedModel,
+    data: Sequence[Example],
+    surface: Surface,
+    rank: int,
+    *,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Float[Tensor, "layer rank d_model"]:
+    """Principal directions of the local deltas at every layer, the strongest first.
+
+    Not centred: the mean delta is a part of what the prompt does. Holds one `d_model x d_model`
+    matrix per layer, float64.
+
+    Args:
+        model: The model.
+        data: The examples.
+        surface: `R` or `QR`.
+        rank: Directions per layer, at most `d_model`.
+        batch_size: Examples per forward pass.
+        progress: Whether to show a bar.
+    """
+    moments = RunningMoments(model.n_layers, model.d_model, model.device, second=True)
+    for runs in iter_runs(
+        model,
+        data,
+        surface,
+        plain=False,
+        local=True,
+        batch_size=batch_size,
+        progress=progress,
+        description="local deltas",
+    ):
+        assert runs.local is not None
+        moments.add(runs.local)
+    assert moments.products is not None
+    _, leading = principal_directions(moments.products, rank)
+    return leading.cpu().to(working_dtype(model.dtype))
+
+
+def _last_prompt_tokens(examples: Sequence[Example], surface: Surface) -> list[int]:
+    """Places of the last prompt tokens among the surface tokens laid end to end."""
+    places, start = [], 0
+    for example in examples:
+        length = example.surface_length(surface)
+        places.append(start + length - len(example.response_ids) - 1)
+        start += length
+    return places

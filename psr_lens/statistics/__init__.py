@@ -1,0 +1,36 @@
+"""Statistics of given numbers, the same for fits and reports: this package knows no model."""
+
+from psr_lens.statistics.intervals import (
+    LEAST_EXAMPLES,
+    Curve,
+    Estimate,
+    bootstrap,
+    estimates,
+    resamples,
+    why_no_interval,
+)
+from psr_lens.statistics.moments import RunningMoments
+from psr_lens.statistics.principal import principal_direction, principal_directions
+from psr_lens.statistics.rank import average_ranks, spearman
+from psr_lens.statistics.relu_probe import Heads, fit_heads
+from psr_lens.statistics.ridge import ridge, solve_ridge, standardisation
+
+__all__ = [
+    "LEAST_EXAMPLES",
+    "Curve",
+    "Estimate",
+    "Heads",
+    "RunningMoments",
+    "average_ranks",
+    "bootstrap",
+    "estimates",
+    "fit_heads",
+    "principal_direction",
+    "principal_directions",
+    "resamples",
+    "ridge",
+    "solve_ridge",
+    "spearman",
+    "standardisation",
+    "why_no_interval",
+]

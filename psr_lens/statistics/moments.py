@@ -1,0 +1,52 @@
+"""Running moments: what can be known of rows that come in batches and are not kept."""
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from psr_lens._types import exactly, sum_device
+
+
+@final
+class RunningMoments:
+    """First and second moments of rows `x`, layer by layer, not centred, in float64.
+
+    Holds `layers * (width + 1)` numbers, and `layers * width^2` more with `second`, however many
+    rows come. They lie on the rows' device, or on the CPU where that has no float64.
+
+    Args:
+        n_layers: Number of layers.
+        width: Length of a row.
+        device: Where the rows come from.
+        second: Whether the second moments are wanted.
+    """
+
+    def __init__(self, n_layers: int, width: int, device: torch.device, *, second: bool = False):
+        zeros = torch.zeros(n_layers, width, dtype=torch.float64, device=sum_device(device))
+        self.count = 0
+        """Rows per layer so far."""
+        self.total: Float[Tensor, "layer width"] = zeros
+        """Sum of `x`."""
+        self.energy: Float[Tensor, " layer"] = zeros.sum(dim=1)
+        """Sum of `|x|^2`."""
+        self.products: Float[Tensor, "layer width width"] | None = None
+        """Sum of `x x^T`; None if not asked for."""
+        if second:
+            self.products = zeros.unsqueeze(-1).repeat(1, 1, width)
+
+    def add(self, rows: Float[Tensor, "layer row width"]) -> None:
+        """Take in rows, as many for every layer. One layer is in float64 at a time."""
+        for layer, own in enumerate(rows):
+            exact = exactly(own)
+            self.total[layer] += exact.sum(dim=0)
+            self.energy[layer] += exact.square().sum()
+            if self.products is not None:
+                self.products[layer].addmm_(exact.mT, exact)
+        self.count += rows.shape[1]
+
+    @property
+    def mean(self) -> Float[Tensor, "layer width"]:
+        """Mean of `x`, on the CPU."""
+        return self.total.cpu() / self.count
