@@ -41,7 +41,7 @@ REPORTS: dict[str, Any] = {
     ),
     "assumptions": AssumptionReport(
         (
-            Measurement("x", "local", 0, "all", 1, Estimate(0.5)),
+            Measurement("x", "local", 0, "all", 1, Estimate(0.5, float("nan"), float("nan"))),
             Measurement("x", "accumulated", 2, "content", 0, Estimate(float("nan"), 0.1, 0.2)),
         ),
         *((0, 2), "local", "R", 3, 2, 1),

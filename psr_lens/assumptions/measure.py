@@ -61,7 +61,7 @@ def measure_assumptions(
     2. with $z$ the leading direction, signed such that the mean projection is positive, and $c = D \cdot z$:
        how much $c$ varies, what share of the energy the mean delta holds, quantiles of $c$ and $|D|$,
        by token class too (3.2);
-    3. held-out $R^2$ of $c \approx \mathrm{ReLU}(w \cdot A + b)$, beside the ridge regression without
+    3. held-out $R^2$ of $c \approx \mathrm{ReLU}(w \cdot A + b)\, z$, beside the ridge regression without
        the ReLU; the best constant has 0 (3.2a). $A$ is what a steering would read there: the base
        run for `accumulated`, the base run in which all earlier layers are already prompt-steered for
        `local`. The penalty is chosen on a quarter of the groups that the probes are fitted on.

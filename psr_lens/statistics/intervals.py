@@ -31,8 +31,8 @@ class Estimate:
     In an f-string the form is that of all three numbers, and an interval that there is not is left
     out:
 
-    >>> f"{Estimate(0.2, 0.1, 0.3):.2f}", f"{Estimate(0.206):.0%}"
-    ('0.20 (0.10 to 0.30)', '21%')
+    >>> f"{Estimate(0.2, 0.1, 0.3):.2f}", f"{Estimate(0.2, float('nan'), float('nan')):.0%}"
+    ('0.20 (0.10 to 0.30)', '20%')
 
     Attributes:
         value: The estimate; NaN where the measure is undefined.
@@ -41,8 +41,8 @@ class Estimate:
     """
 
     value: float
-    low: float = float("nan")
-    high: float = float("nan")
+    low: float
+    high: float
 
     @property
     def has_interval(self) -> bool:
@@ -89,7 +89,8 @@ class Curve:
 
 def estimates(found: Float[Tensor, "ends *result"]) -> tuple[Estimate, ...]:
     """What `bootstrap` returned, number by number; from one row alone, without intervals."""
-    return tuple(Estimate(*own) for own in found.reshape(len(found), -1).T.tolist())
+    none = (float("nan"),) * (3 - len(found))
+    return tuple(Estimate(*own, *none) for own in found.reshape(len(found), -1).T.tolist())
 
 
 def resamples(

@@ -19,14 +19,15 @@ def principal_directions(
 
     Args:
         products: Sums, or means, of `y y^T`; symmetric, float32 or float64.
-        count: How many directions, at most `d_model`.
+        count: How many directions, 1 or more; there are no more than `d_model`.
 
     Returns:
         Energies and, as rows, directions, whose signs mean nothing; dtype and device as given.
     """
     # Not every accelerator has it.
     values, vectors = torch.linalg.eigh(products.to(sum_device(products.device)))
-    energies, directions = values.flip(-1)[..., :count], vectors.mT.flip(-2)[..., :count, :]
+    # They come in ascending order.
+    energies, directions = values[..., -count:].flip(-1), vectors[..., -count:].mT.flip(-2)
     return energies.clamp_min(0).to(products), directions.to(products)
 
 

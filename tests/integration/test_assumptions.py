@@ -149,8 +149,8 @@ def test_the_batch_size_does_not_matter(model, data, kind, report):
     for one, other in zip(report.measures, alone.measures, strict=True):
         tolerance = 1e-3 if one.name.endswith("r2") else 1e-5
         for end in ("value", "low", "high"):
-            assert getattr(other, end) == pytest.approx(
-                getattr(one, end), rel=tolerance, abs=tolerance, nan_ok=True
+            assert getattr(other.estimate, end) == pytest.approx(
+                getattr(one.estimate, end), rel=tolerance, abs=tolerance, nan_ok=True
             ), one
 
 

@@ -8,6 +8,7 @@ from psr_lens.deltas import (
     collect_deltas,
     example_batches,
     iter_deltas,
+    iter_runs,
     local_deltas,
     surface_residuals,
 )
@@ -138,3 +139,27 @@ def test_without_the_local_deltas_a_batch_costs_two_passes(model, data):
         assert one.local is None
         with pytest.raises(ValueError, match="left out: collect them with local=True"):
             one.norms("local")
+
+
+@on_core_models
+@pytest.mark.parametrize("surface", SURFACES)
+def test_the_paired_runs_of_all_batches_are_those_of_single_examples(model, data, surface):
+    seen = []
+    for runs in iter_runs(model, data, surface, local=True, batch_size=2):
+        assert runs.examples == [data[i] for i in runs.indices]
+        parts = zip(runs.indices, runs.split(runs.accumulated), runs.split(runs.local), strict=True)
+        for i, accumulated, local in parts:
+            (alone,) = collect_deltas(model, [data[i]], surface=surface)
+            assert (accumulated - alone.accumulated).abs().max() < EXACT * scale(accumulated)
+            assert (local - alone.local).abs().max() < EXACT * scale(accumulated)
+            seen.append(i)
+    assert sorted(seen) == list(range(len(data)))
+
+
+@on_core_models
+def test_runs_that_were_not_asked_for_are_left_out(model, data):
+    (runs,) = iter_runs(model, data, "R", plain=False)
+    assert runs.plain is None
+    assert runs.local is None
+    with pytest.raises(ValueError, match="plain=True"):
+        _ = runs.accumulated

@@ -1,8 +1,6 @@
 """The measures against numbers worked out by hand, by pandas, or one token at a time."""
 
 import math
-import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -19,51 +17,11 @@ from psr_lens.faithfulness.measures import (
     token_products,
 )
 from psr_lens.faithfulness.references import pooled
-from psr_lens.statistics import average_ranks, bootstrap, resamples, spearman, why_no_interval
-
-ROOT = Path(__file__).parents[2]
+from psr_lens.statistics import resamples
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def rounded(*shape: int, seed: int) -> torch.Tensor:
-    """Values with ties."""
-    return (2 * random(*shape, seed=seed)).round()
-
-
-def test_ranks_are_those_of_pandas():
-    values = rounded(5, 12, seed=1)
-    expected = [pd.Series(row.tolist()).rank().tolist() for row in values]
-    assert average_ranks(values, torch.zeros_like(values)).tolist() == expected
-
-
-def test_values_within_the_noise_are_ties():
-    """Two clusters that rounding spreads out: exact ranks of the clusters."""
-    spread = torch.tensor([[1.0, 5.0, 1.0 + 1e-9, 5.0 - 1e-9, 1.0 - 1e-9]]).double()
-    found = average_ranks(spread, torch.full((1, 5), 1e-6).double())
-    assert found.tolist() == [[2.0, 4.5, 2.0, 4.5, 2.0]]
-
-
-def test_spearman_is_that_of_pandas():
-    first, second = rounded(4, 15, seed=2), rounded(4, 15, seed=3)
-    expected = [
-        pd.Series(a.tolist()).rank().corr(pd.Series(b.tolist()).rank())
-        for a, b in zip(first, second, strict=True)
-    ]
-    assert spearman(first, second, torch.zeros_like(first)).tolist() == pytest.approx(
-        expected, abs=1e-12
-    )
-
-
-def test_spearman_does_not_exist_for_a_constant_side_or_one_token():
-    varying, constant = random(1, 6), torch.full((1, 6), 3.0).double()
-    nothing = torch.zeros(1, 6).double()
-    assert spearman(varying, constant, nothing).isnan().all()
-    assert spearman(constant + 1e-9 * varying, varying, nothing + 1e-7).isnan().all()
-    assert spearman(varying[:, :1], varying[:, :1], nothing[:, :1]).isnan().all()
-    assert spearman(varying, -varying, nothing).tolist() == pytest.approx([-1.0])
 
 
 def test_an_example_without_a_rank_correlation_is_left_out_and_counted():
@@ -226,45 +184,6 @@ def test_the_interval_is_that_of_resampled_examples():
     low, high = pd.Series(values).quantile([0.025, 0.975])
     found = curve_of(run, measure, resamples(40, 200, 7))
     assert (found.low[1], found.high[1]) == (pytest.approx(low), pytest.approx(high))
-
-
-def test_a_resample_without_the_measure_is_left_out():
-    # In the first resample only examples that do not have it.
-    counts = torch.tensor([[5.0, 0, 0, 0, 0], [0, 5.0, 0, 0, 0], [1.0] * 5]).double()
-    sums = (
-        torch.tensor([[0.0]] + [[0.5]] * 4).double(),
-        torch.tensor([[0.0]] + [[1.0]] * 4).double(),
-    )
-    assert bootstrap(lambda a, b: a / b, sums, counts).tolist() == [[0.5], [0.5], [0.5]]
-
-
-@pytest.mark.parametrize(("n", "there"), [(1, False), (4, False), (5, True)])
-def test_from_five_examples_on_there_is_an_interval(n, there):
-    sums = torch.arange(1.0, n + 1).double()[:, None]
-    value, low, high = bootstrap(lambda a: a, (sums,), resamples(n, 200, 0)).flatten().tolist()
-    assert value == n * (n + 1) / 2
-    assert (low < value < high) == there
-    assert math.isnan(low) == math.isnan(high) == (not there)
-    assert (why_no_interval(n) == "") == there
-
-
-@pytest.mark.parametrize(("n", "percent"), [(3, 69), (5, 78), (10, 86), (20, 91), (40, 92)])
-def test_how_often_an_interval_holds_the_truth_is_what_the_pages_say(n, percent, monkeypatch):
-    monkeypatch.setattr("psr_lens.statistics.intervals.LEAST_EXAMPLES", 1)
-    generator = torch.Generator().manual_seed(0)
-    drawn = (0.6 * torch.randn(n, 4000, generator=generator, dtype=torch.float64)).exp()
-    found = bootstrap(torch.div, (drawn, torch.ones_like(drawn)), resamples(n, 1000, 0))
-    truth = math.exp(0.6**2 / 2)
-    held = ((found[1] <= truth) & (truth <= found[2])).double().mean()
-    assert float(held) == pytest.approx(percent / 100, abs=0.01)
-    words = {3: "three", 5: "five", 10: "ten", 20: "twenty", 40: "forty"}
-    method = " ".join((ROOT / "docs" / "method.md").read_text(encoding="utf-8").split())
-    assert re.search(rf"{percent} with {words[n]}\b", method)
-    if n == 10:
-        readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-        assert (
-            f"from 10 examples holds the truth in {percent} cases of 100, from 20 in 91" in readme
-        )
 
 
 def test_pooled_sums_give_the_mean_square():

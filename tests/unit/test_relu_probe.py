@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psr_lens.statistics import fit_heads, principal_direction, principal_directions, ridge
+from psr_lens.statistics import fit_heads
 from psr_lens.statistics.relu_probe import PENALTIES, best_directions
 
 
@@ -80,21 +80,6 @@ def test_scale_of_inputs_does_not_matter():
     assert plain.train_loss == pytest.approx(scaled.train_loss, rel=1e-6)
 
 
-def test_principal_direction_keeps_the_mean_that_centring_deletes():
-    generator = torch.Generator().manual_seed(1)
-    truth = torch.nn.functional.normalize(torch.randn(64, generator=generator), dim=0)
-    noise = torch.randn(500, 64, generator=generator) * 0.3
-    y = 4 * truth + noise
-    assert torch.cosine_similarity(principal_direction(y), truth, dim=0) > 0.99
-    centred = principal_direction(y - y.mean(dim=0))
-    assert torch.cosine_similarity(centred, truth, dim=0).abs() < 0.5
-
-
-def test_principal_direction_points_where_the_energy_is():
-    y = torch.outer(torch.tensor([1.0, 1.0, -5.0]), torch.tensor([0.6, 0.8]))
-    assert torch.allclose(principal_direction(y), torch.tensor([-0.6, -0.8]), atol=1e-5)
-
-
 def test_no_token_or_no_head_is_refused():
     with pytest.raises(ValueError, match="n_heads=0"):
         fit_heads(torch.ones(3, 2), torch.ones(3, 2), n_heads=0)
@@ -109,19 +94,6 @@ def test_best_directions_solve_the_normal_equations(seed, n_heads):
     y = torch.randn(60, 7, generator=generator, dtype=torch.float64)
     left = y - c @ best_directions(c, y)
     assert (c.T @ left).abs().max() < 1e-3 * (c.T @ y).abs().max()
-
-
-@given(seed=st.integers(0, 1000), penalty=st.floats(1e-6, 1.0))
-def test_ridge_is_at_a_minimum(seed, penalty):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(40, 5, generator=generator, dtype=torch.float64)
-    t = torch.randn(40, generator=generator, dtype=torch.float64)
-    w, b = ridge(x, t, penalty)
-    w, b = w.clone().requires_grad_(), b.clone().requires_grad_()
-    loss = (x @ w + b - t).square().mean() + penalty * w.square().sum()
-    gw, gb = torch.autograd.grad(loss, (w, b))
-    assert gw.abs().max() < 1e-9
-    assert gb.abs() < 1e-9
 
 
 def test_a_good_fit_is_found_to_the_last_digits_in_float32():
@@ -238,18 +210,11 @@ def test_scale_of_targets_does_not_matter():
     assert plain.train_loss == pytest.approx(scaled.train_loss, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "gram",
-    [
-        [[1.0, -1.0], [-1.0, 1.0]],
-        # The largest entry of the diagonal, and the largest column, belong to another eigenvector.
-        [[3.0, 0.0, 0.0], [0.0, 2.0, -2.0], [0.0, -2.0, 2.0]],
-    ],
-)
-def test_the_leading_direction_is_found_whatever_the_signs(gram):
-    gram = torch.tensor(gram)
-    energies, (direction,) = principal_directions(gram, 1)
-    largest = torch.linalg.eigvalsh(gram)[-1]
-    assert energies.tolist() == pytest.approx([float(largest)], rel=1e-4)
-    assert direction.norm() == pytest.approx(1, abs=1e-5)
-    assert direction @ gram @ direction == pytest.approx(float(largest), rel=1e-4)
+def test_a_target_of_one_number_is_a_relu_probe():
+    """Of either sign: the sign is the direction's."""
+    x, _, w, b, _ = planted()
+    for sign in (1.0, -1.0):
+        heads = fit_heads(x, sign * torch.relu(x @ w.T + b), penalty=0.0)
+        assert heads.z.shape == (1, 1)
+        assert heads.z[0, 0].sign() == sign
+        assert heads.train_loss < 1e-4
