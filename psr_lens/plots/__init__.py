@@ -15,7 +15,6 @@ network connection.
 from psr_lens.plots.assumptions import assumption_curves, spectrum_shares, strength_classes
 from psr_lens.plots.bounds import Bounds, robust_bounds
 from psr_lens.plots.components import component_shares, component_tokens, head_heatmap
-from psr_lens.plots.curve_figures import Curve
 from psr_lens.plots.curves import BehaviourRow, behaviour_curves
 from psr_lens.plots.faithfulness import (
     FaithfulnessCurves,
@@ -38,7 +37,6 @@ from psr_lens.plots.tokens import (
 __all__ = [
     "BehaviourRow",
     "Bounds",
-    "Curve",
     "FaithfulnessCurves",
     "Report",
     "SupportsTokenValues",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final
 
 from psr_lens.plots.labels import LineEnd, label_lines, named_lines_layout
 from psr_lens.plots.text import interval_hover, plotly_text
@@ -22,26 +22,6 @@ _DASHES: Final = (
     ("longdashdot", "—·"),
     ("2px,6px", "· ·"),
 )
-
-
-@runtime_checkable
-class Curve(Protocol):
-    """One number per layer with its interval."""
-
-    @property
-    def values(self) -> Sequence[float]:
-        """The estimate, one per layer."""
-        ...
-
-    @property
-    def low(self) -> Sequence[float]:
-        """Lower end of the 95 % bootstrap interval."""
-        ...
-
-    @property
-    def high(self) -> Sequence[float]:
-        """Upper end of the 95 % bootstrap interval."""
-        ...
 
 
 def over_layers(

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from psr_lens.plots.curve_figures import Curve
 from psr_lens.plots.text import interval_hover, plotly_text
 from psr_lens.plots.theme import INK, LINES, MUTED, template
+from psr_lens.statistics import Curve
 
 if TYPE_CHECKING:
     import plotly.graph_objects

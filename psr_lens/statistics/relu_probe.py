@@ -70,13 +70,6 @@ class Heads:
     penalty: float
 
 
-def best_directions(
-    c: Float[Tensor, "token head"], y: Float[Tensor, "token output"]
-) -> Float[Tensor, "head output"]:
-    """`(c^T c)^{-1} c^T y`: the least-squares directions for given coefficients."""
-    return _solve(c.T @ c, c.T @ y)
-
-
 def _solve(
     gram: Float[Tensor, "head head"], moment: Float[Tensor, "head output"]
 ) -> Float[Tensor, "head output"]:

@@ -1,6 +1,5 @@
 """Inputs that several picture tests share."""
 
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -8,6 +7,7 @@ import torch
 
 from psr_lens._types import TokenValues
 from psr_lens.plots import Report, TraitSection
+from psr_lens.statistics import Curve, Estimate
 
 ATTACK = '<img src="https://example.com/x.png" onerror="alert(1)">'
 """Markup that fetches and runs if any text reaches a page unescaped."""
@@ -67,21 +67,8 @@ def token_values(
     return TokenValues(tokens, values, tuple(range(n_layers)), quantity, title)
 
 
-@dataclass(frozen=True)
-class Curve:
-    values: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    layers: tuple[int, ...] = ()
-
-
 def curve(*values: float, layers: tuple[int, ...] = ()) -> Curve:
-    return Curve(
-        values,
-        tuple(value - 0.05 for value in values),
-        tuple(value + 0.05 for value in values),
-        layers,
-    )
+    return Curve(tuple(Estimate(value, value - 0.05, value + 0.05) for value in values), layers)
 
 
 def faithfulness() -> SimpleNamespace:
