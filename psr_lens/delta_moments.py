@@ -52,7 +52,8 @@ def delta_moments(
     deltas = RunningMoments(*shape, second=second)
     at_prompt, prompted = RunningMoments(*shape), RunningMoments(*shape)
     for runs in iter_runs(model, data, surface, batch_size=batch_size, progress=progress):
-        last = torch.tensor(_last_prompt_tokens(runs.examples, surface), device=model.device)
+        responses = torch.tensor([len(example.response_ids) for example in runs.examples])
+        last = (torch.tensor(runs.lengths).cumsum(0) - responses - 1).to(model.device)
         accumulated = runs.accumulated
         deltas.add(accumulated)
         at_prompt.add(accumulated[:, last])
@@ -98,13 +99,3 @@ def leading_directions(
     assert moments.products is not None
     _, leading = principal_directions(moments.products, rank)
     return leading.cpu().to(working_dtype(model.dtype))
-
-
-def _last_prompt_tokens(examples: Sequence[Example], surface: Surface) -> list[int]:
-    """Places of the last prompt tokens among the surface tokens laid end to end."""
-    places, start = [], 0
-    for example in examples:
-        length = example.surface_length(surface)
-        places.append(start + length - len(example.response_ids) - 1)
-        start += length
-    return places

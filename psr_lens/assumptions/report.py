@@ -264,19 +264,16 @@ class AssumptionReport:
             )
             only(thresholds, *Thresholds.__dataclass_fields__)
             rows: Sequence[Any] = table.to_dict("records")
+            measures = []
             for row in rows:
                 choice(row, "kind", get_args(Kind))
                 choice(row, "token_class", (ALL_TOKENS, *TOKEN_CLASSES))
                 if row["layer"] not in layers or row["at"] < 0:
                     raise ValueError(f"layer={row['layer']}, at={row['at']} of {row['name']!r}")
+                *place, value, low, high = (row[name] for name in _COLUMNS)
+                measures.append(Measurement(*place, Estimate(value, low, high)))
             return cls(
-                tuple(
-                    Measurement(
-                        estimate=Estimate(*(row.pop(name) for name in ("value", "low", "high"))),
-                        **row,
-                    )
-                    for row in rows
-                ),
+                tuple(measures),
                 layers,
                 choice(header, "kind", get_args(Kind)),
                 choice(header, "surface", get_args(Surface)),

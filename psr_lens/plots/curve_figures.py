@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psr_lens.plots.labels import LineEnd, label_lines, named_lines_layout
 from psr_lens.plots.text import interval_hover, plotly_text
 from psr_lens.plots.theme import GRID, MUTED, named_colours, template, translucent
+from psr_lens.statistics import Curve
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -25,9 +26,9 @@ _DASHES: Final = (
 
 
 def over_layers(
-    steerings: Mapping[str, Any],
-    references: Mapping[str, Any],
-    paraphrases: Mapping[str, Any],
+    steerings: Mapping[str, Curve],
+    references: Mapping[str, Curve],
+    paraphrases: Mapping[str, Curve],
     *,
     axis: str,
     title: str,
@@ -44,20 +45,13 @@ def over_layers(
         colours: Name to `#rrggbb`.
 
     Raises:
-        ValueError: If there is no curve, or a curve's values and intervals differ in length.
+        ValueError: If there is no curve.
     """
     from plotly import graph_objects as go
 
     curves = {**references, **steerings}
     if not curves:
         raise ValueError("the report has no curve: measure at least one steering before plotting")
-    for name, curve in curves.items():
-        lengths = (len(curve.values), len(curve.low), len(curve.high))
-        if len(set(lengths)) > 1 or not lengths[0]:
-            raise ValueError(
-                f"{name!r} has {lengths} values, lower and upper ends; "
-                "each needs one number per layer"
-            )
     # A line that is nowhere defined, as the direction of doing nothing, is no line.
     curves = {name: curve for name, curve in curves.items() if _finite(curve.values)}
     figure = go.Figure()

@@ -8,6 +8,7 @@ from psr_lens.faithfulness.curves import find_measure
 from psr_lens.faithfulness.measures import HEADLINES
 from psr_lens.plots.curve_figures import over_layers, points
 from psr_lens.plots.text import escape
+from psr_lens.statistics import Curve
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -20,13 +21,13 @@ class FaithfulnessCurves(Protocol):
     """What `faithfulness_curves` reads from a faithfulness report."""
 
     @property
-    def relative_rmse(self) -> Mapping[str, Any]:
-        """Steering name to `Curve`."""
+    def relative_rmse(self) -> Mapping[str, Curve]:
+        """Steering name to curve."""
         ...
 
     @property
-    def reference(self) -> Mapping[str, Any]:
-        """Name of a reference ("no steering", "equivalent prompt") to `Curve`."""
+    def reference(self) -> Mapping[str, Curve]:
+        """Name of a reference ("no steering", "equivalent prompt") to curve."""
         ...
 
 
@@ -45,8 +46,7 @@ def faithfulness_curves(
     is far above everything else, the figure ends below it and says how far it goes.
 
     Args:
-        report: `relative_rmse` and `reference` map names to curves with `values`, `low` and
-            `high`, sequences over all layers (dimensionless).
+        report: `relative_rmse` and `reference` map names to curves (dimensionless).
         title: A heading.
         colours: Name to `#rrggbb`, for a method to look the same in several figures.
 
@@ -54,7 +54,7 @@ def faithfulness_curves(
         A plotly figure.
 
     Raises:
-        ValueError: If there is no curve, or a curve's values and intervals differ in length.
+        ValueError: If there is no curve.
     """
     return over_layers(
         report.relative_rmse,

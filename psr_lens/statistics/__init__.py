@@ -11,7 +11,7 @@ from psr_lens.statistics.intervals import (
 )
 from psr_lens.statistics.moments import RunningMoments
 from psr_lens.statistics.principal import principal_direction, principal_directions
-from psr_lens.statistics.rank import average_ranks, spearman
+from psr_lens.statistics.rank import spearman
 from psr_lens.statistics.relu_probe import Heads, fit_heads
 from psr_lens.statistics.ridge import ridge, solve_ridge, standardisation
 
@@ -21,7 +21,6 @@ __all__ = [
     "Estimate",
     "Heads",
     "RunningMoments",
-    "average_ranks",
     "bootstrap",
     "estimates",
     "fit_heads",

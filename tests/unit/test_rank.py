@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from psr_lens.statistics import average_ranks, spearman
+from psr_lens.statistics.rank import average_ranks, spearman
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
