@@ -270,8 +270,8 @@ class AssumptionReport:
                 choice(row, "token_class", (ALL_TOKENS, *TOKEN_CLASSES))
                 if row["layer"] not in layers or row["at"] < 0:
                     raise ValueError(f"layer={row['layer']}, at={row['at']} of {row['name']!r}")
-                *place, value, low, high = (row[name] for name in _COLUMNS)
-                measures.append(Measurement(*place, Estimate(value, low, high)))
+                estimate = Estimate(*(row.pop(end) for end in ("value", "low", "high")))
+                measures.append(Measurement(**row, estimate=estimate))
             return cls(
                 tuple(measures),
                 layers,
