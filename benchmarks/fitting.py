@@ -12,9 +12,9 @@ from psr_lens.demo.animals import fit_data, held_out_data
 from psr_lens.examples import SteeringDataset
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
-from psr_lens.fitting.trainable import random_heads
 from psr_lens.models import HookedModel
-from psr_lens.steering import Steering
+from psr_lens.steering import PSR, Steering
+from psr_lens.steering.training import Start
 
 SAME_CURVE = 1e-3
 LIVE_BOUNDS = {40: 2.0, 400: 5.0}
@@ -55,8 +55,16 @@ def fit_psr(
 
 def initial_heads(model: HookedModel, seed: int) -> plain.Heads:
     """Where `live` starts from at this seed, all layers, one head."""
-    heads = random_heads(model.n_layers, 1, model.d_model, seed)
-    return plain.Heads(*(part.to(model.device, model.dtype) for part in heads))
+    start = Start(
+        layers=tuple(range(model.n_layers)),
+        d_model=model.d_model,
+        surface="R",
+        seed=seed,
+        standardised=False,
+        contrast=lambda: torch.zeros(model.n_layers, model.d_model),
+    )
+    psr = PSR.start(start, PSR.Options())
+    return plain.Heads(*(part.to(model.device, model.dtype) for part in (psr.w, psr.b, psr.z)))
 
 
 def curve_gap(ours: Sequence[float], reference: Sequence[float]) -> float:

@@ -114,7 +114,7 @@ def _compare(bench: Bench, name: str, prompt: int) -> Iterator[Figure]:
 
     def dim(backend: str) -> None:
         steering = fit(models[backend], data, method="dim", batch_size=sizes.batch_size)
-        found[backend] = steering.tensors()["vectors"]
+        found[backend] = steering.state_dict()["vectors"]
 
     def extract() -> None:
         size = sizes.batch_size

@@ -24,7 +24,7 @@
 # %%
 import psr_lens as pl
 
-model = pl.load_model("demo")
+model = pl.load_model("demo", progress=False)
 model
 
 # %% [markdown]

@@ -1,7 +1,7 @@
 """Several methods, each at its best, fitted to the same examples and measured on the same runs."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,32 +10,27 @@ from psr_lens.examples import SteeringDataset
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import FitReport, fit_best
 from psr_lens.fitting.best import settings_of
-from psr_lens.fitting.choices import check_fit_options
+from psr_lens.fitting.plan import LIVE, REPLAY, options_of, plan_fit
 from psr_lens.models import unsteered_model
 from psr_lens.prompt_effect import html_warning, warning_of
 from psr_lens.statistics import Estimate, why_no_interval
 from psr_lens.steering import Steering
+from psr_lens.steering.registry import fitted_methods, method_class
 from psr_lens.storage.atomic import write_bytes
 
 if TYPE_CHECKING:
     import pandas
 
-# Options that only some methods take: those of the rest are fitted without them, and the table says so.
-_OF_SOME: Final = {
-    "objective": ("const", "psr", "loreft", "reft_r1"),
-    "solver": ("const", "psr", "loreft", "reft_r1"),
-    "n_heads": ("psr",),
-    "rank": ("loreft", "oracle"),
-    "along": ("oracle",),
-    "recipe": ("const", "psr", "loreft", "reft_r1"),
-    "epochs": ("const", "psr", "loreft", "reft_r1"),
-    "lr": ("const", "psr", "loreft", "reft_r1"),
-    "precision": ("const", "psr"),
-    "max_memory": ("const", "psr"),
-}
 _DEFAULTS: Final = {
     name: parameter.default
-    for name, parameter in inspect.signature(check_fit_options).parameters.items()
+    for name, parameter in inspect.signature(plan_fit).parameters.items()
+    if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+}
+# Options of a solver: methods that it does not fit are fitted without them, and the table says so.
+_OF_SOLVERS: Final = {
+    **{key: {LIVE, REPLAY} for key in ("objective", "solver")},
+    **{key: {LIVE} for key in ("recipe", "epochs", "lr")},
+    **{key: {REPLAY} for key in ("precision", "max_memory")},
 }
 
 
@@ -218,25 +213,25 @@ def plan_comparison(methods: Sequence[str], options: Mapping[str, Any]) -> Plan:
     """
     if not methods:
         raise ValueError("methods is empty: name at least one")
-    unknown = sorted(set(options) - (set(_DEFAULTS) - {"method", "progress"}))
-    if unknown:
-        raise TypeError(f"compare has no option {unknown[0]!r}: those of fit are taken")
+    for method in methods:
+        method_class(method)
     given = {key: value for key, value in options.items() if value is not None}
     if "checkpoint" in given:
         raise ValueError(
             "checkpoint= with a comparison: a directory keeps one fit; leave it out, or fit the methods "
             "one by one"
         )
+    of_methods = {key for cls in fitted_methods().values() for key in options_of(cls)}
+    for key in options:
+        if key in ("method", "progress") or key not in {*_DEFAULTS, *of_methods}:
+            raise TypeError(f"compare has no option {key!r}: those of fit are taken")
+    takers = {key: tuple(_takers(key)) for key in given if key in {*_OF_SOLVERS, *of_methods}}
     # Given as they would be anyway, options ask for nothing and leave nothing out.
-    asked = {
-        key: value
-        for key, value in given.items()
-        if key in _OF_SOME and not _same(value, _DEFAULTS[key])
-    }
+    asked = {key: given[key] for key, own in takers.items() if _asks(key, given[key], own, methods)}
     for key, value in asked.items():
-        if not set(methods) & set(_OF_SOME[key]):
+        if not set(methods) & set(takers[key]):
             raise ValueError(
-                f"{key}={value!r} with {', '.join(methods)}: it is for {', '.join(_OF_SOME[key])}; "
+                f"{key}={value!r} with {', '.join(methods)}: it is for {', '.join(takers[key])}; "
                 "leave it out"
             )
     fits = []
@@ -244,7 +239,7 @@ def plan_comparison(methods: Sequence[str], options: Mapping[str, Any]) -> Plan:
         own = {
             key: value
             for key, value in given.items()
-            if method in _OF_SOME.get(key, (method,)) and (key in asked or key not in _OF_SOME)
+            if method in takers.get(key, (method,)) and (key in asked or key not in takers)
         }
         for name, objective in _named(method, own):
             fits.append((name, {"method": method, **own, **objective}))
@@ -252,9 +247,25 @@ def plan_comparison(methods: Sequence[str], options: Mapping[str, Any]) -> Plan:
     notes = (
         f"{key}={value!r} is not for {', '.join(left)}, fitted without it"
         for key, value in asked.items()
-        if (left := [name for name in dict.fromkeys(methods) if name not in _OF_SOME[key]])
+        if (left := [name for name in dict.fromkeys(methods) if name not in takers[key]])
     )
     return Plan(tuple(fits), tuple(notes))
+
+
+def _asks(key: str, value: Any, takers: Sequence[str], methods: Sequence[str]) -> bool:
+    """Whether an option is other than it would be anyway, for one of the methods that take it."""
+    found = [options_of(method_class(name)) for name in takers if name in methods]
+    defaults = [own.get(key, _DEFAULTS.get(key)) for own in found] or [
+        options_of(method_class(name)).get(key, _DEFAULTS.get(key)) for name in takers
+    ]
+    return not all(_same(value, default) for default in defaults)
+
+
+def _takers(option: str) -> Iterator[str]:
+    """The methods that an option of some is for."""
+    for name, cls in fitted_methods().items():
+        if option in options_of(cls) or _OF_SOLVERS.get(option, set()) & set(cls.solvers()):
+            yield name
 
 
 def _same(value: Any, default: Any) -> bool:
@@ -264,6 +275,8 @@ def _same(value: Any, default: Any) -> bool:
 
 def _named(method: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
     """The rows of a method: its name, and the objective where that tells two rows apart."""
-    if method != "const" or "objective" in options or options.get("solver") == "replay":
+    cls = method_class(method)
+    given = "objective" in options or options.get("solver") == "replay"
+    if given or not (cls.apart_by_objective and LIVE in cls.solvers()):
         return [(method, {})]
-    return [(f"const {objective}", {"objective": objective}) for objective in ("mse", "ll")]
+    return [(f"{method} {objective}", {"objective": objective}) for objective in ("mse", "ll")]

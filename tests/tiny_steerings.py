@@ -43,7 +43,7 @@ def made_up(kind: str, model: Any, surface: str = "R", scale: float = 1.0) -> St
         return DirectionalAblation(random(n, d), layers, **options)
     if kind == "loreft":
         rotation = torch.linalg.qr(random(n, d, 2)).Q.mT
-        return LoReFT(rotation, rotation + 0.1 * random(n, 2, d), random(n, 2), layers, **options)
+        return LoReFT(rotation, 0.1 * random(n, 2, d), random(n, 2), layers, **options)
     if kind == "projection":
         return ProjectionMatch(random(n, d), 5 * random(n), layers, **options)
     if kind == "psr":

@@ -17,16 +17,12 @@ from psr_lens.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from psr_lens.examples import Example
+    from psr_lens.fitting.plan import FitPlan
     from psr_lens.models import HookedModel
     from psr_lens.steering import Steering
-
-Method = Literal[
-    "dim", "pca", "const", "actadd", "projection", "reft_r1", "loreft", "ablation", "psr", "oracle"
-]
-
 
 _TWO_GROUPS = "2 are needed, for some are held out: add pairs"
 
@@ -122,10 +118,6 @@ class _FitOptions(PairOptions):
     whichever the dev pairs like best."""
     recipe: Literal["default", "paper"] = "default"
     """Of the live solver: adapting to the model, or the paper's."""
-    heads: int | Literal["auto"] = 1
-    """PSR heads per layer; `auto`: up to 16, as the dev pairs decide at every layer."""
-    rank: int | None = None
-    """Of loreft, or of a limited oracle."""
     epochs: int | None = None
     """In place of the recipe's."""
     lr: float | None = None
@@ -135,11 +127,9 @@ class _FitOptions(PairOptions):
         """The layers, None where that is left to the method."""
         return parse_layers(self.layers)
 
-    def check(self) -> None:
-        """What can be refused before the model is loaded."""
-        if self.heads != "auto" and self.heads < 1:
-            raise ValueError(f"--heads {self.heads}: it must be at least 1, or auto")
-        super().check()
+    def own_options(self) -> dict[str, Any]:
+        """The options of methods that were given: the commands that have some name them."""
+        return {}
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `psr_lens.fit`."""
@@ -148,13 +138,12 @@ class _FitOptions(PairOptions):
             "objective": self.objective,
             "solver": self.solver,
             "surface": self.surface,
-            "n_heads": self.heads,
-            "rank": self.rank,
             "recipe": self.recipe,
             "epochs": self.epochs,
             "lr": self.lr,
             "seed": self.seed,
             "batch_size": self.batch_size,
+            **self.own_options(),
         }
 
     def check_layers(self, model: "HookedModel") -> None:
@@ -165,10 +154,16 @@ class _FitOptions(PairOptions):
         if layers not in ("best", None):
             resolve_layers(layers, model.n_layers)
 
-    def least_groups(self, least: int, what_for: str) -> tuple[int, str]:
-        """How many groups of pairs the fit needs, given how many something else does."""
-        if self.heads == "auto" and least < 3:
-            return 3, "--heads auto needs 3, for train, dev and test: add pairs, or name a number"
+    def least_groups(
+        self, fits: "Iterable[FitPlan]", least: int = 1, what_for: str = ""
+    ) -> tuple[int, str]:
+        """How many groups of pairs the fits need, given how many something else does."""
+        for plan in fits:
+            try:
+                plan.method.check_options(plan.options, surface=plan.surface, has_dev=False)
+            except ValueError as error:
+                if least < 3:
+                    return 3, f"3 are needed, for train, dev and test: add pairs ({error})"
         return least, what_for
 
 
@@ -176,10 +171,11 @@ class _FitOptions(PairOptions):
 class Fit(_FitOptions):
     """Fit a steering to the pairs, measure it on held-out ones, and save it."""
 
+    method: tyro.conf.Positional[str] = tyro.MISSING
+    """What to fit: `psr-lens fit` names all methods, and `psr-lens fit psr --help` says what that one takes
+    beside the options here."""
     out: Path = Path("steering.safetensors")
     """The file to write."""
-    method: Method = "psr"
-    """What to fit."""
     checkpoint: Path | None = None
     """Directory in which an interrupted fit leaves what it has; the same command goes on there."""
 
@@ -197,10 +193,10 @@ class Fit(_FitOptions):
             refuse_unwritable(self.checkpoint.absolute(), "--checkpoint")
         from psr_lens.faithfulness import measure_faithfulness
         from psr_lens.fitting import fit
-        from psr_lens.fitting.choices import check_fit_options
+        from psr_lens.fitting.plan import plan_fit
 
-        check_fit_options(method=self.method, **arguments)
-        model, pairs = self.read(*self.least_groups(1, ""))
+        plan = plan_fit(method=self.method, **arguments)
+        model, pairs = self.read(*self.least_groups([plan]))
         self.check_layers(model)
         data = self.sample(model, pairs)
         steering = fit(
@@ -235,8 +231,8 @@ class Compare(_FitOptions):
 
     layers: str = "auto"
     """`auto`: all, or the best one where that is closer on the dev pairs; or as for `fit`."""
-    methods: tuple[Method, ...] = ("dim", "const", "psr")
-    """What to fit."""
+    methods: tuple[str, ...] = ("dim", "const", "psr")
+    """What to fit: names as `fit` takes them."""
     out: Path | None = None
     """A CSV file for the whole table, one row per method and layer."""
 
@@ -253,9 +249,11 @@ class Compare(_FitOptions):
             refuse_directory(self.out)
             refuse_foreign_files({self.out: b"steering,reference,measure,"})
         from psr_lens.comparison import compare, plan_comparison
+        from psr_lens.fitting.plan import plan_fit
 
-        plan_comparison(self.methods, arguments)
-        model, pairs = self.read(*self.least_groups(2, _TWO_GROUPS))
+        fits = plan_comparison(self.methods, arguments).fits
+        plans = [plan_fit(**own) for _, own in fits]
+        model, pairs = self.read(*self.least_groups(plans, 2, _TWO_GROUPS))
         self.check_layers(model)
         data = self.sample(model, pairs)
         found = compare(
@@ -319,7 +317,11 @@ class Faithfulness(PairOptions):
         steerings: dict[str, Steering] = {}
         for name, path in zip(file_names(self.steerings), self.steerings, strict=True):
             steerings[name] = load_steering(path)
-            if "lens" in self.also and not steerings[name].tensors():
+            read = (
+                part.roles.keys() & part.state_dict()
+                for _, part in steerings[name].weighted_parts()
+            )
+            if "lens" in self.also and not any(read):
                 raise ValueError(
                     f"--also lens: {path} is {steerings[name]!r}, without directions to read"
                 )

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
@@ -22,8 +22,16 @@ Command = (
 )
 
 
+_DESCRIPTION = """What did this prompt do inside the model?
+
+`psr-lens --import FILE ...` runs a Python file first, in which `psr_lens.register` makes methods of your own
+known."""
+
+
 def run(args: Sequence[str] | None = None) -> None:
     """Parse the arguments and run the subcommand that they name.
+
+    `--import FILE` before it runs a Python file first, whose methods `fit` and the others then know.
 
     Args:
         args: The arguments, those of the process if not given.
@@ -34,7 +42,10 @@ def run(args: Sequence[str] | None = None) -> None:
 
         print(f"psr-lens {version('psr-lens')}")
         return
-    command = _parse(given)
+    try:
+        command = _parse(given)
+    except ValueError as error:
+        _fail(str(error), 2)
     # Threads that wait for each other spin, and on a busy machine they spin in place of those that
     # they wait for. Read once, when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
@@ -46,16 +57,36 @@ def run(args: Sequence[str] | None = None) -> None:
 
 def _parse(args: list[str]):
     """The command, or one line about what is wrong with the arguments."""
+    from psr_lens.cli.methods import compare_command, fit_command, import_files
+
+    args = list(import_files(args))
+    # What a method takes is known where its class is, and that takes torch: not for a page of help.
+    if args[:1] == ["fit"] and len(args) > 1 and not args[1].startswith("-"):
+        return _read(fit_command(args[1]), args[2:], f"psr-lens fit {args[1]}")
+    if args[:1] == ["compare"]:
+        return _read(compare_command(), args[1:], "psr-lens compare")
+    if args[:1] == ["fit"] and not {"-h", "--help"} & set(args):
+        from psr_lens.steering.registry import fitted_methods
+
+        raise ValueError(
+            "the method comes right after fit, psr-lens fit psr ...: there are "
+            + ", ".join(fitted_methods())
+        )
+    return _read(Command, args, "psr-lens")
+
+
+def _read(command: Any, args: list[str], prog: str):
+    """What tyro makes of the arguments."""
     complaint = io.StringIO()
     columns = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = columns or "100"
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
-                Command,
+                command,
                 args=args,
-                prog="psr-lens",
-                description="What did this prompt do inside the model?",
+                prog=prog,
+                description=_DESCRIPTION if command is Command else None,
                 config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
             )
     except SystemExit as end:

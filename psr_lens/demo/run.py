@@ -146,7 +146,7 @@ def run_demo(
             results.append(run_trial(model, world.trial(model, name, seed), seed, begin))
     fitted = [result.steerings["a-psr"] for result in results]
     files = {
-        path: container_bytes(KIND, own.tensors(), own.header())
+        path: container_bytes(KIND, own.state_dict(), own.header())
         for path, own in zip(steerings, fitted, strict=True)
     }
     files[numbers] = results_json(model, results, seed).encode()

@@ -56,7 +56,7 @@ def _what(steering: Steering) -> str:
     layers = ", ".join(map(str, steering.layers))
     n_layers = steering.provenance.get("model", {}).get("fingerprint", {}).get("n_layers")
     covered = f"{layers} (of {n_layers})" if n_layers else layers
-    shapes = [f"`{name}` {list(tensor.shape)}" for name, tensor in steering.tensors().items()]
+    shapes = [f"`{name}` {list(tensor.shape)}" for name, tensor in steering.state_dict().items()]
     facts = [
         ("kind", f"{type(steering).__name__} (`{steering.method}`), fitted by `{method}`"),
         ("layers", covered),
@@ -91,7 +91,7 @@ def _description(steering: Steering) -> str:
 def _use(steering: Steering, repo_id: str) -> str:
     address = f"hf://{repo_id}"
     base = _model_name(steering)
-    if not base or steering.method == "oracle":
+    if not base or steering.depends_on_examples:
         return (
             _code("import psr_lens as pl", "", f'steering = pl.load_steering("{address}")')
             + "\n\n`steering.applied(model, ...)` steers the model that it belongs to."

@@ -131,9 +131,9 @@ class _Pushed:
     def _edits_on(self, device: torch.device, dtype: torch.dtype) -> Mapping[int, ResidualEdit]:
         # By what arrives, since layers may lie on several devices and move between calls.
         if (device, dtype) not in self._edits:
+            ready = self._steering.acting(device, dtype)
             self._edits[device, dtype] = {
-                layer: self._steering.edit(push, self._alpha)
-                for layer, push in self._steering.pushes(device, dtype).items()
+                layer: ready.edit(layer, self._alpha) for layer in ready.layers
             }
         return self._edits[device, dtype]
 

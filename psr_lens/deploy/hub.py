@@ -78,7 +78,7 @@ def push(
     with _one_clear_line(f"hf://{repo_id}"):
         operations = [
             CommitOperationAdd(
-                FILE_NAME, container_bytes(KIND, steering.tensors(), steering.header())
+                FILE_NAME, container_bytes(KIND, steering.state_dict(), steering.header())
             ),
             CommitOperationAdd("README.md", model_card(steering, repo_id).encode()),
         ]

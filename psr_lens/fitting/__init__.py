@@ -4,7 +4,6 @@ from psr_lens.fitting.best import fit_best
 from psr_lens.fitting.fit import fit
 from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
 from psr_lens.fitting.report import FitReport, StageReport
-from psr_lens.fitting.trainable import random_heads
 from psr_lens.fitting.transfer import transfer
 
 __all__ = [
@@ -16,6 +15,5 @@ __all__ = [
     "StageReport",
     "fit",
     "fit_best",
-    "random_heads",
     "transfer",
 ]

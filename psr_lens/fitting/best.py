@@ -7,32 +7,18 @@ than layer by layer. So each is given all that there is for it, and dev examples
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from psr_lens.examples import SteeringDataset
-from psr_lens.fitting.choices import check_fit_options
 from psr_lens.fitting.fit import fit
+from psr_lens.fitting.plan import plan_fit
 from psr_lens.steering import Steering
-
-_ONE_OR_ALL: Final = ({"layers": "best"}, {"layers": "all"})
-_MSE_OR_LL: Final = ({"objective": "mse"}, {"objective": "ll"})
-
-SETTINGS: Final[Mapping[str, tuple[Mapping[str, Any], ...]]] = {
-    "dim": _ONE_OR_ALL,
-    "pca": _ONE_OR_ALL,
-    "projection": _ONE_OR_ALL,
-    "actadd": ({"layers": "best"},),
-    "const": _MSE_OR_LL,
-    "psr": _MSE_OR_LL,
-    "loreft": _MSE_OR_LL,
-    "reft_r1": _MSE_OR_LL,
-    "ablation": ({},),
-    "oracle": ({},),
-}
-"""What is tried for every method; all else is as in `fit`, so solvers are compared by `solver="auto"`."""
+from psr_lens.steering.registry import method_class
 
 
-def settings_of(method: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def settings_of(
+    method: str | type[Steering], options: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
     """Everything that `fit_best` tries, by name: arguments of `fit`, which go together.
 
     Args:
@@ -43,7 +29,7 @@ def settings_of(method: str, options: Mapping[str, Any]) -> dict[str, dict[str, 
         ValueError: If the options of one of them do not go together.
     """
     found: dict[str, dict[str, Any]] = {}
-    for setting in SETTINGS.get(method, ({},)):
+    for setting in method_class(method).settings:
         own = {key: value for key, value in setting.items() if key not in options}
         # A closed solver would be refused an objective that it cannot solve.
         if options.get("solver") == "replay" and own.get("objective") == "ll":
@@ -51,7 +37,7 @@ def settings_of(method: str, options: Mapping[str, Any]) -> dict[str, dict[str, 
         name = ", ".join(f"{key}={value}" for key, value in own.items()) or "as given"
         found.setdefault(name, {"method": method, **options, **own})
     for own in found.values():
-        check_fit_options(**own)
+        plan_fit(**own)
     return found
 
 
@@ -59,7 +45,7 @@ def fit_best(
     model: Any,
     data: SteeringDataset,
     *,
-    method: str = "psr",
+    method: str | type[Steering] = "psr",
     progress: bool = False,
     **options: Any,
 ) -> Steering:

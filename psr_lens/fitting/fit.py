@@ -2,21 +2,19 @@
 
 import time
 import warnings
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 
-from psr_lens._types import Layers, Surface, check_count, resolve_layers
-from psr_lens.examples import SteeringDataset, check_examples
-from psr_lens.fitting.checkpoints import FitCheckpoint
-from psr_lens.fitting.choices import check_fit_options, choose_recipe, train_and_dev
-from psr_lens.fitting.closed import CLOSED
+from psr_lens._types import Layers, Surface, resolve_layers
+from psr_lens.examples import SteeringDataset, check_examples, split_groups
+from psr_lens.fitting.checkpoint import FitCheckpoint
 from psr_lens.fitting.errors import relative_rmse
+from psr_lens.fitting.plan import CLOSED, plan_fit
 from psr_lens.fitting.recipe import Recipe
 from psr_lens.fitting.report import FitReport, counting_forwards
-from psr_lens.fitting.solve import Task, solve, solve_closed
+from psr_lens.fitting.solve import Solver
 from psr_lens.models import unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering import Steering
@@ -27,14 +25,11 @@ def fit(
     model: Any,
     data: SteeringDataset,
     *,
-    method: str = "psr",
+    method: str | type[Steering] = "psr",
     layers: Layers | Literal["best"] = "all",
     objective: str | None = None,
     solver: str = "auto",
     surface: Surface = "R",
-    n_heads: int | Literal["auto"] = 1,
-    rank: int | None = None,
-    along: Steering | None = None,
     recipe: str | Recipe = "default",
     epochs: int | None = None,
     lr: float | None = None,
@@ -44,6 +39,7 @@ def fit(
     max_memory: int | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> Steering:
     """Fit a steering to what the prompt does.
 
@@ -72,7 +68,7 @@ def fit(
         data: Examples; its train split is fitted on, its dev split decides when to stop and which
             layer is best, its test split is never looked at. Without a dev split, a part of the
             training groups serves as one.
-        method: See the table.
+        method: See the table; or a class of one's own, see `Steering` and `register`.
         layers: One, several, `"all"`, or `"best"`: the single layer with the lowest relative RMSE
             at the last layer on the dev split.
         objective: `"mse"`, distance to the prompt-steered residual stream at the intervened layer
@@ -80,11 +76,6 @@ def fit(
             `reft_r1`.
         solver: `"auto"`, `"replay"`, `"refine"` or `"live"`.
         surface: `R` or `QR`.
-        n_heads: PSR heads per layer; 1 is the paper's. Replay uses as many of them at every layer as
-            make its regression better on the dev split, the others are zero. `"auto"`: up to 16, as
-            the dev split decides; the report's stages say how many.
-        rank: Of `loreft` (4 if not given), or of a limited oracle.
-        along: A steering whose directions the oracle is confined to.
         recipe: Of the live solver: `"default"` adapts to the model's scale and stops on the dev
             split, `"paper"` is Heyman & Vandeputte's; or a `Recipe`.
         epochs: In place of the recipe's.
@@ -97,12 +88,16 @@ def fit(
         checkpoint: A directory to keep finished stages and epochs in; the same call with the same
             directory goes on where an interrupted one was.
         progress: Whether to show bars.
+        options: Of the method: `n_heads` of `psr` (1; `"auto"`), `rank` of `loreft` (4) and of a limited
+            `oracle`, `along`, a steering whose directions an `oracle` is confined to. Each is described in
+            the class's `Options`.
 
     Returns:
         The steering, with its `fit_report`. Where the prompts hardly change what the model says, or
         no step of training was for the better, its `warning` tells, as a Python warning does.
 
     Raises:
+        TypeError: If there is no such option.
         ValueError: If an argument is unknown or out of range, options do not go together, or there
             is nothing to fit on.
 
@@ -112,22 +107,19 @@ def fit(
         >>> pair = pl.instruct("tell me about the fox .", "be optimistic .")
         >>> data = pl.sample_responses(model, [pair], max_new_tokens=40, progress=False)
         >>> pl.fit(model, data, method="dim", layers=2)
-        ConstantSteering(constant, layer 2 of demo, surface R)
+        DifferenceInMeans(dim, layer 2 of demo, surface R)
     """
     hooked = unsteered_model(model, "fit(...)")
     if not isinstance(data, SteeringDataset):
         raise ValueError(
             f"data of type {type(data).__name__} has no splits: pass what sample_responses returns"
         )
-    objective = check_fit_options(
+    plan = plan_fit(
         method=method,
         layers=layers,
         objective=objective,
         solver=solver,
         surface=surface,
-        n_heads=n_heads,
-        rank=rank,
-        along=along,
         recipe=recipe,
         epochs=epochs,
         lr=lr,
@@ -135,92 +127,61 @@ def fit(
         batch_size=batch_size,
         precision=precision,
         max_memory=max_memory,
+        **options,
     )
     examples, dev = train_and_dev(data, seed)
     check_examples([*examples, *dev], surface)
-    if method != "actadd":
+    if not plan.method.of_one_example:
         # The same examples in another order are the same data: batches, steps and sums do not depend
-        # on it. The one method that takes a single example takes the first that was given.
+        # on it. A method that takes a single example takes the first that was given.
         examples, dev = examples.sorted(), dev.sorted()
-    if n_heads == "auto" and len(dev) == 0:
-        raise ValueError(
-            "n_heads='auto' but there is no dev example to choose it on: pass examples of several "
-            "groups, or a number"
-        )
-    best = isinstance(layers, str) and layers == "best"
-    if best:
+    plan.method.check_options(plan.options, solver=solver, surface=surface, has_dev=len(dev) > 0)
+    if plan.best:
         tried = tuple(range(hooked.n_layers))
     else:
         tried = resolve_layers(cast(Layers, layers), hooked.n_layers)
-    own_recipe, refining = (
-        replace(
-            own,
-            epochs=own.epochs if epochs is None else epochs,
-            lr=own.lr if lr is None else lr,
-            batch_size=min(own.batch_size, batch_size),
-        )
-        for own in (
-            choose_recipe(recipe, method, objective, again, 1 if best else len(tried))
-            for again in (False, True)
-        )
-    )
-    check_count("epochs", own_recipe.epochs, 0)
+    closed = plan.runs(CLOSED)
     origin = provenance(
         hooked,
-        method=method,
-        objective=objective,
-        solver="closed form" if method in CLOSED else solver,
+        method=plan.name,
+        objective=plan.objective,
+        solver=CLOSED if closed else solver,
         surface=surface,
         seed=seed,
         data=describe_data([*examples, *dev], data.provenance),
     )
     settings = {
         **{key: value for key, value in origin.items() if key != "model"},
+        **plan.described(1 if plan.best else len(tried)),
         "fingerprint": origin["model"]["fingerprint"],
-        "layers": [*tried, best],
-        "heads": [n_heads, rank],
-        "recipe": [asdict(own_recipe), asdict(refining)],
-        "precision": str(precision),
+        "layers": tried,
     }
-    task = Task(
-        hooked,
-        examples,
-        dev,
-        tried,
-        best,
-        method,
-        objective,
-        solver,
-        surface,
-        n_heads,
-        rank,
-        along,
-        own_recipe,
-        refining,
-        seed,
-        batch_size,
-        precision,
-        max_memory,
-        FitCheckpoint(checkpoint, settings),
-        progress,
+    work = Solver(
+        plan=plan,
+        model=hooked,
+        train=examples,
+        dev=dev,
+        layers=tried,
+        checkpoint=FitCheckpoint(checkpoint, settings),
+        progress=progress,
     )
     warned = [measure_prompt_effect(hooked, data.train, batch_size=batch_size).warning]
     if warned[0]:
         warnings.warn(warned[0], stacklevel=2)
     start = time.perf_counter()
     with counting_forwards(hooked) as count:
-        found = solve_closed(task) if method in CLOSED else solve(task)
+        found = work.solve()
         steering = found.steering
         errors = found.dev_relative_rmse
-        if not errors and dev and method != "actadd":
-            errors = relative_rmse(hooked, [steering], dev, surface, task.batch_size)[0]
+        if not errors and dev and not plan.method.of_one_example:
+            errors = relative_rmse(hooked, [steering], dev, surface, batch_size)[0]
     if found.warning:
         warnings.warn(found.warning, stacklevel=2)
         warned.append(found.warning)
     steering.provenance = origin
     steering.fit_report = FitReport(
-        method=method,
-        objective=objective,
+        method=plan.name,
+        objective=plan.objective,
         dev_relative_rmse=errors,
         seconds=time.perf_counter() - start,
         forwards=count.sequences,
@@ -235,3 +196,20 @@ def fit(
         warning="\n".join(filter(None, warned)),
     )
     return steering
+
+
+def train_and_dev(data: SteeringDataset, seed: int) -> tuple[SteeringDataset, SteeringDataset]:
+    """The data's own train and dev splits; without dev, a fifth of the training groups."""
+    train, dev = data.train, data.dev
+    if len(train) == 0:
+        raise ValueError(
+            f"there is nothing to fit on: {data!r} has no training example; pass the whole data "
+            "set, or one whose split gives train a share"
+        )
+    if len(dev) == 0:
+        groups = sorted({example.pair.group for example in train})
+        if len(groups) > 1:
+            part = split_groups(groups, (0.8, 0.2, 0.0), seed)
+            dev = train.filter(lambda example: part[example.pair.group] == "dev")
+            train = train.filter(lambda example: part[example.pair.group] == "train")
+    return train, dev

@@ -1,4 +1,4 @@
-"""What the live solver minimises: pure functions of tensors."""
+"""What the gradient solver minimises: pure functions of tensors."""
 
 from collections.abc import Sequence
 
@@ -46,10 +46,3 @@ def cross_entropy(
     said = logp.gather(-1, next_tokens[on].unsqueeze(-1)).squeeze(-1)
     over = logp[:, end_ids].logsumexp(dim=-1) if len(end_ids) else said
     return -torch.where(ends[on], over, said).mean()
-
-
-def dead_relu_penalty(
-    coefficients: Float[Tensor, "batch pos"], on: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, ""]:
-    """`mean_sequences ReLU(1 - sum_i c_i)`: felt by a head that pushes a sequence hardly at all."""
-    return torch.relu(1 - torch.where(on, coefficients, 0.0).sum(dim=1)).mean()

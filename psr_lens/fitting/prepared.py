@@ -1,11 +1,11 @@
-"""Examples made ready for the live solver: what never changes is taken down once.
+"""Examples made ready for the gradient solver: what never changes is taken down once.
 
 Kept per example: the targets `A(x'y')`, the keys and values of the prefix, which no intervention
 reaches, and the base run's residual stream after the first intervened layer. A step then runs the
 blocks above that layer over the surface tokens alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -13,16 +13,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, exactly
 from psr_lens.deltas import iter_runs, working_dtype
 from psr_lens.examples import Example
-from psr_lens.fitting.trainable import Trainable, Units
 from psr_lens.models import HookedModel
 from psr_lens.models.batch import Places, right_pad
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import check_recorded
 from psr_lens.models.prefix import KeyValues, RowKeyValues
+from psr_lens.steering.training import Scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,29 +108,55 @@ def prepare(
     return [prepared[i] for i in range(len(examples))]
 
 
-def units_of(prepared: Sequence[Prepared], model: HookedModel, layers: Sequence[int]) -> Units:
+def scale_of(prepared: Sequence[Prepared], model: HookedModel, layers: Sequence[int]) -> Scale:
     """Mean and spread of the first layer's inputs and of the targets above, and delta norms.
 
     Base residual streams are kept at the first layer only; above it the targets stand in for them.
     """
     tokens = sum(len(one.start) for one in prepared)
     first = layers[0]
-    means, stds, outs = [], [], []
+    means, stds, sizes = [], [], []
     for layer in layers:
-        if layer == first:
-            x = torch.cat([one.start for one in prepared])
-        else:
-            x = torch.cat([one.target[layer - first] for one in prepared])
+        x = torch.cat([_before(one, layer - first) for one in prepared])
         x = x.to(working_dtype(model.dtype))
         means.append(x.mean(dim=0))
         stds.append(x.std(dim=0, correction=0).clamp_min(1e-6))
         missed = torch.stack([one.plain[layer - first] for one in prepared]).sum()
-        outs.append((missed / tokens).sqrt().clamp_min(1e-6))
-    return Units(torch.stack(means), torch.stack(stds), torch.stack(outs))
+        sizes.append((missed / tokens).sqrt().clamp_min(1e-6))
+    return Scale(torch.stack(means), torch.stack(stds), torch.stack(sizes))
+
+
+def contrast(prepared: Sequence[Prepared], layers: Sequence[int]) -> Float[Tensor, "layer d_model"]:
+    """What tells responses with the concept from those without; the mean delta without negatives.
+
+    Above the first layer, where base runs are not kept, prompted runs stand in for them.
+    """
+
+    def mean(parts: Sequence[Tensor]) -> Tensor:
+        return exactly(torch.cat(list(parts))).mean(dim=0)
+
+    positives = [one for one in prepared if one.example.alpha > 0]
+    negatives = [one for one in prepared if one.example.alpha <= 0]
+    rows = []
+    for row in (layer - layers[0] for layer in layers):
+        if positives and negatives:
+            with_it, without = (
+                mean([_before(one, row) for one in part]) for part in (positives, negatives)
+            )
+        else:
+            with_it = mean([one.target[row] for one in prepared])
+            without = mean([one.start if row == 0 else one.target[row - 1] for one in prepared])
+        rows.append(with_it - without)
+    return torch.stack(rows)
+
+
+def _before(one: Prepared, row: int) -> Tensor:
+    """What the steering reads: the base run, and above the first layer the prompted one for it."""
+    return one.start if row == 0 else one.target[row]
 
 
 @final
-class LiveBatch:
+class StepBatch:
     """A batch of prepared examples, laid out for a step."""
 
     def __init__(self, model: HookedModel, own: Sequence[Prepared], first: int):
@@ -150,33 +176,39 @@ class LiveBatch:
         )
 
     def run(
-        self, model: HookedModel, trainable: Trainable, unembed: bool
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Residual streams from the first layer on, each layer's coefficients, and the last output."""
-        acted: list[Tensor] = []
-        coefficients: list[Tensor] = []
-        row_of = {layer: row for row, layer in enumerate(trainable.layers)}
+        self,
+        model: HookedModel,
+        layers: Sequence[int],
+        act: Callable[[int, Tensor], Tensor],
+        unembed: bool,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Residual streams from the first layer on, and the last output.
 
-        def pushed(layer: int, resid: Tensor) -> Tensor:
-            if layer in row_of:
+        Args:
+            model: The model.
+            layers: Where something is added.
+            act: What, given the layer and the residual streams in the working precision.
+            unembed: Whether the last output is to be logits.
+        """
+        acted: list[Tensor] = []
+
+        def steered(layer: int, resid: Tensor) -> Tensor:
+            if layer in layers:
                 exact = resid.to(working_dtype(resid.dtype))
-                push, own = trainable.push(row_of[layer], exact, self.on)
-                coefficients.append(own)
-                strength = 1.0 if trainable.finds_own_strength else self.strength
-                resid = (exact + strength * push).to(resid.dtype)
+                resid = (exact + act(layer, exact)).to(resid.dtype)
             acted.append(resid)
             return resid
 
         def editor(layer: int) -> ResidualEdit:
-            return lambda resid, columns: pushed(layer, resid)
+            return lambda resid, columns: steered(layer, resid)
 
-        resid = pushed(self.first, self.start)
+        resid = steered(self.first, self.start)
         above = range(self.first + 1, model.n_layers)
         with model.edited({layer: editor(layer) for layer in above}):
             last = model.run_suffix(
                 self.first + 1, resid, self.suffix, self.prefix, unembed=unembed
             )
-        return acted, coefficients, last
+        return acted, last
 
     def next_tokens(
         self, model: HookedModel, own: Sequence[Prepared]

@@ -1,6 +1,6 @@
-"""How the live solver trains: step sizes, epochs, when to stop."""
+"""How the gradient solver trains: step sizes, epochs, when to stop."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 Objective = str
@@ -8,7 +8,7 @@ Objective = str
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the live solver.
+    """Settings of the gradient solver.
 
     Attributes:
         lr: Step size of AdamW at the start; it falls linearly to 0 over the epochs.
@@ -47,24 +47,7 @@ DEFAULT: Final = Recipe(
     patience=3,
     shuffle_seed=123,
 )
-"""From a random start. From a replayed one, `REFINE`."""
-
-CONSTANT: Final = replace(DEFAULT, lr=0.5, epochs=8)
-"""Of constant vectors: few parameters bear a long step, and reach in half of the epochs what the
-default reaches (dev objective on `demo`, hedger: 0.293 against 0.297 for `mse`, 0.553 against 0.554 for
-`ll`). For up to `STEP_LAYERS` layers; see `constant_recipe`."""
-STEP_LAYERS: Final = 6
-
-
-def constant_recipe(n_layers: int) -> Recipe:
-    r"""`CONSTANT`, with the step divided among the layers: $0.5 \cdot \min(1, 6 / n)$ for $n$ of them.
-
-    A step moves every layer's vector by `lr` times the accumulated delta's norm there, and what the
-    layers push adds up on the way: on 30 layers the step of 6 ends five times as far away. On SmolLM2 no
-    epoch of such steps made the dev objective better than no steering.
-    """
-    return replace(CONSTANT, lr=CONSTANT.lr * min(1.0, STEP_LAYERS / n_layers))
-
+"""From a method's own start, with what `Steering.recipe` changes. From a replayed one, `REFINE`."""
 
 REFINE: Final = Recipe(
     lr=1e-2,

@@ -1,81 +1,27 @@
-"""The solvers: closed forms, replay, live, and all that `auto` tries."""
+"""Which solvers a fit runs, and which of their results it keeps."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import final
 
-import torch
-
-from psr_lens._types import Surface
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import SteeringDataset
-from psr_lens.fitting.checkpoints import FitCheckpoint
-from psr_lens.fitting.choices import REPLAYED
-from psr_lens.fitting.closed import Maker, closed_form
+from psr_lens.fitting.checkpoint import FitCheckpoint
 from psr_lens.fitting.errors import last_layer_errors
-from psr_lens.fitting.live import LiveProblem, LiveState, train
-from psr_lens.fitting.prepared import Prepared, prepare, units_of
-from psr_lens.fitting.recipe import Recipe
-from psr_lens.fitting.replay import replay
+from psr_lens.fitting.gradient import Objective, Trained, TrainingState, train
+from psr_lens.fitting.layerwise import LayerFits, fit_layerwise
+from psr_lens.fitting.plan import BOTH, CLOSED, LIVE, REPLAY, FitPlan
+from psr_lens.fitting.prepared import Prepared, contrast, prepare, scale_of
 from psr_lens.fitting.report import StageReport
-from psr_lens.fitting.stages import Stages
-from psr_lens.fitting.starts import make_trainable
-from psr_lens.fitting.trainable import Trainable, TrainableReFTr1, Units
 from psr_lens.models import HookedModel
-from psr_lens.steering import PSR, ConstantSteering, Steering
-
-LIVE = "live"
-REPLAY = "replay"
-BOTH = "replay, then live"
-
-
-@dataclass(frozen=True)
-class Task:
-    """The checked arguments of a fit: those of `fit`, and what follows from them.
-
-    Attributes:
-        train: Examples to fit on.
-        dev: Examples to choose on.
-        layers: The layers to fit; with `best` those to choose from.
-        n_heads: PSR heads per layer; `"auto"` until replay has chosen.
-        recipe: Of a live run from its own start.
-        refining: Of a live run from what replay has fitted.
-    """
-
-    model: HookedModel
-    train: SteeringDataset
-    dev: SteeringDataset
-    layers: tuple[int, ...]
-    best: bool
-    method: str
-    objective: str
-    solver: str
-    surface: Surface
-    n_heads: int | Literal["auto"]
-    rank: int | None
-    along: Steering | None
-    recipe: Recipe
-    refining: Recipe
-    seed: int
-    batch_size: int
-    precision: torch.dtype | None
-    max_memory: int | None
-    checkpoint: FitCheckpoint
-    progress: bool
-
-    def choose(self, make: Maker) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """The layers, and with `layers="best"` what every layer alone reached."""
-        if not self.best:
-            return self.layers, ()
-        candidates = [make((layer,)) for layer in self.layers]
-        data = self.dev or self.train
-        last = last_layer_errors(self.model, candidates, data, self.surface, self.batch_size)
-        return (min(self.layers, key=lambda layer: last[layer]),), last
+from psr_lens.steering import Steering
+from psr_lens.steering.training import Scale, Start, TrainingData, Watcher
 
 
 @dataclass(frozen=True)
 class Solved:
-    """What a solver found, and the part of the fit's report that it knows."""
+    """What was found, and the part of the fit's report that the solvers know."""
 
     steering: Steering
     solver: str
@@ -88,166 +34,217 @@ class Solved:
     warning: str = ""
 
 
-def solve_closed(task: Task) -> Solved:
-    """By a closed form."""
-    make, reports = closed_form(
-        task.method,
-        task.model,
-        task.train,
-        surface=task.surface,
-        rank=task.rank,
-        along=task.along,
-        batch_size=task.batch_size,
-        progress=task.progress,
-    )
-    chosen, candidates = task.choose(make)
-    stages = tuple(reports[layer] for layer in chosen if layer in reports)
-    return Solved(make(chosen), "closed form", stages, candidates=candidates)
+@final
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """A plan with a model and data to carry it out on.
 
+    Attributes:
+        plan: The plan.
+        model: The model.
+        train: Examples to fit on.
+        dev: Examples to choose on.
+        layers: The layers to fit; for a best layer those to choose from.
+        checkpoint: Where finished parts are kept.
+        progress: Whether to show bars.
+    """
 
-def solve(task: Task) -> Solved:
-    """By replay, live, or whichever `auto` finds best on the dev split."""
-    layers, candidates, reports = task.layers, (), ()
-    replayed: Steering | None = None
-    if task.method in REPLAYED and (task.solver != "live" or task.best):
-        stages = Stages(task.method, task.n_heads, task.checkpoint)
-        errors = replay(
-            task.model,
-            task.train,
-            task.dev,
-            task.layers,
-            stages,
-            surface=task.surface,
-            carry=not task.best,
-            batch_size=task.batch_size,
-            precision=task.precision,
-            max_memory=task.max_memory,
-            measure=task.solver == "replay",
-            progress=task.progress,
+    plan: FitPlan
+    model: HookedModel
+    train: SteeringDataset
+    dev: SteeringDataset
+    layers: tuple[int, ...]
+    checkpoint: FitCheckpoint
+    progress: bool
+
+    def solve(self) -> Solved:
+        """By a closed form, replay, live, or whichever `auto` finds best on the dev split."""
+        plan = self.plan
+        if plan.runs(CLOSED):
+            return self._closed_form()
+        if not plan.runs(REPLAY):
+            return self._trained(self.layers)
+        fits = LayerFits(plan, self.checkpoint)
+        errors = fit_layerwise(
+            self.model,
+            self.train,
+            self.dev,
+            self.layers,
+            fits,
+            measure=not self._trains,
+            progress=self.progress,
         )
-        layers, candidates = task.choose(lambda chosen: stages.steering(chosen, task.surface))
-        replayed = stages.steering(layers, task.surface)
-        reports = tuple(stages.reports[layer] for layer in layers)
-        if task.n_heads == "auto":
-            task = replace(task, n_heads=replayed.w.shape[1] if isinstance(replayed, PSR) else 1)
-        if task.solver == "replay":
-            return Solved(replayed, REPLAY, reports, errors, candidates=candidates)
-    problems = LiveProblems(task, layers)
-    if replayed is None or task.solver == "live":
-        name, (steering, state) = LIVE, problems.train(LIVE, None)
-        tried: dict[str, float] = {}
-    else:
-        name, (steering, state) = BOTH, problems.train("refining", replayed)
-        tried = {}
-        if problems.dev:
-            tried = {REPLAY: state.dev_losses[0], BOTH: min(state.dev_losses)}
-            if tried[REPLAY] == tried[BOTH]:
-                # No step from there was for the better: what is kept is what replay fitted.
-                name = REPLAY
-        if problems.dev and task.solver == "auto":
-            alone, alone_state = problems.train(LIVE, None)
-            tried[LIVE] = min(alone_state.dev_losses)
+        layers, candidates = self._choose(fits.steering(self.layers))
+        replayed = fits.steering(layers)
+        stages = tuple(fits.reports[layer] for layer in layers)
+        if not self._trains:
+            return Solved(replayed, REPLAY, stages, errors, candidates=candidates)
+        settled = replace(self, plan=replace(plan, options=replayed.settled(plan.options)))
+        start = None if plan.solver == LIVE else replayed
+        found = settled._trained(layers, start)
+        kept = () if found.solver == LIVE else stages
+        return replace(found, stages=kept, candidates=candidates)
+
+    @property
+    def _trains(self) -> bool:
+        return self.plan.runs(LIVE)
+
+    def _closed_form(self) -> Solved:
+        plan = self.plan
+        data = TrainingData(
+            model=self.model,
+            examples=self.train,
+            surface=plan.surface,
+            batch_size=plan.batch_size,
+            progress=self.progress,
+        )
+        everywhere, left = plan.method.closed_form(data, plan.options)
+        layers, candidates = self._choose(everywhere)
+        steering = everywhere.at(layers)
+        shares = dict(zip(everywhere.layers, left, strict=True)) if len(left) else {}
+        stages = tuple(
+            StageReport(layer, shares[layer], None, 0) for layer in layers if layer in shares
+        )
+        return Solved(steering, CLOSED, stages, candidates=candidates)
+
+    def _choose(self, steering: Steering) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """The layers, and for a best layer what every one alone reached."""
+        if not self.plan.best:
+            return self.layers, ()
+        candidates = [steering.at((layer,)) for layer in self.layers]
+        last = last_layer_errors(
+            self.model,
+            candidates,
+            self.dev or self.train,
+            self.plan.surface,
+            self.plan.batch_size,
+        )
+        return (min(self.layers, key=lambda layer: last[layer]),), last
+
+    def _trained(self, layers: tuple[int, ...], start: Steering | None = None) -> Solved:
+        """Through the model, from what replay has fitted, or from the method's own start, or both."""
+        problem = Training(self, layers)
+        if start is None:
+            steering, state = problem.train(LIVE, None)
+            return self._report(steering, LIVE, state)
+        steering, state = problem.train("refining", start)
+        if not problem.dev:
+            return self._report(steering, BOTH, state)
+        tried = {REPLAY: state.dev_losses[0], BOTH: min(state.dev_losses)}
+        # No step from there was for the better: what is kept is what replay fitted.
+        name = REPLAY if tried[REPLAY] == tried[BOTH] else BOTH
+        if self.plan.solver == "auto":
+            alone, own_state = problem.train(LIVE, None)
+            tried[LIVE] = min(own_state.dev_losses)
             if tried[LIVE] < tried[BOTH]:
-                name, steering, state = LIVE, alone, alone_state
-    return Solved(
-        steering,
-        name,
-        () if name == LIVE else reports,
-        losses=state.losses,
-        dev_losses=state.dev_losses,
-        candidates=candidates,
-        tried=tuple(tried.items()),
-        warning=_futile(task, state) if name == LIVE else "",
-    )
+                name, steering, state = LIVE, alone, own_state
+        return self._report(steering, name, state, tried)
+
+    def _report(
+        self,
+        steering: Steering,
+        name: str,
+        state: TrainingState,
+        tried: dict[str, float] | None = None,
+    ) -> Solved:
+        return Solved(
+            steering,
+            name,
+            losses=state.losses,
+            dev_losses=state.dev_losses,
+            tried=tuple((tried or {}).items()),
+            warning=_futile(self.plan, len(steering.layers), state) if name == LIVE else "",
+        )
 
 
-def _futile(task: Task, state: LiveState) -> str:
+def _futile(plan: FitPlan, n_layers: int, state: TrainingState) -> str:
     """What to say where training only led away from its start, which is then what is kept."""
     if not state.futile:
         return ""
     start, later = state.dev_losses[0], min(state.dev_losses[1:])
     return (
-        f"training {task.method!r} never made the dev objective better than it was before the first "
-        f"step ({start:.4g}; at best {later:.4g} after, with lr={task.recipe.lr:g}), so the steering is "
-        "the untrained start: pass a smaller lr, or more examples"
+        f"training {plan.name!r} never made the dev objective better than it was before the first step "
+        f"({start:.4g}; at best {later:.4g} after, with lr={plan.recipe_for(n_layers).lr:g}), so the "
+        "steering is the untrained start: pass a smaller lr, or more examples"
     )
 
 
-class LiveProblems:
-    """The live solver's problem on given layers, prepared once for every start.
+class Training:
+    """The gradient solver's work on given layers, prepared once for every start.
 
     Attributes:
-        task: The fit.
+        solver: The fit.
         layers: The layers.
         train_examples: The training examples, ready.
         dev: The dev examples, ready.
     """
 
-    def __init__(self, task: Task, layers: tuple[int, ...]):
-        self.task, self.layers = task, layers
+    def __init__(self, solver: Solver, layers: tuple[int, ...]):
+        self.solver, self.layers = solver, layers
         self.train_examples, self.dev = (
             prepare(
-                task.model,
+                solver.model,
                 part,
                 layers[0],
-                task.surface,
-                batch_size=task.batch_size,
-                progress=task.progress and bool(part),
+                solver.plan.surface,
+                batch_size=solver.plan.batch_size,
+                progress=solver.progress and bool(part),
             )
-            for part in (task.train, task.dev)
+            for part in (solver.train, solver.dev)
         )
 
-    def train(self, name: str, start: Steering | None) -> tuple[Steering, LiveState]:
+    def train(self, name: str, start: Steering | None) -> tuple[Steering, TrainingState]:
         """The best steering on the dev examples that training comes by, and how it went.
 
         Args:
             name: Of the run's file in the checkpoint directory.
             start: What replay has fitted; None for the method's own start.
         """
-        task, recipe = self.task, self.task.recipe if start is None else self.task.refining
-        trainable = self._trainable(recipe, start)
+        plan, checkpoint = self.solver.plan, self.solver.checkpoint
+        recipe = plan.recipe_for(len(self.layers), refining=start is not None)
+        trained = self._begin(start, recipe.adaptive)
 
-        def problem_of(examples: Sequence[Prepared]) -> LiveProblem:
-            return LiveProblem(
-                task.model, examples, self.layers[0], task.objective, recipe, task.batch_size
+        def objective(examples: Sequence[Prepared]) -> Objective:
+            return Objective(
+                self.solver.model, examples, self.layers[0], plan.objective, recipe, plan.batch_size
             )
 
-        def keep(state: LiveState) -> None:
-            task.checkpoint.save_live(name, state)
+        def keep(state: TrainingState) -> None:
+            checkpoint.save_training(name, state)
 
         state = train(
-            problem_of(self.train_examples),
-            problem_of(self.dev) if self.dev else None,
-            trainable,
-            begin=task.checkpoint.live(name),
+            objective(self.train_examples),
+            objective(self.dev) if self.dev else None,
+            trained,
+            begin=checkpoint.training(name),
             after_epoch=keep,
-            progress=task.progress,
+            progress=self.solver.progress,
         )
-        if isinstance(trainable, TrainableReFTr1):
-            trainable.begin_strengths()
-            positives = [one for one in self.train_examples if one.example.alpha > 0]
-            problem_of(positives or self.train_examples).mean_loss(trainable)
-        return trainable.steering(task.surface), state
+        positives = [one for one in self.train_examples if one.example.alpha > 0]
 
-    def _trainable(self, recipe: Recipe, start: Steering | None) -> Trainable:
-        task, model = self.task, self.task.model
-        units = (
-            units_of(self.train_examples, model, self.layers)
-            if recipe.adaptive
-            else Units.plain(len(self.layers), model.d_model).to(
-                model.device, working_dtype(model.dtype)
+        def watch(watcher: Watcher) -> None:
+            objective(positives or self.train_examples).mean_loss(trained, watcher)
+
+        return trained.finished(watch), state
+
+    def _begin(self, start: Steering | None, adaptive: bool) -> Trained:
+        plan, model = self.solver.plan, self.solver.model
+        rescales = adaptive and plan.method.rescaled is not Steering.rescaled
+        scale: Scale | None = None
+        if rescales:
+            scale = scale_of(self.train_examples, model, self.layers)
+        if start is not None:
+            begun = start if scale is None else start.rescaled(scale)
+        else:
+            given = Start(
+                layers=self.layers,
+                d_model=model.d_model,
+                surface=plan.surface,
+                seed=plan.seed,
+                standardised=rescales,
+                contrast=lambda: contrast(self.train_examples, self.layers),
             )
-        )
-        assert task.n_heads != "auto", "replay has chosen"
-        assert start is None or isinstance(start, PSR | ConstantSteering)
-        return make_trainable(
-            task.method,
-            self.layers,
-            units,
-            start=start,
-            prepared=self.train_examples,
-            n_heads=task.n_heads,
-            rank=task.rank or 4,
-            seed=task.seed,
-            adaptive=recipe.adaptive,
-        )
+            begun = plan.method.start(given, plan.options)
+        # A copy, for it may be what replay has fitted, or a user's own.
+        begun = deepcopy(begun).to(model.device, working_dtype(model.dtype))
+        return Trained(begun, scale, model.d_model if adaptive else None)

@@ -15,7 +15,7 @@ A number added to all values alike changes no probability: read differences betw
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,17 +29,6 @@ from psr_lens.models.norms import linear_logits
 from psr_lens.steering import Steering, SumSteering
 from psr_lens.steering.provenance import provenance
 
-_ROLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
-    "ablation": (("directions", "removes"),),
-    "actadd": (("rows", "writes"),),
-    "constant": (("vectors", "writes"),),
-    "loreft": (("rotation", "writes"), ("weight", "reads")),
-    "oracle": (("basis", "writes"),),
-    "projection": (("directions", "writes"),),
-    "psr": (("z", "writes"), ("w", "reads")),
-    "reft_r1": (("w", "writes"),),
-}
-_INDEX: Final = {"psr": "head", "actadd": "row", "loreft": "rank", "oracle": "rank"}
 _ROWS = 64
 
 
@@ -93,10 +82,9 @@ def logit_lens(
 def read_steering(model: Any, steering: Steering, *, top: int = 10) -> LensReading:
     """What the directions of a steering say, at every layer that it covers.
 
-    PSR: `z` (writes) and `w` (reads) of every head; a constant steering: its vectors; ReFT-r1: `w`,
-    which it writes and its latent reads; LoReFT: the rows of `R` (writes) and `W` (reads); ActAdd:
-    one per row; projection match and ablation: their direction; an oracle: its basis. A sum: all of
-    its parts', times their weights. Directions are read by `logit_lens`.
+    The vectors that its class names in `roles`: of a PSR `z` (writes) and `w` (reads) of every head, of
+    LoReFT the rows of `R` (writes) and of `W - R` (reads). A sum: all of its parts', times their weights.
+    Directions are read by `logit_lens`.
 
     A direction that is read is a question: which tokens' direction raises the coefficient. Written
     far below the last layer, a direction acts through the layers in between as well, which the lens
@@ -174,14 +162,14 @@ def _directions_of(steering: Steering, weight: float = 1.0, lead: str = "") -> I
             name = f"{lead}{own:g} * {part.method} ({number}), "
             yield from _directions_of(part, weight * own, name)
         return
-    tensors = steering.tensors()
-    for key, role in _ROLES.get(steering.method, ()):
+    tensors = steering.state_dict()
+    for key, role in steering.roles.items():
         if key not in tensors:
             continue
         for layer, rows in zip(steering.layers, tensors[key], strict=True):
             listed = rows.reshape(-1, rows.shape[-1])
             for index, vector in enumerate(listed):
-                which = f", {_INDEX[steering.method]} {index}" if len(listed) > 1 else ""
+                which = f", {steering.index} {index}" if len(listed) > 1 else ""
                 # What is read stays as it is: the weight scales what is written.
                 scaled = vector if role == "reads" else weight * vector
                 yield _Direction(f"{lead}layer {layer}{which}, {role}", layer, index, role, scaled)

@@ -50,3 +50,10 @@ class RunningMoments:
     def mean(self) -> Float[Tensor, "layer width"]:
         """Mean of `x`, on the CPU."""
         return self.total.cpu() / self.count
+
+    def share_left(self, vectors: Float[Tensor, "layer width"]) -> list[float]:
+        """The share of the energy that one vector per layer leaves: mean `|x - v|^2` over mean `|x|^2`."""
+        energy = self.energy.cpu() / self.count
+        # mean |x - v|^2 = mean |x|^2 - 2 v . mean x + |v|^2
+        left = energy - (2 * vectors * self.mean - vectors.square()).sum(dim=1)
+        return (left / energy.clamp_min(1e-30)).tolist()

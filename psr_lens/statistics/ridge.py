@@ -20,8 +20,8 @@ def solve_ridge(
         moment: $M = X^\top Y$, likewise.
         penalty: $\lambda$, in the units of `gram`; one, or one for each layer.
     """
-    ridge = torch.as_tensor(penalty, dtype=gram.dtype, device=gram.device)[..., None, None]
-    gram = gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    weight = penalty.to(gram) if isinstance(penalty, Tensor) else gram.new_tensor(penalty)
+    gram = gram + weight[..., None, None] * torch.eye(gram.shape[-1]).to(gram)
     # In half the work of LU, which is for what rounding has made indefinite.
     factor, failed = torch.linalg.cholesky_ex(gram)
     if bool(failed.any()):

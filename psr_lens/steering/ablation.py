@@ -1,18 +1,22 @@
 """Directional ablation: what lies along a direction is taken out."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Unpack, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface, check_finite
+from psr_lens.models.columns import Columns
+from psr_lens.steering.base import Common, Role, Steering
 from psr_lens.steering.projection import unit_rows
-from psr_lens.steering.push import PushSteering
+from psr_lens.steering.registry import register
+from psr_lens.steering.training import TrainingData
 
 
 @final
-class DirectionalAblation(PushSteering):
+@register
+class DirectionalAblation(Steering):
     r"""$A \leftarrow A - \alpha (A \cdot r)\, r$: at `alpha = 1` nothing is left along $r$.
 
     Arditi et al. (arXiv 2406.11717, section 2.4) take one direction, a difference in means, out of
@@ -23,51 +27,50 @@ class DirectionalAblation(PushSteering):
         directions: The direction of every layer (one direction, repeated, in the source); rescaled
             to norm 1.
         layers: The layers, ascending.
-        surface: Where it acts.
-        provenance: Where it comes from.
-        fit_report: How the fit went.
+        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
         ValueError: If there is not one direction per layer, or a number is not finite.
     """
 
     method: ClassVar[str] = "ablation"
+    roles: ClassVar[Mapping[str, Role]] = {"directions": "removes"}
+    has_best_layer: ClassVar[bool] = False
+    directions: Float[Tensor, "layer d_model"]
 
     def __init__(
         self,
         directions: Float[Tensor, "layer d_model"],
         layers: Sequence[int],
-        *,
-        surface: Surface = "R",
-        provenance: Mapping[str, Any] | None = None,
-        fit_report: Any = None,
+        **common: Unpack[Common],
     ):
-        super().__init__(layers, surface=surface, provenance=provenance, fit_report=fit_report)
-        if len(directions) != len(self.layers):
-            raise ValueError(
-                f"{len(directions)} directions for {len(self.layers)} layers: pass one per layer"
-            )
-        self.directions = unit_rows(check_finite("directions", directions))
-        self._direction_of_layer = dict(zip(self.layers, self.directions, strict=True))
+        super().__init__(layers, **common)
+        self.hold(directions=unit_rows(directions))
 
-    def push(
-        self, layer: int, resid: Float[Tensor, "*batch d_model"]
+    def update(
+        self,
+        layer: int,
+        resid: Float[Tensor, "*batch d_model"],
+        columns: Columns | None = None,
     ) -> Float[Tensor, "*batch d_model"]:
         """`-(A . r) r`."""
-        direction = self._direction_of_layer[layer].to(resid)
+        direction = self.directions[self.row(layer)].to(resid)
         return -(resid @ direction).unsqueeze(-1) * direction
+
+    @classmethod
+    def closed_form(
+        cls, data: TrainingData, options: Any
+    ) -> "tuple[DirectionalAblation, Sequence[float]]":
+        """One direction for all layers: the mean delta that holds the largest share of the energy.
+
+        In the source validation picks the layer that it is taken from.
+        """
+        deltas = data.moments().deltas
+        shares = torch.tensor(deltas.share_left(deltas.mean))
+        direction = deltas.mean[int(shares.argmin())].to(data.dtype)
+        rows = direction.repeat(len(shares), 1)
+        return cls(rows, range(len(shares)), surface=data.surface), ()
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """The layer's direction."""
-        return self._direction_of_layer[layer].unsqueeze(0)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The directions."""
-        return {"directions": self.directions}
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
-    ) -> "DirectionalAblation":
-        """The inverse of `tensors`."""
-        return cls(tensors["directions"], layers, **options)
+        return self.directions[self.row(layer)].unsqueeze(0)

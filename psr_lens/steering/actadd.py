@@ -1,26 +1,29 @@
 """Activation addition: the difference of one contrastive pair, added position by position."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, final, get_args
+from typing import Any, ClassVar, Literal, Unpack, final, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from psr_lens._types import Layers, Surface, check_finite, resolve_layers
+from psr_lens._types import Layers, Surface, resolve_layers
+from psr_lens.deltas import example_batches, surface_residuals
 from psr_lens.models import unsteered_model
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.columns import Columns
 from psr_lens.models.numerics import record_residuals
-from psr_lens.steering.base import Push, Steering
-from psr_lens.steering.context import Context
+from psr_lens.steering.base import Common, Role, Steering
 from psr_lens.steering.provenance import provenance as provenance_of
+from psr_lens.steering.registry import register
+from psr_lens.steering.training import TrainingData
 
 Alignment = Literal["start", "surface"]
 """Where row 0 goes: the first token of the sequence, or the first token of the surface."""
 
 
 @final
+@register
 class ActAdd(Steering):
     r"""$A[l, a + j] \leftarrow A[l, a + j] + \alpha\, (h^+_l[j] - h^-_l[j])$ for $j$ up to the pair's length.
 
@@ -34,9 +37,8 @@ class ActAdd(Steering):
         rows: The differences, in units of the residual stream.
         layers: The layers, ascending.
         aligned: Where row 0 goes.
-        surface: Where the surface starts; unused with `aligned="start"`.
-        provenance: Where it comes from.
-        fit_report: How the fit went.
+        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them; where
+            the surface starts does not matter with `aligned="start"`.
 
     Raises:
         ValueError: If there is not one set of rows per layer, a number is not finite, or the alignment
@@ -44,6 +46,11 @@ class ActAdd(Steering):
     """
 
     method: ClassVar[str] = "actadd"
+    roles: ClassVar[Mapping[str, Role]] = {"rows": "writes"}
+    index: ClassVar[str] = "row"
+    settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"layers": "best"},)
+    of_one_example: ClassVar[bool] = True
+    rows: Float[Tensor, "layer shift d_model"]
 
     def __init__(
         self,
@@ -51,18 +58,12 @@ class ActAdd(Steering):
         layers: Sequence[int],
         *,
         aligned: Alignment = "surface",
-        surface: Surface = "R",
-        provenance: Mapping[str, Any] | None = None,
-        fit_report: Any = None,
+        **common: Unpack[Common],
     ):
-        super().__init__(layers, surface=surface, provenance=provenance, fit_report=fit_report)
-        if len(rows) != len(self.layers):
-            raise ValueError(
-                f"rows for {len(rows)} layers but {len(self.layers)} layers named: pass one set each"
-            )
+        super().__init__(layers, **common)
         if aligned not in get_args(Alignment):
             raise ValueError(f"aligned={aligned!r}: choose one of {', '.join(get_args(Alignment))}")
-        self.rows = check_finite("rows", rows)
+        self.hold(rows=rows)
         self.aligned: Alignment = aligned
 
     @classmethod
@@ -97,6 +98,15 @@ class ActAdd(Steering):
         origin = provenance_of(hooked, method="actadd", texts=[positive, negative])
         return cls(rows, chosen, aligned="start", provenance=origin)
 
+    @classmethod
+    @torch.no_grad()
+    def closed_form(cls, data: TrainingData, options: Any) -> "tuple[ActAdd, Sequence[float]]":
+        """The accumulated delta of the first example."""
+        model, surface = data.model, data.surface
+        base, steered = example_batches(model, [data.examples[0]])
+        rows = surface_residuals(model, steered, surface) - surface_residuals(model, base, surface)
+        return cls(rows.cpu(), range(len(rows)), surface=surface), ()
+
     def acts_on(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
         """The columns that have a row."""
         place = self._place(columns)
@@ -107,40 +117,32 @@ class ActAdd(Steering):
         """Its surface, where the rows begin there and not at the first token."""
         return self.surface if self.aligned == "surface" else None
 
-    def pushes(
-        self, device: torch.device, dtype: torch.dtype, context: Context | None = None
-    ) -> Mapping[int, Push]:
-        """Every column's own row."""
+    def update(
+        self,
+        layer: int,
+        resid: Float[Tensor, "*batch d_model"],
+        columns: Columns | None = None,
+    ) -> Float[Tensor, "*batch d_model"]:
+        """Every column's own row.
 
-        def pusher(rows: Tensor) -> Push:
-            def push(resid: Tensor, columns: Columns) -> Tensor:
-                place = self._place(columns)
-                own = rows[place.clamp(0, len(rows) - 1)]
-                return torch.where(self.acts_on(columns).unsqueeze(-1), own, 0.0)
-
-            return push
-
-        moved = self.rows.to(device, dtype)
-        return {layer: pusher(moved[row]) for row, layer in enumerate(self.layers)}
+        Raises:
+            ValueError: If nothing says what the columns are.
+        """
+        if columns is None:
+            raise ValueError(
+                "ActAdd goes by the place of a token: pass columns=, as a pass of the model has them"
+            )
+        rows = self.rows[self.row(layer)].to(resid)
+        own = rows[self._place(columns).clamp(0, len(rows) - 1)]
+        return torch.where(self.acts_on(columns).unsqueeze(-1), own, 0.0)
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """The rows of all positions."""
-        return self.rows[self.layers.index(layer)]
+        return self.rows[self.row(layer)]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The rows."""
-        return {"rows": self.rows}
-
-    def options(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """The alignment."""
         return {"aligned": self.aligned}
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
-    ) -> "ActAdd":
-        """The inverse of `tensors`."""
-        return cls(tensors["rows"], layers, **options)
 
     def _place(self, columns: Columns) -> Tensor:
         if self.aligned == "surface":

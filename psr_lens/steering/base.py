@@ -1,18 +1,24 @@
 """`Steering`: the thing that acts. Every intervention on the residual stream goes through here.
 
-All act as `A[l, i] <- A[l, i] + alpha * push_l(A[l, i])` on the surface, at the layers they cover. A
-layer reads the residual stream that already carries the earlier layers' pushes.
+All act as `A[l, i] <- A[l, i] + alpha * update_l(A[l, i])` on the surface, at the layers they cover. A
+layer reads the residual stream that already carries the earlier layers' updates.
+
+A method is one class in one file. What it must have: a name (`method`), tensors (`hold`) and what they add
+(`update`). What else it can do, it says by what it overrides: which directions it adds (`span`), how it is
+fitted (`closed_form`, `fit_layer`, `start`), what `fit` takes for it (`Options`). Nothing else in the package
+asks for a method's name.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal, TypedDict, TypeVar, get_args
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from psr_lens._types import Surface, check_alphas, check_finite, check_surface, check_whole
 from psr_lens.deltas import working_dtype
@@ -21,90 +27,168 @@ from psr_lens.models import HookedModel, as_hooked_model, unsteered_model
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import at_strength
-from psr_lens.steering.coefficients import Coefficients, measure_pushes
+from psr_lens.steering.coefficients import Coefficients, measure_updates
 from psr_lens.steering.context import Context
 from psr_lens.steering.handles import SteeringHandle
 from psr_lens.steering.provenance import check_model
+from psr_lens.steering.training import LayerData, LayerFit, Scale, Start, TrainingData, Watcher
 from psr_lens.storage import write_container
 
 KIND: Final = "steering"
 """Of its files."""
 
-Push = Callable[[Tensor, Columns], Tensor]
-"""What a layer adds at strength 1, given residual streams `[batch, pos, d_model]` in the working
-precision and what their columns are."""
+HookPoint = Literal["resid_post", "attn_out", "mlp_out"]
+"""Where in a block a steering acts: on the residual stream after it, or on what its attention or its MLP
+writes. The first is what is offered today."""
+
+ACTING: Final = ("acts_on", "acting", "edits", "edit")
+"""What a class overrides that acts in a way of its own: elsewhere than on its surface, say."""
+
+Own = TypeVar("Own", bound="Steering")
+
+Role = Literal["writes", "reads", "removes"]
+"""What a method does along a vector of the residual stream."""
 
 
-class Steering(ABC):
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a method that has none of its own."""
+
+
+class Common(TypedDict, total=False):
+    """What every steering takes beside its tensors and its layers: see `Steering`."""
+
+    surface: Surface
+    hook_point: HookPoint
+    provenance: Mapping[str, Any] | None
+    fit_report: Any
+
+
+class Steering(nn.Module, ABC):
     """An intervention on the residual stream that stands in for a prompt.
 
-    Steerings compose: `a + b` pushes by the sum of what both would push, each on its own layers and
-    surface; `0.5 * a` and `-a` scale.
+    A `torch.nn.Module`: its numbers are its parameters, `[layer, ...]`, and `to`, `double`, `parameters`
+    and `state_dict` are torch's. They take no gradient unless `requires_grad_()` says so, or a tensor that it
+    was made of did.
 
-    Attributes:
-        depends_on_examples: Whether what it adds takes the steered prompt and the response to know.
+    Steerings compose: `a + b` adds the sum of what both would add, each on its own layers and surface;
+    `0.5 * a` and `-a` scale.
+
+    Args:
         layers: The layers that it covers, ascending.
         surface: Where it acts, `R` or `QR`.
+        hook_point: What it acts on in a block.
         provenance: The model, the numerics, the data and the seed that it comes from.
         fit_report: How the fit went; None for one that was loaded or not fitted.
+
+    Attributes:
+        method: What it is called, in files and in `fit(..., method=...)`.
+        depends_on_examples: Whether what it adds takes the steered prompt and the response to know.
+        roles: What the method does along the vectors among its tensors, for the lens.
+        index: What several vectors of one layer are called there.
+
+    Raises:
+        ValueError: If layers, surface or hook point are no such thing.
     """
 
     method: ClassVar[str]
     depends_on_examples: ClassVar[bool] = False
+    roles: ClassVar[Mapping[str, Role]] = {}
+    index: ClassVar[str] = "vector"
 
     def __init__(
         self,
         layers: Sequence[int],
         *,
         surface: Surface = "R",
+        hook_point: HookPoint = "resid_post",
         provenance: Mapping[str, Any] | None = None,
         fit_report: Any = None,
     ):
+        super().__init__()
         self.layers = tuple(check_whole("layers", layer) for layer in layers)
         if list(self.layers) != sorted(set(self.layers)) or any(i < 0 for i in self.layers):
             raise ValueError(f"layers={list(self.layers)}: name each once, from the lowest up")
         self.surface: Surface = check_surface(surface)
+        self.hook_point: HookPoint = check_hook_point(hook_point)
         self.provenance: Mapping[str, Any] = dict(provenance or {})
         self.fit_report = fit_report
+        self._row_of_layer = {layer: row for row, layer in enumerate(self.layers)}
 
-    # --- what a kind of steering is -------------------------------------------------------------
+    def hold(self, **tensors: Tensor) -> None:
+        """Make tensors, with one entry per layer each, its parameters.
+
+        Raises:
+            ValueError: If one has more or fewer, or is not finite.
+        """
+        for name, tensor in tensors.items():
+            n = len(tensor) if tensor.ndim else 0
+            if n != len(self.layers):
+                raise ValueError(
+                    f"{name} for {n} layers but {len(self.layers)} are named: pass one of each layer"
+                )
+            known = check_finite(name, tensor)
+            wanted = known.requires_grad and known.is_leaf
+            self.register_parameter(name, nn.Parameter(known, requires_grad=wanted))
+
+    # --- what a method is -----------------------------------------------------------------------
 
     @abstractmethod
-    def pushes(
-        self, device: torch.device, dtype: torch.dtype, context: Context | None = None
-    ) -> Mapping[int, Push]:
-        """What every layer adds at strength 1.
+    def update(
+        self,
+        layer: int,
+        resid: Float[Tensor, "*batch d_model"],
+        columns: Columns | None = None,
+    ) -> Float[Tensor, "*batch d_model"]:
+        """What is added at strength 1.
 
         Args:
-            device: Where the residual streams will be.
-            dtype: Their working precision.
-            context: Model and examples, for a steering that depends on the example.
+            layer: One of `layers`.
+            resid: Residual streams of any leading shape, in the working precision.
+            columns: What their columns are, where they are a pass of the model; for a method that goes
+                by the token's place.
         """
 
-    @abstractmethod
-    def tensors(self) -> dict[str, Tensor]:
-        """What `save` stores."""
+    def forward(
+        self,
+        layer: int,
+        resid: Float[Tensor, "*batch d_model"],
+        columns: Columns | None = None,
+    ) -> Float[Tensor, "*batch d_model"]:
+        """`update`."""
+        return self.update(layer, resid, columns)
 
-    @classmethod
-    @abstractmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
-    ) -> "Steering":
-        """The inverse of `tensors` and `options`."""
+    def row(self, layer: int) -> int:
+        """The row of its tensors that belongs to a layer."""
+        return self._row_of_layer[layer]
 
-    def options(self) -> dict[str, Any]:
-        """What `save` stores beside the tensors: arguments of `from_tensors`, as JSON values."""
+    def arguments(self) -> dict[str, Any]:
+        """What `save` stores beside the tensors: further arguments of the class, as JSON values."""
         return {}
 
+    def with_tensors(
+        self: "Own", tensors: Mapping[str, Tensor], layers: Sequence[int] | None = None
+    ) -> "Own":
+        """The same steering with other numbers, for other layers if they are given."""
+        return type(self)(
+            **tensors,
+            layers=self.layers if layers is None else layers,
+            surface=self.surface,
+            hook_point=self.hook_point,
+            provenance=self.provenance,
+            fit_report=self.fit_report,
+            **self.arguments(),
+        )
+
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
-        """What its pushes at a layer are made of: rows whose span holds every push.
+        """What its updates at a layer are made of: rows whose span holds every update.
 
         Args:
             layer: One of `layers`.
 
         Returns:
             The rows, of any length and not orthogonal in general; None where they are not known, so
-            that each token's push is its own direction.
+            that each token's update is its own direction.
         """
         return None
 
@@ -115,21 +199,24 @@ class Steering(ABC):
         return None if rows is None else rows.shape[-1]
 
     def covers(self, layer: int, columns: Columns) -> Bool[Tensor, "batch pos"]:
-        """Which columns it may push at a layer; none at a layer that is not among `layers`."""
+        """Which columns it may act on at a layer; none at a layer that is not among `layers`."""
         mask = self.acts_on(columns)
         return mask if layer in self.layers else torch.zeros_like(mask)
 
     def acts_on(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
-        """Which columns it may push."""
+        """Which columns it may act on."""
         return columns.surface(self.surface)
 
     @property
     def only_on(self) -> Surface | None:
-        """The surface outside of which it neither pushes nor reads, None where that is not known.
+        """The surface outside of which it neither adds nor reads, None where that is not known.
 
-        What lies in front of it may be run once for rows that share it, without the steering.
+        What lies before it may be run once for rows that share it, without the steering. A class that
+        acts in a way of its own is not known to keep to its surface.
         """
-        return None
+        own = type(self)
+        as_usual = all(getattr(own, name) is getattr(Steering, name) for name in ACTING)
+        return self.surface if as_usual else None
 
     def check(self, model: HookedModel) -> None:
         """Refuse a model that this steering does not belong to.
@@ -139,6 +226,148 @@ class Steering(ABC):
                 the model lacks, or has vectors of another width.
         """
         check_model(self.provenance, model, max(self.layers, default=-1), self.width)
+
+    def at(self: "Own", layers: Sequence[int]) -> "Own":
+        """The same steering at those of the given layers that it covers.
+
+        Raises:
+            ValueError: If it covers none of them.
+        """
+        kept = [layer for layer in layers if layer in self.layers]
+        if not kept:
+            raise ValueError(f"layers={list(layers)} but {self!r} covers {list(self.layers)}")
+        rows = [self.row(layer) for layer in kept]
+        return self.with_tensors({name: own[rows] for name, own in self.state_dict().items()}, kept)
+
+    # --- how it is fitted -----------------------------------------------------------------------
+
+    Options: ClassVar[type[Any]] = NoOptions
+    """What `fit` takes for this method alone: a dataclass."""
+    settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """What `fit_best` tries: arguments of `fit`."""
+    default_objective: ClassVar[str] = "mse"
+    apart_by_objective: ClassVar[bool] = False
+    """Whether a comparison shows what is fitted to each objective as methods of their own."""
+    has_best_layer: ClassVar[bool] = True
+    """Whether layers, where they can be fitted one by one, can be tried one by one too."""
+    of_one_example: ClassVar[bool] = False
+    """Whether it is made of the first training example, and of no other."""
+    finds_own_strength: ClassVar[bool] = False
+    """Whether it is trained to act on examples of every strength alike, by what it reads in them."""
+
+    @classmethod
+    def check_options(
+        cls, options: Any, *, solver: str = "auto", surface: Surface = "R", has_dev: bool = True
+    ) -> None:
+        """Refuse options of this method that do not go with the rest of a fit.
+
+        Args:
+            options: An `Options` of this class, valid by itself.
+            solver: Which solver.
+            surface: `R` or `QR`.
+            has_dev: Whether there are dev examples.
+
+        Raises:
+            ValueError: If they do not.
+        """
+
+    @classmethod
+    def closed_form(
+        cls: "type[Own]", data: TrainingData, options: Any
+    ) -> "tuple[Own, Sequence[float]]":
+        """Make the steering for all layers in one pass over the examples.
+
+        Returns:
+            The steering, and the share of the deltas' energy that it leaves at every layer; nothing where
+            that has no meaning.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def fit_layer(cls, data: LayerData, options: Any) -> LayerFit:
+        """Fit one layer to what is missing there: the layerwise solver's part of the work.
+
+        What it finds acts on all tokens of the surface while it is fitted, with no columns given.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def joined(cls: "type[Own]", parts: "Sequence[Own]") -> "Own":
+        """Steerings of one layer each, ascending, as one."""
+        tensors = [part.state_dict() for part in parts]
+        together = {name: torch.cat([own[name] for own in tensors]) for name in tensors[0]}
+        return parts[0].with_tensors(together, [layer for part in parts for layer in part.layers])
+
+    def settled(self, options: Any) -> Any:
+        """The options, with what the layerwise fit of this steering has decided of them."""
+        return options
+
+    @classmethod
+    def start(cls: "type[Own]", given: Start, options: Any) -> "Own":
+        """Where the gradient solver begins."""
+        raise NotImplementedError
+
+    @classmethod
+    def recipe(cls, n_layers: int) -> Mapping[str, Any]:
+        """What this method changes of the gradient solver's default recipe, for so many layers."""
+        return {}
+
+    def rescaled(self: "Own", scale: Scale) -> "Own":
+        r"""The same steering of a standardised residual stream.
+
+        Returns:
+            $s'$ with $s'(x) = s(\mathrm{mean} + \mathrm{std}\, x) / \mathrm{size}$ at every layer. Without
+            it, a method is trained in plain units.
+        """
+        raise NotImplementedError
+
+    def constrain(self) -> None:
+        """Before training: register torch's parametrisations, and say what takes no gradient."""
+
+    def training_update(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        on: Bool[Tensor, "batch pos"],
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What is added while it is trained: `update`, unless the method's source has it otherwise.
+
+        Args:
+            layer: The layer.
+            resid: Residual streams of whole responses.
+            on: The tokens on the surface; the others are padding.
+        """
+        return self.update(layer, resid)
+
+    def penalty(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        on: Bool[Tensor, "batch pos"],
+        regulariser: float,
+    ) -> Float[Tensor, ""] | float:
+        """What a layer adds to the objective while it is trained; `regulariser` is the recipe's."""
+        return 0.0
+
+    def after_training(self, watch: Callable[[Watcher], None]) -> None:
+        """Find what is not trained but read off the training examples.
+
+        Args:
+            watch: Takes them through the trained steering once more, those of positive strength alone where
+                there are some, and calls what it is given at every layer of every batch.
+        """
+
+    @classmethod
+    def solvers(cls) -> tuple[str, ...]:
+        """How it can be fitted: `closed form` alone, or `replay` and `live`, or one of them."""
+        own = {
+            "closed form": cls.closed_form.__func__ is not Steering.closed_form.__func__,
+            "replay": cls.fit_layer.__func__ is not Steering.fit_layer.__func__,
+            "live": cls.start.__func__ is not Steering.start.__func__,
+        }
+        if own["closed form"]:
+            return ("closed form",)
+        return tuple(name for name, has in own.items() if has)
 
     # --- acting ---------------------------------------------------------------------------------
 
@@ -161,25 +390,42 @@ class Steering(ABC):
             context = examples
         else:
             context = Context(model, examples)
-        pushes = self.pushes(model.device, working_dtype(model.dtype), context)
-        return {layer: self.edit(push, alpha) for layer, push in pushes.items()}
+        ready = self.acting(model.device, working_dtype(model.dtype), context)
+        return {layer: ready.edit(layer, alpha) for layer in ready.layers}
 
-    def edit(self, push: Push, alpha: float | Float[Tensor, " batch"]) -> ResidualEdit:
-        """The residual edit that adds `alpha` times a push on the columns that this steering acts on."""
+    def acting(
+        self, device: torch.device, dtype: torch.dtype, context: Context | None = None
+    ) -> "Steering":
+        """This steering ready to act: with its numbers where the residual streams will be.
 
-        def added(exact: Tensor, pushed: Tensor, columns: Columns) -> Tensor:
+        Args:
+            device: Where that is.
+            dtype: Their working precision.
+            context: Model and examples, for a steering that depends on the example.
+        """
+        tensors = self.state_dict(keep_vars=True)
+        ready = all(own.device == device and own.dtype == dtype for own in tensors.values())
+        # A copy elsewhere would keep the gradient; `update` brings what it needs along.
+        if ready or any(own.requires_grad for own in tensors.values()):
+            return self
+        return self.with_tensors({name: own.to(device, dtype) for name, own in tensors.items()})
+
+    def edit(self, layer: int, alpha: float | Float[Tensor, " batch"]) -> ResidualEdit:
+        """The residual edit that adds `alpha` times a layer's update where this steering acts."""
+
+        def added(exact: Tensor, update: Tensor, columns: Columns) -> Tensor:
             if not isinstance(alpha, Tensor):
-                return torch.add(exact, pushed, alpha=alpha)
+                return torch.add(exact, update, alpha=alpha)
             own = alpha.to(exact)
             own = own if columns.rows is None else own[columns.rows]
-            return exact + own[:, None, None] * pushed
+            return exact + own[:, None, None] * update
 
         def edit(resid: Tensor, columns: Columns) -> Tensor:
             exact = resid.to(working_dtype(resid.dtype))
-            pushed = added(exact, push(exact, columns), columns).to(resid.dtype)
+            steered = added(exact, self.update(layer, exact, columns), columns).to(resid.dtype)
             if columns.all_response:
-                return pushed
-            return torch.where(self.acts_on(columns).unsqueeze(-1), pushed, resid)
+                return steered
+            return torch.where(self.acts_on(columns).unsqueeze(-1), steered, resid)
 
         return edit
 
@@ -245,9 +491,9 @@ class Steering(ABC):
         batch_size: int = 32,
         progress: bool = False,
     ) -> list[Coefficients]:
-        """How strongly every layer and token of every response is pushed, in the data's order.
+        """How much every layer and token of every response is changed, in the data's order.
 
-        Runs `x y'` under the steering and takes down the length of each push, whatever the method.
+        Runs `x y'` under the steering and takes down the length of each update, whatever the method.
 
         Args:
             model: The model.
@@ -263,7 +509,7 @@ class Steering(ABC):
         hooked = unsteered_model(model, "coefficients(...)")
         self.check(hooked)
         with at_strength(alpha):
-            return measure_pushes(
+            return measure_updates(
                 hooked,
                 data,
                 lambda examples: self.edits(hooked, alpha, examples),
@@ -402,7 +648,8 @@ class Steering(ABC):
             "method": self.method,
             "layers": list(self.layers),
             "surface": self.surface,
-            "options": self.options(),
+            "hook_point": self.hook_point,
+            "arguments": self.arguments(),
             "provenance": dict(self.provenance),
         }
 
@@ -416,16 +663,38 @@ class Steering(ABC):
             The path of the file.
 
         Raises:
-            ValueError: If a number was made NaN or infinite since the steering was made, or something
-                that is not a steering is at the path.
+            ValueError: If a number was made NaN or infinite since the steering was made, its class is not
+                registered or does not name the axes of its tensors, so that it could not be loaded, or
+                something that is not a steering is at the path.
             OSError: If it cannot be written.
         """
-        tensors = self.tensors()
+        from psr_lens.steering.loading import check_loadable
+
+        tensors = self.state_dict()
         for name, tensor in tensors.items():
             check_finite(name, tensor)
+        check_loadable(self)
         return write_container(path, KIND, tensors, self.header())
 
     def __repr__(self) -> str:
         origin = self.provenance.get("model", {}).get("name", "an unnamed model")
         where = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         return f"{type(self).__name__}({self.method}, {where} of {origin}, surface {self.surface})"
+
+
+def check_hook_point(hook_point: Any) -> HookPoint:
+    """The hook point, if it is one that is offered.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if hook_point not in get_args(HookPoint):
+        raise ValueError(
+            f"hook_point={hook_point!r}: choose one of {', '.join(get_args(HookPoint))}"
+        )
+    if hook_point != "resid_post":
+        raise ValueError(
+            f"hook_point={hook_point!r}: steerings act on the residual stream after a block so far, "
+            "'resid_post'"
+        )
+    return hook_point

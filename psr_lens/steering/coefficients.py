@@ -60,7 +60,7 @@ class Coefficients:
 
 
 @torch.no_grad()
-def measure_pushes(
+def measure_updates(
     model: HookedModel,
     data: Sequence[Example],
     edits_for: Callable[[Sequence[Example]], Mapping[int, ResidualEdit]],

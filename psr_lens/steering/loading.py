@@ -10,33 +10,13 @@ from torch import Tensor
 
 from psr_lens._types import Surface, check_finite
 from psr_lens.models import as_hooked_model
-from psr_lens.steering.ablation import DirectionalAblation
-from psr_lens.steering.actadd import ActAdd
-from psr_lens.steering.base import KIND, Steering
-from psr_lens.steering.constant import ConstantSteering
-from psr_lens.steering.oracle import OracleSteering
-from psr_lens.steering.projection import ProjectionMatch
+from psr_lens.steering.base import KIND, HookPoint, Steering
 from psr_lens.steering.provenance import checked_provenance, recorded_fingerprint
-from psr_lens.steering.psr import PSR
-from psr_lens.steering.reft import LoReFT, ReFTr1
+from psr_lens.steering.registry import known_methods
 from psr_lens.steering.sums import SumSteering
 from psr_lens.steering.vector_files import advice, kind_of_file
 from psr_lens.storage import container_path, read_container
 from psr_lens.storage.fields import choice, listed, mapping, number, only, reading, whole
-
-_CLASSES: Final[dict[str, type[Steering]]] = {
-    cls.method: cls
-    for cls in (
-        ActAdd,
-        ConstantSteering,
-        DirectionalAblation,
-        LoReFT,
-        OracleSteering,
-        ProjectionMatch,
-        PSR,
-        ReFTr1,
-    )
-}
 
 _NUMBERS: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -91,30 +71,39 @@ def _refuse_foreign(path: Path) -> None:
 
 def _build(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering:
     """The steering of a header; the parts of a sum have headers of their own."""
-    only(header, "method", "layers", "surface", "options", "provenance")
-    method = choice(header, "method", [*sorted(_CLASSES), SumSteering.method])
-    options, origin = mapping(header, "options"), checked_provenance(header)
+    only(header, "method", "layers", "surface", "hook_point", "arguments", "provenance")
+    classes = known_methods()
+    method = choice(header, "method", [*sorted(classes), SumSteering.method])
+    arguments, origin = mapping(header, "arguments"), checked_provenance(header)
     fingerprint = recorded_fingerprint(origin)
     surface = choice(header, "surface", get_args(Surface))
+    hook_point = choice(header, "hook_point", get_args(HookPoint))
     layers = listed(header, "layers", whole)
     if method != SumSteering.method:
-        cls = _CLASSES[method]
+        cls = classes[method]
         sizes = {"layer": len(layers)}
         if fingerprint is not None:
             sizes["d_model"] = fingerprint.d_model
         check_tensors(cls, tensors, sizes)
-        found = cls.from_tensors(tensors, layers, surface=surface, provenance=origin, **options)
-        if found.options() != options:
-            raise ValueError(f"options {options}, but a {cls.__name__} has {found.options()}")
+        found = cls(
+            **tensors,
+            layers=layers,
+            surface=surface,
+            hook_point=hook_point,
+            provenance=origin,
+            **arguments,
+        )
+        if found.arguments() != arguments:
+            raise ValueError(f"arguments {arguments}, but a {cls.__name__} has {found.arguments()}")
         # Finite numbers can be too large for what is made of them.
-        for name, tensor in found.tensors().items():
+        for name, tensor in found.state_dict().items():
             check_finite(name, tensor)
         return found
     parts: list[tuple[float, Steering]] = []
     left = set(tensors)
-    only(options, "parts")
-    for i, part in enumerate(listed(options, "parts", mapping)):
-        prefix = f"{i}."
+    only(arguments, "parts")
+    for i, part in enumerate(listed(arguments, "parts", mapping)):
+        prefix = f"steerings.{i}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         left -= {prefix + name for name in own}
         weight = number(part, "weight")
@@ -139,7 +128,7 @@ def check_tensors(
 
     Args:
         cls: The kind.
-        tensors: By the names that `Steering.tensors` gives them.
+        tensors: By the names of its parameters.
         sizes: Axes that are known.
 
     Raises:
@@ -168,10 +157,34 @@ def check_tensors(
             raise ValueError(f"{name} is not finite: it was not fitted, or is damaged")
 
 
+def check_loadable(steering: Steering) -> None:
+    """Refuse to write what could not be read back.
+
+    Raises:
+        ValueError: If its class, or that of a part of it, is not registered, or its constructor does not
+            name the axes of its tensors.
+    """
+    if isinstance(steering, SumSteering):
+        for _, part in steering.parts:
+            check_loadable(part)
+        return
+    cls = type(steering)
+    if known_methods().get(cls.method) is not cls:
+        raise ValueError(
+            f"{cls.__name__} is not registered, so its file could not be loaded: put @register above it"
+        )
+    unnamed = sorted(steering.state_dict().keys() - _shapes(cls).keys())
+    if unnamed:
+        raise ValueError(
+            f"{cls.__name__}() does not name the axes of {', '.join(unnamed)}, so its file could not be "
+            'loaded: annotate them, Float[Tensor, "layer d_model"] say'
+        )
+
+
 def _shapes(cls: type[Steering]) -> dict[str, str]:
     """The axes of every tensor that a kind of steering is made of, as its constructor names them."""
     found = {}
-    for name, parameter in inspect.signature(cls).parameters.items():
+    for name, parameter in inspect.signature(cls, eval_str=True).parameters.items():
         for kind in (parameter.annotation, *get_args(parameter.annotation)):
             if hasattr(kind, "dim_str"):
                 found[name] = kind.dim_str

@@ -1,19 +1,23 @@
 """The oracle: every example's own deltas, the upper bound of any steering."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Unpack, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface, check_finite
+from psr_lens._types import Surface, check_count
 from psr_lens.models.columns import Columns
-from psr_lens.steering.base import Push, Steering
+from psr_lens.steering.base import Common, Role, Steering
 from psr_lens.steering.context import Context
+from psr_lens.steering.registry import register
+from psr_lens.steering.training import TrainingData
 
 
 @final
+@register
 class OracleSteering(Steering):
     r"""$A[l, i] \leftarrow A[l, i] + \alpha P_l (A(x'y')[l, i] - A[l, i])$ on its own response (ours).
 
@@ -30,32 +34,51 @@ class OracleSteering(Steering):
     Args:
         layers: The layers; with all of them the steered run is reproduced at every layer.
         basis: Orthonormal directions per layer, zero rows where a layer has fewer; None: full.
-        surface: Where it acts.
-        provenance: Where it comes from.
-        fit_report: How the fit went.
+        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
         ValueError: If there is not one basis per layer, or a number is not finite.
     """
 
     method: ClassVar[str] = "oracle"
+    roles: ClassVar[Mapping[str, Role]] = {"basis": "writes"}
+    index: ClassVar[str] = "rank"
+    basis: Float[Tensor, "layer rank d_model"] | None
     depends_on_examples: ClassVar[bool] = True
+    has_best_layer: ClassVar[bool] = False
+
+    @dataclass(frozen=True)
+    class Options:
+        """What `fit` takes for an oracle."""
+
+        rank: int | None = None
+        """Directions per layer, the leading principal ones of the local deltas; all if not given."""
+        along: Steering | None = field(default=None, metadata={"command_line": False})
+        """A steering whose directions it is confined to."""
+
+        def __post_init__(self):
+            if self.rank is not None:
+                check_count("rank", self.rank)
+            if self.along is not None and not isinstance(self.along, Steering):
+                raise ValueError(f"along={self.along!r}: pass a steering, load_steering(path) say")
+            if self.rank is not None and self.along is not None:
+                raise ValueError(
+                    f"rank={self.rank} and along=: the oracle takes its directions from one of them"
+                )
 
     def __init__(
         self,
         layers: Sequence[int],
         *,
         basis: Float[Tensor, "layer rank d_model"] | None = None,
-        surface: Surface = "R",
-        provenance: Mapping[str, Any] | None = None,
-        fit_report: Any = None,
+        **common: Unpack[Common],
     ):
-        super().__init__(layers, surface=surface, provenance=provenance, fit_report=fit_report)
-        if basis is not None and len(basis) != len(self.layers):
-            raise ValueError(
-                f"{len(basis)} bases for {len(self.layers)} layers: pass one per layer"
-            )
-        self.basis = None if basis is None else check_finite("basis", basis)
+        super().__init__(layers, **common)
+        if basis is None:
+            self.register_parameter("basis", None)
+        else:
+            self.hold(basis=basis)
+        self._target: Tensor | None = None
 
     @classmethod
     def along(cls, steering: Steering) -> "OracleSteering":
@@ -81,10 +104,30 @@ class OracleSteering(Steering):
             provenance={**steering.provenance, "method": "oracle-along"},
         )
 
-    def pushes(
+    @classmethod
+    def check_options(
+        cls, options: Any, *, solver: str = "auto", surface: Surface = "R", has_dev: bool = True
+    ) -> None:
+        """It acts where the steering acts that it follows."""
+        if options.along is not None and options.along.surface != surface:
+            raise ValueError(
+                f"surface={surface!r} but the steering given as along= has {options.along.surface!r}"
+            )
+
+    @classmethod
+    def closed_form(
+        cls, data: TrainingData, options: Any
+    ) -> "tuple[OracleSteering, Sequence[float]]":
+        """Nothing is fitted but the directions of a limited one."""
+        if options.along is not None:
+            return cls.along(options.along), ()
+        basis = None if options.rank is None else data.leading_directions(options.rank)
+        return cls(range(data.model.n_layers), basis=basis, surface=data.surface), ()
+
+    def acting(
         self, device: torch.device, dtype: torch.dtype, context: Context | None = None
-    ) -> Mapping[int, Push]:
-        """Pushes for one batch of examples, in that order.
+    ) -> "OracleSteering":
+        """The oracle of one batch of examples, in that order.
 
         Raises:
             ValueError: If no examples are given.
@@ -93,23 +136,34 @@ class OracleSteering(Steering):
             raise ValueError(
                 "the oracle replays the deltas of given examples: pass examples=, it cannot generate"
             )
-        target = context.prompt_steered(self.surface)
+        tensors = {name: own.to(device, dtype) for name, own in self.state_dict().items()}
+        ready = self.with_tensors(tensors)
+        ready._target = context.prompt_steered(self.surface)
+        return ready
 
-        def pusher(row: int, layer: int) -> Push:
-            basis = None if self.basis is None else self.basis[row].to(device, dtype)
+    def update(
+        self,
+        layer: int,
+        resid: Float[Tensor, "*batch d_model"],
+        columns: Columns | None = None,
+    ) -> Float[Tensor, "*batch d_model"]:
+        """What is missing to the prompt-steered run, or the part of it along the basis.
 
-            def push(resid: Tensor, columns: Columns) -> Tensor:
-                mask = columns.surface(self.surface)
-                missing = target[layer].to(dtype) - resid[mask]
-                if basis is not None:
-                    missing = missing @ basis.T @ basis
-                pushed = torch.zeros_like(resid)
-                pushed[mask] = missing
-                return pushed
-
-            return push
-
-        return {layer: pusher(row, layer) for row, layer in enumerate(self.layers)}
+        Raises:
+            ValueError: If it was not made ready for a batch, by `acting`.
+        """
+        if self._target is None or columns is None:
+            raise ValueError(
+                "the oracle replays the deltas of given examples: apply it with examples="
+            )
+        mask = columns.surface(self.surface)
+        missing = self._target[layer].to(resid) - resid[mask]
+        basis = self.span(layer)
+        if basis is not None:
+            missing = missing @ basis.T @ basis
+        update = torch.zeros_like(resid)
+        update[mask] = missing
+        return update
 
     @property
     def only_on(self) -> Surface:
@@ -118,18 +172,7 @@ class OracleSteering(Steering):
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """The layer's basis, if it has one."""
-        return None if self.basis is None else self.basis[self.layers.index(layer)]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The basis, if it has one: the deltas belong to the examples."""
-        return {} if self.basis is None else {"basis": self.basis}
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
-    ) -> "OracleSteering":
-        """The inverse of `tensors`."""
-        return cls(layers, basis=tensors.get("basis"), **options)
+        return None if self.basis is None else self.basis[self.row(layer)]
 
 
 def orthonormal_rows(rows: Float[Tensor, "rank d_model"]) -> Float[Tensor, "rank d_model"]:

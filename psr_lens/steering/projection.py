@@ -1,17 +1,21 @@
 """Projection match: every token gets the same projection on a direction."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Unpack, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface, check_finite
-from psr_lens.steering.push import PushSteering
+from psr_lens.models.columns import Columns
+from psr_lens.steering.base import Common, Role, Steering
+from psr_lens.steering.registry import register
+from psr_lens.steering.training import TrainingData
 
 
 @final
-class ProjectionMatch(PushSteering):
+@register
+class ProjectionMatch(Steering):
     r"""$A \leftarrow A + \alpha (m_l - A \cdot u_l)\, u_l$: the projection on $u_l$ becomes $m_l$.
 
     Stolfo et al. (arXiv 2410.12877, section 3): `u` is the unit mean delta at the last prompt token,
@@ -21,59 +25,56 @@ class ProjectionMatch(PushSteering):
         directions: Unit directions `u`; rescaled to norm 1.
         targets: Projections `m` that every surface token gets at `alpha = 1`.
         layers: The layers, ascending.
-        surface: Where it acts.
-        provenance: Where it comes from.
-        fit_report: How the fit went.
+        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
         ValueError: If there is not one direction and target per layer, or a number is not finite.
     """
 
     method: ClassVar[str] = "projection"
+    roles: ClassVar[Mapping[str, Role]] = {"directions": "writes"}
+    settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"layers": "best"}, {"layers": "all"})
+    directions: Float[Tensor, "layer d_model"]
+    targets: Float[Tensor, " layer"]
 
     def __init__(
         self,
         directions: Float[Tensor, "layer d_model"],
         targets: Float[Tensor, " layer"],
         layers: Sequence[int],
-        *,
-        surface: Surface = "R",
-        provenance: Mapping[str, Any] | None = None,
-        fit_report: Any = None,
+        **common: Unpack[Common],
     ):
-        super().__init__(layers, surface=surface, provenance=provenance, fit_report=fit_report)
-        if not len(directions) == len(targets) == len(self.layers):
-            raise ValueError(
-                f"{len(directions)} directions and {len(targets)} targets for {len(self.layers)} "
-                "layers: pass one per layer"
-            )
-        self.directions = unit_rows(check_finite("directions", directions))
-        self.targets = check_finite("targets", targets)
-        self._row_of_layer = {layer: row for row, layer in enumerate(self.layers)}
+        super().__init__(layers, **common)
+        self.hold(directions=unit_rows(directions), targets=targets)
 
-    def push(
-        self, layer: int, resid: Float[Tensor, "*batch d_model"]
+    def update(
+        self,
+        layer: int,
+        resid: Float[Tensor, "*batch d_model"],
+        columns: Columns | None = None,
     ) -> Float[Tensor, "*batch d_model"]:
         """`(m - A . u) u`."""
-        row = self._row_of_layer[layer]
+        row = self.row(layer)
         direction = self.directions[row].to(resid)
         missing = self.targets[row].to(resid) - resid @ direction
         return missing.unsqueeze(-1) * direction
 
+    @classmethod
+    def closed_form(
+        cls, data: TrainingData, options: Any
+    ) -> "tuple[ProjectionMatch, Sequence[float]]":
+        """Directions and targets at the last prompt token."""
+        moments = data.moments()
+        units = torch.nn.functional.normalize(moments.at_prompt.mean, dim=1)
+        targets = (units * moments.prompted.mean).sum(dim=1)
+        made = cls(
+            units.to(data.dtype), targets.to(data.dtype), range(len(units)), surface=data.surface
+        )
+        return made, ()
+
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """The layer's direction."""
-        return self.directions[self._row_of_layer[layer]].unsqueeze(0)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Directions and targets."""
-        return {"directions": self.directions, "targets": self.targets}
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
-    ) -> "ProjectionMatch":
-        """The inverse of `tensors`."""
-        return cls(tensors["directions"], tensors["targets"], layers, **options)
+        return self.directions[self.row(layer)].unsqueeze(0)
 
 
 def unit_rows(rows: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:

@@ -1,18 +1,24 @@
 """PSR: a probe reads a token's residual stream and decides how strongly to push it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Unpack, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from psr_lens._types import Surface, check_finite
-from psr_lens.steering.push import PushSteering
+from psr_lens.models.columns import Columns
+from psr_lens.statistics import fit_heads
+from psr_lens.steering.base import Common, Own, Role, Steering
+from psr_lens.steering.registry import register
+from psr_lens.steering.training import LayerData, LayerFit, Scale, Start
 
 
 @final
-class PSR(PushSteering):
+@register
+class PSR(Steering):
     r"""Prompt Steering Replacement (Heyman & Vandeputte, arXiv 2605.03907).
 
     $A \leftarrow A + \alpha \sum_k \mathrm{ReLU}(w_{l,k} \cdot A + b_{l,k})\, z_{l,k}$
@@ -25,15 +31,35 @@ class PSR(PushSteering):
         b: Probe biases.
         z: Directions; rescaled to norm 1, with `w` and `b` taking the norm over.
         layers: The layers, ascending.
-        surface: Where it acts.
-        provenance: Where it comes from.
-        fit_report: How the fit went.
+        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
         ValueError: If there is not one set of heads per layer, or a number is not finite.
     """
 
     method: ClassVar[str] = "psr"
+    roles: ClassVar[Mapping[str, Role]] = {"z": "writes", "w": "reads"}
+    index: ClassVar[str] = "head"
+    settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"objective": "mse"}, {"objective": "ll"})
+    w: Float[Tensor, "layer head d_model"]
+    b: Float[Tensor, "layer head"]
+    z: Float[Tensor, "layer head d_model"]
+
+    @dataclass(frozen=True)
+    class Options:
+        """What `fit` takes for a PSR."""
+
+        n_heads: int | Literal["auto"] = 1
+        """Heads per layer; 1 is the paper's. Replay uses as many of them at every layer as make its
+        regression better on the dev split, the others are zero. `auto`: up to 16, as the dev split
+        decides; the report's stages say how many."""
+
+        def __post_init__(self):
+            whole = isinstance(self.n_heads, int) and not isinstance(self.n_heads, bool)
+            if self.n_heads != "auto" and not (whole and self.n_heads >= 1):
+                raise ValueError(
+                    f"n_heads={self.n_heads!r}: pass a whole number of at least 1, or 'auto'"
+                )
 
     def __init__(
         self,
@@ -41,51 +67,131 @@ class PSR(PushSteering):
         b: Float[Tensor, "layer head"],
         z: Float[Tensor, "layer head d_model"],
         layers: Sequence[int],
-        *,
-        surface: Surface = "R",
-        provenance: Mapping[str, Any] | None = None,
-        fit_report: Any = None,
+        **common: Unpack[Common],
     ):
-        super().__init__(layers, surface=surface, provenance=provenance, fit_report=fit_report)
-        if len(w) != len(self.layers):
-            raise ValueError(
-                f"PSR heads for {len(w)} layers but {len(self.layers)} layers named: pass one set each"
-            )
-        for name, tensor in (("w", w), ("b", b), ("z", z)):
-            check_finite(name, tensor)
-        norm = z.norm(dim=-1)
+        super().__init__(layers, **common)
+        norm = check_finite("z", z).norm(dim=-1)
         # A saved direction is already of norm 1 up to rounding: keep its exact bits.
         norm = torch.where((norm - 1).abs() < 1e-6, 1.0, norm)
-        self.w = w * norm.unsqueeze(-1)
-        self.b = b * norm
-        self.z = z / torch.where(norm > 0, norm, 1.0).unsqueeze(-1)
-        self._row_of_layer = {layer: row for row, layer in enumerate(self.layers)}
+        unit = z / torch.where(norm > 0, norm, 1.0).unsqueeze(-1)
+        self.hold(w=w * norm.unsqueeze(-1), b=b * norm, z=unit)
 
     def head_coefficients(
         self, layer: int, resid: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch head"]:
         """`ReLU(w . A + b)` of every head."""
-        row = self._row_of_layer[layer]
+        row = self.row(layer)
         return torch.relu(resid @ self.w[row].to(resid).T + self.b[row].to(resid))
 
-    def push(
-        self, layer: int, resid: Float[Tensor, "*batch d_model"]
+    def update(
+        self,
+        layer: int,
+        resid: Float[Tensor, "*batch d_model"],
+        columns: Columns | None = None,
     ) -> Float[Tensor, "*batch d_model"]:
         """The heads' coefficients times their directions, summed."""
-        row = self._row_of_layer[layer]
+        row = self.row(layer)
         return self.head_coefficients(layer, resid) @ self.z[row].to(resid)
+
+    # --- how it is fitted -----------------------------------------------------------------------
+
+    @classmethod
+    def check_options(
+        cls, options: Any, *, solver: str = "auto", surface: Surface = "R", has_dev: bool = True
+    ) -> None:
+        """`n_heads="auto"` needs the layerwise solver, and dev examples to choose on."""
+        if options.n_heads == "auto" and solver == "live":
+            raise ValueError(
+                "n_heads='auto' with solver='live': replay chooses the number; pass a number, or "
+                "choose 'replay' or 'auto'"
+            )
+        if options.n_heads == "auto" and not has_dev:
+            raise ValueError(
+                "n_heads='auto' but there is no dev example to choose it on: pass examples of several "
+                "groups, or a number"
+            )
+
+    @classmethod
+    def fit_layer(cls, data: LayerData, options: Any) -> LayerFit:
+        """A regression: see `fit_heads`."""
+        heads = fit_heads(
+            data.x, data.missing, n_heads=options.n_heads, strength=data.strength, dev=data.dev
+        )
+        tensors = (heads.w[None], heads.b[None], heads.z[None])
+        psr = cls(*tensors, [data.layer], surface=data.surface)
+        return LayerFit(psr, heads.steps, heads.used, heads.penalty)
+
+    @classmethod
+    def joined(cls: "type[Own]", parts: "Sequence[Own]") -> "Own":
+        """As one; layers that chose fewer heads get heads of zeros."""
+        most = max(part.state_dict()["b"].shape[1] for part in parts)
+
+        def padded(part: Own) -> Own:
+            tensors = part.state_dict().items()
+            return part.with_tensors(
+                {
+                    name: torch.cat(
+                        [own, own.new_zeros(1, most - own.shape[1], *own.shape[2:])], dim=1
+                    )
+                    for name, own in tensors
+                }
+            )
+
+        as_wide: Any = [padded(part) for part in parts]
+        return super().joined(as_wide)
+
+    def settled(self, options: Any) -> "PSR.Options":
+        """The number of heads that `"auto"` came to."""
+        return replace(options, n_heads=self.b.shape[1])
+
+    @classmethod
+    def start(cls, given: Start, options: Any) -> "PSR":
+        """Small random heads; standardised, they add about a tenth of a delta."""
+        generator = torch.Generator().manual_seed(given.seed)
+        shape = (len(given.layers), options.n_heads, given.d_model)
+        w, z = (torch.randn(shape, generator=generator) / given.d_model**0.5 for _ in range(2))
+        b = torch.full(shape[:2], 0.1)
+        if given.standardised:
+            return cls(0.1 * w, b, z, given.layers, surface=given.surface)
+        psr = cls(w, b, z, given.layers, surface=given.surface)
+        # The source's, which rescales no direction.
+        with torch.no_grad():
+            psr.w.copy_(w / given.d_model**0.5)
+            psr.b.copy_(b)
+            psr.z.copy_(z)
+        return psr
+
+    def rescaled(self, scale: Scale) -> "PSR":
+        """`w * std`, `b + w . mean`, `z / size`."""
+        mean, std, size = (own.to(self.w) for own in (scale.mean, scale.std, scale.size))
+        return self.with_tensors(
+            {
+                "w": self.w * std[:, None],
+                "b": self.b + (self.w * mean[:, None]).sum(dim=-1),
+                "z": self.z / size[:, None, None],
+            }
+        )
+
+    def penalty(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        on: Bool[Tensor, "batch pos"],
+        regulariser: float,
+    ) -> Float[Tensor, ""] | float:
+        """The paper's: felt by heads that hardly add anything to a sequence."""
+        if not regulariser:
+            return 0.0
+        coefficients = self.head_coefficients(layer, resid).sum(dim=-1)
+        return regulariser * dead_relu_penalty(coefficients, on)
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """The `z` of every head."""
-        return self.z[self._row_of_layer[layer]]
+        return self.z[self.row(layer)]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Probe weights, biases and directions."""
-        return {"w": self.w, "b": self.b, "z": self.z}
 
-    @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
-    ) -> "PSR":
-        """The inverse of `tensors`."""
-        return cls(tensors["w"], tensors["b"], tensors["z"], layers, **options)
+def dead_relu_penalty(
+    coefficients: Float[Tensor, "batch pos"], on: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, ""]:
+    """`mean_sequences ReLU(1 - sum_i c_i)` over the tokens that are `on`."""
+    return torch.relu(1 - torch.where(on, coefficients, 0.0).sum(dim=1)).mean()

@@ -1,19 +1,19 @@
 """Steerings at once: sums and multiples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, cast, final
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from psr_lens._types import Surface
 from psr_lens.deltas import working_dtype
 from psr_lens.models import HookedModel
 from psr_lens.models.columns import Columns
-from psr_lens.steering.base import Push, Steering
-from psr_lens.steering.constant import ConstantSteering
+from psr_lens.steering.base import Steering
+from psr_lens.steering.constant import ConstantSteering, adds_vectors_alone
 from psr_lens.steering.context import Context
 
 
@@ -23,7 +23,11 @@ def add_up(parts: Sequence[tuple[float, Steering]]) -> Steering:
     All else is a `SumSteering`.
     """
     parts = _with_weights(parts)
-    constants = [(weight, own) for weight, own in parts if isinstance(own, ConstantSteering)]
+    constants = [
+        (weight, own)
+        for weight, own in parts
+        if isinstance(own, ConstantSteering) and adds_vectors_alone(own)
+    ]
     alike = {(_fingerprint(own), own.surface, own.vectors.shape[-1]) for _, own in constants}
     if (
         len(constants) < len(parts)
@@ -70,10 +74,11 @@ def _fingerprint(part: Steering) -> str:
 
 @final
 class SumSteering(Steering):
-    r"""$A \leftarrow A + \alpha \sum_p a_p\, \mathrm{push}_p(A)$: several steerings at once (ours).
+    r"""$A \leftarrow A + \alpha \sum_p a_p\, \mathrm{update}_p(A)$: several steerings at once (ours).
 
     Made by `a + b`, `0.5 * a`, `-a`, where these are not constants of one model and surface, whose
-    sum is a constant. Every part reads the same residual stream.
+    sum is a constant. Every part reads the same residual stream. The parts are in the sum as they are, not
+    copied: `to` and `requires_grad_` of a sum are theirs.
 
     Args:
         parts: Weights and steerings.
@@ -96,28 +101,44 @@ class SumSteering(Steering):
         super().__init__(
             layers, surface=surface, provenance=_origin(parts) if provenance is None else provenance
         )
-        self.parts = _with_weights(parts)
+        weighted = _with_weights(parts)
+        self.weights = tuple(weight for weight, _ in weighted)
+        self.steerings = nn.ModuleList(part for _, part in weighted)
 
-    def pushes(
+    @property
+    def parts(self) -> tuple[tuple[float, Steering], ...]:
+        """Weights and steerings."""
+        return tuple(zip(self.weights, cast(Iterable[Steering], self.steerings), strict=True))
+
+    def acting(
         self, device: torch.device, dtype: torch.dtype, context: Context | None = None
-    ) -> Mapping[int, Push]:
-        """The weighted sums of the parts' pushes, each on its own surface."""
-        summands: dict[int, list[tuple[float, Steering, Push]]] = {i: [] for i in self.layers}
+    ) -> "SumSteering":
+        """The same sum of parts that are ready to act."""
+        ready = [(weight, part.acting(device, dtype, context)) for weight, part in self.parts]
+        return SumSteering(ready, provenance=self.provenance)
+
+    def update(
+        self,
+        layer: int,
+        resid: Float[Tensor, "*batch d_model"],
+        columns: Columns | None = None,
+    ) -> Float[Tensor, "*batch d_model"]:
+        """The weighted sum of what the parts with that layer add, each on its own surface."""
+        total = torch.zeros_like(resid)
         for weight, part in self.parts:
-            for layer, push in part.pushes(device, dtype, context).items():
-                summands[layer].append((weight, part, push))
+            if layer in part.layers:
+                own = weight * part.update(layer, resid, columns)
+                if columns is not None:
+                    own = torch.where(part.acts_on(columns).unsqueeze(-1), own, 0.0)
+                total = total + own
+        return total
 
-        def pusher(layer: int) -> Push:
-            def push(resid: Tensor, columns: Columns) -> Tensor:
-                total = torch.zeros_like(resid)
-                for weight, part, own in summands[layer]:
-                    on = part.acts_on(columns).unsqueeze(-1)
-                    total = total + torch.where(on, weight * own(resid, columns), 0.0)
-                return total
-
-            return push
-
-        return {layer: pusher(layer) for layer in self.layers}
+    def at(self, layers: Sequence[int]) -> "SumSteering":
+        """The same sum at those of the given layers that it covers."""
+        kept = [(w, own) for w, own in self.parts if set(own.layers) & set(layers)]
+        if not kept:
+            raise ValueError(f"layers={list(layers)} but {self!r} covers {list(self.layers)}")
+        return SumSteering([(w, own.at(layers)) for w, own in kept], provenance=self.provenance)
 
     def weighted_parts(self) -> Sequence[tuple[float, Steering]]:
         """Its own parts, so that sums of sums stay flat."""
@@ -149,24 +170,9 @@ class SumSteering(Steering):
         for _, part in self.parts:
             part.check(model)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The parts' tensors, with the number of the part in front of the name."""
-        return {
-            f"{i}.{name}": tensor
-            for i, (_, part) in enumerate(self.parts)
-            for name, tensor in part.tensors().items()
-        }
-
-    def options(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Weights and headers of the parts."""
         return {"parts": [{"weight": weight, **part.header()} for weight, part in self.parts]}
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, Tensor], layers: Sequence[int], **options: Any
-    ) -> "SumSteering":
-        """From parts that are steerings already, `parts=[(weight, steering)]`."""
-        return cls(options["parts"], provenance=options.get("provenance"))
 
     def __repr__(self) -> str:
         return " + ".join(f"{weight:g} * {part!r}" for weight, part in self.parts)

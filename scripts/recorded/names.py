@@ -15,7 +15,9 @@ import psr_lens as pl
 
 def tensors_of(steering: Any) -> Mapping[str, Tensor]:
     """What a steering is made of; of a subspace its projector, for its basis may be any."""
-    found = dict(steering.tensors())
+    found = {name.removeprefix("steerings."): own for name, own in steering.state_dict().items()}
+    if "change" in found:
+        found["weight"] = found.pop("change") + found["rotation"]
     basis = found.pop("basis", None)
     return found if basis is None else {**found, "projector": basis.mT @ basis}
 

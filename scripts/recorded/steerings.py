@@ -54,7 +54,7 @@ def record_by_hand(given: Given, record: Record) -> None:
         "projection": pl.ProjectionMatch(random(n, d), 5 * random(n), layers),
         "ablation": pl.DirectionalAblation(random(n, d), layers, surface="QR"),
         "reft_r1": pl.ReFTr1(random(n, d), 3 * random(n).abs(), layers),
-        "loreft": pl.LoReFT(rotation, rotation + 0.1 * random(n, 2, d), random(n, 2), layers),
+        "loreft": pl.LoReFT(rotation, 0.1 * random(n, 2, d), random(n, 2), layers),
         "sum": 0.5 * psr - constant,
         "oracle": pl.OracleSteering(layers, surface="QR"),
         "oracle along": pl.OracleSteering.along(psr),

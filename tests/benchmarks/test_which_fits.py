@@ -11,7 +11,10 @@ from benchmarks.models import make_examples
 from benchmarks.which_fits import SHAPES, Shape, delta_bytes, fit_bytes, logits_bytes
 from psr_lens.deltas import collect_deltas
 from psr_lens.demo import checkpoint_path
-from psr_lens.fitting import replay as replaying
+from psr_lens.fitting.checkpoint import FitCheckpoint
+from psr_lens.fitting.layerwise import LayerFits, fit_layerwise
+from psr_lens.fitting.plan import plan_fit
+from psr_lens.fitting.walk import Walks
 from psr_lens.models import load_model
 from psr_lens.models.gguf_file import read_contents
 from psr_lens.models.sources import find_source
@@ -82,14 +85,15 @@ def test_fit(model, monkeypatch):
     tokens = sum(len(row.tokens) for own in examples for row in (own.base_row, own.steered_row))
     needed = fit_bytes(model.d_model, tokens, model.dtype.itemsize)
     held = []
-    up = replaying.Walks.up
+    up = Walks.up
 
     def watched(walks, layer):
         up(walks, layer)
         held.append(sum(part.nbytes for part in _tensors(walks)))
 
-    monkeypatch.setattr(replaying.Walks, "up", watched)
-    replaying.replay(model, examples, [], [0], lambda layer, data: lambda x: 0 * x)
+    monkeypatch.setattr(Walks, "up", watched)
+    fits = LayerFits(plan_fit(method="const"), FitCheckpoint(None, {}))
+    fit_layerwise(model, examples, [], [0], fits)
     # Columns of padding come on top.
     assert needed <= held[0] <= 1.3 * needed
 

@@ -46,7 +46,9 @@ def refuse(capsys, *args):
     printed = capsys.readouterr()
     assert end.value.code == 2
     assert printed.out == ""
-    last = printed.err.strip().splitlines()
+    # A slow machine shows how far the loading is.
+    lines = printed.err.strip().splitlines()
+    last = [line for line in lines if line.strip() and not line.startswith("loading ")]
     assert len(last) == 1, printed.err
     assert last[0].startswith("psr-lens: ")
     return last[0]
@@ -72,7 +74,7 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
     assert "--bogus" in refuse(capsys, "demo", "--bogus", "1")
     assert "seed" in refuse(capsys, "demo", "--seed", "many")
     assert "psr-lens" in refuse(capsys)
-    missing = refuse(capsys, "fit", "--model", "demo")
+    missing = refuse(capsys, "fit", "psr", "--model", "demo")
     assert "--pairs" in missing
     out = tmp_path / "out"
     assert "no instruction 'sulker'" in refuse(capsys, "demo", "--traits", "sulker", "--out", out)
@@ -86,15 +88,45 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
     assert str(tmp_path / "none") in unknown
     for wrong in ("0", "many"):
         heads = refuse(
-            capsys, "fit", "--model", "demo", "--pairs", pairs_file, "--heads", wrong, "--out", out
+            capsys,
+            "fit",
+            "psr",
+            "--model",
+            "demo",
+            "--pairs",
+            pairs_file,
+            "--n-heads",
+            wrong,
+            "--out",
+            out,
         )
-        assert "--heads" in heads
+        assert "heads" in heads
         assert "auto" in heads
     assert "--layers 'top'" in refuse(
-        capsys, "fit", "--model", "demo", "--pairs", pairs_file, "--layers", "top", "--out", out
+        capsys,
+        "fit",
+        "psr",
+        "--model",
+        "demo",
+        "--pairs",
+        pairs_file,
+        "--layers",
+        "top",
+        "--out",
+        out,
     )
     assert "layers=[9] but the model has 6 layers (0 to 5)" in refuse(
-        capsys, "fit", "--model", "demo", "--pairs", pairs_file, "--layers", "9", "--out", out
+        capsys,
+        "fit",
+        "psr",
+        "--model",
+        "demo",
+        "--pairs",
+        pairs_file,
+        "--layers",
+        "9",
+        "--out",
+        out,
     )
     assert "no steering file" in refuse(
         capsys, "steer", "--model", "demo", "--steering", tmp_path / "no", "--prompt", "hi ."
@@ -102,17 +134,17 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
     (tmp_path / "file").write_text("x")
     assert "is a file" in refuse(capsys, "demo", "--out", tmp_path / "file")
     (tmp_path / "taken.safetensors").mkdir()
-    for name, command in (("mine.safetensors", "fit"), ("mine.csv", "compare")):
+    for name, command in (("mine.safetensors", ["fit", "psr"]), ("mine.csv", ["compare"])):
         (tmp_path / name).write_text("mine")
         own = refuse(
-            *(capsys, command, "--model", "demo", "--pairs", pairs_file, "--out", tmp_path / name)
+            *(capsys, *command, "--model", "demo", "--pairs", pairs_file, "--out", tmp_path / name)
         )
         assert f"{name} exists and psr_lens did not write it" in own
         assert (tmp_path / name).read_text() == "mine"
-    for command in ("fit", "compare"):
+    for command in (["fit", "psr"], ["compare"]):
         assert "taken.safetensors is a directory" in refuse(
-            *(capsys, command, "--model", "demo", "--pairs", pairs_file, "--out"),
-            tmp_path / ("taken" if command == "fit" else "taken.safetensors"),
+            *(capsys, *command, "--model", "demo", "--pairs", pairs_file, "--out"),
+            tmp_path / ("taken" if command[0] == "fit" else "taken.safetensors"),
         )
     assert not out.exists()
 
@@ -160,7 +192,7 @@ def test_decompose_fit_steer(capsys, tmp_path, pairs_file):
     assert "example 1" in page
     assert "example 2" not in page
 
-    main(["fit", *common, "--out", str(tmp_path / "loud"), "--method", "psr"])
+    main(["fit", "psr", *common, "--out", str(tmp_path / "loud")])
     assert "relative RMSE" in capsys.readouterr().out.replace("Relative", "relative")
     steering = load_steering(tmp_path / "loud")
     assert isinstance(steering, PSR)
@@ -194,7 +226,7 @@ def test_faithfulness_of_saved_steerings(capsys, tmp_path, pairs_file):
     common = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "30"]
     fits = {"loud": ("psr", "--solver", "replay"), "vector": ("dim", "--layers", "2")}
     for name, chosen in fits.items():
-        main(["fit", *common, "--out", str(tmp_path / name), "--method", *chosen])
+        main(["fit", chosen[0], *common, "--out", str(tmp_path / name), *chosen[1:]])
     files = [str(tmp_path / "loud.safetensors"), str(tmp_path / "vector.safetensors")]
     capsys.readouterr()
     measure = ["faithfulness", *common, "--oracle-ranks", "1", "--steerings", *files]
@@ -253,26 +285,28 @@ WRONG = {
         "--seed -1": "seed=-1",
     },
     "fit": {
-        "--method dim --solver live": "dim has a closed form: leave objective and solver out",
-        "--method loreft --layers best": "layers='best' has no meaning for loreft",
-        "--method dim --heads 4": "n_heads=4 with method='dim': only psr has heads",
-        "--heads auto --solver live": "n_heads='auto' with solver='live'",
-        "--rank 4": "rank=4 with method='psr': only loreft and oracle",
-        "--solver replay --recipe paper": "only the live solver takes it",
-        "--solver replay --objective ll": "replay solves mse for psr and const",
-        "--solver refine --method reft_r1": "solver='refine' with method='reft_r1'",
-        "--method pca --epochs 3": "epochs=3 with method='pca'",
-        "--lr -0.1": "lr=-0.1: it must be a number above 0",
-        "--epochs -1": "epochs=-1: it must be at least 0",
-        "--checkpoint FILE": "is a file: name a directory",
-        "--pairs TWO --heads auto": "--heads auto needs 3, for train, dev and test",
+        "dim --solver live": "dim has a closed form: leave objective and solver out",
+        "loreft --layers best": "layers='best' has no meaning for loreft",
+        "dim --n-heads 4": "Unrecognized options: --n-heads, 4",
+        "psr --n-heads auto --solver live": "n_heads='auto' with solver='live'",
+        "psr --rank 4": "Unrecognized options: --rank, 4",
+        "psr --solver replay --recipe paper": "only the live solver takes it",
+        "psr --solver replay --objective ll": "replay solves mse, for const and psr",
+        "reft_r1 --solver refine": "solver='refine' with method='reft_r1'",
+        "pca --epochs 3": "epochs=3 with method='pca'",
+        "psr --lr -0.1": "lr=-0.1: it must be a number above 0",
+        "psr --epochs -1": "epochs=-1: it must be at least 0",
+        "psr --checkpoint FILE": "is a file: name a directory",
+        "psr --pairs TWO --n-heads auto": "3 are needed, for train, dev and test: add pairs (n_heads='auto'",
+        "magic": "method='magic': choose one of ablation, actadd, const, dim",
+        "": "the method comes right after fit, psr-lens fit psr ...: there are ablation",
     },
     "compare": {
-        "--methods psr loreft --solver replay": "replay solves mse for psr and const",
+        "--methods psr loreft --solver replay": "replay solves mse, for const and psr",
         "--methods dim ablation --layers best": "layers='best' has no meaning for ablation",
-        "--methods dim pca --objective ll": "objective='ll' with dim, pca: it is for const, psr",
+        "--methods dim pca --objective ll": "objective='ll' with dim, pca: it is for const, loreft, psr",
         "--methods dim const --rank 3": "rank=3 with dim, const: it is for loreft, oracle",
-        "--solver replay --objective ll": "replay solves mse for psr and const",
+        "--solver replay --objective ll": "replay solves mse, for const and psr",
         "--out FOLDER": "is a directory: name a file",
         "--pairs ONE": "pairs of 1 group but 2 are needed",
     },
@@ -316,7 +350,9 @@ def test_options_that_do_not_go_together_are_refused_before_a_model_is_loaded(
     if "--pairs" in options or "--prompt" in options:
         pairs = []
     given = [str(places.get(word, word)) for word in options.split()]
-    message = refuse(capsys, command, "--model", "demo", *pairs, *given)
+    # A method comes before the options.
+    named = [given.pop(0)] if command == "fit" and given else []
+    message = refuse(capsys, command, *named, "--model", "demo", *pairs, *given)
     assert WRONG[command][options] in message
 
 
@@ -360,7 +396,7 @@ def test_no_file_s_name_leads_out_of_the_report():
 
 def test_a_steering_of_another_model_is_one_line(capsys, tmp_path, pairs_file):
     common = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "40"]
-    main(["fit", *common, "--method", "dim", "--layers", "2", "--out", str(tmp_path / "v")])
+    main(["fit", "dim", *common, "--layers", "2", "--out", str(tmp_path / "v")])
     capsys.readouterr()
     message = refuse(
         capsys, "steer", "--model", "demo-gpt2", "--steering", tmp_path / "v", "--prompt", "hi ."

@@ -153,7 +153,7 @@ def test_what_cannot_be_one_constant_stays_a_sum():
     assert isinstance(constant() + constant(surface="QR"), SumSteering)
     half = ConstantSteering(torch.full((1, 32), 1 / 3, dtype=torch.bfloat16), (0,))
     total = 3.0 * half
-    assert total.tensors()["vectors"].dtype == torch.float32
+    assert total.state_dict()["vectors"].dtype == torch.float32
 
 
 def test_sums_and_multiples_of_constants_are_folded_too():

@@ -55,7 +55,7 @@ def test_round_trip(hub):
     assert set(files) == {"steering.safetensors", "README.md"}
     assert 'load_steering("hf://someone/kind")' in files["README.md"].decode()
     again = load_steering("hf://someone/kind", tiny_model("llama", BACKENDS[0]))
-    assert torch.equal(again.tensors()["vectors"], one.vectors)
+    assert torch.equal(again.state_dict()["vectors"], one.vectors)
     assert again.header() == one.header()
     with pytest.raises(ValueError, match="does not belong to"):
         load_steering("hf://someone/kind", tiny_model("llama", BACKENDS[0], seed=1))

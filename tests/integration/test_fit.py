@@ -114,8 +114,8 @@ def test_the_order_of_the_examples_does_not_matter(model, data, options):
     other = replace(data, examples=tuple(data.examples[i] for i in order))
     assert other.examples != data.examples
     one, two = (fit(model, own, method="psr", layers=[0, 1], **options) for own in (data, other))
-    for name, tensor in one.tensors().items():
-        assert torch.equal(tensor, two.tensors()[name])
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, two.state_dict()[name])
     assert one.provenance == two.provenance
     assert one.fit_report.dev_relative_rmse == two.fit_report.dev_relative_rmse
 
@@ -211,14 +211,14 @@ def test_the_oracle_needs_no_fit(model, data):
 
 def test_bad_arguments_are_one_line(model, data):
     for options, message in [
-        ({"method": "magic"}, "method='magic': choose one of dim, pca, const"),
+        ({"method": "magic"}, "method='magic': choose one of ablation, actadd, const, dim"),
         ({"layers": [7]}, f"layers=[7] but the model has {model.n_layers} layers"),
         ({"method": "oracle", "layers": "best"}, "layers='best' has no meaning for oracle"),
         ({"method": "dim", "solver": "live"}, "dim has a closed form: leave objective and solver"),
-        ({"method": "dim", "n_heads": 2}, "n_heads=2 with method='dim': only psr has heads"),
-        ({"rank": 3}, "rank=3 with method='psr': only loreft and oracle"),
-        ({"solver": "replay", "objective": "ll"}, "replay solves mse for psr and const"),
-        ({"method": "loreft", "solver": "replay"}, "replay solves mse for psr and const"),
+        ({"method": "dim", "n_heads": 2}, "n_heads=2 with method='dim': only psr takes it"),
+        ({"rank": 3}, "rank=3 with method='psr': only loreft and oracle take it"),
+        ({"solver": "replay", "objective": "ll"}, "replay solves mse, for const and psr"),
+        ({"method": "loreft", "solver": "replay"}, "replay solves mse, for const and psr"),
         ({"objective": "mae"}, "objective='mae': choose 'mse' or 'll'"),
         ({"solver": "magic"}, "solver='magic': choose 'auto', 'replay', 'refine' or 'live'"),
         ({"recipe": "soup"}, "recipe='soup': choose 'default', 'paper'"),
@@ -227,14 +227,14 @@ def test_bad_arguments_are_one_line(model, data):
             "n_heads='auto' with solver='live': replay chooses the number",
         ),
         ({"method": "dim", "n_heads": "auto"}, "n_heads='auto' with method='dim': only psr"),
-        ({"n_heads": 0}, "n_heads=0: it must be at least 1"),
+        ({"n_heads": 0}, "n_heads=0: pass a whole number of at least 1, or 'auto'"),
         ({"method": "dim", "epochs": 3}, "epochs=3 with method='dim'"),
         ({"solver": "replay", "lr": 0.1}, "only the live solver takes it"),
         ({"method": "pca", "recipe": "paper"}, "recipe='paper' with method='pca'"),
         ({"solver": "live", "precision": torch.float64}, "only the replay solver takes it"),
         ({"method": "oracle", "rank": 2, "along": ZERO}, "rank=2 and along="),
         ({"method": "oracle", "along": ZERO, "surface": "QR"}, "surface='QR' but the steering"),
-        ({"method": "oracle", "along": ZERO, "layers": 1}, "layers=[1] but the steering"),
+        ({"method": "oracle", "along": ZERO, "layers": 1}, "layers=[1] but OracleSteering"),
     ]:
         with pytest.raises(ValueError) as error:  # noqa: PT011
             fit(model, data, **options)
@@ -259,21 +259,21 @@ def test_the_batch_size_of_a_fit_is_the_callers(model, data, monkeypatch):
     assert max(sizes) == 2
     monkeypatch.undo()
     large = fit(model, data, method="psr", solver="replay", batch_size=64)
-    for name, tensor in large.tensors().items():
-        assert torch.allclose(tensor, small.tensors()[name], rtol=1e-4, atol=1e-6)
+    for name, tensor in large.state_dict().items():
+        assert torch.allclose(tensor, small.state_dict()[name], rtol=1e-4, atol=1e-6)
 
 
 def test_replay_regresses_in_the_precision_asked_for(monkeypatch):
-    from psr_lens.fitting import stages
+    from psr_lens.steering import psr
 
     seen = set()
-    solve = stages.fit_heads
+    solve = psr.fit_heads
 
     def watched(x, *args, **options):
         seen.add(x.dtype)
         return solve(x, *args, **options)
 
-    monkeypatch.setattr(stages, "fit_heads", watched)
+    monkeypatch.setattr(psr, "fit_heads", watched)
     narrow = tiny_model("llama", "bridge", dtype="float32")
     pairs = [instructed(narrow, f"tell me about animal {i}", "be very kind") for i in range(12)]
     data = sample_responses(narrow, pairs, max_new_tokens=8, seed=0, progress=False)

@@ -7,8 +7,7 @@ from psr_lens.deltas import collect_deltas, example_batches, local_deltas, surfa
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.responses import make_example, sample_responses
-from psr_lens.steering import ConstantSteering, OracleSteering
-from psr_lens.steering.push import PushSteering
+from psr_lens.steering import ConstantSteering, OracleSteering, Steering
 from tests.tiny_models import CORE_MODELS, MODELS, instructed, tiny_model
 from tests.tiny_steerings import KINDS, made_up
 
@@ -162,20 +161,13 @@ def test_question_tokens_are_uncovered_by_a_steering_of_the_response(model, data
     assert wide.runs["v"].sums["uncovered"].abs().sum() > 0
 
 
-class _OnlyTurns(PushSteering):
+class _OnlyTurns(Steering):
     """Pushes along what it reads and names no directions."""
 
     method = "turns"
 
-    def push(self, layer, resid):
+    def update(self, layer, resid, columns=None):
         return 0.3 * resid.roll(1, dims=-1)
-
-    def tensors(self):
-        return {}
-
-    @classmethod
-    def from_tensors(cls, tensors, layers, **options):
-        return cls(layers, **options)
 
 
 def test_without_named_directions_the_push_is_the_direction(model, data):

@@ -8,11 +8,11 @@ import torch
 from psr_lens.deltas import example_batches, surface_residuals
 from psr_lens.fitting import DEFAULT, PAPER, fit
 from psr_lens.fitting.errors import relative_rmse
-from psr_lens.fitting.live import LiveProblem
-from psr_lens.fitting.prepared import prepare, units_of
-from psr_lens.fitting.trainable import TrainableConstant, TrainablePSR, Units, random_heads
+from psr_lens.fitting.gradient import Objective, Trained
+from psr_lens.fitting.prepared import prepare, scale_of
 from psr_lens.responses import sample_responses
-from psr_lens.steering import LoReFT, ReFTr1
+from psr_lens.steering import PSR, ConstantSteering, LoReFT, ReFTr1
+from psr_lens.steering.training import Start
 from psr_lens.storage import read_container, write_container
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model
 
@@ -31,12 +31,24 @@ def data(model):
     return sample_responses(model, pairs, max_new_tokens=8, seed=0, progress=False)
 
 
-def trainable_psr(model, layers, units=None, adaptive=False):
-    heads = random_heads(len(layers), 2, model.d_model, seed=3)
-    heads = tuple(part.double() for part in heads)
-    plain = Units.plain(len(layers), model.d_model)
-    plain = Units(plain.mean.double(), plain.std.double(), plain.out.double())
-    return TrainablePSR(layers, heads, units or plain, adaptive)
+def start(method, model, layers, surface="R", **options):
+    given = Start(
+        layers=layers,
+        d_model=model.d_model,
+        surface=surface,
+        seed=3,
+        standardised=False,
+        contrast=lambda: torch.ones(len(layers), model.d_model),
+    )
+    return method.start(given, method.Options(**options)).double()
+
+
+def trained_psr(model, layers, surface="R"):
+    return Trained(start(PSR, model, layers, surface, n_heads=2), None)
+
+
+def nothing_to_read_off(watcher):
+    raise AssertionError("these methods read nothing off the examples")
 
 
 @pytest.mark.parametrize("surface", ["R", "QR"])
@@ -44,13 +56,13 @@ def trainable_psr(model, layers, units=None, adaptive=False):
 def test_the_loss_is_that_of_whole_runs(model, data, layers, surface):
     """Prefixes from the cache, no layer below the first, against a plain pass under the steering."""
     examples = list(data[:5])
-    trainable = trainable_psr(model, layers)
+    trained = trained_psr(model, layers, surface)
     prepared = prepare(model, examples, layers[0], surface)
-    problem = LiveProblem(model, prepared, layers[0], "mse", PLAIN)
-    found = float(problem.loss(range(5), trainable).detach())
+    problem = Objective(model, prepared, layers[0], "mse", PLAIN)
+    found = float(problem.loss(range(5), trained).detach())
     base, steered = example_batches(model, examples)
     target = surface_residuals(model, steered, surface)
-    acted = surface_residuals(model, base, surface, trainable.steering(surface).edits(model))
+    acted = surface_residuals(model, base, surface, trained.steering.edits(model))
     expected = sum(
         float((acted[k] - target[k]).square().mean()) for k in range(layers[0], model.n_layers)
     )
@@ -59,13 +71,13 @@ def test_the_loss_is_that_of_whole_runs(model, data, layers, surface):
 
 def test_the_likelihood_is_that_of_whole_runs(model, data):
     examples = list(data[:5])
-    trainable = trainable_psr(model, (0, 1, 2))
+    trained = trained_psr(model, (0, 1, 2))
     prepared = prepare(model, examples, 0, "R")
-    problem = LiveProblem(model, prepared, 0, "ll", PLAIN)
-    found = float(problem.loss(range(5), trainable).detach())
+    problem = Objective(model, prepared, 0, "ll", PLAIN)
+    found = float(problem.loss(range(5), trained).detach())
     ends = sorted(model.encoder.end_token_ids)
     total, count = 0.0, 0
-    with trainable.steering("R").applied(model), torch.no_grad():
+    with trained.steering.applied(model), torch.no_grad():
         for example in examples:
             logp = model.logits(model.pad([example.base_row]))[0].float().log_softmax(-1)
             start = len(example.base_ids) - 1
@@ -79,13 +91,13 @@ def test_the_likelihood_is_that_of_whole_runs(model, data):
 def test_the_gradient_is_that_of_the_loss(model, data):
     examples = list(data[:3])
     prepared = prepare(model, examples, 0, "R")
-    problem = LiveProblem(model, prepared, 0, "mse", PLAIN)
-    trainable = trainable_psr(model, (0, 1, 2))
+    problem = Objective(model, prepared, 0, "mse", PLAIN)
+    trained = trained_psr(model, (0, 1, 2))
     # Alive whatever the token, so that the step of a finite difference crosses no kink.
     with torch.no_grad():
-        trainable.parameters["b"] += 20
-    problem.loss(range(3), trainable).backward()
-    for value in trainable.parameters.values():
+        trained.parameters["b"] += 20
+    problem.loss(range(3), trained).backward()
+    for value in trained.parameters.values():
         place = tuple(
             int(i) for i in (value.grad == value.grad.abs().max()).nonzero()[:1].flatten()
         )
@@ -96,23 +108,35 @@ def test_the_gradient_is_that_of_the_loss(model, data):
         for sign in (1, -1):
             with torch.no_grad():
                 value[place] += sign * step
-                losses.append(float(problem.loss(range(3), trainable)))
+                losses.append(float(problem.loss(range(3), trained)))
                 value[place] -= sign * step
         numeric = (losses[0] - losses[1]) / (2 * step)
         assert float(value.grad[place]) == pytest.approx(numeric, rel=1e-3)
 
 
-def test_units_change_the_coordinates_and_not_the_steering(model, data):
+@pytest.mark.parametrize(
+    ("method", "options"), [(PSR, {"n_heads": 2}), (ConstantSteering, {}), (LoReFT, {"rank": 2})]
+)
+def test_units_change_the_coordinates_and_not_the_steering(model, data, method, options):
     layers = (0, 1, 2)
-    prepared = prepare(model, list(data.train), 0, "R")
-    units = units_of(prepared, model, layers)
-    plain = trainable_psr(model, layers).steering("R")
-    scaled = trainable_psr(model, layers, units, adaptive=True).steering("R")
-    for name, tensor in plain.tensors().items():
-        assert torch.allclose(tensor, scaled.tensors()[name], rtol=1e-6, atol=1e-9)
-    vectors = torch.randn(3, model.d_model).double()
-    constant = TrainableConstant(layers, vectors, units, adaptive=True)
-    assert torch.allclose(constant.steering("R").vectors, vectors, rtol=1e-9)
+    scale = scale_of(prepare(model, list(data.train), 0, "R"), model, layers)
+    plain = start(method, model, layers, **options)
+    plain = plain.with_tensors(
+        {
+            name: own if name == "rotation" else own + torch.randn_like(own)
+            for name, own in plain.state_dict().items()
+        }
+    )
+    scaled = plain.rescaled(scale)
+    resid = torch.randn(4, model.d_model).double()
+    for row, layer in enumerate(layers):
+        standardised = (resid - scale.mean[row]) / scale.std[row]
+        found = scale.size[row] * scaled.update(layer, standardised)
+        assert torch.allclose(found, plain.update(layer, resid), rtol=1e-9, atol=1e-12)
+    back = Trained(scaled, scale, model.d_model).finished(nothing_to_read_off)
+    for name, tensor in plain.state_dict().items():
+        # The start was drawn in float32, in which a rotation is orthonormal to so many digits.
+        assert torch.allclose(tensor, back.state_dict()[name], rtol=1e-5, atol=1e-6)
 
 
 def test_live_learns_and_auto_is_no_worse_than_either(model, data):
@@ -169,28 +193,21 @@ def test_the_papers_recipe(model, data):
 def test_dead_relus_are_felt(model, data):
     """A head that never fires gets no gradient, but the objective says so."""
     prepared = prepare(model, list(data[:4]), 0, "R")
-    trainable = trainable_psr(model, (0, 1, 2))
+    trained = trained_psr(model, (0, 1, 2))
     with torch.no_grad():
-        trainable.parameters["b"].fill_(-1e4)
+        trained.parameters["b"].fill_(-1e4)
     recipe = replace(PLAIN, regulariser=0.1)
     with torch.no_grad():
-        with_penalty = float(
-            LiveProblem(model, prepared, 0, "mse", recipe).loss(range(4), trainable)
-        )
-        without = float(LiveProblem(model, prepared, 0, "mse", PLAIN).loss(range(4), trainable))
+        with_penalty = float(Objective(model, prepared, 0, "mse", recipe).loss(range(4), trained))
+        without = float(Objective(model, prepared, 0, "mse", PLAIN).loss(range(4), trained))
     assert with_penalty - without == pytest.approx(0.1 * 3, rel=1e-9)
 
 
 def test_normalised_loss_without_steering_is_one(model, data):
     prepared = prepare(model, list(data[:4]), 1, "R")
-    nothing = TrainableConstant(
-        (1,),
-        torch.zeros(1, model.d_model).double(),
-        Units.plain(1, model.d_model),
-        adaptive=False,
-    )
+    nothing = Trained(start(ConstantSteering, model, (1,)), None)
     recipe = replace(PLAIN, normalise=True)
-    problem = LiveProblem(model, prepared, 1, "mse", recipe)
+    problem = Objective(model, prepared, 1, "mse", recipe)
     assert float(problem.loss(range(4), nothing).detach()) == pytest.approx(1.0, rel=1e-6)
 
 
@@ -219,21 +236,21 @@ def test_negatives_push_the_other_way(model, data):
     ids=str,
 )
 def test_an_interrupted_fit_goes_on_bit_for_bit(model, data, tmp_path, monkeypatch, solver, at):
-    from psr_lens.fitting import checkpoints
+    from psr_lens.fitting import checkpoint
 
     options = {"solver": solver, "epochs": 5, "recipe": replace(DEFAULT, patience=0)}
     whole = fit(model, data, **options)
-    saved = checkpoints.FitCheckpoint.save_live
+    saved = checkpoint.FitCheckpoint.save_training
 
     def interrupted(self, run, state):
         saved(self, run, state)
         if (run, state.epoch) == at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints.FitCheckpoint, "save_live", interrupted)
+    monkeypatch.setattr(checkpoint.FitCheckpoint, "save_training", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(model, data, checkpoint=tmp_path, **options)
-    monkeypatch.setattr(checkpoints.FitCheckpoint, "save_live", saved)
+    monkeypatch.setattr(checkpoint.FitCheckpoint, "save_training", saved)
     resumed = fit(model, data, checkpoint=tmp_path, **options)
     assert resumed.fit_report.losses == whole.fit_report.losses
     assert (
@@ -249,7 +266,7 @@ def test_a_checkpoint_with_other_tensors_is_refused(model, data, tmp_path, solve
     options |= {"epochs": 1} if solver == "live" else {}
     fit(model, data, **options)
     was, header = read_container(tmp_path / run, "checkpoint")
-    name = next(name for name in was if name == "0" or name.startswith("now."))
+    name = next(name for name in was if name == "steering.vectors" or name.startswith("now."))
     for changed in (was[name][..., :-1], was[name][None], was[name].flatten().repeat(2)):
         write_container(tmp_path / run, "checkpoint", {**was, name: changed}, header)
         with pytest.raises(ValueError, match="the checkpoint holds other tensors"):
@@ -259,10 +276,10 @@ def test_a_checkpoint_with_other_tensors_is_refused(model, data, tmp_path, solve
 
 
 def test_replay_resumes_at_its_stage(model, data, tmp_path, monkeypatch):
-    from psr_lens.fitting import stages
+    from psr_lens.steering import psr
 
     whole = fit(model, data, solver="replay")
-    solve, solved = stages.fit_heads, []
+    solve, solved = psr.fit_heads, []
 
     def once(*args, **options):
         if solved:
@@ -270,10 +287,10 @@ def test_replay_resumes_at_its_stage(model, data, tmp_path, monkeypatch):
         solved.append(1)
         return solve(*args, **options)
 
-    monkeypatch.setattr(stages, "fit_heads", once)
+    monkeypatch.setattr(psr, "fit_heads", once)
     with pytest.raises(KeyboardInterrupt):
         fit(model, data, solver="replay", checkpoint=tmp_path / "c")
-    monkeypatch.setattr(stages, "fit_heads", solve)
+    monkeypatch.setattr(psr, "fit_heads", solve)
     resumed = fit(model, data, solver="replay", checkpoint=tmp_path / "c")
     assert resumed.save(tmp_path / "a").read_bytes() == whole.save(tmp_path / "b").read_bytes()
     with pytest.raises(ValueError, match="of another fit"):
@@ -284,7 +301,7 @@ def test_live_alone_is_kept_where_it_is_better(model, data):
     """A replayed start that has no steps left loses against a long live run."""
     from psr_lens.fitting import solve
 
-    class Idle(solve.LiveProblems):
+    class Idle(solve.Training):
         def train(self, name, start):
             steering, state = super().train(name, start)
             if name == "refining":
@@ -293,7 +310,7 @@ def test_live_alone_is_kept_where_it_is_better(model, data):
             return steering, state
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(solve, "LiveProblems", Idle)
+        patched.setattr(solve, "Training", Idle)
         found = fit(model, data, solver="auto", epochs=3)
     alone = fit(model, data, solver="live", epochs=3)
     assert found.fit_report.solver == "live"
@@ -307,8 +324,8 @@ def test_live_alone_is_kept_where_it_is_better(model, data):
 def test_past_the_memory_limit_replay_uses_the_disk_and_gives_the_same(model, data):
     free = fit(model, data, solver="replay")
     tight = fit(model, data, solver="replay", max_memory=1000)
-    for name, tensor in free.tensors().items():
-        assert torch.equal(tensor, tight.tensors()[name])
+    for name, tensor in free.state_dict().items():
+        assert torch.equal(tensor, tight.state_dict()[name])
 
 
 @pytest.mark.parametrize(

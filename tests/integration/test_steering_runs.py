@@ -109,7 +109,7 @@ def test_steered_logits_are_the_formula_token_for_token(model, steering, data):
             pushed = resid.clone()
             for i in range(resid.shape[1]):
                 if surface[i] and layer in steering.layers:
-                    pushed[0, i] += 1.5 * steering.push(layer, resid[0, i])
+                    pushed[0, i] += 1.5 * steering.update(layer, resid[0, i])
             seen[layer] = pushed
             return pushed
 

@@ -32,9 +32,9 @@ def test_from_a_model_to_itself_nothing_changes(model, data, texts):
     carried = transfer(psr, model, model, texts, penalty=1e-13)
     resid = surface_residuals(model, model.pad([data[0].base_row]), "R")
     for layer in psr.layers:
-        expected = psr.push(layer, resid[layer])
+        expected = psr.update(layer, resid[layer])
         assert float(expected.norm()) > 0
-        assert float((carried.push(layer, resid[layer]) - expected).norm()) < 1e-4 * float(
+        assert float((carried.update(layer, resid[layer]) - expected).norm()) < 1e-4 * float(
             expected.norm()
         )
     assert carried.provenance["transferred_from"]["method"] == "psr"

@@ -10,8 +10,7 @@ from psr_lens.deltas import local_deltas, surface_residuals
 from psr_lens.models import TokenRow, load_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.models.shared import SharedPrefixes
-from psr_lens.steering import PSR, ActAdd, ConstantSteering
-from psr_lens.steering.push import PushSteering
+from psr_lens.steering import PSR, ActAdd, ConstantSteering, Steering
 from tests.models.cases import core_models, every_backend, every_model, pushes
 from tests.tiny_models import checkpoint
 
@@ -226,21 +225,14 @@ def test_nothing_is_kept_from_who_may_look_at_it(backend):
 def test_a_steering_of_ones_own_is_asked_where_it_acts():
     model = fresh_model("llama")
 
-    class Everywhere(PushSteering):
+    class Everywhere(Steering):
         method = "everywhere"
 
-        def push(self, layer, resid):
+        def update(self, layer, resid, columns=None):
             return torch.ones_like(resid)
 
         def acts_on(self, columns):
             return torch.ones_like(columns.position, dtype=torch.bool)
-
-        def tensors(self):
-            return {}
-
-        @classmethod
-        def from_tensors(cls, tensors, layers, **options):
-            return cls(layers, **options)
 
     everywhere = Everywhere([0])
     batch = model.pad(list(ROWS))

@@ -6,9 +6,10 @@ import torch
 from psr_lens.comparison import compare, plan_comparison
 from psr_lens.examples import SteeringDataset
 from psr_lens.fitting import best
-from psr_lens.fitting.best import SETTINGS, fit_best, settings_of
-from psr_lens.fitting.choices import METHODS
+from psr_lens.fitting.best import fit_best, settings_of
+from psr_lens.steering.registry import fitted_methods
 
+METHODS = tuple(fitted_methods())
 EMPTY = SteeringDataset((), {}, {})
 
 
@@ -82,5 +83,5 @@ def test_fit_best_checks_every_setting_before_it_fits_one(monkeypatch):
     ):
         fit_best(None, EMPTY, method="psr", checkpoint="x")
     for method in METHODS:
-        assert len(settings_of(method, {})) == len(SETTINGS[method])
+        assert len(settings_of(method, {})) == len(fitted_methods()[method].settings)
     assert list(settings_of("psr", {"solver": "replay"})) == ["objective=mse"]

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from psr_lens.faithfulness import FaithfulnessReport
-from psr_lens.fitting.checkpoints import FitCheckpoint
-from psr_lens.fitting.live import LiveState
+from psr_lens.fitting.checkpoint import FitCheckpoint
+from psr_lens.fitting.gradient import TrainingState
 from psr_lens.fitting.report import StageReport
 from psr_lens.steering import load_steering
 from psr_lens.storage import read_container
@@ -36,14 +36,14 @@ def steering_file(folder: Path) -> Path:
 
 
 def stage_file(folder: Path) -> Path:
-    tensors = tuple(made_up("psr", Shape()).tensors().values())
-    FitCheckpoint(folder, FIT).save_stage(StageReport(1, 0.5, None, 3, 2, 0.1), tensors)
+    steering = made_up("psr", Shape())
+    FitCheckpoint(folder, FIT).save_stage(StageReport(1, 0.5, None, 3, 2, 0.1), steering)
     return folder / "stage-0001.safetensors"
 
 
 def epoch_file(folder: Path) -> Path:
-    state = LiveState(1, (0.5, 0.4), (0.3, 0.2), 0, made_up("constant", Shape()).tensors())
-    FitCheckpoint(folder, FIT).save_live("live", state)
+    state = TrainingState(1, (0.5, 0.4), (0.3, 0.2), 0, made_up("constant", Shape()).state_dict())
+    FitCheckpoint(folder, FIT).save_training("live", state)
     return folder / "epoch-live.safetensors"
 
 
@@ -53,7 +53,7 @@ def report_file(folder: Path) -> Path:
 
 def read_checkpoint(path: Path) -> None:
     kept = FitCheckpoint(path.parent, FIT)
-    assert kept.stages() or kept.live("live")
+    assert kept.stages() or kept.training("live")
 
 
 def read_and_keep(read: Callable[[Path], Any]) -> Callable[[Path], None]:

@@ -61,7 +61,7 @@ def test_every_tensor_is_checked(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_is_checked(tmp_path, kind):
     _, header = read_container(FOLDER / kind, "steering")
-    for name in ("method", "layers", "surface", "options", "provenance"):
+    for name in ("method", "layers", "surface", "hook_point", "arguments", "provenance"):
         refused(written(tmp_path, kind, lambda _, h, n=name: h.pop(n)))
         more = written(tmp_path, kind, lambda _, h: h.update({"more": 1}))
         assert "unknown" in refused(more)
@@ -144,25 +144,27 @@ def test_a_fingerprint_of_nan_is_refused(tmp_path):
 
 def test_the_parts_of_a_sum_are_checked(tmp_path):
     def of_part(key, value):
-        return lambda _, header: header["options"]["parts"][0].update({key: value})
+        return lambda _, header: header["arguments"]["parts"][0].update({key: value})
 
     for key, value in (
         *(("weight", 10**400), ("weight", "2"), ("weight", True), ("weight", None)),
         *(("layers", [1]), ("method", "sum"), ("surface", "B")),
     ):
         refused(written(tmp_path, "sum", of_part(key, value)))
-    refused(written(tmp_path, "sum", lambda t, h: (t.clear(), h["options"].update({"parts": []}))))
+    refused(
+        written(tmp_path, "sum", lambda t, h: (t.clear(), h["arguments"].update({"parts": []})))
+    )
 
 
-def test_deep_nesting_and_options_of_another_kind(tmp_path):
+def test_deep_nesting_and_arguments_of_another_kind(tmp_path):
     def nested(_, header):
         for _ in range(15):
             inner = dict(header)
-            header["options"] = {"parts": [{**inner, "weight": 1.0}]}
+            header["arguments"] = {"parts": [{**inner, "weight": 1.0}]}
 
     assert "\n" not in refused(written(tmp_path, "sum", nested))
-    for options in ({"aligned": "end"}, {"fit_report": "mine"}, {"layers": [1, 2]}, {}):
-        refused(written(tmp_path, "actadd", lambda _, h, v=options: h.update({"options": v})))
+    for arguments in ({"aligned": "end"}, {"fit_report": "mine"}, {"layers": [1, 2]}, {}):
+        refused(written(tmp_path, "actadd", lambda _, h, v=arguments: h.update({"arguments": v})))
 
 
 def test_what_was_saved_is_loaded(tmp_path):
@@ -177,8 +179,8 @@ def test_what_was_saved_is_loaded(tmp_path):
     ):
         back = load_steering(steering.save(tmp_path / str(number)))
         assert back.header() == json.loads(json.dumps(steering.header()))
-        for name, tensor in steering.tensors().items():
-            assert torch.equal(back.tensors()[name], tensor)
+        for name, tensor in steering.state_dict().items():
+            assert torch.equal(back.state_dict()[name], tensor)
 
 
 def test_on_the_command_line_each_is_one_line_and_exit_code_2(tmp_path, capsys):

@@ -13,8 +13,8 @@ def test_a_stored_file_is_read(kind):
     loaded, expected = load_steering(FOLDER / kind), made_up(kind, Shape())
     assert type(loaded) is type(expected)
     assert (loaded.layers, loaded.surface) == (expected.layers, expected.surface)
-    tensors = expected.tensors()
-    assert loaded.tensors().keys() == tensors.keys()
-    for name, tensor in loaded.tensors().items():
+    tensors = expected.state_dict()
+    assert loaded.state_dict().keys() == tensors.keys()
+    for name, tensor in loaded.state_dict().items():
         assert torch.allclose(tensor, tensors[name], atol=1e-6)
-    assert loaded.options().keys() == expected.options().keys()
+    assert loaded.arguments().keys() == expected.arguments().keys()

@@ -34,34 +34,34 @@ def test_psr_is_the_formula(seed):
         for k in range(3):
             c = torch.relu((resid * w[row, k]).sum(-1) + b[row, k])
             expected += c.unsqueeze(-1) * z[row, k]
-        assert torch.allclose(psr.push(layer, resid), expected, atol=1e-10)
+        assert torch.allclose(psr.update(layer, resid), expected, atol=1e-10)
 
 
 @given(seed=st.integers(0, 10_000))
-def test_directions_are_unit_and_a_coefficient_is_the_length_of_its_push(seed):
+def test_directions_are_unit_and_a_coefficient_is_the_length_of_its_update(seed):
     w, b, z, resid = heads(seed, n_heads=1)
     psr = PSR(w, b, z, (0, 1))
     assert torch.allclose(psr.z.norm(dim=-1), torch.ones(2, 1).double())
-    lengths = psr.push(0, resid).norm(dim=-1)
+    lengths = psr.update(0, resid).norm(dim=-1)
     assert torch.allclose(psr.head_coefficients(0, resid)[..., 0], lengths, atol=1e-10)
     assert bool((psr.head_coefficients(0, resid) >= 0).all())
 
 
-def test_a_zero_direction_pushes_nothing():
+def test_a_zero_direction_adds_nothing():
     psr = PSR(torch.ones(1, 1, 3), torch.ones(1, 1), torch.zeros(1, 1, 3), (0,))
-    assert not psr.push(0, torch.randn(2, 3)).any()
+    assert not psr.update(0, torch.randn(2, 3)).any()
 
 
-def test_a_constant_pushes_the_same_everywhere():
+def test_a_constant_adds_the_same_everywhere():
     vectors = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    push = ConstantSteering(vectors, (0, 5)).push(5, torch.randn(2, 3, 2))
-    assert torch.equal(push, vectors[1].expand(2, 3, 2))
+    update = ConstantSteering(vectors, (0, 5)).update(5, torch.randn(2, 3, 2))
+    assert torch.equal(update, vectors[1].expand(2, 3, 2))
 
 
 def test_one_set_per_layer():
-    with pytest.raises(ValueError, match="2 steering vectors for 3 layers"):
+    with pytest.raises(ValueError, match="vectors for 2 layers but 3 are named"):
         ConstantSteering(torch.ones(2, 4), (0, 1, 2))
-    with pytest.raises(ValueError, match="PSR heads for 1 layers but 2"):
+    with pytest.raises(ValueError, match="w for 1 layers but 2 are named"):
         PSR(torch.ones(1, 1, 3), torch.ones(1, 1), torch.ones(1, 1, 3), (0, 1))
 
 

@@ -9,14 +9,16 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from psr_lens.fitting.live import LiveState
+from psr_lens.fitting.gradient import TrainingState
 from psr_lens.fitting.report import StageReport
+from psr_lens.steering import Steering
 from psr_lens.storage import read_container, write_container
 from psr_lens.storage.fields import mapping, only, reading, take, whole
 
 KIND: Final = "checkpoint"
 """Of its files."""
 _OF_ALL: Final = ("fit", "settings", "run")
+_OF_STEERING: Final = "steering."
 _LOSSES: Final = ("train_loss", "dev_loss", "penalty")
 
 
@@ -81,17 +83,18 @@ class FitCheckpoint:
             about = {"fit": self._key, "settings": self._settings, "run": run}
             write_container(self._directory / run, KIND, tensors, {**about, **fields})
 
-    def save_stage(self, report: StageReport, tensors: tuple[Tensor, ...]) -> None:
-        """Keep a finished stage."""
-        named = {f"{i}": tensor for i, tensor in enumerate(tensors)}
+    def save_stage(self, report: StageReport, steering: Steering) -> None:
+        """Keep a finished layer: how its fit went, and its steering."""
+        named = {f"{_OF_STEERING}{name}": own for name, own in steering.state_dict().items()}
         # Losses are tensors, for a JSON number is finite.
         found = {name: getattr(report, name) for name in _LOSSES}
         named |= {name: _numbers(own) for name, own in found.items() if own is not None}
         about = {"layer": report.layer, "steps": report.steps, "heads": report.heads}
+        about["arguments"] = steering.arguments()
         self._write(f"stage-{report.layer:04d}", named, report=about)
 
-    def stages(self) -> dict[int, tuple[StageReport, tuple[Tensor, ...]]]:
-        """The finished stages, by layer."""
+    def stages(self) -> dict[int, tuple[StageReport, dict[str, Tensor], dict[str, Any]]]:
+        """The finished layers: how each went, and its steering's tensors and other arguments."""
         found = {}
         if self._directory is not None:
             for file in sorted(self._directory.glob("stage-*.safetensors")):
@@ -99,7 +102,7 @@ class FitCheckpoint:
                 with reading(file, KIND):
                     only(header, *_OF_ALL, "report")
                     about = mapping(header, "report")
-                    only(about, "layer", "steps", "heads")
+                    only(about, "layer", "steps", "heads", "arguments")
                     layer, heads = whole(about, "layer"), about["heads"]
                     if file.stem != f"stage-{layer:04d}":
                         raise ValueError(f"layer={layer} in {file.stem}")
@@ -116,20 +119,24 @@ class FitCheckpoint:
                         None if heads is None else whole(about, "heads"),
                         losses.get("penalty"),
                     )
-                    only(tensors, *map(str, range(len(tensors))))
-                    ordered = tuple(tensors[f"{i}"] for i in range(len(tensors)))
-                    found[layer] = (report, ordered)
+                    names = [name for name in tensors if name.startswith(_OF_STEERING)]
+                    only(tensors, *names)
+                    found[layer] = (
+                        report,
+                        {name.removeprefix(_OF_STEERING): tensors[name] for name in names},
+                        mapping(about, "arguments"),
+                    )
         return found
 
-    def save_live(self, run: str, state: LiveState) -> None:
-        """Keep the state of a live run after an epoch."""
+    def save_training(self, run: str, state: TrainingState) -> None:
+        """Keep the state of a training run after an epoch."""
         losses = {"losses": _numbers(state.losses), "dev_losses": _numbers(state.dev_losses)}
         self._write(
             f"epoch-{run}", {**state.tensors, **losses}, epoch=state.epoch, stale=state.stale
         )
 
-    def live(self, run: str) -> LiveState | None:
-        """The last state of a live run; None if there is none."""
+    def training(self, run: str) -> TrainingState | None:
+        """The last state of a training run; None if there is none."""
         if self._directory is None:
             return None
         file = self._directory / f"epoch-{run}.safetensors"
@@ -142,7 +149,7 @@ class FitCheckpoint:
                 tuple(take(tensors, name, torch.float64, 1).tolist())
                 for name in ("losses", "dev_losses")
             )
-            return LiveState(
+            return TrainingState(
                 whole(header, "epoch", 1), losses, dev_losses, whole(header, "stale"), tensors
             )
 

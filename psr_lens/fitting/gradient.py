@@ -1,4 +1,4 @@
-"""The live solver: gradients through the frozen model.
+"""The gradient solver: a steering is trained through the frozen model.
 
 Targets, prefixes and what lies below the first intervened layer come from `prepared`; a step costs
 the blocks above it, forwards and backwards, over the surface tokens.
@@ -6,22 +6,104 @@ the blocks above it, forwards and backwards, over the surface tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import RLock
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from psr_lens._bars import tqdm
 from psr_lens.fitting import objectives
-from psr_lens.fitting.prepared import LiveBatch, Prepared
+from psr_lens.fitting.prepared import Prepared, StepBatch
 from psr_lens.fitting.recipe import Recipe
-from psr_lens.fitting.trainable import Trainable
 from psr_lens.models import HookedModel
+from psr_lens.steering import Steering
+from psr_lens.steering.training import Scale, Watcher
+
+_CONSTRAINED = RLock()
 
 
 @final
-class LiveProblem:
+class Trained:
+    """A steering that is being trained, in the units of a model.
+
+    Its parameters are those of a steering that reads a standardised residual stream and adds in units of
+    the accumulated delta, so that one step size fits all; without a scale they are in plain units.
+
+    Args:
+        start: Where it begins, in these units; it is what is trained.
+        scale: The units; None: plain ones.
+        width: Of the residual stream, where the entries of vectors that are as wide are to move by
+            `lr / sqrt(width)`, so that a step is `lr` long whatever the width; None: all move by `lr`.
+    """
+
+    def __init__(self, start: Steering, scale: Scale | None, width: int | None = None):
+        self.steering = start
+        self.scale = scale
+        start.requires_grad_()
+        start.constrain()
+        self.parameters = {name: own for name, own in start.named_parameters() if own.requires_grad}
+        self.steps = {
+            name: own.shape[-1] ** -0.5 if own.shape[-1] == width else 1.0
+            for name, own in self.parameters.items()
+        }
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers, ascending."""
+        return self.steering.layers
+
+    @property
+    def finds_own_strength(self) -> bool:
+        """Whether it acts on examples of every strength alike."""
+        return self.steering.finds_own_strength
+
+    def act(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        on: Bool[Tensor, "batch pos"],
+        regulariser: float = 0.0,
+        watch: Watcher | None = None,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Tensor | float]:
+        """What is added at strength 1, and what the layer adds to the objective."""
+        size = 1.0
+        if self.scale is not None:
+            row = self.steering.row(layer)
+            resid = (resid - self.scale.mean[row]) / self.scale.std[row]
+            size = self.scale.size[row]
+        if watch is not None:
+            watch(layer, resid, on)
+        update = self.steering.training_update(layer, resid, on)
+        return size * update, self.steering.penalty(layer, resid, on, regulariser)
+
+    def check_gradients(self) -> None:
+        """Refuse a parameter that has none after a step.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        idle = [name for name, own in self.parameters.items() if own.grad is None]
+        if idle:
+            raise ValueError(
+                f"{', '.join(idle)} of {self.steering.method!r} takes no part in what it adds: switch "
+                "its gradient off in constrain()"
+            )
+
+    def finished(self, watch: Callable[[Watcher], None]) -> Steering:
+        """The steering with the parameters as they are, in plain units."""
+        steering = self.steering
+        for name in list(getattr(steering, "parametrizations", ())):
+            parametrize.remove_parametrizations(steering, name, leave_parametrized=True)
+        steering.requires_grad_(False)
+        steering.after_training(watch)
+        return steering if self.scale is None else steering.rescaled(self.scale.inverse())
+
+
+@final
+class Objective:
     """The objective on a set of prepared examples.
 
     Args:
@@ -49,36 +131,44 @@ class LiveProblem:
         plain = sum(float(one.plain.sum()) for one in prepared) / (max(tokens, 1) * model.d_model)
         self.unit = plain if recipe.normalise and objective == "mse" and plain > 0 else 1.0
 
-    def loss(self, indices: Sequence[int], trainable: Trainable) -> Float[Tensor, ""]:
+    def loss(
+        self, indices: Sequence[int], trained: Trained, watch: Watcher | None = None
+    ) -> Float[Tensor, ""]:
         """The objective on a batch, penalties included."""
         own = [self.prepared[i] for i in indices]
-        batch = LiveBatch(self.model, own, self.first)
-        acted, coefficients, last = batch.run(self.model, trainable, self.objective == "ll")
+        batch = StepBatch(self.model, own, self.first)
+        penalties: list[Tensor | float] = []
+
+        def act(layer: int, resid: Tensor) -> Tensor:
+            update, penalty = trained.act(layer, resid, batch.on, self.recipe.regulariser, watch)
+            penalties.append(penalty)
+            return update if trained.finds_own_strength else batch.strength * update
+
+        # What is constrained is worked out once and not at every layer. One thread at a time, for
+        # torch keeps it for the whole process.
+        with _CONSTRAINED, parametrize.cached():
+            acted, last = batch.run(self.model, trained.layers, act, self.objective == "ll")
         if self.objective == "ll":
             tokens, on, ends = batch.next_tokens(self.model, own)
             loss = objectives.cross_entropy(last, tokens, on, ends, self.ends)
         else:
             loss = objectives.mse(acted, batch.target, batch.on) / self.unit
-        if self.recipe.regulariser:
-            for own_coefficients in coefficients:
-                dead = objectives.dead_relu_penalty(own_coefficients, batch.on)
-                loss = loss + self.recipe.regulariser * dead
-        return loss + trainable.penalty()
+        return loss + sum(penalties)
 
     @torch.no_grad()
-    def mean_loss(self, trainable: Trainable) -> float:
+    def mean_loss(self, trained: Trained, watch: Watcher | None = None) -> float:
         """The objective over all examples, weighted by their tokens."""
         total, tokens = 0.0, 0
         for indices in _by_length(self.prepared, self.batch_size):
             count = sum(len(self.prepared[i].start) for i in indices)
-            total += float(self.loss(indices, trainable)) * count
+            total += float(self.loss(indices, trained, watch)) * count
             tokens += count
         return total / tokens
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class LiveState:
+class TrainingState:
     """A run after some epochs: everything that the rest of it depends on.
 
     Attributes:
@@ -105,37 +195,37 @@ class LiveState:
         )
 
     @classmethod
-    def start(cls, trainable: Trainable, dev: LiveProblem | None) -> "LiveState":
+    def start(cls, trained: Trained, dev: Objective | None) -> "TrainingState":
         """Before the first step."""
-        losses = () if dev is None else (dev.mean_loss(trainable),)
-        return cls(0, (), losses, 0, _copies(trainable, "best"))
+        losses = () if dev is None else (dev.mean_loss(trained),)
+        return cls(0, (), losses, 0, _copies(trained, "best"))
 
     def after(
         self,
         epoch: int,
         losses: Sequence[float],
-        trainable: Trainable,
+        trained: Trained,
         optimiser: torch.optim.Optimizer,
-        dev: LiveProblem | None,
-    ) -> "LiveState":
+        dev: Objective | None,
+    ) -> "TrainingState":
         """After one more epoch."""
         dev_losses = self.dev_losses
         better = True
         if dev is not None:
-            dev_losses = (*dev_losses, dev.mean_loss(trainable))
+            dev_losses = (*dev_losses, dev.mean_loss(trained))
             # Written so that NaN is no improvement.
             better = dev_losses[-1] < min(dev_losses[:-1])
-        best = _copies(trainable, "best") if better else self._named("best")
+        best = _copies(trained, "best") if better else self._named("best")
         moments = {
             f"{key}.{name}": optimiser.state[value][key].clone()
-            for name, value in trainable.parameters.items()
+            for name, value in trained.parameters.items()
             for key in ("step", "exp_avg", "exp_avg_sq")
         }
-        tensors = {**best, **_copies(trainable, "now"), **moments}
+        tensors = {**best, **_copies(trained, "now"), **moments}
         stale = 0 if better else self.stale + 1
-        return LiveState(epoch, tuple(losses), dev_losses, stale, tensors)
+        return TrainingState(epoch, tuple(losses), dev_losses, stale, tensors)
 
-    def check(self, trainable: Trainable, *, per_epoch: int, has_dev: bool) -> None:
+    def check(self, trained: Trained, *, per_epoch: int, has_dev: bool) -> None:
         """Refuse what is not the state of such a run.
 
         Raises:
@@ -143,7 +233,7 @@ class LiveState:
         """
         shapes = {
             f"{key}.{name}": torch.Size() if key == "step" else value.shape
-            for name, value in trainable.parameters.items()
+            for name, value in trained.parameters.items()
             for key in ("best", "now", "step", "exp_avg", "exp_avg_sq")
         }
         counts = (self.epoch * per_epoch, self.epoch + 1 if has_dev else 0)
@@ -156,12 +246,12 @@ class LiveState:
                 "directory"
             )
 
-    def restore(self, trainable: Trainable, optimiser: torch.optim.Optimizer) -> None:
+    def restore(self, trained: Trained, optimiser: torch.optim.Optimizer) -> None:
         """Put parameters and moments where the run had them."""
         if self.epoch == 0:
             return
         with torch.no_grad():
-            for name, value in trainable.parameters.items():
+            for name, value in trained.parameters.items():
                 value.copy_(self.tensors[f"now.{name}"])
                 optimiser.state[value] = {
                     key: self.tensors[f"{key}.{name}"]
@@ -170,10 +260,10 @@ class LiveState:
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
 
-    def put_back(self, trainable: Trainable) -> None:
+    def put_back(self, trained: Trained) -> None:
         """The best parameters."""
         with torch.no_grad():
-            for name, value in trainable.parameters.items():
+            for name, value in trained.parameters.items():
                 value.copy_(self.tensors[f"best.{name}"])
 
     def _named(self, prefix: str) -> dict[str, Tensor]:
@@ -181,20 +271,20 @@ class LiveState:
 
 
 def train(
-    problem: LiveProblem,
-    dev: LiveProblem | None,
-    trainable: Trainable,
+    problem: Objective,
+    dev: Objective | None,
+    trained: Trained,
     *,
-    begin: "LiveState | None" = None,
-    after_epoch: Callable[["LiveState"], None] = lambda state: None,
+    begin: "TrainingState | None" = None,
+    after_epoch: Callable[["TrainingState"], None] = lambda state: None,
     progress: bool = False,
-) -> "LiveState":
+) -> "TrainingState":
     """Train until the recipe or the dev split says stop; the best parameters are put back.
 
     Args:
         problem: The objective on the training examples.
         dev: The same on the dev examples; None: the last parameters count.
-        trainable: What is trained, in place.
+        trained: What is trained, in place.
         begin: Where an interrupted run was.
         after_epoch: Called after every epoch, to save.
         progress: Whether to show a bar.
@@ -203,15 +293,17 @@ def train(
         ValueError: If what it ends at is not finite, or `begin` is no state of such a run.
     """
     recipe = problem.recipe
-    parameters = list(trainable.parameters.values())
-    optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    groups = [
+        {"params": [own], "step": trained.steps[name]} for name, own in trained.parameters.items()
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     per_epoch = -(-len(problem.prepared) // recipe.batch_size)
     total = per_epoch * recipe.epochs
     generator = torch.Generator().manual_seed(recipe.shuffle_seed)
-    state = begin or LiveState.start(trainable, dev)
+    state = begin or TrainingState.start(trained, dev)
     if begin is not None:
-        begin.check(trainable, per_epoch=per_epoch, has_dev=dev is not None)
-        begin.restore(trainable, optimiser)
+        begin.check(trained, per_epoch=per_epoch, has_dev=dev is not None)
+        begin.restore(trained, optimiser)
     # The orders of finished epochs are drawn again, so that the next ones come out the same.
     orders = [_epoch(problem, generator) for _ in range(recipe.epochs)]
     losses = list(state.losses)
@@ -222,19 +314,19 @@ def train(
                 break
             for indices in orders[epoch]:
                 for group in optimiser.param_groups:
-                    group["lr"] = recipe.lr * (1 - len(losses) / total)
+                    group["lr"] = group["step"] * recipe.lr * (1 - len(losses) / total)
                 optimiser.zero_grad()
-                loss = problem.loss(indices, trainable)
+                loss = problem.loss(indices, trained)
                 loss.backward()
+                trained.check_gradients()
                 optimiser.step()
-                trainable.retract()
                 losses.append(float(loss.detach()))
                 bar.update()
-            state = state.after(epoch + 1, losses, trainable, optimiser, dev)
+            state = state.after(epoch + 1, losses, trained, optimiser, dev)
             bar.set_postfix_str(f"loss {losses[-1]:.3g}")
             after_epoch(state)
-    state.put_back(trainable)
-    if not all(bool(value.isfinite().all()) for value in parameters):
+    state.put_back(trained)
+    if not all(bool(value.isfinite().all()) for value in trained.parameters.values()):
         raise ValueError(
             f"the live solver is at NaN or infinity after {len(losses)} steps with lr={recipe.lr:g}: "
             "choose a smaller lr"
@@ -242,13 +334,13 @@ def train(
     return state
 
 
-def _copies(trainable: Trainable, prefix: str) -> dict[str, Tensor]:
+def _copies(trained: Trained, prefix: str) -> dict[str, Tensor]:
     return {
-        f"{prefix}.{name}": value.detach().clone() for name, value in trainable.parameters.items()
+        f"{prefix}.{name}": value.detach().clone() for name, value in trained.parameters.items()
     }
 
 
-def _epoch(problem: LiveProblem, generator: torch.Generator) -> list[list[int]]:
+def _epoch(problem: Objective, generator: torch.Generator) -> list[list[int]]:
     """The batches of one epoch."""
     size = problem.recipe.batch_size
     order = torch.randperm(len(problem.prepared), generator=generator).tolist()

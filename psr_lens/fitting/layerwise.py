@@ -1,0 +1,171 @@
+"""The layerwise solver: all examples go up the layers together, one block at a time.
+
+At layer `l` the base walk holds the residual streams that the already fitted layers produce, the
+prompted walk holds `A(x'y')[l]`. Their difference is what layer `l` must add; the method fits it
+(`Steering.fit_layer`), its update is applied, and both walks go through the next block. So a fit costs one
+base run, one prompted run and the regressions, whatever the number of layers, with no gradient through the
+model; dev examples go up once more, without updates. Memory is bounded by one layer's residual streams of
+all examples.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from psr_lens._bars import tqdm
+from psr_lens.examples import Example
+from psr_lens.fitting.checkpoint import FitCheckpoint
+from psr_lens.fitting.plan import FitPlan
+from psr_lens.fitting.report import StageReport
+from psr_lens.fitting.walk import Walks
+from psr_lens.models import HookedModel
+from psr_lens.models.shared import SharedPrefixes
+from psr_lens.steering import Steering
+from psr_lens.steering.loading import check_tensors
+from psr_lens.steering.training import LayerData, LayerFit
+
+
+@final
+class LayerFits:
+    """What is fitted at every layer, kept in a checkpoint and taken from it.
+
+    Args:
+        plan: The fit.
+        checkpoint: Finished layers are taken from there and put there.
+    """
+
+    def __init__(self, plan: FitPlan, checkpoint: FitCheckpoint):
+        self.plan = plan
+        self.steerings: dict[int, Steering] = {}
+        self.reports: dict[int, StageReport] = {}
+        self._checkpoint = checkpoint
+        self._finished = checkpoint.stages()
+
+    def fit(self, data: LayerData) -> Steering:
+        """Fit one layer, or take what an interrupted fit had made of it."""
+        layer, cls = data.layer, self.plan.method
+        if layer in self._finished:
+            report, tensors, arguments = self._finished[layer]
+            try:
+                check_tensors(cls, tensors, {"layer": 1, "d_model": data.x.shape[-1]})
+                placed: dict[str, Any] = {name: own.to(data.x) for name, own in tensors.items()}
+                steering = cls(**placed, layers=[layer], surface=data.surface, **arguments)
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"the checkpoint holds other tensors than layer {layer} of this fit has: name an "
+                    f"empty directory ({error})"
+                ) from None
+        else:
+            found = cls.fit_layer(data, self.plan.options)
+            steering, report = found.steering, _report(found, data)
+            self._checkpoint.save_stage(report, steering)
+        self.steerings[layer], self.reports[layer] = steering, report
+        return steering
+
+    def steering(self, layers: Sequence[int]) -> Steering:
+        """The steering of the given layers."""
+        return self.plan.method.joined([self.steerings[layer] for layer in layers])
+
+
+def _report(found: LayerFit, data: LayerData) -> StageReport:
+    losses = [
+        None if part is None else _share_left(found.steering, data.layer, *part)
+        for part in ((data.x, data.missing, data.strength), data.dev)
+    ]
+    assert losses[0] is not None
+    return StageReport(data.layer, losses[0], losses[1], found.steps, found.heads, found.penalty)
+
+
+def _share_left(
+    steering: Steering, layer: int, x: Tensor, missing: Tensor, strength: Tensor | None
+) -> float:
+    """The share of the energy of what is missing that the update leaves."""
+    update = steering.update(layer, x)
+    update = update if strength is None else strength.unsqueeze(-1) * update
+    return float((missing - update).square().sum() / missing.square().sum().clamp_min(1e-30))
+
+
+@torch.no_grad()
+def fit_layerwise(
+    model: HookedModel,
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    layers: Sequence[int],
+    fits: LayerFits,
+    *,
+    measure: bool = False,
+    progress: bool = False,
+) -> tuple[float, ...]:
+    """Go up the layers and fit each of them.
+
+    With `layers="best"` in the plan every layer is fitted on the plain base run: many single-layer fits
+    for the price of one. Else later layers see the earlier ones' updates.
+
+    Args:
+        model: The model.
+        train: The examples to fit on.
+        dev: The examples that a layer's fit may stop on; they carry the updates like the others.
+        layers: The layers to fit, ascending.
+        fits: Called once per layer, from the lowest up. Its plan says the surface, the batch size, the
+            number type of the regressions (by default float32, or float64 for a float64 model), and how
+            many bytes of one layer's residual streams may stay in memory, all walks together; past that
+            they lie in temporary files.
+        measure: Whether to go on with the dev examples to the last layer for the relative RMSE.
+        progress: Whether to show a bar.
+
+    Returns:
+        With `measure`, the relative RMSE of all updates together at every layer of the model, on the
+        dev examples: the walk comes by it. Empty otherwise, without dev examples, for a best layer, and
+        where an example's strength is not 1.
+    """
+    plan = fits.plan
+    carry, surface = not plan.best, plan.surface
+    tokens = sum(
+        len(row.tokens) for e in [*train, *dev] for row in (e.base_row, e.steered_row)
+    ) + sum(len(e.base_row.tokens) for e in dev)
+    needed = tokens * model.d_model * model.dtype.itemsize
+    with ExitStack() as stack:
+        folder = None
+        if plan.max_memory is not None and needed > plan.max_memory:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-lens-")))
+        # What base prompts begin with, and what prompted ones do, training and dev alike.
+        shared = SharedPrefixes(model), SharedPrefixes(model)
+        options: tuple[Any, ...] = (surface, plan.batch_size, folder, shared)
+        fitted_on = Walks(model, train, *options)
+        checked_on = Walks(model, dev, *options) if dev else None
+        possible = measure and carry and checked_on and checked_on.strength is None
+        measured = checked_on if possible else None
+        errors: list[float] = []
+        end = model.n_layers if measured else max(layers) + 1
+        for layer in tqdm(range(end), desc="replay", unit="layer", disable=not progress):
+            if layer <= max(layers):
+                fitted_on.up(layer)
+            if checked_on:
+                checked_on.up(layer)
+            if layer in layers:
+                x, missing, strength = fitted_on.stage(plan.precision)
+                seen = checked_on.stage(plan.precision) if checked_on else None
+                steering = fits.fit(
+                    LayerData(
+                        layer=layer,
+                        surface=surface,
+                        x=x,
+                        missing=missing,
+                        strength=strength,
+                        dev=seen,
+                    )
+                )
+                if carry and layer < max(layers):
+                    fitted_on.add(steering.update(layer, x))
+                if carry and checked_on and seen:
+                    if measured:
+                        measured.keep_plain()
+                    checked_on.add(steering.update(layer, seen[0]))
+            if measured:
+                errors.append(measured.relative_rmse())
+    return tuple(errors)

@@ -1,0 +1,234 @@
+"""What a fit is to be: its arguments, checked as far as that goes without a model and without data."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
+from typing import Any, Final, Literal
+
+import torch
+
+from psr_lens._types import Layers, Surface, check_count, check_seed, check_surface
+from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
+from psr_lens.steering import Steering
+from psr_lens.steering.registry import fitted_methods, method_class
+
+CLOSED: Final = "closed form"
+REPLAY: Final = "replay"
+LIVE: Final = "live"
+BOTH: Final = "replay, then live"
+_OTHER: Final = {REPLAY: LIVE, LIVE: REPLAY}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitPlan:
+    """The arguments of `fit` but for model and data: see there. Made by `plan_fit`.
+
+    Attributes:
+        method: The class of the method.
+        options: Its own options.
+        objective: `mse` or `ll`; empty for a closed form.
+    """
+
+    method: type[Steering]
+    options: Any
+    layers: Layers | Literal["best"]
+    objective: str
+    solver: str
+    surface: Surface
+    recipe: str | Recipe
+    epochs: int | None
+    lr: float | None
+    seed: int
+    batch_size: int
+    precision: torch.dtype | None
+    max_memory: int | None
+
+    @property
+    def name(self) -> str:
+        """Of the method."""
+        return self.method.method
+
+    @property
+    def best(self) -> bool:
+        """Whether one layer is to be chosen among all."""
+        return isinstance(self.layers, str) and self.layers == "best"
+
+    def runs(self, solver: str) -> bool:
+        """Whether a solver takes part, `closed form`, `replay` or `live`."""
+        # A best layer is found layer by layer, whatever trains it then.
+        wanted = self.solver != _OTHER.get(solver) or (self.best and solver == REPLAY)
+        return solver in self.method.solvers() and wanted
+
+    def recipe_for(self, n_layers: int, *, refining: bool = False) -> Recipe:
+        """The gradient solver's recipe.
+
+        Args:
+            n_layers: How many layers are fitted together.
+            refining: Whether it goes on from what replay has fitted.
+        """
+        recipe = self.recipe
+        if recipe == "paper":
+            recipe = PAPER[self.objective or "mse"]
+        elif not isinstance(recipe, Recipe):
+            recipe = REFINE if refining else replace(DEFAULT, **self.method.recipe(n_layers))
+        return replace(
+            recipe,
+            epochs=recipe.epochs if self.epochs is None else self.epochs,
+            lr=recipe.lr if self.lr is None else self.lr,
+            batch_size=min(recipe.batch_size, self.batch_size),
+        )
+
+    def described(self, n_layers: int) -> dict[str, Any]:
+        """All that the numbers depend on, as JSON values."""
+        recipes = (self.recipe_for(n_layers, refining=again) for again in (False, True))
+        return {
+            "method": self.name,
+            "options": {key: repr(getattr(self.options, key)) for key in options_of(self.method)},
+            "objective": self.objective,
+            "solver": self.solver,
+            "surface": self.surface,
+            "seed": self.seed,
+            "best": self.best,
+            "recipe": [asdict(recipe) for recipe in recipes],
+            "precision": str(self.precision),
+        }
+
+
+def plan_fit(
+    *,
+    method: str | type[Steering] = "psr",
+    layers: Layers | Literal["best"] = "all",
+    objective: str | None = None,
+    solver: str = "auto",
+    surface: Surface = "R",
+    recipe: str | Recipe = "default",
+    epochs: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    precision: torch.dtype | None = None,
+    max_memory: int | None = None,
+    checkpoint: Any = None,
+    progress: bool = False,
+    **options: Any,
+) -> FitPlan:
+    """The one place that says which arguments of a fit go together; they are those of `fit`.
+
+    `fit` asks it, and so does what samples or fits something else before: `fit_best`, `compare`, the
+    command line. `checkpoint` and `progress` go with everything.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: If they do not go together, or one is wrong by itself.
+    """
+    cls = method_class(method)
+    check_surface(surface)
+    check_seed(seed)
+    check_count("batch_size", batch_size)
+    if solver not in ("auto", REPLAY, "refine", LIVE):
+        raise ValueError(f"solver={solver!r}: choose 'auto', 'replay', 'refine' or 'live'")
+    if objective not in (None, "mse", "ll"):
+        raise ValueError(f"objective={objective!r}: choose 'mse' or 'll'")
+    if not isinstance(recipe, Recipe) and recipe not in ("default", "paper"):
+        raise ValueError(f"recipe={recipe!r}: choose 'default', 'paper', or pass a Recipe")
+    if epochs is not None:
+        check_count("epochs", epochs, 0)
+    if lr is not None and not (isinstance(lr, Real) and 0 < lr < float("inf")):
+        raise ValueError(f"lr={lr!r}: it must be a number above 0")
+    plan = FitPlan(
+        method=cls,
+        options=_own_options(cls, options),
+        layers=layers,
+        objective=_objective(cls, objective, solver),
+        solver=solver,
+        surface=surface,
+        recipe=recipe,
+        epochs=epochs,
+        lr=lr,
+        seed=seed,
+        batch_size=batch_size,
+        precision=precision,
+        max_memory=max_memory,
+    )
+    cls.check_options(plan.options, solver=solver, surface=surface)
+    of_live = {"recipe": None if recipe == "default" else recipe, "epochs": epochs, "lr": lr}
+    of_replay = {"precision": precision, "max_memory": max_memory}
+    for name, given in ((LIVE, of_live), (REPLAY, of_replay)):
+        for key, value in given.items():
+            if value is not None and (name not in cls.solvers() or solver == _OTHER[name]):
+                raise ValueError(
+                    f"{key}={value!r} with method={plan.name!r}, solver={solver!r}: only the {name} "
+                    "solver takes it, and it does not run here; leave it out"
+                )
+    if plan.best and not can_choose_layer(cls):
+        raise ValueError(f"layers='best' has no meaning for {plan.name}: name layers, or 'all'")
+    return plan
+
+
+def can_choose_layer(cls: type[Steering]) -> bool:
+    """Whether a method's layers can be tried one by one from a single pass over the data."""
+    return cls.has_best_layer and bool({CLOSED, REPLAY} & set(cls.solvers()))
+
+
+def options_of(cls: type[Steering]) -> dict[str, Any]:
+    """The options that a method has of its own, with their defaults."""
+    return {own.name: own.default for own in fields(cls.Options)}
+
+
+def _own_options(cls: type[Steering], options: Mapping[str, Any]) -> Any:
+    """A method's own options.
+
+    Raises:
+        TypeError: If no method has such an option.
+        ValueError: If this method has no such option, or a value is wrong.
+    """
+    known = options_of(cls)
+    for key, value in options.items():
+        if key in known:
+            continue
+        takers = [name for name, own in fitted_methods().items() if key in options_of(own)]
+        if not takers:
+            raise TypeError(f"fit has no option {key!r}, and no method has it")
+        raise ValueError(
+            f"{key}={value!r} with method={cls.method!r}: only {' and '.join(takers)} "
+            f"{'takes' if len(takers) == 1 else 'take'} it; leave it out"
+        )
+    return cls.Options(**options)
+
+
+def _objective(cls: type[Steering], objective: str | None, solver: str) -> str:
+    """The objective, empty for a closed form.
+
+    Raises:
+        ValueError: If the method is not fitted by that solver, or to that objective by it.
+    """
+    name, solvers = cls.method, cls.solvers()
+    if CLOSED in solvers:
+        if objective is not None or solver != "auto":
+            raise ValueError(
+                f"{name} has a closed form: leave objective and solver out, they are {objective!r} and "
+                f"{solver!r}"
+            )
+        return ""
+    found = objective or cls.default_objective
+    replayed = [own for own, other in fitted_methods().items() if REPLAY in other.solvers()]
+    if found == "ll" and LIVE not in solvers:
+        raise ValueError(
+            f"objective='ll' with method={name!r}: it is fitted layer by layer, to mse"
+        )
+    if solver == REPLAY and (found == "ll" or REPLAY not in solvers):
+        raise ValueError(
+            f"solver='replay' with method={name!r}, objective={found!r}: replay solves mse, for "
+            f"{' and '.join(replayed)}; choose 'live' or 'auto'"
+        )
+    if solver in ("refine", LIVE) and LIVE not in solvers:
+        raise ValueError(
+            f"solver={solver!r} with method={name!r}: it is fitted layer by layer alone; choose 'replay' "
+            "or 'auto'"
+        )
+    if solver == "refine" and REPLAY not in solvers:
+        raise ValueError(
+            f"solver='refine' with method={name!r}: it goes on from what replay fits, for "
+            f"{' and '.join(replayed)}; choose 'live' or 'auto'"
+        )
+    return found
