@@ -99,7 +99,10 @@ class Trained:
             parametrize.remove_parametrizations(steering, name, leave_parametrized=True)
         steering.requires_grad_(False)
         steering.after_training(watch)
-        return steering if self.scale is None else steering.rescaled(self.scale.inverse())
+        if self.scale is not None:
+            return steering.rescaled(self.scale.inverse())
+        # Made anew, for a class may keep its numbers in a form that training does not: of norm 1, say.
+        return steering.with_tensors(steering.state_dict())
 
 
 @final

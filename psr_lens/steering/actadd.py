@@ -13,7 +13,7 @@ from psr_lens.models import unsteered_model
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.columns import Columns
 from psr_lens.models.numerics import record_residuals
-from psr_lens.steering.base import Common, Role, Steering
+from psr_lens.steering.base import Common, Resid, Role, Steering
 from psr_lens.steering.provenance import provenance as provenance_of
 from psr_lens.steering.registry import register
 from psr_lens.steering.training import TrainingData
@@ -117,12 +117,7 @@ class ActAdd(Steering):
         """Its surface, where the rows begin there and not at the first token."""
         return self.surface if self.aligned == "surface" else None
 
-    def update(
-        self,
-        layer: int,
-        resid: Float[Tensor, "*batch d_model"],
-        columns: Columns | None = None,
-    ) -> Float[Tensor, "*batch d_model"]:
+    def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """Every column's own row.
 
         Raises:

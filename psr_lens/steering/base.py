@@ -41,6 +41,13 @@ HookPoint = Literal["resid_post", "attn_out", "mlp_out"]
 """Where in a block a steering acts: on the residual stream after it, or on what its attention or its MLP
 writes. The first is what is offered today."""
 
+Resid = Float[Tensor, "*batch d_model"]
+"""Residual streams of any leading shape."""
+Padded = Float[Tensor, "batch pos d_model"]
+"""Residual streams of whole responses, padded to one length."""
+Mask = Bool[Tensor, "batch pos"]
+"""Which columns are meant."""
+
 ACTING: Final = ("acts_on", "acting", "edits", "edit")
 """What a class overrides that acts in a way of its own: elsewhere than on its surface, say."""
 
@@ -134,12 +141,7 @@ class Steering(nn.Module, ABC):
     # --- what a method is -----------------------------------------------------------------------
 
     @abstractmethod
-    def update(
-        self,
-        layer: int,
-        resid: Float[Tensor, "*batch d_model"],
-        columns: Columns | None = None,
-    ) -> Float[Tensor, "*batch d_model"]:
+    def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """What is added at strength 1.
 
         Args:
@@ -149,12 +151,7 @@ class Steering(nn.Module, ABC):
                 by the token's place.
         """
 
-    def forward(
-        self,
-        layer: int,
-        resid: Float[Tensor, "*batch d_model"],
-        columns: Columns | None = None,
-    ) -> Float[Tensor, "*batch d_model"]:
+    def forward(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """`update`."""
         return self.update(layer, resid, columns)
 
@@ -324,12 +321,7 @@ class Steering(nn.Module, ABC):
     def constrain(self) -> None:
         """Before training: register torch's parametrisations, and say what takes no gradient."""
 
-    def training_update(
-        self,
-        layer: int,
-        resid: Float[Tensor, "batch pos d_model"],
-        on: Bool[Tensor, "batch pos"],
-    ) -> Float[Tensor, "batch pos d_model"]:
+    def training_update(self, layer: int, resid: Padded, on: Mask) -> Padded:
         """What is added while it is trained: `update`, unless the method's source has it otherwise.
 
         Args:
@@ -340,11 +332,7 @@ class Steering(nn.Module, ABC):
         return self.update(layer, resid)
 
     def penalty(
-        self,
-        layer: int,
-        resid: Float[Tensor, "batch pos d_model"],
-        on: Bool[Tensor, "batch pos"],
-        regulariser: float,
+        self, layer: int, resid: Padded, on: Mask, regulariser: float
     ) -> Float[Tensor, ""] | float:
         """What a layer adds to the objective while it is trained; `regulariser` is the recipe's."""
         return 0.0

@@ -11,7 +11,7 @@ from torch import Tensor
 from psr_lens._types import Surface
 from psr_lens.models import as_hooked_model
 from psr_lens.models.columns import Columns
-from psr_lens.steering.base import ACTING, Common, Role, Steering
+from psr_lens.steering.base import ACTING, Common, Resid, Role, Steering
 from psr_lens.steering.handles import FoldedSteering
 from psr_lens.steering.registry import register
 from psr_lens.steering.training import LayerData, LayerFit, Scale, Start
@@ -182,12 +182,7 @@ class ConstantSteering(Steering):
             steering.check(hooked)
         return steering
 
-    def update(
-        self,
-        layer: int,
-        resid: Float[Tensor, "*batch d_model"],
-        columns: Columns | None = None,
-    ) -> Float[Tensor, "*batch d_model"]:
+    def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """`z_l`, at every position."""
         return self.vectors[self.row(layer)].to(resid).expand_as(resid)
 

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from psr_lens._types import check_count
 from psr_lens.models.columns import Columns
-from psr_lens.steering.base import Common, Role, Steering
+from psr_lens.steering.base import Common, Resid, Role, Steering
 from psr_lens.steering.registry import register
 from psr_lens.steering.training import Scale, Start
 
@@ -73,12 +73,7 @@ class LoReFT(Steering):
                 "torch.linalg.qr gives them"
             )
 
-    def update(
-        self,
-        layer: int,
-        resid: Float[Tensor, "*batch d_model"],
-        columns: Columns | None = None,
-    ) -> Float[Tensor, "*batch d_model"]:
+    def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """`R^T (change A + b)`."""
         row = self.row(layer)
         moved = resid @ self.change[row].to(resid).T + self.bias[row].to(resid)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from psr_lens._types import Surface, check_count
 from psr_lens.models.columns import Columns
-from psr_lens.steering.base import Common, Role, Steering
+from psr_lens.steering.base import Common, Resid, Role, Steering
 from psr_lens.steering.context import Context
 from psr_lens.steering.registry import register
 from psr_lens.steering.training import TrainingData
@@ -141,12 +141,7 @@ class OracleSteering(Steering):
         ready._target = context.prompt_steered(self.surface)
         return ready
 
-    def update(
-        self,
-        layer: int,
-        resid: Float[Tensor, "*batch d_model"],
-        columns: Columns | None = None,
-    ) -> Float[Tensor, "*batch d_model"]:
+    def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """What is missing to the prompt-steered run, or the part of it along the basis.
 
         Raises:

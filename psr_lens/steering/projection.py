@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens.models.columns import Columns
-from psr_lens.steering.base import Common, Role, Steering
+from psr_lens.steering.base import Common, Resid, Role, Steering
 from psr_lens.steering.registry import register
 from psr_lens.steering.training import TrainingData
 
@@ -47,12 +47,7 @@ class ProjectionMatch(Steering):
         super().__init__(layers, **common)
         self.hold(directions=unit_rows(directions), targets=targets)
 
-    def update(
-        self,
-        layer: int,
-        resid: Float[Tensor, "*batch d_model"],
-        columns: Columns | None = None,
-    ) -> Float[Tensor, "*batch d_model"]:
+    def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """`(m - A . u) u`."""
         row = self.row(layer)
         direction = self.directions[row].to(resid)

@@ -11,7 +11,7 @@ from torch import Tensor
 from psr_lens._types import Surface, check_finite
 from psr_lens.models.columns import Columns
 from psr_lens.statistics import fit_heads
-from psr_lens.steering.base import Common, Own, Role, Steering
+from psr_lens.steering.base import Common, Mask, Own, Padded, Resid, Role, Steering
 from psr_lens.steering.registry import register
 from psr_lens.steering.training import LayerData, LayerFit, Scale, Start
 
@@ -83,12 +83,7 @@ class PSR(Steering):
         row = self.row(layer)
         return torch.relu(resid @ self.w[row].to(resid).T + self.b[row].to(resid))
 
-    def update(
-        self,
-        layer: int,
-        resid: Float[Tensor, "*batch d_model"],
-        columns: Columns | None = None,
-    ) -> Float[Tensor, "*batch d_model"]:
+    def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """The heads' coefficients times their directions, summed."""
         row = self.row(layer)
         return self.head_coefficients(layer, resid) @ self.z[row].to(resid)
@@ -173,11 +168,7 @@ class PSR(Steering):
         )
 
     def penalty(
-        self,
-        layer: int,
-        resid: Float[Tensor, "batch pos d_model"],
-        on: Bool[Tensor, "batch pos"],
-        regulariser: float,
+        self, layer: int, resid: Padded, on: Mask, regulariser: float
     ) -> Float[Tensor, ""] | float:
         """The paper's: felt by heads that hardly add anything to a sequence."""
         if not regulariser:

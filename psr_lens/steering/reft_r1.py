@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Unpack, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from psr_lens.models.columns import Columns
-from psr_lens.steering.base import Common, Role, Steering
+from psr_lens.steering.base import Common, Mask, Padded, Resid, Role, Steering
 from psr_lens.steering.projection import unit_rows
 from psr_lens.steering.registry import register
 from psr_lens.steering.training import Start, Watcher
@@ -63,12 +63,7 @@ class ReFTr1(Steering):
         """`ReLU(A . w)`: how strongly the concept is present at a token."""
         return torch.relu(resid @ self.w[self.row(layer)].to(resid))
 
-    def update(
-        self,
-        layer: int,
-        resid: Float[Tensor, "*batch d_model"],
-        columns: Columns | None = None,
-    ) -> Float[Tensor, "*batch d_model"]:
+    def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """`s w`, at every position."""
         row = self.row(layer)
         return (self.strength[row] * self.w[row]).to(resid).expand_as(resid)
@@ -86,22 +81,13 @@ class ReFTr1(Steering):
         self.strength.requires_grad_(False)
         parametrize.register_parametrization(self, "w", _UnitRows())
 
-    def training_update(
-        self,
-        layer: int,
-        resid: Float[Tensor, "batch pos d_model"],
-        on: Bool[Tensor, "batch pos"],
-    ) -> Float[Tensor, "batch pos d_model"]:
+    def training_update(self, layer: int, resid: Padded, on: Mask) -> Padded:
         """`mean(top-k_t ReLU(A_t . w)) w`, one strength per sequence."""
         strength = self._top(layer, resid, on).mean(dim=1)
         return (strength[:, None, None] * self.w[self.row(layer)]).expand_as(resid)
 
     def penalty(
-        self,
-        layer: int,
-        resid: Float[Tensor, "batch pos d_model"],
-        on: Bool[Tensor, "batch pos"],
-        regulariser: float,
+        self, layer: int, resid: Padded, on: Mask, regulariser: float
     ) -> Float[Tensor, ""] | float:
         """The source's L1 term on the latents beyond the top k.
 

@@ -12,7 +12,7 @@ from psr_lens._types import Surface
 from psr_lens.deltas import working_dtype
 from psr_lens.models import HookedModel
 from psr_lens.models.columns import Columns
-from psr_lens.steering.base import Steering
+from psr_lens.steering.base import Resid, Steering
 from psr_lens.steering.constant import ConstantSteering, adds_vectors_alone
 from psr_lens.steering.context import Context
 
@@ -117,12 +117,7 @@ class SumSteering(Steering):
         ready = [(weight, part.acting(device, dtype, context)) for weight, part in self.parts]
         return SumSteering(ready, provenance=self.provenance)
 
-    def update(
-        self,
-        layer: int,
-        resid: Float[Tensor, "*batch d_model"],
-        columns: Columns | None = None,
-    ) -> Float[Tensor, "*batch d_model"]:
+    def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """The weighted sum of what the parts with that layer add, each on its own surface."""
         total = torch.zeros_like(resid)
         for weight, part in self.parts:

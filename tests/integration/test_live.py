@@ -185,6 +185,8 @@ def test_the_papers_recipe(model, data):
     steering = fit(model, data, solver="live", recipe="paper", epochs=3)
     batches = -(-steering.fit_report.examples // PAPER["mse"].batch_size)
     assert len(steering.fit_report.losses) == 3 * batches
+    # Trained at any length, kept at 1.
+    assert torch.allclose(steering.z.norm(dim=-1), torch.ones(1).to(steering.z))
     assert (PAPER["mse"].epochs, PAPER["ll"].epochs) == (15, 7)
     assert (PAPER["mse"].lr, PAPER["mse"].weight_decay) == (1e-3, 1e-6)
     assert PAPER["mse"].shuffle_seed == 123
