@@ -129,13 +129,13 @@ def test_two_instructions_in_one_run(tmp_path, quick):
         assert result.instruction == EVERYDAY[name].text
         assert result.instruction in page.replace("\u2060", "")
         assert path == tmp_path / "steering" / f"{name}-a-psr.safetensors"
-        stored = load_steering(path, model).tensors()
-        assert stored.keys() == result.steerings["a-psr"].tensors().keys()
+        stored = load_steering(path, model).state_dict()
+        assert stored.keys() == result.steerings["a-psr"].state_dict().keys()
         assert all(
             torch.equal(own, stored[key])
-            for key, own in result.steerings["a-psr"].tensors().items()
+            for key, own in result.steerings["a-psr"].state_dict().items()
         )
-    one, two = (own.steerings["a-psr"].tensors()["z"] for own in run.results)
+    one, two = (own.steerings["a-psr"].state_dict()["z"] for own in run.results)
     assert not torch.equal(one, two)
 
 
