@@ -147,7 +147,7 @@ def contrast(prepared: Sequence[Prepared], layers: Sequence[int]) -> Float[Tenso
             with_it = mean([one.target[row] for one in prepared])
             without = mean([one.start if row == 0 else one.target[row - 1] for one in prepared])
         rows.append(with_it - without)
-    return torch.stack(rows)
+    return torch.stack(rows).to(prepared[0].target)
 
 
 def _before(one: Prepared, row: int) -> Tensor:
