@@ -196,6 +196,7 @@ def page(numbers: dict) -> str:
         "The whole family is fitted on `demo`, on five instructions; constants and PSRs everywhere.",
         "Written by `python -m benchmarks.methods`; intervals, every layer, every setting that was",
         "tried and the time of each fit are in `benchmarks/methods.json`.",
+        "LoReFT and ReFT-r1 were trained in another parametrisation when these numbers were taken.",
         "",
     ]
     for name, found in numbers["models"].items():

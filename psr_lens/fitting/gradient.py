@@ -76,8 +76,8 @@ class Trained:
             size = self.scale.size[row]
         if watch is not None:
             watch(layer, resid, on)
-        update = self.steering.training_update(layer, resid, on)
-        return size * update, self.steering.penalty(layer, resid, on, regulariser)
+        update, penalty = self.steering.training_update(layer, resid, on, regulariser)
+        return size * update, penalty
 
     def check_gradients(self) -> None:
         """Refuse a parameter that has none after a step.

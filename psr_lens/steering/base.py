@@ -321,21 +321,20 @@ class Steering(nn.Module, ABC):
     def constrain(self) -> None:
         """Before training: register torch's parametrisations, and say what takes no gradient."""
 
-    def training_update(self, layer: int, resid: Padded, on: Mask) -> Padded:
-        """What is added while it is trained: `update`, unless the method's source has it otherwise.
+    def training_update(
+        self, layer: int, resid: Padded, on: Mask, regulariser: float
+    ) -> tuple[Padded, Float[Tensor, ""] | float]:
+        """What is added while it is trained, and what the layer adds to the objective.
+
+        The first is `update`, unless the method's source has it otherwise; the second nothing.
 
         Args:
             layer: The layer.
             resid: Residual streams of whole responses.
             on: The tokens on the surface; the others are padding.
+            regulariser: The recipe's.
         """
-        return self.update(layer, resid)
-
-    def penalty(
-        self, layer: int, resid: Padded, on: Mask, regulariser: float
-    ) -> Float[Tensor, ""] | float:
-        """What a layer adds to the objective while it is trained; `regulariser` is the recipe's."""
-        return 0.0
+        return self.update(layer, resid), 0.0
 
     def after_training(self, watch: Callable[[Watcher], None]) -> None:
         """Find what is not trained but read off the training examples.

@@ -167,14 +167,15 @@ class PSR(Steering):
             }
         )
 
-    def penalty(
+    def training_update(
         self, layer: int, resid: Padded, on: Mask, regulariser: float
-    ) -> Float[Tensor, ""] | float:
-        """The paper's: felt by heads that hardly add anything to a sequence."""
-        if not regulariser:
-            return 0.0
-        coefficients = self.head_coefficients(layer, resid).sum(dim=-1)
-        return regulariser * dead_relu_penalty(coefficients, on)
+    ) -> tuple[Padded, Float[Tensor, ""] | float]:
+        """`update`, and the paper's penalty: felt by heads that hardly add anything to a sequence."""
+        penalty = 0.0
+        if regulariser:
+            coefficients = self.head_coefficients(layer, resid).sum(dim=-1)
+            penalty = regulariser * dead_relu_penalty(coefficients, on)
+        return self.update(layer, resid), penalty
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """The `z` of every head."""

@@ -81,36 +81,32 @@ class ReFTr1(Steering):
         self.strength.requires_grad_(False)
         parametrize.register_parametrization(self, "w", _UnitRows())
 
-    def training_update(self, layer: int, resid: Padded, on: Mask) -> Padded:
-        """`mean(top-k_t ReLU(A_t . w)) w`, one strength per sequence."""
-        strength = self._top(layer, resid, on).mean(dim=1)
-        return (strength[:, None, None] * self.w[self.row(layer)]).expand_as(resid)
-
-    def penalty(
+    def training_update(
         self, layer: int, resid: Padded, on: Mask, regulariser: float
-    ) -> Float[Tensor, ""] | float:
-        """The source's L1 term on the latents beyond the top k.
+    ) -> tuple[Padded, Float[Tensor, ""] | float]:
+        """`mean(top-k_t ReLU(A_t . w)) w`, one strength per sequence, and the source's L1 term.
 
-        Per token beyond them, so that long and short sequences count alike.
+        That is on the latents beyond the top k, per token, so that long and short sequences count alike.
         """
-        top = self._top(layer, resid, on).sum(dim=1)
-        latent = torch.where(on, self.latent(layer, resid), 0.0)
-        rest = (latent.sum(dim=1) - top) / (on.sum(dim=1) - _TOP_K).clamp_min(1)
-        return _SPARSITY * rest.mean()
+        latent, top = self._latents(layer, resid, on)
+        rest = (latent.sum(dim=1) - top.sum(dim=1)) / (on.sum(dim=1) - _TOP_K).clamp_min(1)
+        update = top.mean(dim=1)[:, None, None] * self.w[self.row(layer)]
+        return update.expand_as(resid), _SPARSITY * rest.mean()
 
     def after_training(self, watch: Callable[[Watcher], None]) -> None:
         """The strength: the mean of what the training examples find in themselves."""
         seen: dict[int, list[Tensor]] = {layer: [] for layer in self.layers}
 
         def look(layer: int, resid: Tensor, on: Tensor) -> None:
-            seen[layer].append(self._top(layer, resid, on).mean(dim=1))
+            seen[layer].append(self._latents(layer, resid, on)[1].mean(dim=1))
 
         watch(look)
         self.strength.copy_(torch.stack([torch.cat(own).mean() for own in seen.values()]))
 
-    def _top(self, layer: int, resid: Tensor, on: Tensor) -> Float[Tensor, "batch k"]:
+    def _latents(self, layer: int, resid: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents of all tokens, and every sequence's largest."""
         latent = torch.where(on, self.latent(layer, resid), 0.0)
-        return latent.topk(min(_TOP_K, latent.shape[1]), dim=1).values
+        return latent, latent.topk(min(_TOP_K, latent.shape[1]), dim=1).values
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """`w`."""
