@@ -222,6 +222,10 @@ class HookedModel(EditableModel):
         unembed: bool,
     ) -> Tensor: ...
 
+    def showing_patterns(self) -> AbstractContextManager[None]:
+        """A context in which attention computes its weights one by one, where a tap reads them."""
+        return nullcontext()
+
     def _as_itself(self) -> AbstractContextManager[None]:
         """A context in which `raw` runs as if nothing were running already."""
         return nullcontext()

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from psr_lens.models.float64 import all_float64
+
 if TYPE_CHECKING:
     from psr_lens.models.base import HookedModel
 
@@ -52,10 +54,11 @@ def norm_map(norm: nn.Module, like: Float[Tensor, "*batch d_model"]) -> NormMap:
         probe[-1] = -2.0
         probe[-2] = 1.0
     probe = (probe / probe.square().mean().sqrt()).to(like)
-    bias, passed, level = (
-        norm(x.expand(1, 1, width))[0, 0]
-        for x in (torch.zeros_like(probe), probe, torch.ones_like(probe))
-    )
+    with all_float64(probe.dtype):
+        bias, passed, level = (
+            norm(x.expand(1, 1, width))[0, 0]
+            for x in (torch.zeros_like(probe), probe, torch.ones_like(probe))
+        )
     passed, level = passed - bias, level - bias
     centres = bool(level.abs().max() < 1e-2 * passed.abs().max())
     return NormMap(passed / probe, bias, centres)

@@ -117,8 +117,7 @@ def run_with_parts(
 
     Where a norm follows attention (Gemma 2 and 3), its scale at every token is frozen: with
     `norm(u) = s(u) * gain * u`, head `h` adds `s(u) * gain * u_h`, where `u` is the sum of the `u_h`.
-    The heads add up to attention as exactly as the norm is computed, which for these models on the
-    bridge is float32, whatever the type of the weights.
+    The heads add up to attention as exactly as the norm is computed.
 
     Args:
         model: The model.
@@ -156,7 +155,7 @@ def run_with_parts(
         return hear
 
     # The hooks lie on points that every thread's passes go through.
-    with model.in_turn():
+    with model.in_turn(), model.showing_patterns():
         try:
             for layer in range(model.n_layers):
                 points = model.part_points(layer)

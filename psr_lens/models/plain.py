@@ -1,7 +1,8 @@
 """A plain transformers model behind the model protocol; TransformerLens has no part in it."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, ClassVar, final
 
@@ -141,6 +142,17 @@ class TransformersModel(ThroughTransformers):
             )
         super()._move(target)
 
+    @contextmanager
+    def showing_patterns(self) -> Iterator[None]:
+        """Attention of the kind that gives out its weights, which a fused one never has."""
+        config = self._config
+        before = config._attn_implementation
+        config._attn_implementation = "eager"
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
+
     @property
     def _wrapped(self) -> nn.Module:
         return self.raw
@@ -234,4 +246,5 @@ def _matrix(projection: Any, dtype: torch.dtype) -> Float[Tensor, "inner d_model
     width = projection.in_features
     device = next(projection.parameters()).device
     units = torch.eye(width, dtype=dtype, device=device)
-    return projection(units[None])[0] - projection(torch.zeros_like(units[:1])[None])[0]
+    # Past the hooks on it, which may listen just now.
+    return projection.forward(units) - projection.forward(torch.zeros_like(units[:1]))

@@ -126,7 +126,9 @@ def test_surfaces_cover_the_right_tokens(model, data):
 @on_core_models
 def test_without_the_local_deltas_a_batch_costs_two_passes(model, data):
     passes = []
-    handle = model.raw.blocks[0].register_forward_pre_hook(lambda *_: passes.append(1))
+    handle = model.part_points(0).before.module.register_forward_pre_hook(
+        lambda *_: passes.append(1)
+    )
     try:
         short = collect_deltas(model, data, local=False)
         assert len(passes) == 2

@@ -10,6 +10,7 @@ from psr_lens.deltas import collect_deltas
 from psr_lens.demo import questions, system_prompt
 from psr_lens.fitting import fit
 from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
+from psr_lens.models.float64 import all_float64
 from psr_lens.models.norms import linear_logits, norm_map
 from psr_lens.prompts import instruct
 from psr_lens.responses import sample_responses
@@ -25,10 +26,7 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def tolerance(family, backend):
-    """RMS norms on the bridge are computed in float32 whatever the weights' type."""
-    rounded = backend == "bridge" and family not in ("gpt2", "gpt_neox")
-    return 1e-5 if rounded else 1e-9
+TOLERANCE = 1e-9
 
 
 def sampled(model, n=3):
@@ -43,13 +41,13 @@ def test_the_norm_is_its_map_divided_by_a_scale(family, backend):
     assert found.centres == (family in ("gpt2", "gpt_neox"))
     assert bool(found.bias.any()) == (family in ("gpt2", "gpt_neox"))
     x = 3 * random(1, 5, model.d_model) + 1
-    with torch.no_grad():
+    with torch.no_grad(), all_float64(x.dtype):
         scale = found.linear(x) / (model.final_norm()(x) - found.bias)
     centred = x - x.mean(dim=-1, keepdim=True) if found.centres else x
     expected = centred.square().mean(dim=-1, keepdim=True).sqrt().expand_as(x)
     # The map takes the epsilon of its probe with it, 5e-6 of the whole at most.
     assert torch.allclose(scale, expected, rtol=3e-5)
-    assert torch.allclose(scale, scale[..., :1].expand_as(scale), rtol=tolerance(family, backend))
+    assert torch.allclose(scale, scale[..., :1].expand_as(scale), rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("width", [2, 3, 7, 8])
@@ -82,7 +80,7 @@ def test_linear_logits_are_the_derivative_up_to_scale(family, backend):
         slope = slope / (1 - (logits / 5.0).square())
     (found,) = linear_logits(model, direction.unsqueeze(0))
     cosine = torch.nn.functional.cosine_similarity(found, slope, dim=0)
-    assert float(1 - cosine) < tolerance(family, backend)
+    assert float(1 - cosine) < TOLERANCE
     scale = float(found.norm() / slope.norm())
     assert scale == pytest.approx(float(stream.square().mean().sqrt()), rel=1e-4)
 
@@ -106,7 +104,7 @@ def test_the_last_layers_delta_is_the_difference_of_the_logits(name):
 def test_the_same_on_tiny_models_with_the_soft_cap(family, backend):
     model = tiny_model(family, backend, "float64")
     deltas = collect_deltas(model, sampled(model), surface="QR", local=False)[1]
-    check_exact(model, deltas, -1, tolerance(family, backend))
+    check_exact(model, deltas, -1, TOLERANCE)
 
 
 def check_exact(model, deltas, position, gap):
