@@ -130,8 +130,8 @@ class SteeringDataset(Sequence[Example]):
             The path of the file.
 
         Raises:
-            ValueError: If something that is not a data set is at the path, or a pair's metadata or the
-                provenance holds what JSON does not keep.
+            ValueError: If something that is not a data set is at the path, a pair's metadata or the
+                provenance holds what JSON does not keep, or a group is in no split.
             OSError: If the file cannot be written.
 
         Example:
@@ -145,6 +145,9 @@ class SteeringDataset(Sequence[Example]):
             True
         """
         tensors, renderings = pack_examples(self.examples)
+        # Nothing is written that could not be read.
+        take_examples(dict(tensors), renderings)
+        _check_groups(self.examples, self.split_of_group)
         header = {
             "provenance": dict(self.provenance),
             "model": dict(self.model),
@@ -180,8 +183,7 @@ class SteeringDataset(Sequence[Example]):
                 _checked_sampling(mapping(header, "provenance")),
                 _checked_model(mapping(header, "model")),
             )
-            for group in {example.pair.group for example in examples} - split.keys():
-                raise ValueError(f"group {group!r} is in no split")
+            _check_groups(examples, split)
         return found
 
     def _part(self, split: Split) -> "SteeringDataset":
@@ -246,6 +248,14 @@ def _difference(model: HookedModel, data: SteeringDataset) -> str:
                 "model with the tokenizer of the data"
             )
     return ""
+
+
+def _check_groups(examples: Sequence[Example], split_of_group: Mapping[str, Split]) -> None:
+    for example in examples:
+        if example.pair.group not in split_of_group:
+            raise ValueError(
+                f"group {example.pair.group[:60]!r} is in no split: name train, dev or test for it"
+            )
 
 
 def _checked_sampling(found: dict[str, Any]) -> dict[str, Any]:

@@ -443,4 +443,6 @@ def test_the_session_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch
     assert len(names["data"]) == 50
     assert names["report"].examples == 10
     assert names["report"].has_intervals
-    assert [path.name for path in tmp_path.iterdir()] == ["french-psr.safetensors"]
+    kept = {path.stem for path in tmp_path.iterdir()}
+    assert kept == {"french-data", "french-psr"}
+    assert psr_lens.SteeringDataset.load("french-data") == names["data"]

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psr_lens.dataset import SteeringDataset
+from psr_lens.dataset_file import pack_split
 from psr_lens.examples import Example
 from psr_lens.models.chat import Rendering
 from psr_lens.prompts import PromptPair, load_pairs, make_pairs
 from psr_lens.seen_prompts import SeenPrompts
 from psr_lens.steering import ConstantSteering
-from psr_lens.storage import read_container
+from psr_lens.storage import read_container, write_container
 from psr_lens.storage.sequences import pack_ids, pack_texts, take_ids, take_texts
 from tests.tiny_datasets import made_up_dataset
 
@@ -196,3 +197,76 @@ def test_another_file_is_not_replaced_and_not_read(tmp_path):
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"base": "a", "steered": "b"}))
     with pytest.raises(ValueError, match="was not written by psr_lens"):
         SteeringDataset.load(Path(tmp_path / "pairs.jsonl"))
+
+
+CRAFTED = {
+    "tokens": (lambda x: x - 2, "tokens holds -"),
+    "tokens.ends": (lambda x: x + 1, "is not what tokens.ends says"),
+    "texts": (lambda x: x | 0x80, "invalid"),
+    "pairs": (lambda x: x.clamp(max=90), "pair 0: not JSON"),
+    "equivalents": (lambda x: x + 99, "equivalents points at"),
+    "groups.ends": (lambda x: x * 0, "is not what groups.ends says"),
+    "splits": (lambda x: x + 3, "splits points at"),
+    "example.pair": (lambda x: x + 99, "pair points at"),
+    "example.base": (lambda x: x - 1, "base points at -1"),
+    "example.rendering": (lambda x: x + 2, "rendering points at"),
+    "example.region_length": (lambda x: x * 0 + 7, "region_length=7 of"),
+    "example.text": (lambda x: x + 99, "text points at"),
+    "example.seen_base": (lambda x: x * 0 - 1, "seen points at -1"),
+    "example.alpha": (lambda x: x / 0, "alpha has NaN or infinity"),
+    "example.finished": (lambda x: x[1:], "there are \\[5, 6\\] examples"),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_tensor_that_says_something_else_is_refused(tmp_path, name):
+    """With a right checksum: what somebody wrote who knows the format."""
+    tensors, header = read_container(made_up_dataset().save(tmp_path / "d"), "dataset")
+    change, message = CRAFTED[name]
+    path = write_container(
+        tmp_path / "d", "dataset", {**tensors, name: change(tensors[name])}, header
+    )
+    with pytest.raises(ValueError, match=f"d.safetensors holds no data set .*{message}"):
+        SteeringDataset.load(path)
+    for left in ({n: x for n, x in tensors.items() if n != name}, {**tensors, "x": tensors[name]}):
+        write_container(path, "dataset", left, header)
+        with pytest.raises(ValueError, match=r"is missing|fields \['x'\], which are unknown"):
+            SteeringDataset.load(path)
+
+
+HEADERS = {
+    "temperature": ({"provenance": {"temperature": "warm"}}, "temperature='warm'"),
+    "template_options": ({"provenance": {"template_options": 3}}, "template_options=3"),
+    "no model": ({"model": {"name": "x"}}, "'chat_template' is missing"),
+    "fingerprint": ({"model": {**made_up_dataset().model, "fingerprint": {}}}, "is missing"),
+    "date": ({"renderings": [{"template_options": {}, "date": "soon"}] * 2}, "Invalid isoformat"),
+    "more": ({"more": 1}, "which are unknown"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_that_says_something_else_is_refused(tmp_path, name):
+    tensors, header = read_container(made_up_dataset().save(tmp_path / "d"), "dataset")
+    changed, message = HEADERS[name]
+    path = write_container(tmp_path / "d", "dataset", tensors, {**header, **changed})
+    with pytest.raises(ValueError, match=f"d.safetensors holds no data set .*{message}"):
+        SteeringDataset.load(path)
+
+
+def test_an_example_whose_group_is_in_no_split_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"group '.*' is in no split: name train, dev or test"):
+        replace(made_up_dataset(), split_of_group={"sea": "train"}).save(tmp_path / "d")
+    tensors, header = read_container(made_up_dataset().save(tmp_path / "d"), "dataset")
+    tensors |= pack_split({"sea": "train"})
+    path = write_container(tmp_path / "d", "dataset", tensors, header)
+    with pytest.raises(ValueError, match=r"group '.*' is in no split"):
+        SteeringDataset.load(path)
+
+
+def test_nothing_is_written_that_cannot_be_read(tmp_path):
+    pair = PromptPair("q", "p q")
+    for wrong in ({"base_ids": ()}, {"region_length": 9}, {"response_ids": (-1,)}):
+        own = replace(Example(pair, (1,), (2, 1), (3,)), **wrong)
+        with pytest.raises(ValueError, match=r"without a token|region_length=9|tokens holds -1"):
+            SteeringDataset((own,), {"q": "dev"}).save(tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
