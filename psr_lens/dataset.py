@@ -45,7 +45,8 @@ class SteeringDataset(Sequence[Example]):
         provenance: Which model sampled the responses, and how.
         model: The model whose tokens these are: name, revision, fingerprint, chat template and its
             options. Whatever takes a model and the data refuses another model. Empty where the data
-            was not made by `sample_responses`; then nothing is checked.
+            was not made by `sample_responses`; then nothing is checked, and neither is it for a plain
+            list of the examples: `list(data)` goes with a model that was changed on purpose.
     """
 
     examples: tuple[Example, ...]

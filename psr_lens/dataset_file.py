@@ -64,7 +64,8 @@ def pack_examples(
     texts: _Places[str] = _Places()
     tokens: _Places[tuple[int, ...]] = _Places()
     renderings: _Places[str] = _Places()
-    line_of = {id(own.pair): pair_line(own.pair) for own in examples}
+    pairs = {id(own.pair): own.pair for own in examples}
+    line_of = {own: pair_line(pair) for own, pair in pairs.items()}
 
     def row(own: Example) -> dict[str, int]:
         seen = (_NONE,) * len(_SEEN)

@@ -303,7 +303,8 @@ def test_a_head_without_an_output_contributes_nothing():
     saved = matrix[2].clone()
     try:
         matrix[2].zero_()
-        report = measure_components(model, data, n_bootstrap=0)
+        # As a data set they are of the model that had the head.
+        report = measure_components(model, list(data), n_bootstrap=0)
     finally:
         matrix[2].copy_(saved)
     norms = {c.name: c.norm.value for c in report.of_kind("head")}
