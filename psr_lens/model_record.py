@@ -30,7 +30,7 @@ def describe_model(model: HookedModel) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "numerics": "unprocessed",
         "hook_point": "blocks.{layer}.hook_resid_post",
-        "chat_template": model.encoder.template_hash,
+        "chat_template": model.template_hash,
         "transformer_lens": version("transformer-lens"),
         "transformers": version("transformers"),
         "torch": version("torch"),

@@ -66,7 +66,6 @@ MAY_REACH_DOWN = {
     "plot",
     "plot_gap",
     "push_to_hub",
-    "to_hf",
 }
 
 
@@ -170,7 +169,7 @@ def test_only_one_module_imports_the_progress_bar():
 
 
 def test_what_is_heavy_is_imported_where_it_is_used():
-    """The subprocess in tests/deploy/test_to_hf.py holds it for what steering a plain model imports."""
+    """The subprocess in tests/models/test_plain.py holds it for what steering a plain model imports."""
     heavy = {
         "IPython",
         "circuitsvis",

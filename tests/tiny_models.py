@@ -18,15 +18,18 @@ _TEMPLATES = {
     "gemma2": "gemma",
     "gemma3": "gemma",
 }
-BACKENDS = ("hooked", "bridge") if hooked_available() else ("bridge",)
+BACKENDS = (
+    ("hooked", "bridge", "transformers") if hooked_available() else ("bridge", "transformers")
+)
 
 MODELS = tuple((family, backend) for family in FAMILIES for backend in BACKENDS)
 """Every family on every backend."""
 
 CORE_MODELS = (
-    *(("llama", backend) for backend in BACKENDS),
-    ("gpt2", BACKENDS[0]),
-    ("gemma2", BACKENDS[-1]),
+    ("llama", BACKENDS[0]),
+    ("llama", "transformers"),
+    ("gpt2", "transformers"),
+    ("gemma2", "bridge"),
 )
 """Three that differ in most: rotary and learnt positions, chat and base, local attention."""
 

@@ -1,7 +1,7 @@
-"""Steerings outside this package: on plain transformers models, in weights, on the hub.
+"""Steerings outside this package: in weights, and on the hub.
 
-Reached through `Steering.to_hf`, `ConstantSteering.fold_into` and `Steering.push_to_hub`. Nothing here
-needs TransformerLens.
+Reached through `ConstantSteering.fold_into` and `Steering.push_to_hub`. Nothing here needs
+TransformerLens.
 """
 
 from psr_lens.deploy.card import model_card

@@ -136,7 +136,7 @@ def _transformers(steering: Steering, address: str, base: str) -> str:
         f"hf_model = AutoModelForCausalLM.from_pretrained({json.dumps(base)})",
         *encode,
         f'steering = pl.load_steering("{address}")',
-        "with steering.to_hf(hf_model, alpha=1.0):",
+        "with steering.applied(hf_model, alpha=1.0):",
         "    tokens = hf_model.generate(**inputs, max_new_tokens=60)",
         "print(tokenizer.decode(tokens[0]))",
     )

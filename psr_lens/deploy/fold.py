@@ -7,14 +7,11 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
+from psr_lens._types import check_alpha
 from psr_lens.deltas import working_dtype
-from psr_lens.deploy.architecture import (
-    check_belongs,
-    decoder_layers,
-    hf_fingerprint,
-    keeping_fingerprint,
-)
-from psr_lens.deploy.hooks import require_finite
+from psr_lens.models import editable_model
+from psr_lens.models.layers import modules_down_to_layers
+from psr_lens.models.numerics import keeping_fingerprint
 from psr_lens.steering.constant import ConstantSteering
 from psr_lens.steering.handles import FoldedSteering
 
@@ -35,19 +32,25 @@ everything that it gives one to."""
 @torch.no_grad()
 def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> FoldedSteering:
     """`ConstantSteering.fold_into`."""
-    require_finite(alpha)
-    layers = decoder_layers(hf_model)
+    check_alpha(alpha)
+    hooked = editable_model(hf_model)
+    if hooked.backend != "transformers":
+        raise ValueError(
+            f"a {type(hf_model).__name__} was given: fold into a plain transformers model, of "
+            "load_model(..., backend='transformers') for one"
+        )
+    hf_model = hooked.raw
+    layers: Any = modules_down_to_layers(hf_model)[-1]
     family = hf_model.config.model_type
     if family not in _LAST_WRITER:
         raise ValueError(
             f"model type {family!r}: it is not known where its layers write last, so nothing can be "
-            f"folded in; known are {', '.join(_LAST_WRITER)}; for others use to_hf(...)"
+            f"folded in; known are {', '.join(_LAST_WRITER)}; for others use applied(...)"
         )
-    hf_fingerprint(hf_model)
-    check_belongs(steering, hf_model)
+    steering.check(hooked)
     changes = _Changes()
     # A steering that is put on or folded in later still finds the model that it belongs to.
-    with keeping_fingerprint(hf_model):
+    with keeping_fingerprint(hooked):
         try:
             for layer, vector in zip(steering.layers, steering.vectors, strict=True):
                 writer = layers[layer].get_submodule(_LAST_WRITER[family])
@@ -66,7 +69,7 @@ def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> Folde
                 "the weights were changed after this fold: undo the later change first, or load "
                 "the model anew"
             )
-        with keeping_fingerprint(hf_model):
+        with keeping_fingerprint(hooked):
             changes.put_back()
 
     return FoldedSteering(hf_model, f"{steering!r}, alpha={alpha:g}", undo)
@@ -146,7 +149,7 @@ def _give_norm_a_bias(norm: nn.Module, bias: nn.Parameter) -> Callable[[], None]
     if "forward" in norm.__dict__:
         raise ValueError(
             f"the {type(norm).__name__} of this model was given another forward (accelerate does it "
-            "where a model is spread over devices): fold before that, or use to_hf(...)"
+            "where a model is spread over devices): fold before that, or use applied(...)"
         )
     plain = type(norm)
     norm.register_parameter("bias", bias)

@@ -3,7 +3,12 @@
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch, TokenRow
 from psr_lens.models.chat import Message, Prompt, RawText
-from psr_lens.models.loading import as_hooked_model, load_model, unsteered_model
+from psr_lens.models.loading import (
+    as_hooked_model,
+    editable_model,
+    load_model,
+    unsteered_model,
+)
 
 __all__ = [
     "HookedModel",
@@ -13,6 +18,7 @@ __all__ = [
     "TokenBatch",
     "TokenRow",
     "as_hooked_model",
+    "editable_model",
     "load_model",
     "unsteered_model",
 ]

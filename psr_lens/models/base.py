@@ -1,9 +1,9 @@
 """`HookedModel`: all that the rest of the package sees of a model.
 
-The two backends, HookedTransformer and TransformerBridge, differ in how hook points are spelt, how
-a KV cache is passed and whether a block can be run alone. The differences end here: everything else
-edits residual streams through `edited`, and runs `logits`, `run`, `embed`, `run_block` or
-`generate`.
+The three backends, HookedTransformer, TransformerBridge and plain transformers, differ in how hook
+points are spelt, how a KV cache is passed and whether a block can be run alone. The differences end
+here: everything else edits residual streams through `edited`, and runs `logits`, `run`, `embed`,
+`run_block` or `generate`.
 """
 
 from abc import abstractmethod
@@ -28,15 +28,13 @@ from psr_lens.models.prefix import KeyValues
 class HookedModel(EditableModel):
     """A frozen language model whose residual stream can be read and edited at every layer.
 
-    Made by `load_model`, or around a HookedTransformer or TransformerBridge of one's own by
-    `as_hooked_model`.
+    Made by `load_model`, or around a model of one's own by `as_hooked_model`.
 
     Attributes:
-        raw: The HookedTransformer or TransformerBridge.
+        raw: The HookedTransformer, the TransformerBridge or the transformers model.
         name: Hub name, or name of the checkpoint directory.
         revision: Revision on the hub, None where there is none.
         gguf: The GGUF file that it was made of, None where it was none.
-        encoder: Prompts to token ids and back.
     """
 
     backend: ClassVar[str]
@@ -45,8 +43,8 @@ class HookedModel(EditableModel):
         self,
         raw: nn.Module,
         *,
-        tokenizer: Any,
         name: str,
+        tokenizer: Any = None,
         revision: str | None = None,
         end_token_ids: Sequence[int] = (),
         gguf: GGUFOrigin | None = None,
@@ -55,12 +53,59 @@ class HookedModel(EditableModel):
         self.name = name
         self.revision = revision
         self.gguf = gguf
-        self.encoder = PromptEncoder(tokenizer, end_token_ids)
+        self._tokenizer, self._end_token_ids = tokenizer, end_token_ids
+
+    @cached_property
+    def encoder(self) -> PromptEncoder:
+        """Prompts to token ids and back.
+
+        Raises:
+            ValueError: If the model came without a tokenizer, and none lies where it came from.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = self._found_tokenizer()
+        return PromptEncoder(self._tokenizer, self._end_token_ids)
+
+    @property
+    def template_hash(self) -> str:
+        """A short hash of the chat template, empty where there is none, or no tokenizer."""
+        try:
+            return self.encoder.template_hash
+        except ValueError:
+            return ""
+
+    def use_tokenizer(self, tokenizer: Any) -> None:
+        """Take prompts through another tokenizer from now on."""
+        self._tokenizer = tokenizer
+        self.__dict__.pop("encoder", None)
+
+    def _found_tokenizer(self) -> Any:
+        raise ValueError(f"{self.name} came without a tokenizer, which prompts need")
 
     @property
     def tokenizer(self) -> Any:
         """The Hugging Face tokenizer that prompts go through; its `chat_template` may be set."""
         return self.encoder.tokenizer
+
+    @property
+    def cfg(self) -> Any:
+        """The configuration as the backend has it, TransformerLens' or that of transformers."""
+        return self.raw.cfg
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "HookedModel":
+        """Move the weights to another device, or to another number type; the model itself.
+
+        A steering that was fitted on another number type says that it belongs to another model.
+        """
+        for target in (device, dtype):
+            if target is not None:
+                self._move(target)
+        return self
+
+    def _move(self, target: torch.device | str | torch.dtype) -> None:
+        self.raw.to(target)
 
     # --- dimensions -----------------------------------------------------------------------------
 
@@ -224,7 +269,7 @@ class HookedModel(EditableModel):
         Gradients flow to `resid`.
         """
         flat = resid.reshape(-1, 1, resid.shape[-1]).to(self.device, self.dtype)
-        batch = self.pad([TokenRow((self.encoder.pad_token_id,), 0, 0)] * len(flat))
+        batch = self.pad([TokenRow((0,), 0, 0)] * len(flat))
         with self._running(batch.columns):
             logits = self._forward_from_the_end(flat, batch)
         return logits.reshape(*resid.shape[:-1], -1)
@@ -294,7 +339,15 @@ class HookedModel(EditableModel):
         Args:
             prompts: One prompt or several.
             options: Passed on, `names_filter` for one.
+
+        Raises:
+            ValueError: If the model is a plain transformers model.
         """
+        if not hasattr(self.raw, "run_with_cache"):
+            raise ValueError(
+                "run_with_cache is TransformerLens' own: load the model with backend='hooked' or "
+                "'bridge', or read residual streams with collect_deltas(...) or model.edited(...)"
+            )
         batch = self.to_batch(prompts)
         with self._running(batch.columns), self._as_itself(), torch.no_grad():
             mask = batch.attention_mask.long()
@@ -381,7 +434,9 @@ class HookedModel(EditableModel):
                 f"a sequence has {longest} tokens but {self.name} takes {self.n_ctx}: "
                 "shorten the prompt or the response"
             )
-        return left_pad(rows, self.encoder.pad_token_id, self.device)
+        # Rows of one length need no tokenizer to say what fills the others.
+        even = all(len(row.tokens) == longest for row in rows)
+        return left_pad(rows, 0 if even else self.encoder.pad_token_id, self.device)
 
     def __repr__(self) -> str:
         return (

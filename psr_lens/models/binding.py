@@ -38,6 +38,10 @@ class Owner:
             return False
         return self._task is None or self._task.done() or self._task is _running_task()
 
+    def holds(self) -> bool:
+        """Whether it owns anything still."""
+        return self._held
+
     def release(self) -> None:
         """It owns nothing any more, whichever thread says so."""
         self._held = False

@@ -17,6 +17,7 @@ from psr_lens.models.converted import (
     keep_copy,
     remove_copy,
 )
+from psr_lens.models.float64 import widen_constants
 from psr_lens.models.gguf_file import (
     GGUFContents,
     GGUFOrigin,
@@ -62,8 +63,9 @@ def read_checkpoint(
     revision: str | None = None,
     gguf_file: str | Path | None = None,
     keep_converted: bool = True,
+    loading: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Load model and tokenizer with transformers, with eager attention.
+    """Load model and tokenizer with transformers.
 
     Args:
         name_or_path: What the user calls it.
@@ -73,6 +75,7 @@ def read_checkpoint(
         revision: Branch, tag or commit on the hub.
         gguf_file: A GGUF file in that directory, or in that repository on the hub.
         keep_converted: Whether what is made of a GGUF file is kept for the next time.
+        loading: What else `from_pretrained` is told of the model.
 
     Raises:
         ValueError: If there is no such model, it is no decoder-only language model, or its files
@@ -89,22 +92,45 @@ def read_checkpoint(
     if not source.local:
         options["revision"] = revision
         options["local_files_only"] = not hub_reachable()
+    wanted = _Wanted(dtype, loading or {})
     if source.gguf_file is None:
-        model, tokenizer = _read(source, options, dtype, bar)
+        model, tokenizer = _read(source, options, wanted, bar)
         origin = None
     else:
         file = _gguf_path(source, source.gguf_file, options)
-        model, tokenizer, made = _read_gguf(file, source.name, dtype, keep_converted, bar)
+        model, tokenizer, made = _read_gguf(file, source.name, wanted, keep_converted, bar)
         # What the user calls the file now; a copy of it may have been made under another name.
         origin = replace(made.origin, file=file.name if source.local else source.gguf_file)
         for remark in made.remarks:
             warnings.warn(f"{file.name} {remark}", stacklevel=3)
-    model = model.eval().requires_grad_(False).to(device)
+    model = model.eval().requires_grad_(False)
+    if dtype == torch.float64:
+        widen_constants(model)
+    if not is_placed(model):
+        model = model.to(device)
     return Checkpoint(model, tokenizer, source.name, revision, origin)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """How the weights are to be had.
+
+    Attributes:
+        dtype: Their number type.
+        options: What else `from_pretrained` is told.
+    """
+
+    dtype: torch.dtype
+    options: Mapping[str, Any]
+
+
+def is_placed(model: Any) -> bool:
+    """Whether the weights lie where they are to stay: spread over devices, or quantised."""
+    return hasattr(model, "hf_device_map") or getattr(model, "is_quantized", False)
+
+
 def _read(
-    source: Source, options: dict[str, Any], dtype: torch.dtype, bar: LoadingBar, more: int = 0
+    source: Source, options: dict[str, Any], wanted: _Wanted, bar: LoadingBar, more: int = 0
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a directory, or from the hub."""
     bar.step("reading the tokenizer", more)
@@ -113,14 +139,14 @@ def _read(
         tokenizer = _tokenizer(source, options)
         bar.step("reading the weights")
         with weights_shown(bar):
-            return _text_part(_model(source, options, dtype)), tokenizer
+            return _text_part(_model(source, options, wanted)), tokenizer
 
 
 def _convert(
     file: Path,
     name: str,
     contents: GGUFContents,
-    dtype: torch.dtype,
+    wanted: _Wanted,
     bar: LoadingBar,
     more: int = 0,
 ) -> tuple[Any, Any, tuple[str, ...]]:
@@ -137,7 +163,7 @@ def _convert(
     amiss = [with_rope_factors(config, contents)]
     bar.step("converting the weights")
     with quiet():
-        model = _text_part(_model(source, {**options, **unpacking()}, dtype))
+        model = _text_part(_model(source, {**options, **unpacking()}, wanted))
     amiss.append(unread_numbers(model, contents))
     # What is made of it is not quantised, and would be neither saved nor converted with this.
     if hasattr(model.config, "quantization_config"):
@@ -162,34 +188,34 @@ def _gguf_path(source: Source, gguf_file: str, options: dict[str, Any]) -> Path:
 
 
 def _read_gguf(
-    file: Path, name: str, dtype: torch.dtype, keep: bool, bar: LoadingBar
+    file: Path, name: str, wanted: _Wanted, keep: bool, bar: LoadingBar
 ) -> tuple[Any, Any, Conversion]:
     """Model and tokenizer of a GGUF file: from the copy that is kept of them, else from the file."""
     # They are made in float32, which float64 adds nothing to.
-    stored = torch.float32 if dtype == torch.float64 else dtype
+    stored = torch.float32 if wanted.dtype == torch.float64 else wanted.dtype
     bar.step("looking for a converted copy", more=1)
     sha256 = hash_of(file)
     folder = folder_of_copy(file, sha256, stored) if keep else None
-    kept = None if folder is None else _read_copy(folder, name, dtype, bar)
+    kept = None if folder is None else _read_copy(folder, name, wanted, bar)
     if kept is not None:
         return kept
     contents = read_contents(file)
     origin = GGUFOrigin(file.name, contents.quantization, contents.tensors, sha256)
     if folder is None:
-        model, tokenizer, amiss = _convert(file, name, contents, dtype, bar)
+        model, tokenizer, amiss = _convert(file, name, contents, wanted, bar)
         return model, tokenizer, Conversion(origin, amiss)
-    model, tokenizer, amiss = _convert(file, name, contents, stored, bar)
+    model, tokenizer, amiss = _convert(file, name, contents, replace(wanted, dtype=stored), bar)
     conversion = Conversion(origin, amiss)
     is_kept = _kept(folder, conversion, model, tokenizer, bar)
-    if not is_kept and stored == dtype:
+    if not is_kept and stored == wanted.dtype:
         return model, tokenizer, conversion
     # The next load reads the copy, so this one does too: both give the same. Not with two models in
     # memory.
     del model
-    kept = _read_copy(folder, name, dtype, bar, more=2) if is_kept else None
+    kept = _read_copy(folder, name, wanted, bar, more=2) if is_kept else None
     if kept is not None:
         return kept
-    return *_convert(file, name, contents, dtype, bar, more=2)[:2], conversion
+    return *_convert(file, name, contents, wanted, bar, more=2)[:2], conversion
 
 
 def _kept(
@@ -216,7 +242,7 @@ def _kept(
 
 
 def _read_copy(
-    folder: Path, name: str, dtype: torch.dtype, bar: LoadingBar, more: int = 0
+    folder: Path, name: str, wanted: _Wanted, bar: LoadingBar, more: int = 0
 ) -> tuple[Any, Any, Conversion] | None:
     """What a sound copy holds; None where there is none.
 
@@ -227,7 +253,7 @@ def _read_copy(
     if conversion is None:
         return None
     try:
-        return *_read(Source(str(folder), name, local=True), {}, dtype, bar, more), conversion
+        return *_read(Source(str(folder), name, local=True), {}, wanted, bar, more), conversion
     except ValueError as error:
         # Too little memory, say, with which making it anew would fare no better.
         if find_copy(folder, thorough=True) is not None:
@@ -324,16 +350,15 @@ def _tokenizer(source: Source, options: dict[str, Any]) -> Any:
         ) from None
 
 
-def _model(source: Source, options: dict[str, Any], dtype: torch.dtype) -> Any:
+def _model(source: Source, options: dict[str, Any], wanted: _Wanted) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
-            dtype=dtype,
-            attn_implementation="eager",
+            dtype=wanted.dtype,
             output_loading_info=True,
-            **options,
+            **{**wanted.options, **options},
         )
     except Exception as error:  # every failure is one line for the user
         raise ValueError(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from psr_lens.models.checkpoint import Checkpoint
+from psr_lens.models.float64 import all_float64
 from psr_lens.models.quiet import one_line, quiet
 
 
@@ -43,9 +44,10 @@ def to_hooked(checkpoint: Checkpoint) -> Any:
                 "dtype": source.dtype,
             }
             config = HookedTransformerConfig.from_dict(fields)
-            # With a model in hand the name is not used, but it has to be an existing path.
-            weights = get_pretrained_state_dict(".", config, source, dtype=source.dtype)
-            model = HookedTransformer(config, tokenizer=own_tokenizer(checkpoint.tokenizer))
+            with all_float64(source.dtype):
+                # With a model in hand the name is not used, but it has to be an existing path.
+                weights = get_pretrained_state_dict(".", config, source, dtype=source.dtype)
+                model = HookedTransformer(config, tokenizer=own_tokenizer(checkpoint.tokenizer))
             # All at once: TransformerLens' own loader walks all modules for every single weight. And
             # not copied: most of them are views of Hugging Face's, whose memory is taken over. What
             # TransformerLens makes up by itself, biases of zeros say, may be of another type.

@@ -1,16 +1,19 @@
 """Editing the residual stream of a model, by hooks that are gone with their context."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar, final
 
+import torch
 from torch import Tensor, nn
 
 from psr_lens._types import Surface
 from psr_lens.models.binding import BoundHook, Owner, is_suspended, suspended
 from psr_lens.models.columns import Columns
+from psr_lens.models.layers import residual_of, with_residual
 from psr_lens.models.turns import Turns, turns_of
+from psr_lens.models.watching import Telling, watched
 
 ResidualEdit = Callable[[Tensor, Columns], Tensor | None]
 """`edit(resid [batch, pos, d_model], columns)` returns the new residual stream, or None to leave it;
@@ -24,17 +27,30 @@ class EditableModel(ABC):
     the edits that it put on itself. Hooks that are added to `raw` by hand are everybody's.
 
     Attributes:
-        raw: The HookedTransformer or TransformerBridge.
+        raw: The HookedTransformer, the TransformerBridge or the transformers model.
     """
 
+    refuses_other_threads: ClassVar[bool] = False
+    """Whether a direct call in a thread that put nothing on is refused while another's edits are on."""
+
     def __init__(self, raw: nn.Module):
-        # Untyped: the two classes of TransformerLens share no type that says what is used here.
+        # Untyped: the three share no type that says what is used here.
         self.raw: Any = raw
         self._turns: Turns = turns_of(raw)
 
     @abstractmethod
     def hook_point(self, layer: int) -> nn.Module:
-        """The module that the residual stream after block `layer` passes through."""
+        """The module that gives out the residual stream after block `layer`, or a tuple that it heads."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where passes begin, and where the edits are shown what they edit."""
+
+    @property
+    def _wrapped(self) -> nn.Module | None:
+        """The transformers model that runs in a pass, where there is one."""
+        return None
 
     @contextmanager
     def edited(
@@ -42,9 +58,10 @@ class EditableModel(ABC):
         edits: Mapping[int, ResidualEdit],
         *,
         prompt_length: int | None = None,
-        question_start: int | None = None,
+        question_start: int | Sequence[int] | None = None,
         steering: str = "",
         only_on: Surface | None = None,
+        all_threads: bool = False,
     ) -> Iterator[None]:
         """Apply residual edits to every forward pass inside the context; none is left after it.
 
@@ -52,37 +69,37 @@ class EditableModel(ABC):
         that are started inside, on no pass of another thread. Contexts may be left in any order.
 
         Through this object's own methods it is known what every column is. Where `raw` is
-        called directly, the last column of a pass counts as the last prompt token, later tokens of
-        `raw.generate` as response; for a whole sequence given to `raw`, pass `prompt_length`.
+        called directly, the last real column of a pass counts as the last prompt token, later tokens
+        of `raw.generate` as response; for a whole sequence given to `raw`, pass `prompt_length`.
 
         Args:
             edits: For every layer, what to do with the residual stream after its block.
             prompt_length: Columns of the prompt, for whole sequences given to `raw`.
-            question_start: First question column, for a `QR` edit under direct calls of `raw`.
+            question_start: Place of the first question token in its row, of all rows or of each, for
+                a `QR` edit under direct calls of `raw`.
             steering: What `steerings_on` says of it, where it is a steering.
             only_on: The surface outside of which the edits neither change nor look at anything, so
                 that what lies in front of it may be run without them, and not in the same pass. None:
                 they are shown all columns.
+            all_threads: Whether they act on the passes of every thread.
         """
-        own = _Edits(prompt_length, question_start, steering, only_on)
-        handles = []
-        try:
+        own = _Edits(prompt_length, question_start, steering, only_on, all_threads)
+        with ExitStack() as hooks:
+            hooks.callback(own.owner.release)
+            hooks.enter_context(watched(self._turns, self._wrapped))
             # In turn, for torch numbers hooks by a counter that it does not guard.
             with self._turns.lock:
                 self._turns.edits.append(own)
-                # The block is entered once per pass, whatever calls it.
-                first = self.raw.blocks[0]
-                handles.append(first.register_forward_pre_hook(_BeginPass(self._turns)))
+                hooks.callback(self._forget, own)
                 for layer, edit in edits.items():
                     hook = _EditHook(self, own, edit)
-                    handles.append(self.hook_point(layer).register_forward_hook(hook))
+                    handle = self.hook_point(layer).register_forward_hook(hook)
+                    hooks.callback(handle.remove)
             yield
-        finally:
-            own.owner.release()
-            for handle in handles:
-                handle.remove()
-            if own in self._turns.edits:
-                self._turns.edits.remove(own)
+
+    def _forget(self, own: "_Edits") -> None:
+        if own in self._turns.edits:
+            self._turns.edits.remove(own)
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
@@ -116,7 +133,7 @@ class EditableModel(ABC):
             # The one that came last says it, if it says anything.
             prompt_length = prompt_length if own.prompt_length is None else own.prompt_length
             question_start = question_start if own.question_start is None else own.question_start
-        return now.raw_calls.columns(
+        return self._turns.passes.columns(
             resid.shape[0],
             resid.shape[1],
             resid.device,
@@ -143,6 +160,25 @@ class EditableModel(ABC):
     def _acting(self) -> list["_Edits"]:
         return [own for own in list(self._turns.edits) if own.act_here()]
 
+    def _check_thread(self, own: "_Edits") -> None:
+        """Refuse a direct call of which nobody can say whether it was meant to be edited.
+
+        Raises:
+            RuntimeError: If the edits are another thread's, and this one has none.
+        """
+        if (
+            not self.refuses_other_threads
+            or self._turns.now.columns is not None
+            or not own.of_another_thread()
+            or any(one.owner.is_here() for one in list(self._turns.edits))
+        ):
+            return
+        raise RuntimeError(
+            f"{own.steering or 'an edit'} was put on this model by another thread: to steer the passes "
+            "of every thread, pass applied(..., all_threads=True); to steer this one otherwise, enter "
+            "applied(...) in it, with alpha=0.0 for a plain pass"
+        )
+
 
 @final
 class _Edits:
@@ -151,17 +187,26 @@ class _Edits:
     def __init__(
         self,
         prompt_length: int | None,
-        question_start: int | None,
+        question_start: int | Sequence[int] | None,
         steering: str,
         only_on: Surface | None,
+        all_threads: bool,
     ):
         self.prompt_length, self.question_start = prompt_length, question_start
         self.steering, self.only_on = steering, only_on
         self.owner = Owner()
+        self._all_threads = all_threads
 
     def act_here(self) -> bool:
         """Whether they act on a pass that runs here."""
-        return self.owner.is_here() and not is_suspended(self)
+        return (self._everywhere() or self.owner.is_here()) and not is_suspended(self)
+
+    def of_another_thread(self) -> bool:
+        """Whether they act, and only elsewhere."""
+        return self.owner.holds() and not self._everywhere() and not self.owner.is_here()
+
+    def _everywhere(self) -> bool:
+        return self._all_threads and self.owner.holds()
 
 
 @final
@@ -171,21 +216,20 @@ class _EditHook(BoundHook):
     def __init__(self, model: EditableModel, own: _Edits, edit: ResidualEdit):
         self._model, self._own, self._edit = model, own, edit
 
-    def __call__(self, module: nn.Module, args: Any, resid: Tensor) -> Tensor | None:
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not self._own.act_here():
+            self._model._check_thread(self._own)
             return None
-        return self._edit(resid, self._model.columns_of(resid))
+        if is_suspended(module):
+            return None
+        there = residual_of(output)
+        # Layers that lie on several devices are edited on one.
+        resid = there.to(self._model.device)
+        edited = self._edit(resid, self._model.columns_of(resid))
+        return None if edited is None else with_residual(output, edited.to(there.device))
 
-
-@final
-class _BeginPass(BoundHook):
-    """Tells a thread's own record of direct calls that a pass begins."""
-
-    def __init__(self, turns: Turns):
-        self._turns = turns
-
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        self._turns.now.raw_calls.begin_pass()
+    # Not traced: it acts, or no longer acts, however often what torch compiled runs.
+    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def _all_hooks(raw: nn.Module) -> Iterator[object]:
@@ -202,7 +246,7 @@ def _all_hooks(raw: nn.Module) -> Iterator[object]:
 
 def _is_foreign(hook: Any) -> bool:
     """Whether nobody can say what it looks at: neither ours nor how the bridge is built."""
-    if isinstance(hook, _EditHook | _BeginPass):
+    if isinstance(hook, _EditHook | Telling):
         return False
     # transformers puts its own on for good, the first time that it is asked for hidden states.
     known = ("transformer_lens.model_bridge.", "transformers.utils.output_capturing")

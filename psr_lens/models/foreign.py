@@ -16,20 +16,16 @@ def describe_foreign(thing: Any) -> str:
         return f"a name or path was given, {str(thing)!r}: pass psr_lens.load_model({str(thing)!r})"
     if isinstance(thing, type):
         return f"the class {thing.__name__} was given: pass a model, or psr_lens.load_model(name)"
-    if "peft.PeftModel" in origin:
-        return (
-            f"a PEFT model of type {kind} was given, whose adapter has to be merged first: "
-            f"merged = model.merge_and_unload(); {_save_and_load('merged')}"
-        )
-    if "transformers.PreTrainedModel" in origin:
-        return f"a transformers model of type {kind} was given: {_by_name(thing)}"
     if "transformers.Pipeline" in origin:
-        return f"a transformers pipeline of type {kind} was given: {_by_name(thing.model)}"
+        return (
+            f"a transformers pipeline of type {kind} was given: pass its model, "
+            "psr_lens.load_model(pipeline.model, tokenizer=pipeline.tokenizer)"
+        )
     if "transformers.PreTrainedTokenizerBase" in origin:
         return f"a tokenizer of type {kind} was given: pass psr_lens.load_model(name_or_folder)"
     return (
-        f"a model of type {kind} was given: pass psr_lens.load_model(name_or_folder), a "
-        "HookedTransformer or a TransformerBridge"
+        f"a model of type {kind} was given: pass psr_lens.load_model(name_or_folder), a transformers "
+        "model, a HookedTransformer or a TransformerBridge"
     )
 
 
@@ -47,23 +43,6 @@ def describe_adapter(folder: Path) -> str | None:
         f"first, peft.AutoPeftModelForCausalLM.from_pretrained({str(folder)!r})"
         f".merge_and_unload().save_pretrained('merged'), with the tokenizer of "
         f"{base or 'its base model'!r} beside it, and pass psr_lens.load_model('./merged')"
-    )
-
-
-def _by_name(model: Any) -> str:
-    name = getattr(getattr(model, "config", None), "name_or_path", "")
-    if not name:
-        return _save_and_load("model")
-    return (
-        f"pass psr_lens.load_model({name!r}); where its weights are no longer those, "
-        f"{_save_and_load('model')}"
-    )
-
-
-def _save_and_load(model: str) -> str:
-    return (
-        f"{model}.save_pretrained('folder'); tokenizer.save_pretrained('folder'); "
-        "psr_lens.load_model('./folder')"
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
-from psr_lens.models.parts import PartPoints
+from psr_lens.models.parts import PartPoints, Tap
 from psr_lens.models.prefix import KeyValues
 from psr_lens.models.shared import mask_after
 
@@ -47,12 +47,12 @@ class HookedTransformerModel(HookedModel):
         """The hook points of block `layer`."""
         block = self.raw.blocks[layer]
         return PartPoints(
-            before=block.hook_resid_pre,
-            after=block.hook_resid_post,
-            attn=block.hook_attn_out,
-            mlp=block.hook_mlp_out,
-            mixed=block.attn.hook_z,
-            pattern=block.attn.hook_pattern,
+            before=Tap(block.hook_resid_pre),
+            after=Tap(block.hook_resid_post),
+            attn=Tap(block.hook_attn_out),
+            mlp=Tap(block.hook_mlp_out),
+            mixed=Tap(block.attn.hook_z),
+            pattern=Tap(block.attn.hook_pattern),
             post_norm=getattr(block, "ln1_post", None),
         )
 

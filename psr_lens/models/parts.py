@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from psr_lens.models.batch import TokenBatch
 from psr_lens.models.finite import check_recorded
+from psr_lens.models.layers import entering
 from psr_lens.models.norms import NormMap, norm_map
 
 if TYPE_CHECKING:
@@ -21,8 +22,38 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class Tap:
+    """Where something of a block is read.
+
+    Attributes:
+        module: The module that it passes through.
+        entering: Read what the module is called with, not what it gives out.
+        item: Which of the things that it gives out, where they are several.
+    """
+
+    module: nn.Module
+    entering: bool = False
+    item: int = 0
+
+    def listen(self, hear: Callable[[Any], None]) -> Any:
+        """Hand what passes to a function in every pass; what it returns takes the hook away."""
+        if self.entering:
+
+            def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+                hear(entering(args, kwargs))
+
+            return self.module.register_forward_pre_hook(before, with_kwargs=True)
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            several = output if isinstance(output, tuple) else (output,)
+            hear(several[self.item] if self.item < len(several) else None)
+
+        return self.module.register_forward_hook(after)
+
+
+@dataclass(frozen=True, eq=False)
 class PartPoints:
-    """The modules of one block whose outputs are its parts.
+    """Where the parts of one block are read.
 
     Attributes:
         before: The residual stream that enters the block.
@@ -34,12 +65,12 @@ class PartPoints:
         post_norm: The norm behind attention, None where there is none.
     """
 
-    before: nn.Module
-    after: nn.Module
-    attn: nn.Module
-    mlp: nn.Module
-    mixed: nn.Module
-    pattern: nn.Module
+    before: Tap
+    after: Tap
+    attn: Tap
+    mlp: Tap
+    mixed: Tap
+    pattern: Tap
     post_norm: nn.Module | None
 
 
@@ -103,25 +134,26 @@ def run_with_parts(
     seen: dict[str, Tensor] = {}
     lengths: list[Tensor] = []
 
-    def record(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, out: Any) -> None:
-            if isinstance(out, Tensor):
-                seen[name] = out
+    def record(name: str) -> Callable[[Any], None]:
+        def hear(found: Any) -> None:
+            if isinstance(found, Tensor):
+                seen[name] = found.to(model.device)
 
-        return hook
+        return hear
 
     def record_norm(module: nn.Module, args: Any, out: Tensor) -> None:
         seen["entering norm"], seen["leaving norm"] = args[0], out
 
-    def finish(layer: int, norm: NormMap | None) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-            parts = _block_parts(layer, {**seen, "after": out}, model.output_matrix(layer), norm)
+    def finish(layer: int, norm: NormMap | None) -> Callable[[Any], None]:
+        def hear(out: Tensor) -> None:
+            record("after")(out)
+            parts = _block_parts(layer, seen, model.output_matrix(layer), norm)
             seen.clear()
             lengths.append(torch.linalg.vector_norm(_wide(parts.after[batch.attention_mask])))
             _check_sum(model, parts, batch)
             visit(parts)
 
-        return hook
+        return hear
 
     # The hooks lie on points that every thread's passes go through.
     with model.in_turn():
@@ -132,12 +164,12 @@ def run_with_parts(
                 # Tried out before anything listens to it.
                 tried = None if norm is None else norm_map(norm, model.output_matrix(layer))
                 handles += [
-                    getattr(points, name).register_forward_hook(record(name))
+                    getattr(points, name).listen(record(name))
                     for name in ("before", "attn", "mlp", "mixed", "pattern")
                 ]
                 if norm is not None:
                     handles.append(norm.register_forward_hook(record_norm))
-                handles.append(points.after.register_forward_hook(finish(layer, tried)))
+                handles.append(points.after.listen(finish(layer, tried)))
             model.run(batch)
         finally:
             for handle in handles:

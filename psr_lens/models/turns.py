@@ -6,16 +6,18 @@ hooks to a model that all threads share: a pass of another thread in the middle 
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache, wraps
 from typing import Any, Final, final
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from psr_lens.models.columns import Columns
-from psr_lens.models.raw_calls import RawCalls
+from psr_lens.models.passes import GivenPrompt, Passes, named, positional
 
 _TURNS: Final = "_psr_lens_turns"
-_WHOLE_PASSES: Final = ("forward", "run_with_hooks", "run_with_cache", "hf_generate")
+_WHOLE_PASSES: Final = ("run_with_hooks", "run_with_cache", "hf_generate")
 
 
 class _Now(threading.local):
@@ -23,7 +25,6 @@ class _Now(threading.local):
 
     def __init__(self):
         self.columns: Columns | None = None
-        self.raw_calls = RawCalls()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
@@ -36,20 +37,35 @@ class Turns:
     Attributes:
         lock: Held while a pass runs.
         now: What the pass of this thread is about.
+        passes: What the direct calls of this thread are about.
         edits: All edits that are on, of any thread, in the order in which they came.
+        watchers: How many of them need to be told of the passes of a transformers model.
+        watching: Takes the hooks away that tell of them.
     """
 
     def __init__(self):
         self.lock = threading.RLock()
         self.now = _Now()
+        self.passes = Passes()
         self.edits: list[Any] = []
+        self.watchers = 0
+        self.watching = ExitStack()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
 
 
+_OF_TRANSFORMERS: "WeakKeyDictionary[nn.Module, Turns]" = WeakKeyDictionary()
+
+
 def turns_of(raw: nn.Module) -> Turns:
-    """The turns of a HookedTransformer or TransformerBridge, which from now on waits for them."""
+    """The turns of a model.
+
+    A HookedTransformer or TransformerBridge from now on waits for them when it is called directly. On
+    a transformers model nothing is left; what is called there directly runs beside the others.
+    """
+    if not hasattr(raw, "run_with_cache"):
+        return _OF_TRANSFORMERS.setdefault(raw, Turns())
     turns = raw.__dict__.get(_TURNS)
     if turns is None:
         turns = raw.__dict__[_TURNS] = Turns()
@@ -69,10 +85,26 @@ def _in_turns(plain: type[nn.Module]) -> type[nn.Module]:
 
         return method
 
+    def told_pass(original: Callable[..., Any]) -> Callable[..., Any]:
+        names = positional(original)[1:]
+
+        @wraps(original)
+        def method(self: nn.Module, *args: Any, **options: Any) -> Any:
+            turns = self.__dict__[_TURNS]
+            with turns.lock:
+                turns.passes.open(self, named(names, args, options))
+                try:
+                    return original(self, *args, **options)
+                finally:
+                    turns.passes.close(self)
+
+        return method
+
     def of_many_passes(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def method(self: nn.Module, *args: Any, **options: Any) -> Any:
-            with self.__dict__[_TURNS].now.raw_calls.one_generate():
+            # How many tokens the prompts have is not known before the first pass.
+            with self.__dict__[_TURNS].passes.generating(GivenPrompt()):
                 return original(self, *args, **options)
 
         return method
@@ -83,7 +115,10 @@ def _in_turns(plain: type[nn.Module]) -> type[nn.Module]:
     methods = {
         name: whole_pass(getattr(plain, name)) for name in _WHOLE_PASSES if hasattr(plain, name)
     }
-    methods["generate"] = of_many_passes(plain.generate)  # type: ignore[attr-defined]
+    methods["forward"] = told_pass(plain.forward)
+    for name in ("generate", "hf_generate"):
+        if hasattr(plain, name):
+            methods[name] = of_many_passes(methods.get(name) or getattr(plain, name))
     methods["__reduce_ex__"] = __reduce_ex__
     return type(plain.__name__, (plain,), {**methods, "__module__": plain.__module__})
 

@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, final
 
-import torch
 from torch import nn
 
 _BLOCK = "BlockBridge"
@@ -127,14 +126,9 @@ class UnhookedParts:
         return weight is None or weight.dtype == self._weight.dtype
 
     def _may_fuse(self) -> bool:
-        """All attentions or none: how the mask is made depends on it.
-
-        Not in float64, where the bridge takes the pattern to float32: a pass with a hook and one
-        without would differ by as much.
-        """
+        """All attentions or none: how the mask is made depends on it."""
         return (
             bool(self._attentions)
-            and self._weight.dtype != torch.float64
             and not any(self._attention_hooks)
             and not any(getattr(self._bridge_config, way, False) for way in _OTHER_WAYS)
             and all(map(_projections_are_shared, self._attentions))

@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from psr_lens._types import Surface, check_alphas, check_finite, check_surface, check_whole
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
-from psr_lens.models import HookedModel, as_hooked_model, unsteered_model
+from psr_lens.models import HookedModel, editable_model, unsteered_model
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import at_strength
 from psr_lens.steering.coefficients import Coefficients, measure_updates
 from psr_lens.steering.context import Context
-from psr_lens.steering.handles import SteeringHandle
 from psr_lens.steering.provenance import check_model
 from psr_lens.steering.training import LayerData, LayerFit, Scale, Start, TrainingData, Watcher
 from psr_lens.storage import write_container
@@ -377,8 +376,24 @@ class Steering(nn.Module, ABC):
             context = examples
         else:
             context = Context(model, examples)
-        ready = self.acting(model.device, working_dtype(model.dtype), context)
-        return {layer: ready.edit(layer, alpha) for layer in ready.layers}
+        ready: dict[tuple[torch.device, torch.dtype], Mapping[int, ResidualEdit]] = {}
+
+        def ready_on(device: torch.device, dtype: torch.dtype) -> Mapping[int, ResidualEdit]:
+            if (device, dtype) not in ready:
+                own = self.acting(device, dtype, context)
+                ready[device, dtype] = {layer: own.edit(layer, alpha) for layer in own.layers}
+            return ready[device, dtype]
+
+        def edit_at(layer: int) -> ResidualEdit:
+            def edit(resid: Tensor, columns: Columns) -> Tensor | None:
+                # By what arrives: a model may be moved after the steering was put on.
+                return ready_on(resid.device, working_dtype(resid.dtype))[layer](resid, columns)
+
+            return edit
+
+        # A steering that cannot act without examples says so now.
+        layers = ready_on(model.device, working_dtype(model.dtype))
+        return {layer: edit_at(layer) for layer in layers}
 
     def acting(
         self, device: torch.device, dtype: torch.dtype, context: Context | None = None
@@ -423,29 +438,34 @@ class Steering(nn.Module, ABC):
         alpha: float | Float[Tensor, " batch"] = 1.0,
         *,
         prompt_length: int | None = None,
-        question_start: int | None = None,
+        question_start: int | Sequence[int] | None = None,
         examples: Sequence[Example] | None = None,
+        all_threads: bool = False,
     ) -> Iterator[HookedModel]:
         """Steer everything that the model runs inside the context; nothing is left after it.
 
+        Works under `generate` (cached or not), forward passes and `run_with_cache`, of a
+        `HookedModel` and of a plain HookedTransformer, TransformerBridge or transformers model, which
+        needs no TransformerLens. A forward pass on a prompt steers its last real token, as the first
+        step of `generate` does. For a prompt and response in one sequence, give the `prompt_length`.
+
         It acts on what the thread that entered runs. Other threads run the model, one at a time, as if
         it were not there; a thread that is started inside enters a context of its own, while asyncio
-        tasks and `asyncio.to_thread` calls that are started inside are steered. Contexts may be
-        nested and left in any order. A copy of the model that is made inside is plain. What measures
-        the model as it is, such as `fit`, refuses to do so inside.
-
-        Works under `generate` (cached or not), forward passes and `run_with_cache`, of a
-        `HookedModel` and of a plain HookedTransformer or TransformerBridge. A forward pass on a
-        prompt steers its last token, as the first step of `generate` does. For a prompt and
-        response in one sequence, give the `prompt_length`.
+        tasks and `asyncio.to_thread` calls that are started inside are steered. A transformers model
+        that is called directly in a thread that put nothing on is refused meanwhile, for nobody could
+        say whether that was meant to be steered: `generate` with a streamer often runs in a thread of
+        its own. Contexts may be nested and left in any order. A copy of the model that is made inside
+        is plain. What measures the model as it is, such as `fit`, refuses to do so inside.
 
         Args:
-            model: A `HookedModel`, HookedTransformer or TransformerBridge.
+            model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
             alpha: Strength; 0 leaves everything as it is. A tensor has one for every row of the
                 batches that run inside.
             prompt_length: Columns of the prompt, where whole sequences are run by hand.
-            question_start: First question column, for a `QR` steering run by hand.
+            question_start: For a `QR` steering run by hand, the place of the first question token in
+                its row, padding not counted: one number, or one for every row.
             examples: The rows of the batch, for a steering that depends on the example.
+            all_threads: Steer the passes of every thread; enter and leave while none runs.
 
         Yields:
             The `HookedModel`.
@@ -453,8 +473,21 @@ class Steering(nn.Module, ABC):
         Raises:
             ValueError: If the model is not the one that the steering belongs to, or is compiled, or
                 `alpha` is not finite.
+
+        Example:
+            >>> from transformers import AutoModelForCausalLM
+            >>> import psr_lens as pl
+            >>> hf_model = AutoModelForCausalLM.from_pretrained(pl.demo.checkpoint_path())
+            >>> steering = pl.ConstantSteering(torch.ones(1, 128), [2])
+            >>> prompt = torch.tensor([[1, 5, 6]])
+            >>> plain = hf_model(prompt).logits
+            >>> with steering.applied(hf_model):
+            ...     bool((hf_model(prompt).logits - plain).abs().max() > 0)
+            True
+            >>> bool((hf_model(prompt).logits == plain).all())
+            True
         """
-        hooked = as_hooked_model(model)
+        hooked = editable_model(model)
         self.check(hooked)
         edits = self.edits(hooked, alpha, examples)
         with (
@@ -465,6 +498,7 @@ class Steering(nn.Module, ABC):
                 question_start=question_start,
                 steering=repr(self),
                 only_on=self.only_on,
+                all_threads=all_threads,
             ),
         ):
             yield hooked
@@ -507,60 +541,6 @@ class Steering(nn.Module, ABC):
             )
 
     # --- leaving this package -------------------------------------------------------------------
-
-    def to_hf(
-        self,
-        hf_model: Any,
-        alpha: float = 1.0,
-        *,
-        prompt_length: int | None = None,
-        question_start: int | Sequence[int] | None = None,
-        all_threads: bool = False,
-    ) -> SteeringHandle:
-        """Steer a plain transformers model, by forward hooks on its decoder layers.
-
-        Acts as `applied` does, on the last prompt token and every generated one: greedy
-        `hf_model.generate` gives the tokens of `HookedModel.generate`, cached or not, one prompt or
-        a left-padded batch. A forward pass on a prompt steers its last real token. Does not need
-        TransformerLens in the process.
-
-        Threads may steer one model each in its own way. A pass of a thread that put nothing on is
-        refused as long as another thread's steering is on, for nobody could say whether it was meant
-        to be steered: `generate` with a streamer often runs in a thread of its own.
-
-        Args:
-            hf_model: What `AutoModelForCausalLM.from_pretrained` gave.
-            alpha: Strength; 0 leaves everything as it is.
-            prompt_length: Columns of the prompt, where whole sequences are run by hand.
-            question_start: For a `QR` steering, the place of the first question token in its row,
-                padding not counted: one number, or one for every row.
-            all_threads: Steer the passes of every thread; put it on and take it off while none runs.
-
-        Returns:
-            A handle: a context manager, and `remove()` for those who write no `with`. The model is
-            steered from this call on; handles may be removed in any order.
-
-        Raises:
-            ValueError: If the model is not the one that the steering belongs to, its decoder layers
-                are not found, it is compiled, `alpha` is not finite, or a `QR` steering has no
-                `question_start`.
-
-        Example:
-            >>> from transformers import AutoModelForCausalLM
-            >>> import psr_lens as pl
-            >>> hf_model = AutoModelForCausalLM.from_pretrained(pl.demo.checkpoint_path())
-            >>> steering = pl.ConstantSteering(torch.ones(1, 128), [2])
-            >>> prompt = torch.tensor([[1, 5, 6]])
-            >>> plain = hf_model(prompt).logits
-            >>> with steering.to_hf(hf_model):
-            ...     bool((hf_model(prompt).logits - plain).abs().max() > 0)
-            True
-            >>> bool((hf_model(prompt).logits == plain).all())
-            True
-        """
-        from psr_lens.deploy.hooks import attach
-
-        return attach(self, hf_model, alpha, prompt_length, question_start, all_threads)
 
     def push_to_hub(
         self,

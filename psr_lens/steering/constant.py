@@ -225,7 +225,7 @@ class ConstantSteering(Steering):
 
         The vector goes into the bias of the last module that writes in the block, which is made
         where the architecture has none. Weights know no surface, so this acts at **every**
-        position, the whole prompt included: it is more than `to_hf` does, and gives other tokens.
+        position, the whole prompt included: it is more than `applied` does, and gives other tokens.
 
         `save_pretrained` stores the bias, and `from_pretrained` reads it back where the
         architecture can have a bias there: GPT-2, GPT-NeoX and Llama, whose `mlp_bias` is switched

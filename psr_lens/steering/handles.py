@@ -1,39 +1,7 @@
-"""What a steering leaves in the user's hand when it goes into a model of another library."""
+"""What a steering leaves in the user's hand when it goes into the weights of a model."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, final
-
-
-@final
-class SteeringHandle:
-    """A steering that hooks hold in a transformers model, until `remove` or the end of a `with`.
-
-    Made by `Steering.to_hf`. As a context manager it gives the model.
-
-    Args:
-        hf_model: The model.
-        description: What is in it.
-        hooks: Takes it out when it is closed.
-    """
-
-    def __init__(self, hf_model: Any, description: str, hooks: ExitStack):
-        self.hf_model = hf_model
-        self._description = description
-        self._hooks = hooks
-
-    def remove(self) -> None:
-        """Take the steering out; the model is as it was. A second call does nothing."""
-        self._hooks.close()
-
-    def __enter__(self) -> Any:
-        return self.hf_model
-
-    def __exit__(self, *exception: object) -> None:
-        self.remove()
-
-    def __repr__(self) -> str:
-        return f"SteeringHandle({self._description} on {type(self.hf_model).__name__})"
 
 
 @final

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psr_lens.examples import Example
 from psr_lens.model_record import describe_model, recorded_fingerprint, version
 from psr_lens.models import HookedModel
-from psr_lens.models.numerics import Fingerprint, model_fingerprint
+from psr_lens.models.numerics import model_fingerprint
 from psr_lens.storage.fields import if_there, listed, mapping, text
 
 
@@ -50,57 +50,24 @@ def check_model(
     Raises:
         ValueError: If they do not belong together.
     """
-    check_origin(
-        recorded,
-        highest_layer,
-        width,
-        model.name,
-        (model.n_layers, model.d_model),
-        lambda: model_fingerprint(model),
-    )
-
-
-def check_origin(
-    recorded: Mapping[str, Any],
-    highest_layer: int,
-    width: int | None,
-    name: str,
-    size: tuple[int, int],
-    found: Callable[[], Fingerprint],
-) -> None:
-    """`check_model` for whatever has a fingerprint.
-
-    Args:
-        recorded: The steering's provenance; without a model in it, layers and width are all that
-            is checked.
-        highest_layer: The highest layer that it covers.
-        width: Numbers in each of its vectors; None where it has none.
-        name: What the model is called.
-        size: How many layers it has, and how wide its residual stream is.
-        found: Gives its fingerprint, where one is needed.
-
-    Raises:
-        ValueError: If they do not belong together.
-    """
-    n_layers, d_model = size
-    if highest_layer >= n_layers:
+    if highest_layer >= model.n_layers:
         raise ValueError(
-            f"the steering covers layer {highest_layer} but {name} has {n_layers} layers "
-            f"(0 to {n_layers - 1})"
+            f"the steering covers layer {highest_layer} but {model.name} has {model.n_layers} layers "
+            f"(0 to {model.n_layers - 1})"
         )
     expected = recorded_fingerprint(recorded)
-    difference = "" if expected is None else expected.difference(found())
+    difference = "" if expected is None else expected.difference(model_fingerprint(model))
     if difference:
         origin = recorded["model"]
         raise ValueError(
             f"the steering was fitted on {origin['name']!r} with {origin['numerics']} weights and does "
-            f"not belong to {name!r}: {difference}; load the model it was fitted on"
+            f"not belong to {model.name!r}: {difference}; load the model it was fitted on"
         )
     # A width of 1 would be broadcast in silence.
-    if width not in (None, d_model):
+    if width not in (None, model.d_model):
         raise ValueError(
-            f"the steering's vectors are {width} wide but the residual stream of {name} is {d_model} "
-            "wide: load the model that they belong to"
+            f"the steering's vectors are {width} wide but the residual stream of {model.name} is "
+            f"{model.d_model} wide: load the model that they belong to"
         )
 
 

@@ -79,7 +79,7 @@ def record_deployment(given: Given, record: Record, found: Mapping[str, pl.Steer
         part.add_exact("said", said[0, prompts.shape[1] :].tolist())
 
     look(record.within("plain"))
-    with found["psr replay"].to_hf(hf_model, alpha=0.8):
+    with found["psr replay"].applied(hf_model, alpha=0.8):
         look(record.within("hooked"))
     with found["const replay"].fold_into(hf_model, alpha=0.8):
         look(record.within("folded"))

@@ -40,7 +40,7 @@ def test_folded_is_hooked_at_every_position_and_undone_is_untouched(family):
     before, weights = logits(model), bits(model)
     classes = [type(module) for module in model.modules()]
     # A prompt of one column: everything lies on the surface.
-    with steering.to_hf(model, alpha=1.3, prompt_length=1):
+    with steering.applied(model, alpha=1.3, prompt_length=1):
         hooked = logits(model)
     folded = steering.fold_into(model, alpha=1.3)
     torch.testing.assert_close(logits(model), hooked, rtol=1e-9, atol=1e-9)
@@ -60,7 +60,7 @@ def test_folded_is_hooked_at_every_position_and_undone_is_untouched(family):
 def test_folds_add_up_and_are_undone_in_order(family):
     model, one, two = hf_model(family), constant(seed=1), constant(seed=2)
     before = logits(model)
-    with (one + 0.5 * two).to_hf(model, prompt_length=1):
+    with (one + 0.5 * two).applied(model, prompt_length=1):
         both = logits(model)
     first = one.fold_into(model)
     only_one = logits(model)
@@ -163,7 +163,7 @@ def test_sums_and_multiples_of_constants_are_folded_too():
     assert isinstance(total, ConstantSteering)
     assert total.layers == (0, 1, 2)
     torch.testing.assert_close(total.vectors[2], 2 * one.vectors[1] - two.vectors[1])
-    with one.to_hf(model, 2.0, prompt_length=1), two.to_hf(model, -1.0, prompt_length=1):
+    with one.applied(model, 2.0, prompt_length=1), two.applied(model, -1.0, prompt_length=1):
         hooked = logits(model)
     with total.fold_into(model):
         torch.testing.assert_close(logits(model), hooked, rtol=1e-9, atol=1e-9)
@@ -180,7 +180,7 @@ def test_generation_follows_the_weights_and_hooks_come_on_top():
         assert not torch.equal(folded, plain)
         assert torch.equal(model.generate(IDS, use_cache=False, **options), folded)
         # What lies in the weights does not make the model a stranger.
-        with named.to_hf(model, alpha=5.0):
+        with named.applied(model, alpha=5.0):
             assert not torch.equal(model.generate(IDS, **options), folded)
     assert torch.equal(model.generate(IDS, **options), plain)
 
@@ -198,7 +198,7 @@ def test_one_clear_line():
     with pytest.raises(ValueError, match="alpha=inf"):
         constant().fold_into(hf_model("llama"), alpha=float("inf"))
     config = FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4)
-    with pytest.raises(ValueError, match=r"model type 'falcon'.*gpt_neox; for others use to_hf"):
+    with pytest.raises(ValueError, match=r"model type 'falcon'.*gpt_neox; for others use applied"):
         constant().fold_into(AutoModelForCausalLM.from_config(config))
     gemma = hf_model("gemma2")
     norm = gemma.model.layers[2].post_feedforward_layernorm

@@ -207,7 +207,7 @@ def test_both_snippets_run_where_the_model_is_one_of_transformers(hub, family, m
     monkeypatch.chdir(checkpoint(family).parent)
     blocks = code_blocks(card)
     assert len(blocks) == 2
-    assert "to_hf" in blocks[1]
+    assert "applied(" in blocks[1]
     assert ("apply_chat_template" in blocks[1]) == model.encoder.has_template
     for code in blocks:
         assert printed(code)

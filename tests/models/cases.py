@@ -7,10 +7,13 @@ from psr_lens.models import RawText, TokenRow
 from psr_lens.models.columns import RESPONSE
 from tests.tiny_models import BACKENDS, CORE_MODELS, MODELS
 
-# Every family runs on both backends, and `auto` takes HookedTransformer without a warning.
+# Every family runs on every backend, and `auto` takes HookedTransformer without a warning.
 every_model = pytest.mark.parametrize(("family", "backend"), MODELS)
 core_models = pytest.mark.parametrize(("family", "backend"), CORE_MODELS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
+# What is called on TransformerLens' own objects.
+LENS_BACKENDS = [backend for backend in BACKENDS if backend != "transformers"]
+every_lens_backend = pytest.mark.parametrize("backend", LENS_BACKENDS)
 needs_hooked = pytest.mark.skipif(
     "hooked" not in BACKENDS, reason="the installed TransformerLens has the bridge alone"
 )
@@ -22,6 +25,12 @@ TEXTS = (
     "Hi",
 )
 PROMPTS = [RawText(text) for text in TEXTS]
+
+
+def called(model, tokens, **options):
+    """Logits of a direct call of what is wrapped."""
+    found = model.raw(tokens, **options)
+    return getattr(found, "logits", found)
 
 
 def rows_of(model, prompts=PROMPTS):

@@ -9,7 +9,15 @@ from psr_lens.models import RawText, TokenRow, as_hooked_model
 from psr_lens.models.columns import CONTEXT, QUESTION, RESPONSE, UNKNOWN
 from psr_lens.models.generation import generate_tokens
 from psr_lens.models.numerics import record_residuals
-from tests.models.cases import PROMPTS, core_models, every_backend, push, pushes, rows_of
+from tests.models.cases import (
+    PROMPTS,
+    core_models,
+    every_backend,
+    every_lens_backend,
+    push,
+    pushes,
+    rows_of,
+)
 from tests.tiny_models import tiny_model
 
 
@@ -112,7 +120,7 @@ def test_an_edit_may_only_look(backend):
         assert torch.equal(model.logits(batch), before)
 
 
-@every_backend
+@every_lens_backend
 def test_transformer_lens_hooks_live_beside_the_edits(backend):
     model = tiny_model("llama", backend)
     batch = model.pad(rows_of(model))
@@ -164,7 +172,8 @@ def test_regions_of_raw_calls(backend):
     ]
 
 
-@core_models
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@every_lens_backend
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_generate_of_the_raw_object_is_edited_like_ours(family, backend, use_cache):
     model = tiny_model(family, backend)
@@ -195,7 +204,7 @@ def test_generate_of_the_raw_object_is_edited_like_ours(family, backend, use_cac
     assert max(len(expected.tokens) for expected in ours) > 5
 
 
-@every_backend
+@every_lens_backend
 def test_uncached_generate_edits_every_response_token_in_every_pass(backend):
     model = tiny_model("llama", backend)
     ids = model.to_batch(RawText("Tell me about")).tokens
@@ -214,7 +223,7 @@ def test_uncached_generate_edits_every_response_token_in_every_pass(backend):
     ]
 
 
-@every_backend
+@every_lens_backend
 def test_cached_generate_edits_the_last_prompt_token_and_what_follows(backend):
     model = tiny_model("llama", backend)
     ids = model.to_batch(RawText("Tell me about")).tokens

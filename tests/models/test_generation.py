@@ -8,7 +8,7 @@ import torch
 from psr_lens.models import RawText
 from psr_lens.models.columns import RESPONSE
 from psr_lens.models.generation import Generation, generate_tokens, pick_tokens
-from tests.models.cases import TEXTS, every_backend, every_model
+from tests.models.cases import TEXTS, called, every_backend, every_model
 from tests.tiny_models import tiny_model
 
 PROMPTS = (*TEXTS, "What does a fox eat? Yes", "the")
@@ -57,7 +57,7 @@ def test_greedy_tokens_are_the_argmax_of_the_whole_sequence(backend):
     ids = model.encoder.encode(PROMPTS[0]).ids
     for i, token in enumerate(found.tokens):
         text = torch.tensor([ids + found.tokens[:i]])
-        assert int(model.raw(text)[0, -1].argmax()) == token
+        assert int(called(model, text)[0, -1].argmax()) == token
 
 
 @every_backend

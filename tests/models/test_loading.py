@@ -16,7 +16,7 @@ from psr_lens.models.checkpoint import end_token_ids
 from psr_lens.models.conversion import own_tokenizer
 from psr_lens.models.loading import resolve_device, resolve_dtype
 from psr_lens.models.sources import find_source
-from tests.models.cases import every_backend
+from tests.models.cases import every_backend, every_lens_backend
 from tests.tiny import tiny_checkpoint, tiny_tokenizer
 from tests.tiny_models import BACKENDS, checkpoint, tiny_model
 
@@ -34,7 +34,8 @@ def refusal(*args, **options):
 
 
 def test_unknown_backend():
-    assert refusal("demo", backend="jax") == "backend='jax': choose 'auto', 'hooked' or 'bridge'"
+    expected = "backend='jax': choose 'auto', 'hooked', 'bridge' or 'transformers'"
+    assert refusal("demo", backend="jax") == expected
 
 
 def test_unknown_dtype():
@@ -292,7 +293,7 @@ def test_every_end_of_the_generation_config_ends_a_response(backend):
     assert model.encoder.pad_token_id == ends[0]
 
 
-@every_backend
+@every_lens_backend
 def test_the_tokenizer_stays_as_the_checkpoint_has_it(backend):
     # TransformerLens makes up a BOS for the tokenizer that it is given.
     model = tiny_model("qwen2", backend)

@@ -13,7 +13,7 @@ from psr_lens.models.numerics import (
     refuse_processed_weights,
 )
 from psr_lens.models.quiet import one_line, quiet
-from tests.models.cases import every_backend, every_model, needs_hooked
+from tests.models.cases import every_backend, every_lens_backend, needs_hooked
 from tests.tiny import FAMILIES, tiny_checkpoint
 from tests.tiny_models import BACKENDS, checkpoint, tiny_model
 
@@ -60,7 +60,8 @@ def test_compatibility_mode_is_refused(no_processing):
         refuse_processed_weights(raw)
 
 
-@every_model
+@pytest.mark.parametrize("family", FAMILIES)
+@every_lens_backend
 def test_untouched_weights_are_not_refused(family, backend):
     assert refuse_processed_weights(tiny_model(family, backend).raw) is None
 

@@ -8,7 +8,7 @@ from psr_lens.models.numerics import record_residuals
 from tests.models.cases import (
     PROMPTS,
     core_models,
-    every_backend,
+    every_lens_backend,
     every_model,
     push,
     pushes,
@@ -41,7 +41,7 @@ def test_residuals_of_a_padded_batch_equal_the_singles(family, backend, dtype):
     rows = rows_of(model)
     together = record_residuals(model, rows)
     # The bridge takes the softmax of attention in float32.
-    tolerance = {"float32": 1e-4, "float64": 1e-6 if backend == "bridge" else 1e-11}[dtype]
+    tolerance = {"float32": 1e-4, "float64": 1e-11}[dtype]
     for i, row in enumerate(rows):
         alone = record_residuals(model, [row])[:, 0]
         gap = together[:, i, -len(row.tokens) :] - alone
@@ -120,7 +120,7 @@ def test_cached_steps_are_the_whole_pass(family, backend):
     assert float(gap / whole.abs().max()) < 1e-4
 
 
-@every_backend
+@every_lens_backend
 def test_calling_the_model_and_reading_its_cache(backend):
     model = tiny_model("llama", backend)
     real = model.to_batch(PROMPTS).attention_mask

@@ -11,7 +11,7 @@ from psr_lens.models import TokenRow, load_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.models.shared import SharedPrefixes
 from psr_lens.steering import PSR, ActAdd, ConstantSteering, Steering
-from tests.models.cases import core_models, every_backend, every_model, pushes
+from tests.models.cases import core_models, every_backend, every_lens_backend, every_model, pushes
 from tests.tiny_models import checkpoint
 
 PREFIX = tuple(5 + i % 11 for i in range(40))
@@ -205,14 +205,15 @@ def test_nothing_is_kept_from_who_may_look_at_it(backend):
         handle = module.register_forward_hook(lambda *args: None)
         assert whole_batch(model, batch)
         handle.remove()
-    handle = model.raw.blocks[0].register_forward_pre_hook(lambda *args: None)
+    handle = model.part_points(0).before.module.register_forward_pre_hook(lambda *args: None)
     assert whole_batch(model, batch)
     handle.remove()
     handle = torch.nn.modules.module.register_module_forward_hook(lambda *args: None)
     assert whole_batch(model, batch)
     handle.remove()
-    with model.raw.hooks([("blocks.0.hook_resid_pre", lambda resid, hook: None)]):
-        assert whole_batch(model, batch)
+    if backend != "transformers":
+        with model.raw.hooks([("blocks.0.hook_resid_pre", lambda resid, hook: None)]):
+            assert whole_batch(model, batch)
     # From the first token on: not on a surface.
     rows = torch.ones(1, 3, model.d_model)
     with ActAdd(rows, [0], aligned="start").applied(model):
@@ -263,7 +264,7 @@ def test_a_pass_more_has_to_be_worth_it(monkeypatch):
     assert not whole_batch(model, model.pad(list(ROWS) * 4))
 
 
-@every_backend
+@every_lens_backend
 def test_asking_for_a_cache_does_not_end_the_sharing(backend):
     """Transformers leaves hooks behind that look at nothing until they are asked to."""
     model = load_model(checkpoint("llama", 1), backend=backend)

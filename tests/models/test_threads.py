@@ -18,7 +18,7 @@ from psr_lens.evaluation import Score, measure_behaviour, measure_strengths
 from psr_lens.fitting.transfer import fit_activation_maps
 from psr_lens.models import RawText, as_hooked_model, load_model
 from psr_lens.models.numerics import model_fingerprint
-from tests.models.cases import every_backend, needs_hooked
+from tests.models.cases import called, every_backend, every_lens_backend, needs_hooked
 from tests.tiny_models import BACKENDS, checkpoint, instructed, tiny_model
 from tests.tiny_steerings import made_up
 
@@ -81,7 +81,7 @@ def steerings_of(model):
     return made_up("psr", model), made_up("constant", model), None
 
 
-@every_backend
+@every_lens_backend
 def test_threads_get_each_its_own_steering_or_none(backend):
     model = tiny_model("llama", backend)
     expected = []
@@ -105,7 +105,7 @@ def test_threads_get_each_its_own_steering_or_none(backend):
     assert equal(everything(model), expected[-1])
 
 
-@every_backend
+@every_lens_backend
 def test_no_pass_runs_in_the_middle_of_another(backend):
     model = tiny_model("llama", backend)
     batch = model.to_batch(PROMPTS[0])
@@ -211,7 +211,7 @@ def test_contexts_may_be_left_in_any_order(backend):
         with contextlib.ExitStack() as stack:
             for place in places:
                 stack.enter_context(context(place))
-            return model.raw(tokens)
+            return called(model, tokens)
 
     subsets = [own for n in range(4) for own in itertools.combinations(range(3), n)]
     expected = {own: nested(own) for own in subsets}
@@ -222,15 +222,15 @@ def test_contexts_may_be_left_in_any_order(backend):
             own.__enter__()
         on = [0, 1, 2]
         for place in order:
-            assert torch.equal(model.raw(tokens), expected[tuple(on)])
+            assert torch.equal(called(model, tokens), expected[tuple(on)])
             failed = (KeyError, KeyError("inside"), None) if place == 1 else (None, None, None)
             assert not contexts[place].__exit__(*failed)
             on.remove(place)
-        assert torch.equal(model.raw(tokens), expected[()])
+        assert torch.equal(called(model, tokens), expected[()])
         assert hooks_of(model) == hooks
 
 
-@every_backend
+@every_lens_backend
 def test_raw_generate_knows_its_prompt_when_the_outer_context_was_left_first(backend):
     model = tiny_model("llama", backend)
     ids = model.to_batch(PROMPTS[0]).tokens
@@ -387,8 +387,12 @@ def test_the_oracle_looks_at_the_prompt_without_what_is_on_around_it(measured):
 # --- compiled -----------------------------------------------------------------------------------
 
 
+def blocks_of(model):
+    return model.raw.model.layers if model.backend == "transformers" else model.raw.blocks
+
+
 def compiled_forward(model):
-    inner = model.raw.blocks[1]
+    inner = blocks_of(model)[1]
     inner.forward = torch.compile(inner.forward, backend="eager")
     return model
 
@@ -398,10 +402,10 @@ def compiled_forward(model):
     [
         (lambda m: (m.raw.compile(backend="eager"), m)[1], ""),
         (
-            lambda m: (m.raw.blocks[1].mlp.compile(backend="eager"), m.raw)[1],
-            r" \(blocks\.1\..*mlp\)",
+            lambda m: (blocks_of(m)[1].mlp.compile(backend="eager"), m.raw)[1],
+            r" \((blocks|model\.layers)\.1\..*mlp\)",
         ),
-        (compiled_forward, r" \(blocks\.1.*\)"),
+        (compiled_forward, r" \((blocks|model\.layers)\.1.*\)"),
         (lambda m: torch.compile(m.raw, backend="eager"), ""),
     ],
     ids=["compile", "submodule", "forward", "torch.compile"],

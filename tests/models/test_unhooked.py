@@ -51,7 +51,7 @@ def test_the_logits_are_the_bridge_s(family):
 def test_a_hook_on_a_pattern_brings_back_the_attention_with_patterns(family):
     model = tiny_model(family, "bridge")
     calls = []
-    handle = model.part_points(0).pattern.register_forward_hook(lambda *_: calls.append(1))
+    handle = model.part_points(0).pattern.module.register_forward_hook(lambda *_: calls.append(1))
     with_hook = logits(model)
     handle.remove()
     assert len(calls) == 1
@@ -188,15 +188,17 @@ def test_the_switch_leaves_no_trace_even_where_a_pass_fails():
     assert attention(model) == "eager"
 
 
-def test_float64_keeps_the_attention_that_has_hooks():
+def test_float64_loses_nothing_in_either_attention():
     model = tiny_model("llama", "bridge", "float64")
     seen = []
     with model.edited({0: lambda resid, columns: seen.append(attention(model))}):
-        ours = logits(model)
-    assert seen == ["eager"]
-    handle = model.part_points(0).pattern.register_forward_hook(lambda *_: None)
-    assert torch.equal(ours, logits(model))
+        fused = logits(model)
+    handle = model.part_points(0).pattern.module.register_forward_hook(lambda *_: None)
+    with model.edited({0: lambda resid, columns: seen.append(attention(model))}):
+        step_by_step = logits(model)
     handle.remove()
+    assert seen == ["sdpa", "eager"]
+    torch.testing.assert_close(fused, step_by_step, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

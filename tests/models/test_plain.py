@@ -100,6 +100,12 @@ def hf_texts(model, plain, prompts, **options):
     return texts
 
 
+def put_on(steering, model, **options):
+    """Put a steering on and take it off again."""
+    with steering.applied(model, **options):
+        pass
+
+
 def last_logits(plain):
     ids = torch.tensor([[3, 14, 15, 9, 2, 6]])
     with torch.no_grad():
@@ -113,8 +119,8 @@ def test_the_same_tokens_cached_uncached_batched_and_single(family, kind):
     steering = steerings(model)[kind]
     before = last_logits(plain)
     expected = expected_tokens(model, steering)
-    with steering.to_hf(plain, alpha=1.5) as steered:
-        assert steered is plain
+    with steering.applied(plain, alpha=1.5) as steered:
+        assert steered.raw is plain
         assert hf_texts(model, plain, PROMPTS) == expected
         assert hf_texts(model, plain, PROMPTS, use_cache=False) == expected
         assert [hf_texts(model, plain, [p])[0] for p in PROMPTS] == expected
@@ -130,7 +136,7 @@ def test_the_logits_of_every_step_of_generate(family):
     model, plain = hooked(family), hf_model(family)
     steering = steerings(model)["psr"]
     ids = model.encoder.encode(PROMPTS[1]).ids
-    with steering.to_hf(plain, alpha=1.5):
+    with steering.applied(plain, alpha=1.5):
         found = plain.generate(
             torch.tensor([ids]),
             max_new_tokens=NEW,
@@ -151,7 +157,7 @@ def test_every_kind_of_steering(kind):
     model, plain = hooked("llama"), hf_model("llama", attention="sdpa")
     steering = steerings(model)[kind]
     expected = expected_tokens(model, steering)
-    with steering.to_hf(plain, alpha=1.5):
+    with steering.applied(plain, alpha=1.5):
         assert hf_texts(model, plain, PROMPTS) == expected
         assert hf_texts(model, plain, PROMPTS, use_cache=False) == expected
 
@@ -165,7 +171,7 @@ def test_the_logits_of_a_left_padded_forward_pass(family, kind):
     with torch.no_grad(), steering.applied(model):
         expected = model.logits(batch)[:, -1]
     positions = (batch.attention_mask.cumsum(1) - 1).clamp_min(0)
-    with torch.no_grad(), steering.to_hf(plain):
+    with torch.no_grad(), steering.applied(plain):
         found = plain(
             batch.tokens, attention_mask=batch.attention_mask.long(), position_ids=positions
         ).logits[:, -1]
@@ -186,7 +192,7 @@ def test_right_padding_steers_the_last_real_token(call):
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     with torch.no_grad(), steering.applied(model):
         expected = model(PROMPTS)[:, -1]
-    with torch.no_grad(), steering.to_hf(plain):
+    with torch.no_grad(), steering.applied(plain):
         if call == "model":
             logits = plain(ids, attention_mask=mask).logits
         else:
@@ -203,7 +209,7 @@ def test_whole_sequences_with_a_prompt_length():
     batch = model.pad([TokenRow(tokens, 0, 8)])
     with torch.no_grad(), steering.applied(model):
         expected = model.logits(batch)
-    with torch.no_grad(), steering.to_hf(plain, prompt_length=9):
+    with torch.no_grad(), steering.applied(plain, prompt_length=9):
         torch.testing.assert_close(plain(batch.tokens).logits, expected, rtol=1e-4, atol=1e-4)
         first = plain(batch.tokens[:, :12], use_cache=True)
         then = plain(batch.tokens[:, 12:], past_key_values=first.past_key_values)
@@ -217,14 +223,14 @@ def test_the_question_is_on_the_surface_qr(family):
     steering = psr(model, "QR")
     starts = [model.encoder.encode(p).question_start for p in PROMPTS]
     expected = expected_tokens(model, steering)
-    with steering.to_hf(plain, alpha=1.5, question_start=starts):
+    with steering.applied(plain, alpha=1.5, question_start=starts):
         assert hf_texts(model, plain, PROMPTS) == expected
         assert hf_texts(model, plain, PROMPTS, use_cache=False) == expected
     assert expected != expected_tokens(model, psr(model))
-    with pytest.raises(ValueError, match=r"surface='QR'.*to_hf\(\.\.\., question_start="):
-        steering.to_hf(plain)
+    with steering.applied(plain), pytest.raises(ValueError, match=r"surface='QR'.*question_start="):
+        hf_texts(model, plain, PROMPTS)
     with (
-        steering.to_hf(plain, question_start=[0, 1]),
+        steering.applied(plain, question_start=[0, 1]),
         pytest.raises(ValueError, match="2 rows were described but the batch has 3"),
     ):
         hf_texts(model, plain, PROMPTS)
@@ -245,7 +251,7 @@ def test_other_ways_to_generate(options, kind):
     """Finished masks, a prompt in pieces, rows that are repeated: the columns are known all the same."""
     model, plain = hooked("llama"), hf_model("llama")
     steering = steerings(model)[kind]
-    with steering.to_hf(plain, alpha=1.5):
+    with steering.applied(plain, alpha=1.5):
         if "num_beams" in options:
             found = hf_texts(model, plain, PROMPTS, **options)
             uncached = hf_texts(model, plain, PROMPTS, use_cache=False, **options)
@@ -261,13 +267,13 @@ def test_two_steerings_at_once_and_removal_in_any_order():
     only_two = expected_tokens(model, two)
     with one.applied(model, alpha=1.5):
         both = expected_tokens(model, two)
-    first = one.to_hf(plain, alpha=1.5)
-    second = two.to_hf(plain, alpha=1.5)
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    first.enter_context(one.applied(plain, alpha=1.5))
+    second.enter_context(two.applied(plain, alpha=1.5))
     assert hf_texts(model, plain, PROMPTS) == both
-    first.remove()
+    first.close()
     assert hf_texts(model, plain, PROMPTS) == only_two
-    second.remove()
-    second.remove()
+    second.close()
     assert "generate" not in plain.__dict__
 
 
@@ -275,12 +281,12 @@ def test_alpha_zero_changes_nothing_and_an_exception_leaves_nothing():
     plain = hf_model("gemma2")
     steering = steerings(hooked("gemma2"))["psr"]
     before = last_logits(plain)
-    with steering.to_hf(plain, alpha=0.0):
+    with steering.applied(plain, alpha=0.0):
         assert torch.equal(last_logits(plain), before)
-    with contextlib.suppress(IndexError, RuntimeError), steering.to_hf(plain):
+    with contextlib.suppress(IndexError, RuntimeError), steering.applied(plain):
         plain(torch.tensor([[10**6]]))
     assert torch.equal(last_logits(plain), before)
-    with steering.to_hf(plain):
+    with steering.applied(plain):
         with contextlib.suppress(IndexError, RuntimeError):
             plain(torch.tensor([[10**6]]))
         assert not torch.equal(last_logits(plain), before)
@@ -291,16 +297,16 @@ def test_alpha_zero_changes_nothing_and_an_exception_leaves_nothing():
 def test_it_belongs_to_the_model_it_was_fitted_on(family):
     model, plain = hooked(family), hf_model(family)
     steering = psr(model, provenance=provenance(model))
-    steering.to_hf(plain).remove()
-    (steering + steering).to_hf(plain).remove()
+    put_on(steering, plain)
+    (steering + put_on(steering), plain)
     for stranger, reason in [
         (hf_model(family, seed=1), "residual stream"),
         (hf_model("qwen3"), ""),
     ]:
         with pytest.raises(ValueError, match=f"does not belong to .*{reason}"):
-            steering.to_hf(stranger)
+            put_on(steering, stranger)
         with pytest.raises(ValueError, match="does not belong to"):
-            (steering + steering).to_hf(stranger)
+            put_on(steering + steering, stranger)
         assert "generate" not in stranger.__dict__
 
 
@@ -308,8 +314,8 @@ def test_the_fingerprint_is_not_disturbed_by_steering_or_dropout():
     model = hooked("gpt2")
     plain = AutoModelForCausalLM.from_pretrained(checkpoint("gpt2")).train()
     unnamed, named = steerings(model)["constant"], psr(model, provenance=provenance(model))
-    with unnamed.to_hf(plain, alpha=30.0):
-        named.to_hf(plain).remove()
+    with unnamed.applied(plain, alpha=30.0):
+        put_on(named, plain)
     assert plain.training
     assert all(module.training for module in plain.modules())
 
@@ -335,17 +341,17 @@ def test_weights_that_were_written_to_after_the_first_look(write):
     model = hooked("llama")
     plain = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
     steering = psr(model, provenance=provenance(model))
-    steering.to_hf(plain).remove()
+    put_on(steering, plain)
     weight = plain.model.layers[1].mlp.down_proj.weight
     kept = weight.detach().clone()
     write(weight)
     with pytest.raises(ValueError, match=r"does not belong to .*residual stream"):
-        steering.to_hf(plain)
+        put_on(steering, plain)
     # Also where the second look is the first after a fold.
     with steerings(model)["constant"].fold_into(plain), pytest.raises(ValueError, match="belong"):
-        steering.to_hf(plain)
+        put_on(steering, plain)
     weight.data = kept
-    steering.to_hf(plain).remove()
+    put_on(steering, plain)
 
 
 def test_what_is_folded_in_or_undone_is_not_another_model():
@@ -354,10 +360,10 @@ def test_what_is_folded_in_or_undone_is_not_another_model():
     unnamed, named = steerings(model)["constant"], psr(model, provenance=provenance(model))
     first = unnamed.fold_into(plain, alpha=20.0)
     with unnamed.fold_into(plain, alpha=20.0):
-        named.to_hf(plain).remove()
-    named.to_hf(plain).remove()
+        put_on(named, plain)
+    put_on(named, plain)
     first.undo()
-    named.to_hf(plain).remove()
+    put_on(named, plain)
 
 
 # --- threads, order, copies ---------------------------------------------------------------------
@@ -386,7 +392,7 @@ def test_threads_steer_one_model_each_in_its_own_way():
     barrier = threading.Barrier(3, timeout=60)
 
     def run(steering, alpha, wait=lambda: None):
-        with steering.to_hf(plain, alpha):
+        with steering.applied(plain, alpha):
             wait()
             found = last_logits(plain), hf_texts(model, plain, PROMPTS)
             wait()
@@ -407,16 +413,16 @@ def test_a_thread_that_put_nothing_on_is_refused_or_steered_on_request():
     model, plain = hooked("llama"), hf_model("llama")
     steering = steerings(model)["psr"]
     before = last_logits(plain)
-    with steering.to_hf(plain):
+    with steering.applied(plain):
         steered = last_logits(plain)
         error = in_thread(lambda: last_logits(plain))()
         assert isinstance(error, RuntimeError)
         assert str(error).startswith("PSR(psr, 2 layers of an unnamed model, surface R) was put on")
-        assert "to_hf(..., all_threads=True)" in str(error)
+        assert "applied(..., all_threads=True)" in str(error)
         assert "alpha=0.0" in str(error)
         assert torch.equal(last_logits(plain), steered)
     assert torch.equal(in_thread(lambda: last_logits(plain))(), before)
-    with steering.to_hf(plain, all_threads=True):
+    with steering.applied(plain, all_threads=True):
         assert torch.equal(in_thread(lambda: last_logits(plain))(), steered)
     assert torch.equal(last_logits(plain), before)
 
@@ -425,20 +431,20 @@ def test_the_fingerprint_may_be_taken_while_another_thread_steers():
     model = hooked("llama")
     plain = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
     named = psr(model, provenance=provenance(model))
-    with steerings(model)["constant"].to_hf(plain, alpha=30.0):
-        assert in_thread(lambda: named.to_hf(plain).remove())() is None
+    with steerings(model)["constant"].applied(plain, alpha=30.0):
+        assert in_thread(lambda: put_on(named, plain))() is None
 
 
 def test_a_copy_that_is_made_inside_is_plain():
     model, plain = hooked("llama"), hf_model("llama")
     before, texts = last_logits(plain), hf_texts(model, plain, PROMPTS)
     steering = steerings(model)["psr"]
-    with steering.to_hf(plain, alpha=1.5):
+    with steering.applied(plain, alpha=1.5):
         steered = last_logits(plain)
         twin = copy.deepcopy(plain)
         assert torch.equal(last_logits(twin), before)
         assert hf_texts(model, twin, PROMPTS) == texts
-        with steering.to_hf(twin, alpha=1.5):
+        with steering.applied(twin, alpha=1.5):
             assert torch.equal(last_logits(twin), steered)
     # Its generate runs the copy, and not the original.
     with torch.no_grad():
@@ -462,11 +468,11 @@ def test_a_generate_that_the_user_gave_the_model_is_the_user_s():
     steering = steerings(model)["psr"]
     expected = expected_tokens(model, steering)
     plain.generate = mine = counted(plain.generate)
-    with steering.to_hf(plain, alpha=1.5):
+    with steering.applied(plain, alpha=1.5):
         assert hf_texts(model, plain, PROMPTS) == expected
     assert plain.generate is mine
     assert len(calls) == 1
-    with steering.to_hf(plain, alpha=1.5):
+    with steering.applied(plain, alpha=1.5):
         plain.generate = inside = counted(plain.generate)
         assert hf_texts(model, plain, PROMPTS) == expected
     assert plain.generate is inside
@@ -478,7 +484,7 @@ def test_a_generate_that_the_user_gave_the_model_is_the_user_s():
 def test_a_pass_that_was_interrupted_says_nothing_about_the_next(call):
     model, plain = hooked("llama"), hf_model("llama")
     steering = steerings(model)["psr"]
-    with steering.to_hf(plain):
+    with steering.applied(plain):
         expected = last_logits(plain)
         handle = plain.model.layers[1].register_forward_pre_hook(interrupt)
         batch = model.to_batch(PROMPTS)
@@ -522,7 +528,7 @@ def test_a_compiled_model_is_refused(way, where):
     plain = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
     message = f"^this LlamaForCausalLM is compiled{where}, and .*disable_compile=True"
     with pytest.raises(ValueError, match=message) as error:
-        steerings(model)["psr"].to_hf(way(plain))
+        put_on(steerings(model)["psr"], way(plain))
     assert "\n" not in str(error.value)
     assert not any(module._forward_hooks for module in plain.modules())
 
@@ -530,7 +536,7 @@ def test_a_compiled_model_is_refused(way, where):
 @pytest.mark.parametrize(
     ("steering", "target", "message"),
     [
-        (lambda m: psr(m), lambda: torch.nn.Linear(2, 2), "no decoder layers found in this Linear"),
+        (lambda m: psr(m), lambda: torch.nn.Linear(2, 2), "a model of type Linear was given: pass"),
         (
             lambda m: ConstantSteering(draw(1, 1, m.d_model), (7,)),
             lambda: hf_model("llama"),
@@ -541,12 +547,12 @@ def test_a_compiled_model_is_refused(way, where):
 )
 def test_one_clear_line(steering, target, message):
     with pytest.raises(ValueError, match=message):
-        steering(hooked("llama")).to_hf(target())
+        put_on(steering(hooked("llama")), target())
 
 
 def test_alpha_must_be_finite():
     with pytest.raises(ValueError, match="alpha=nan: it must be a finite number"):
-        psr(hooked("llama")).to_hf(hf_model("llama"), alpha=float("nan"))
+        put_on(psr(hooked("llama")), hf_model("llama"), alpha=float("nan"))
 
 
 # What conversions, tables, pictures and notebooks need, and no steering does.
@@ -578,9 +584,9 @@ prompt = torch.tensor({batch.tokens.tolist()!r})
 hf_model.generate(prompt, max_new_tokens={NEW}, do_sample=False)
 theirs = imported()
 
-with steering.to_hf(hf_model, alpha=1.5):
+with steering.applied(hf_model, alpha=1.5):
     tokens = hf_model.generate(prompt, max_new_tokens={NEW}, do_sample=False)
-found["to_hf"] = sorted(set(imported()) - set(theirs))
+found["applied"] = sorted(set(imported()) - set(theirs))
 print(json.dumps([found, tokens[0, prompt.shape[1]:].tolist()]))
 """
     done = subprocess.run(
@@ -592,6 +598,6 @@ print(json.dumps([found, tokens[0, prompt.shape[1]:].tolist()]))
     )
     assert done.returncode == 0, done.stderr
     found, tokens = json.loads(done.stdout)
-    assert found == {"load_steering": [], "to_hf": []}
+    assert found == {"load_steering": [], "applied": []}
     ends = [i for i, token in enumerate(tokens) if token in model.encoder.end_token_ids]
     assert model.encoder.decode(tuple(tokens[: ends[0]] if ends else tokens)) == expected

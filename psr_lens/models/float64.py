@@ -1,0 +1,61 @@
+"""A model in float64 computes in float64 throughout.
+
+transformers takes norms, softmax and rotary angles to float32, whatever the weights are: right for
+narrower types, but of a model in float64 half of the digits are lost there. Inside `all_float64` what
+is asked for in float32 is given in float64.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_ANGLES: Final = "inv_freq"
+
+
+def all_float64(dtype: torch.dtype) -> AbstractContextManager[object]:
+    """A context in which a model with weights of this type computes in float64, if that is it."""
+    return _Widened() if dtype == torch.float64 else nullcontext()
+
+
+def widen_constants(model: nn.Module) -> None:
+    """Make what is no weight of a model in float64 anew, which transformers makes in float32.
+
+    That is rotary frequencies, and the factor of Gemma's embeddings.
+    """
+    for module in model.modules():
+        scale = getattr(module, "scalar_embed_scale", None)
+        if scale is not None:
+            module.embed_scale = torch.tensor(
+                scale, dtype=torch.float64, device=module.weight.device
+            )
+        names = [name for name, _ in module.named_buffers(recurse=False) if name.endswith(_ANGLES)]
+        if not names or not hasattr(module, "config"):
+            continue
+        with _Widened():
+            fresh: Any = type(module)(module.config)  # type: ignore[call-arg]
+        for name in names:
+            own = getattr(module, name)
+            setattr(module, name, getattr(fresh, name).to(own.device))
+
+
+@final
+class _Widened(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.float:
+            return args[0].double()
+        widened = {name: _wide(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_wide, args), **widened)
+
+
+def _wide(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument

@@ -1,0 +1,231 @@
+"""What the columns of a pass are where a model is called directly and nothing else tells it.
+
+A forward pass comes with its attention mask and its cache, and `generate` with its prompt: from these
+the padding and the place of every column are read. What a call does not say stays unknown.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from psr_lens.models.columns import Columns
+
+
+@dataclass(frozen=True, eq=False)
+class GivenPrompt:
+    """The prompts of one `generate`.
+
+    Attributes:
+        columns: How many columns they have; None where the first pass tells it.
+        mask: Their attention mask, None where none was given.
+    """
+
+    columns: int | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One forward pass.
+
+    Attributes:
+        past: Columns that the cache holds already.
+        mask: Attention mask, `[batch, past and new columns]`, or of the prompt only; None if unknown.
+        prompt: Columns of the prompt where this belongs to a `generate`.
+        worked_out: Columns by who asked and on which device: worked out once, for all layers.
+    """
+
+    past: int = 0
+    mask: Tensor | None = None
+    prompt: int | None = None
+    worked_out: dict[Any, Columns] = field(default_factory=dict)
+
+
+@final
+class Passes(threading.local):
+    """Follows the direct calls of one model, in every thread by itself."""
+
+    def __init__(self):
+        self._prompt: GivenPrompt | None = None
+        self._pass: Pass | None = None
+        self._opened_by: int | None = None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
+
+    def open(self, module: object, given: Mapping[str, Any]) -> None:
+        """A pass begins, if it is not one that has begun already, in a module around this one.
+
+        Args:
+            module: What is called.
+            given: What it is called with, by name.
+        """
+        # A module does not call itself: that pass was interrupted, and its end was never told.
+        if self._pass is not None and self._opened_by != id(module):
+            return
+        past, mask = _past_and_mask(given)
+        prompt = self._prompt
+        if prompt is not None and prompt.columns is None:
+            entering = next((given[name] for name in _INPUTS if given.get(name) is not None), None)
+            columns = None if not isinstance(entering, Tensor) else past + entering.shape[1]
+            prompt = self._prompt = GivenPrompt(columns, mask)
+        if prompt is not None and prompt.columns is not None:
+            if mask is None or mask.shape[1] < prompt.columns:
+                # A compiled generate hands over finished masks of queries and keys, and one that
+                # takes the prompt in pieces the mask of the pieces so far.
+                mask = prompt.mask
+            self._pass = Pass(past, mask, prompt.columns)
+        else:
+            self._pass = Pass(past, mask)
+        self._opened_by = id(module)
+
+    def close(self, module: object) -> None:
+        """The pass that this module began is over."""
+        if self._opened_by == id(module):
+            self._pass = self._opened_by = None
+
+    @contextmanager
+    def generating(self, prompt: GivenPrompt) -> Iterator[None]:
+        """The passes inside the context belong to one `generate`."""
+        outer, self._prompt = self._prompt, prompt
+        try:
+            yield
+        finally:
+            self._prompt = outer
+            self._pass = self._opened_by = None
+
+    def columns(
+        self,
+        batch: int,
+        pos: int,
+        device: torch.device,
+        *,
+        prompt_length: int | None = None,
+        question_start: int | Sequence[int] | None = None,
+    ) -> Columns:
+        """What the columns of the pass are that runs, as `columns_of` finds them out."""
+        # Where a layer is called by itself nothing is known.
+        one_pass = self._pass or Pass()
+        asked = batch, pos, device, prompt_length, _hashable(question_start)
+        if asked not in one_pass.worked_out:
+            one_pass.worked_out[asked] = columns_of(
+                one_pass,
+                batch,
+                pos,
+                device,
+                prompt_length=prompt_length,
+                question_start=question_start,
+            )
+        return one_pass.worked_out[asked]
+
+
+_INPUTS = ("inputs_embeds", "input_ids", "input", "inputs")
+"""Where a pass or a `generate` is given its tokens; embeddings stand for them where both are there."""
+
+
+def _past_and_mask(given: Mapping[str, Any]) -> tuple[int, Tensor | None]:
+    """Columns that the cache of a pass holds, and the mask over these and the new ones."""
+    mask = given.get("attention_mask")
+    if not (isinstance(mask, Tensor) and mask.ndim == 2):
+        mask = None
+    kept = given.get("past_key_values")
+    if kept is not None:
+        return int(kept.get_seq_length()), mask
+    kept = given.get("past_kv_cache")
+    if kept is None:
+        return 0, mask
+    # TransformerLens' own cache remembers the mask of its columns, and is given that of the new ones.
+    past = int(kept[0].past_keys.shape[1])
+    if mask is not None and mask.shape[1] <= kept.previous_attention_mask.shape[1]:
+        mask = torch.cat([kept.previous_attention_mask.to(mask), mask], dim=1)
+    return past, mask
+
+
+def columns_of(
+    one_pass: Pass,
+    batch: int,
+    pos: int,
+    device: torch.device,
+    *,
+    prompt_length: int | None = None,
+    question_start: int | Sequence[int] | None = None,
+) -> Columns:
+    """What the columns of a pass are.
+
+    Outside `generate`, and without a `prompt_length`, the pass counts as the end of a prompt.
+
+    Args:
+        one_pass: What is known about the pass.
+        batch: Rows.
+        pos: New columns.
+        device: Where the residual stream is.
+        prompt_length: Columns of the prompt, for whole sequences outside `generate`.
+        question_start: Place of the first question token in its row.
+
+    Raises:
+        ValueError: If the batch cannot be divided among the given question starts.
+    """
+    end = one_pass.past + pos
+    if one_pass.prompt is not None:
+        prompt_end = one_pass.prompt
+    else:
+        prompt_end = end if prompt_length is None else min(prompt_length, end)
+    first = torch.zeros(batch, 1, dtype=torch.long, device=device)
+    last = torch.full((batch, 1), prompt_end - 1, device=device)
+    mask = one_pass.mask
+    padding_known = mask is not None and mask.shape[1] >= prompt_end
+    if mask is not None and padding_known:
+        real = _per_row(mask[:, :prompt_end].to(device) != 0, batch).int()
+        first = real.argmax(dim=1, keepdim=True)
+        last = prompt_end - 1 - real.flip(1).argmax(dim=1, keepdim=True)
+    question = None
+    if question_start is not None:
+        starts = torch.as_tensor(question_start, device=device).reshape(-1, 1)
+        question = _per_row(starts, batch)
+    return Columns(
+        torch.arange(one_pass.past, end, device=device) - first,
+        last - first,
+        question,
+        all_response=one_pass.past >= prompt_end,
+        padding_known=padding_known,
+    )
+
+
+def given_prompt(given: Mapping[str, Any]) -> GivenPrompt:
+    """The prompts in what a `generate` of transformers is called with."""
+    for name in _INPUTS:
+        if isinstance(given.get(name), Tensor):
+            return GivenPrompt(given[name].shape[1], given.get("attention_mask"))
+    # Generation from nothing begins with one token.
+    return GivenPrompt(1)
+
+
+def named(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call was given, by name."""
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def positional(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The arguments of a function that may be given without their names."""
+    found = inspect.signature(function).parameters.values()
+    return tuple(own.name for own in found if own.kind is own.POSITIONAL_OR_KEYWORD)
+
+
+def _per_row(rows: Tensor, batch: int) -> Tensor:
+    """One for every row of the batch; beam search and several samples repeat each row in place."""
+    if batch % len(rows):
+        raise ValueError(
+            f"{len(rows)} rows were described but the batch has {batch}: describe every row, or all "
+            "of them by one number"
+        )
+    return rows.repeat_interleave(batch // len(rows), dim=0)
+
+
+def _hashable(starts: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
+    return starts if starts is None or isinstance(starts, int) else tuple(starts)
