@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from psr_lens.dataset import SteeringDataset
 from psr_lens.deltas import surface_residuals
 from psr_lens.demo.animals import MAX_NEW_TOKENS, fit_data, held_out_data
 from psr_lens.demo.instructions import INSTRUCTION_NAMES
-from psr_lens.examples import Example, SteeringDataset
+from psr_lens.examples import Example
 from psr_lens.fitting import fit
 from psr_lens.models import HookedModel, load_model
 from psr_lens.models.generation import generate_tokens

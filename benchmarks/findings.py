@@ -24,14 +24,15 @@ from benchmarks.findings_pictures import picture
 from benchmarks.fits import CONTROL, CORE, Fit, Fitted, best_psr, fitted
 from psr_lens.assumptions import measure_assumptions
 from psr_lens.components import measure_components
+from psr_lens.dataset import SteeringDataset
 from psr_lens.demo.animals import fit_data, held_out_data
 from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES, instruction
-from psr_lens.examples import Example, SteeringDataset
+from psr_lens.examples import Example
 from psr_lens.faithfulness import NO_STEERING, FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import fit, transfer
 from psr_lens.models import HookedModel, load_model
 from psr_lens.models.generation import generate_tokens
-from psr_lens.prompts import instruct
+from psr_lens.prompts import make_pairs
 from psr_lens.responses import make_example
 from psr_lens.steering import PSR, Steering
 from psr_lens.storage.atomic import write_bytes
@@ -109,9 +110,9 @@ def with_wordings(model: HookedModel, data: SteeringDataset, name: str) -> Steer
     wordings = (told.held_out_wording, *told.wordings[1:3])
 
     def worded(example: Example) -> Example:
-        pair = instruct(str(example.pair.metadata["question"]), told.wordings[0])
-        pairs = [instruct(str(example.pair.metadata["question"]), text) for text in wordings]
-        full = replace(example.pair, equivalents=tuple(own.steered for own in pairs))
+        asked = str(example.pair.metadata["question"])
+        (pair,) = make_pairs([asked], told.wordings[0], paraphrases=wordings)
+        full = replace(example.pair, equivalents=pair.equivalents)
         assert pair.steered == example.pair.steered
         said, finished = example.response_ids, example.finished
         return make_example(model, full, said, finished, example.rendering)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psr_lens.dataset import SteeringDataset
 from psr_lens.demo.animals import control_data
-from psr_lens.examples import SteeringDataset
 from psr_lens.fitting import fit, fit_best
 from psr_lens.models import HookedModel
 from psr_lens.steering import Steering, load_steering

@@ -8,8 +8,8 @@ from benchmarks.figures import Figure
 from benchmarks.models import as_dataset, make_examples
 from benchmarks.sizes import BACKENDS, Bench
 from benchmarks.timing import alternate
+from psr_lens.dataset import SteeringDataset
 from psr_lens.demo.animals import fit_data, held_out_data
-from psr_lens.examples import SteeringDataset
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import HookedModel

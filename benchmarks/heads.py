@@ -18,8 +18,9 @@ from typing import Any
 
 import tyro
 
-from psr_lens import instruct, load_model, sample_responses
-from psr_lens.examples import Split, SteeringDataset
+from psr_lens import load_model, make_pairs, sample_responses
+from psr_lens.dataset import SteeringDataset
+from psr_lens.examples import Split
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import HookedModel
@@ -81,9 +82,11 @@ class Study:
             topic: parts.get(i % _EVERY, "train") for i, topic in enumerate(TOPICS)
         }
         pairs = [
-            instruct(question.format(topic), self.instruction, group=topic)
+            pair
             for question in QUESTIONS
-            for topic in TOPICS
+            for pair in make_pairs(
+                {topic: [question.format(topic)] for topic in TOPICS}, self.instruction
+            )
         ]
         return sample_responses(
             model, pairs, max_new_tokens=self.tokens, seed=self.seed, split=split

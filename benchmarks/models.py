@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from psr_lens.dataset import SteeringDataset
 from psr_lens.demo import checkpoint_path
-from psr_lens.examples import Example, SteeringDataset
+from psr_lens.examples import Example
 from psr_lens.models.chat import RawText
 from psr_lens.models.checkpoint import read_checkpoint
 from psr_lens.models.progress import LoadingBar

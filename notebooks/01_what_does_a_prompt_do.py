@@ -33,7 +33,7 @@ model
 # A *pair* is the same question without and with a steering instruction.
 
 # %%
-pair = pl.instruct("describe the fox .", "talk like a pirate .")
+(pair,) = pl.make_pairs(["describe the fox ."], "talk like a pirate .")
 print("without:", model.generate(pair.base, seed=3))
 print("with:   ", model.generate(pair.steered, seed=3))
 
@@ -78,11 +78,11 @@ pl.plots.layer_token_heatmap(deltas[0])
 # %%
 from psr_lens.demo import HELD_OUT_ANIMALS, QUESTION_WORDINGS, TRAINING_ANIMALS
 
-pairs = [
-    pl.instruct(wording.format(animal=animal.name), "talk like a pirate .", group=animal.name)
+questions = {
+    animal.name: [wording.format(animal=animal.name) for wording in QUESTION_WORDINGS[:4]]
     for animal in TRAINING_ANIMALS
-    for wording in QUESTION_WORDINGS[:4]
-]
+}
+pairs = pl.make_pairs(questions, "talk like a pirate .")
 examples = pl.sample_responses(model, pairs, progress=False)
 psr = pl.fit(model, examples, method="psr", solver="replay")
 vector = pl.fit(model, examples, method="const", solver="live")
@@ -129,15 +129,11 @@ for name, steering, alpha in [
 # 1 is no steering. Measured on the held-out animals, which no fit has seen.
 
 # %%
-held_out = [
-    pl.instruct(
-        QUESTION_WORDINGS[0].format(animal=animal.name),
-        "talk like a pirate .",
-        equivalents=["your job is to sound like a captain at sea ."],
-        group=animal.name,
-    )
-    for animal in HELD_OUT_ANIMALS
-]
+held_out = pl.make_pairs(
+    {animal.name: [QUESTION_WORDINGS[0].format(animal=animal.name)] for animal in HELD_OUT_ANIMALS},
+    "talk like a pirate .",
+    paraphrases=["your job is to sound like a captain at sea ."],
+)
 test = pl.sample_responses(model, held_out, seed=1, progress=False)
 report = pl.measure_faithfulness(model, {"PSR": psr, "constant": vector}, test)
 print(report.summary())

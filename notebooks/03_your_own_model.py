@@ -39,7 +39,7 @@ model
 TOLD = "You are a helpful assistant. Answer only in French."
 OTHER_WORDS = "You are a helpful assistant. Reply in French, whatever language you are asked in."
 
-pair = pl.instruct("Why is the sea salty?", TOLD)
+(pair,) = pl.make_pairs(["Why is the sea salty?"], TOLD)
 for prompt in (pair.base, pair.steered):
     print(model.encoder.text(prompt))
     print("->", model.generate(prompt, max_new_tokens=40, temperature=0.0), "\n")
@@ -53,11 +53,8 @@ for prompt in (pair.base, pair.steered):
 # %%
 from psr_lens.demo.everyday import QUESTIONS
 
-pairs = [
-    pl.instruct(question, TOLD, equivalents=[OTHER_WORDS], group=topic)
-    for topic, questions in QUESTIONS.items()
-    for question in questions[:2]
-]
+questions = {topic: own[:2] for topic, own in QUESTIONS.items()}
+pairs = pl.make_pairs(questions, TOLD, paraphrases=[OTHER_WORDS])
 data = pl.sample_responses(
     model, pairs, max_new_tokens=40, temperature=0.3, batch_size=40, progress=False
 )

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from psr_lens.assumptions import AssumptionReport, measure_assumptions
     from psr_lens.comparison import Comparison, compare
     from psr_lens.components import ComponentReport, measure_components
+    from psr_lens.dataset import SteeringDataset
     from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
-    from psr_lens.examples import Example, SteeringDataset
+    from psr_lens.examples import Example
     from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
     from psr_lens.fitting import FitReport, Recipe, fit, fit_best, transfer
     from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
-    from psr_lens.prompts import PromptPair, instruct, load_pairs
+    from psr_lens.prompts import PromptPair, load_pairs, make_pairs
     from psr_lens.responses import add_negatives, sample_responses
     from psr_lens.steering import (
         PSR,
@@ -60,10 +61,10 @@ _MODULE_OF_NAME = {
     "as_hooked_model": "models",
     "load_model": "models",
     "PromptPair": "prompts",
-    "instruct": "prompts",
     "load_pairs": "prompts",
+    "make_pairs": "prompts",
     "Example": "examples",
-    "SteeringDataset": "examples",
+    "SteeringDataset": "dataset",
     "sample_responses": "responses",
     "add_negatives": "responses",
     "PromptDeltas": "deltas",
@@ -157,12 +158,12 @@ __all__ = [
     "demo",
     "fit",
     "fit_best",
-    "instruct",
     "iter_deltas",
     "load_model",
     "load_pairs",
     "load_steering",
     "logit_lens",
+    "make_pairs",
     "measure_assumptions",
     "measure_components",
     "measure_faithfulness",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from psr_lens.examples import SteeringDataset
+from psr_lens.dataset import SteeringDataset
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import FitReport, fit_best
 from psr_lens.fitting.best import settings_of

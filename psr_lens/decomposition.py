@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from psr_lens._types import Surface, TokenValues
+from psr_lens.dataset import SteeringDataset
 from psr_lens.deltas import iter_deltas
-from psr_lens.examples import Example, SteeringDataset, cut_off_words
+from psr_lens.examples import Example, cut_off_words
+from psr_lens.model_record import describe_model
 from psr_lens.models import unsteered_model
 from psr_lens.plots import Report, TraitSection, render_report
 from psr_lens.plots.page import PAGE_MARK
 from psr_lens.prompt_effect import PromptEffect, measure_prompt_effect
 from psr_lens.prompts import prompt_text
-from psr_lens.steering.provenance import describe_model
 from psr_lens.storage.atomic import refuse_foreign_files, write_files
 
 _LEAD = (

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from psr_lens._bars import tqdm
 from psr_lens._types import LENGTH_ADDED, RESIDUAL_UNIT, Surface, TokenValues, check_surface
+from psr_lens.dataset import check_data
 from psr_lens.examples import Example, check_examples
-from psr_lens.models import HookedModel, TokenBatch, unsteered_model
+from psr_lens.models import HookedModel, TokenBatch, as_hooked_model, unsteered_model
 from psr_lens.models.batch import Places, length_sorted_batches
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
@@ -119,8 +120,7 @@ def collect_deltas(
     Raises:
         ValueError: If a steering is applied to the model.
     """
-    check_examples(data, check_surface(surface))
-    unsteered_model(model, "collect_deltas(...)")
+    check_data(unsteered_model(model, "collect_deltas(...)"), data, check_surface(surface))
     found = dict(
         iter_deltas(
             model, data, surface=surface, local=local, batch_size=batch_size, progress=progress
@@ -142,7 +142,7 @@ def iter_deltas(
 
     Holds no more than one batch. Three forward passes per batch, two without the local deltas.
     """
-    check_examples(data, check_surface(surface))
+    check_data(as_hooked_model(model), data, check_surface(surface))
     for runs in iter_runs(
         model, data, surface, local=local, batch_size=batch_size, progress=progress
     ):

@@ -1,12 +1,10 @@
-"""The data set that fits and reports are made from, and how it is split."""
+"""Examples: a base prompt, the steered one and a response, as token ids."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, overload
-
-import torch
+from typing import Any, Literal
 
 from psr_lens._types import Surface
 from psr_lens.models import TokenRow
@@ -98,7 +96,7 @@ class Example:
                 f"surface='QR' but the steered prompt of {prompt_text(self.pair.base)[:60]!r} leaves "
                 f"only {self._shared} of the {self.region_length} tokens that a QR steering acts on "
                 "when the model generates: put the instruction in front of the question, as "
-                "psr_lens.instruct(question, instruction) does, or choose surface='R'"
+                "psr_lens.make_pairs(questions, instruction) does, or choose surface='R'"
             )
 
     def surface_length(self, surface: Surface) -> int:
@@ -214,142 +212,3 @@ def check_examples(data: Any, surface: Surface = "R") -> "Sequence[Example]":
     for example in data:
         example.check_surface(surface)
     return data
-
-
-@dataclass(frozen=True)
-class SteeringDataset(Sequence[Example]):
-    """Examples with a split into train, dev and test that never tears a group apart.
-
-    Attributes:
-        examples: The triplets.
-        split_of_group: To which split every group belongs.
-        provenance: Which model sampled the responses, and how.
-    """
-
-    examples: tuple[Example, ...]
-    split_of_group: Mapping[str, Split]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> "SteeringDataset": ...
-    def __getitem__(self, index: int | slice) -> "Example | SteeringDataset":
-        if isinstance(index, slice):
-            return replace(self, examples=self.examples[index])
-        return self.examples[index]
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __iter__(self) -> Iterator[Example]:
-        return iter(self.examples)
-
-    @property
-    def train(self) -> "SteeringDataset":
-        """The examples to fit on."""
-        return self._part("train")
-
-    @property
-    def dev(self) -> "SteeringDataset":
-        """The examples that decide when to stop and what to choose."""
-        return self._part("dev")
-
-    @property
-    def test(self) -> "SteeringDataset":
-        """The examples to report on."""
-        return self._part("test")
-
-    def filter(self, keep: Callable[[Example], bool]) -> "SteeringDataset":
-        """The examples for which `keep` holds: a judge's filter, say."""
-        return replace(self, examples=tuple(e for e in self.examples if keep(e)))
-
-    def sorted(self) -> "SteeringDataset":
-        """The same examples by their token ids: in an order that does not depend on the given one."""
-
-        def place(example: Example) -> tuple[Any, ...]:
-            ids = (example.base_ids, example.steered_ids, example.response_ids)
-            return *ids, example.equivalent_ids, example.finished, example.alpha
-
-        return replace(self, examples=tuple(sorted(self.examples, key=place)))
-
-    def weighted(self, scores: Sequence[float], offset: float = -0.5) -> "SteeringDataset":
-        """Positives and negatives: `alpha = score + offset` for every example.
-
-        Heyman & Vandeputte's use of negatives, with `offset = b_m = -0.5`: a response that does not
-        show the trait gets a negative strength, so that the fit learns to push away from it.
-
-        Args:
-            scores: How much every example shows the trait, 0 to 1.
-            offset: What is added.
-
-        Raises:
-            ValueError: If there is not one score from 0 to 1 per example.
-        """
-        if len(scores) != len(self) or not all(0 <= score <= 1 for score in scores):
-            raise ValueError(
-                f"{len(scores)} scores for {len(self)} examples: pass one from 0 to 1 for each"
-            )
-        pairs = zip(self.examples, scores, strict=True)
-        weighted = tuple(replace(example, alpha=score + offset) for example, score in pairs)
-        return replace(self, examples=weighted)
-
-    def _part(self, split: Split) -> "SteeringDataset":
-        return self.filter(lambda example: self.split_of_group[example.pair.group] == split)
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(f"{len(self._part(split))} {split}" for split in SPLITS)
-        return f"SteeringDataset({len(self)} examples: {sizes})"
-
-
-def split_examples(
-    examples: Sequence[Example], shares: tuple[float, float, float], seed: int
-) -> dict[str, Split]:
-    """`split_groups`, with groups that share a pair of prompts kept on one side.
-
-    A pair is shared where it has the same words or the same tokens: two questions that differ in
-    unknown words alone are the same example to the model, whatever their groups are called.
-    """
-    root: dict[str, str] = {}
-
-    def find(group: str) -> str:
-        while root.setdefault(group, group) != group:
-            group = root[group]
-        return group
-
-    first_with: dict[Any, str] = {}
-    for example in examples:
-        for same in (example.key, (example.base_ids, example.steered_ids)):
-            group = find(example.pair.group)
-            other = find(first_with.setdefault(same, group))
-            # The smaller name stands for both, whatever the order of the examples.
-            root[max(group, other)] = min(group, other)
-    part = split_groups([find(group) for group in root], shares, seed)
-    return {group: part[find(group)] for group in root}
-
-
-def split_groups(
-    groups: Sequence[str], shares: tuple[float, float, float], seed: int
-) -> dict[str, Split]:
-    """Shuffle the distinct groups by `seed` and cut them by `shares`.
-
-    A split with a positive share gets at least one group as long as there are enough of them, train
-    first, then test, then dev.
-
-    Raises:
-        ValueError: If a share is negative or they do not sum to 1.
-    """
-    valid = isinstance(shares, Sequence) and len(shares) == 3
-    if not valid or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"split={shares}: shares of train, dev and test must be >= 0 and sum to 1")
-    distinct = sorted(set(groups))
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = [distinct[i] for i in torch.randperm(len(distinct), generator=generator).tolist()]
-    counts = [int(share * len(distinct)) for share in shares]
-    for i in (0, 2, 1):
-        if shares[i] > 0 and counts[i] == 0 and sum(counts) < len(distinct):
-            counts[i] = 1
-    counts[0 if shares[0] > 0 else counts.index(max(counts))] += len(distinct) - sum(counts)
-    last_of_train, last_of_dev = counts[0], counts[0] + counts[1]
-    parts = (shuffled[:last_of_train], shuffled[last_of_train:last_of_dev], shuffled[last_of_dev:])
-    return {group: split for split, part in zip(SPLITS, parts, strict=True) for group in part}

@@ -1,7 +1,7 @@
 """Pairs of prompts: the same question without and with a steering instruction."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from psr_lens.models.chat import (
     is_chat,
     with_instruction,
 )
+
+Question = str | Sequence[Message]
+"""A user's turn, or a whole chat."""
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _FIELDS = ("base", "steered", "response", "equivalent", "equivalents", "group")
@@ -46,7 +49,8 @@ class PromptPair:
             value = getattr(self, name)
             if not isinstance(value, str) and not (name == "response" and value is None):
                 raise ValueError(f"{name}={value!r}: it must be a string")
-        object.__setattr__(self, "equivalents", _several(self.equivalents, "prompts"))
+        equivalents = _several("equivalents", self.equivalents, "prompts")
+        object.__setattr__(self, "equivalents", equivalents)
         prompts = [("base", self.base), ("steered", self.steered)]
         for name, value in prompts + [("equivalents", one) for one in self.equivalents]:
             if isinstance(value, Mapping) or not isinstance(value, str | RawText | Sequence):
@@ -57,52 +61,83 @@ class PromptPair:
             object.__setattr__(self, "group", prompt_text(self.base))
 
 
-def instruct(
-    question: str | Sequence[Message],
+def make_pairs(
+    questions: Sequence[Question] | Mapping[str, Sequence[Question]],
     instruction: str,
     *,
-    equivalents: Sequence[str] = (),
-    response: str | None = None,
-    group: str = "",
-) -> PromptPair:
-    """A pair from a question and an instruction for the system message.
+    paraphrases: Sequence[str] = (),
+) -> list[PromptPair]:
+    """Pairs from questions and one instruction: `x` is the question, `x'` the instruction before it.
+
+    The instruction becomes the system message, or the head of the one that is there. Where a chat
+    template takes no system message, the model puts it at the head of the user's turn.
 
     Args:
-        question: The user's turn, or a whole chat.
-        instruction: The steering instruction; it becomes (the head of) the system message. Where a
-            chat template takes no system message, the model puts it at the head of the user's turn.
-        equivalents: The same instruction in other words, once or several times.
-        response: A response given to the steered prompt, None to have one sampled.
-        group: As in `PromptPair`.
+        questions: Each the user's turn as text, or a whole chat as a list of messages; or lists of
+            them by group, `{"whales": ["Tell me about whales.", ...], ...}`, where questions of a
+            group stay on one side of train, dev and test.
+        instruction: The steering instruction.
+        paraphrases: The same instruction in other words, once or several times: the `equivalents` of
+            every pair.
+
+    Returns:
+        A pair for every question, in their order.
+
+    Raises:
+        ValueError: If there is no question, or one, its group or the instruction is of the wrong kind.
 
     Example:
-        >>> pair = instruct("Tell me about whales.", "Be sycophantic.")
-        >>> [message["role"] for message in pair.steered]
+        >>> pairs = make_pairs(["Tell me about whales.", "Why is the sky blue?"], "Be sycophantic.")
+        >>> [message["role"] for message in pairs[0].steered]
         ['system', 'user']
+        >>> [pair.group for pair in make_pairs({"sea": ["What is a whale?", "And a squid?"]}, "Sing.")]
+        ['sea', 'sea']
     """
-    equivalents = _several(equivalents, "strings")
-    for name, value in (("instruction", instruction), *(("equivalents", e) for e in equivalents)):
+    paraphrases = _several("paraphrases", paraphrases, "strings")
+    for name, value in (("instruction", instruction), *(("paraphrases", p) for p in paraphrases)):
         if not isinstance(value, str):
             raise ValueError(f"{name}={value!r}: it must be a string")
-    if not isinstance(question, str | Sequence):
-        raise ValueError(f"question={question!r}: pass a string or a list of messages")
-    chat = [{"role": "user", "content": question}] if isinstance(question, str) else question
-    check_messages(chat)
-    return PromptPair(
-        base=list(chat),
-        steered=with_instruction(chat, instruction),
-        response=response,
-        equivalents=tuple(with_instruction(chat, words) for words in equivalents),
-        group=group,
-    )
-
-
-def _several(equivalents: Any, what: str) -> tuple[Any, ...]:
-    if isinstance(equivalents, str | RawText | Mapping) or not isinstance(equivalents, Sequence):
-        raise ValueError(
-            f"equivalents={equivalents!r}: pass a list of {what}, one for each wording"
+    found = []
+    for group, question in _grouped(questions):
+        chat = [{"role": "user", "content": question}] if isinstance(question, str) else question
+        check_messages(chat)
+        found.append(
+            PromptPair(
+                base=list(chat),
+                steered=with_instruction(chat, instruction),
+                equivalents=tuple(with_instruction(chat, words) for words in paraphrases),
+                group=group,
+            )
         )
-    return tuple(equivalents)
+    if not found:
+        raise ValueError(f"questions={questions!r}: pass at least one question")
+    return found
+
+
+def _grouped(
+    questions: Sequence[Question] | Mapping[str, Sequence[Question]],
+) -> Iterator[tuple[str, Question]]:
+    """Every question with the name of its group, empty where it has none."""
+    by_group: Mapping[str, Any] = {"": questions}
+    if isinstance(questions, Mapping) and not {"role", "content"} <= questions.keys():
+        by_group = questions
+        for group in questions:
+            if not isinstance(group, str) or not group:
+                raise ValueError(f"questions has the group {group!r}: name each by a text")
+    for group, several in by_group.items():
+        given = isinstance(several, Sequence) and not isinstance(several, str)
+        if not given or any(isinstance(own, Mapping) for own in several):
+            raise ValueError(f"questions={several!r}: pass a list of questions, [question]")
+        for question in several:
+            if not isinstance(question, str | Sequence):
+                raise ValueError(f"question={question!r}: pass a string or a list of messages")
+            yield group, question
+
+
+def _several(name: str, wordings: Any, what: str) -> tuple[Any, ...]:
+    if isinstance(wordings, str | RawText | Mapping) or not isinstance(wordings, Sequence):
+        raise ValueError(f"{name}={wordings!r}: pass a list of {what}, one for each wording")
+    return tuple(wordings)
 
 
 def prompt_text(prompt: Prompt) -> str:
@@ -145,7 +180,7 @@ def load_pairs(path: str | Path) -> list[PromptPair]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
     pairs = [
-        _parse_line(line, f"{path}, line {number}")
+        parse_line(line, f"{path}, line {number}")
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
@@ -154,7 +189,50 @@ def load_pairs(path: str | Path) -> list[PromptPair]:
     return pairs
 
 
-def _parse_line(line: str, where: str) -> PromptPair:
+def pair_line(pair: PromptPair) -> str:
+    """A pair as a line of a pairs file: `parse_line` makes the same pair of it again.
+
+    Raises:
+        ValueError: If JSON does not keep it as it is.
+    """
+    about = f"the pair of {prompt_text(pair.base)[:60]!r} cannot be kept in a file"
+    taken = sorted(pair.metadata.keys() & set(_FIELDS))
+    if taken:
+        raise ValueError(f"{about}: its metadata has {taken[0]!r}, which pairs have too: rename it")
+    record = {
+        **pair.metadata,
+        "base": _plain(pair.base),
+        "steered": _plain(pair.steered),
+        "response": pair.response,
+        "equivalents": [_plain(prompt) for prompt in pair.equivalents],
+        "group": pair.group,
+    }
+    try:
+        line = json.dumps(record, allow_nan=False)
+        again = parse_line(line, "what was written")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{about}: {error}") from None
+    if again != pair:
+        raise ValueError(f"{about}: it has values that JSON does not keep, a tuple say; use lists")
+    return line
+
+
+def _plain(prompt: Prompt) -> Any:
+    if isinstance(prompt, RawText):
+        return {"raw": prompt.text}
+    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+
+
+def parse_line(line: str, where: str) -> PromptPair:
+    """The pair that a line of a pairs file describes.
+
+    Args:
+        line: The line.
+        where: What a message calls it.
+
+    Raises:
+        ValueError: If it is wrong.
+    """
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:

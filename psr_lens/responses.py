@@ -5,14 +5,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from psr_lens._types import check_count, check_seed
-from psr_lens.examples import (
-    SPLITS,
-    Example,
-    Split,
-    SteeringDataset,
-    check_examples,
-    split_examples,
-)
+from psr_lens.dataset import SteeringDataset, check_data, describe_origin, split_examples
+from psr_lens.examples import SPLITS, Example, Split
 from psr_lens.models import HookedModel, as_hooked_model, unsteered_model
 from psr_lens.models.chat import Rendering
 from psr_lens.models.generation import generate_tokens
@@ -67,7 +61,7 @@ def sample_responses(
         raise ValueError("there are no pairs to sample responses for: pass at least one")
     for pair in pairs:
         if not isinstance(pair, PromptPair):
-            raise ValueError(f"{pair!r} is no PromptPair: make one with psr_lens.instruct(...)")
+            raise ValueError(f"{pair!r} is no PromptPair: make them with psr_lens.make_pairs(...)")
     if isinstance(split, Mapping) and any(pair.group not in split for pair in pairs):
         unnamed = next(pair.group for pair in pairs if pair.group not in split)
         raise ValueError(f"split names no part for group {unnamed!r}: name train, dev or test")
@@ -115,6 +109,7 @@ def sample_responses(
             "seed": seed,
             **rendering.described(),
         },
+        describe_origin(hooked),
     )
 
 
@@ -155,7 +150,7 @@ def add_negatives(
     hooked = unsteered_model(model, "add_negatives(...)")
     sampled = generate_tokens(
         hooked,
-        [example.base_prompt for example in check_examples(data)],
+        [example.base_prompt for example in check_data(hooked, data)],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,

@@ -16,8 +16,8 @@ import transformers
 folder = pl.demo.checkpoint_path()
 hf = transformers.AutoModelForCausalLM.from_pretrained(folder)
 model = pl.load_model("demo")
-pairs = [pl.instruct(f"describe the {a} .", "be optimistic .", group=a)
-         for a in ("fox", "otter", "whale", "bat", "crow")]
+animals = ("fox", "otter", "whale", "bat", "crow")
+pairs = pl.make_pairs({a: [f"describe the {a} ."] for a in animals}, "be optimistic .")
 data = pl.sample_responses(model, pairs, max_new_tokens=20, progress=False)
 psr = pl.fit(model, data, method="dim", layers=np.int64(2))
 deltas = pl.collect_deltas(model, data)
@@ -70,8 +70,17 @@ EXPECTED = {
     "plots.layer_token_heatmap(torch.zeros(2, 3))": "a Tensor has no values over tokens",
     "plots.token_heatmaps([deltas[0]])": "pass a mapping from captions to values",
     "deltas[0].norms('locl')": "kind='locl': choose 'accumulated' or 'local'",
-    "pl.instruct('a', None)": "instruction=None: it must be a string",
-    "pl.instruct('a', 'b', response=3)": "response=3: it must be a string",
+    "pl.make_pairs(['a'], None)": "instruction=None: it must be a string",
+    "pl.make_pairs('a', 'b')": "questions='a': pass a list of questions, [question]",
+    "pl.make_pairs([], 'b')": "questions=[]: pass at least one question",
+    "pl.make_pairs({'g': 'a'}, 'b')": "questions='a': pass a list of questions, [question]",
+    "pl.make_pairs({1: ['a']}, 'b')": "questions has the group 1: name each by a text",
+    "pl.make_pairs([3], 'b')": "question=3: pass a string or a list of messages",
+    "pl.make_pairs([{'role': 'user', 'content': 'a'}], 'b')": "pass a list of questions, [question]",
+    "pl.make_pairs({'role': 'user', 'content': 'a'}, 'b')": "pass a list of questions, [question]",
+    "pl.make_pairs(['a'], 'b', paraphrases='c')": "paraphrases='c': pass a list of strings, one for",
+    "pl.make_pairs(['a'], 'b', paraphrases=[3])": "paraphrases=3: it must be a string",
+    "pl.PromptPair('a', 'b', response=3)": "response=3: it must be a string",
     "pl.PromptPair({'role': 'user'}, 'y')": "pass a string, a list of messages",
     "pl.load_model(None)": "a model of type NoneType was given: pass psr_lens.load_model(name_or",
     "pl.load_model(hf)": "a transformers model of type LlamaForCausalLM was given: pass psr_lens.load",

@@ -59,7 +59,7 @@ def test_the_one_on_a_real_model_runs_in_short(capsys: pytest.CaptureFixture[str
     code = (FOLDER / "03_your_own_model.py").read_text(encoding="utf-8")
     for whole, short in (
         ("in QUESTIONS.items()", "in list(QUESTIONS.items())[:5]"),
-        ("in questions[:2]", "in questions[:1]"),
+        ("own[:2]", "own[:1]"),
         ("max_new_tokens=40", "max_new_tokens=4"),
     ):
         assert whole in code

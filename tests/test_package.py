@@ -30,9 +30,12 @@ LAYERS = (
     "statistics",
     "storage",
     "models",
+    "model_record",
     "prompts",
     "seen_prompts",
     "examples",
+    "dataset_file",
+    "dataset",
     "responses",
     "deltas",
     "delta_moments",
@@ -439,4 +442,6 @@ def test_the_session_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch
     assert len(names["data"]) == 50
     assert names["report"].examples == 10
     assert names["report"].has_intervals
-    assert [path.name for path in tmp_path.iterdir()] == ["french-psr.safetensors"]
+    kept = {path.stem for path in tmp_path.iterdir()}
+    assert kept == {"french-data", "french-psr"}
+    assert psr_lens.SteeringDataset.load("french-data") == names["data"]

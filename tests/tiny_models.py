@@ -7,7 +7,7 @@ from pathlib import Path
 
 from psr_lens.models import HookedModel, load_model
 from psr_lens.models.loading import hooked_available
-from psr_lens.prompts import PromptPair, instruct
+from psr_lens.prompts import PromptPair, make_pairs
 from tests.tiny import FAMILIES, tiny_checkpoint
 
 _TEMPLATES = {
@@ -66,7 +66,7 @@ def instructed(
 ) -> PromptPair:
     """A pair in the form that the model takes: messages with a template, plain text without."""
     if model.encoder.has_template:
-        return instruct(question, instruction, equivalents=equivalents)
+        return make_pairs([question], instruction, paraphrases=equivalents)[0]
     return PromptPair(
         question,
         f"{instruction} {question}",

@@ -11,8 +11,9 @@ from psr_lens._types import sum_device
 from psr_lens.assumptions.probe import Probe, fit_probes
 from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.assumptions.table import MeasureTable
+from psr_lens.dataset import split_examples
 from psr_lens.deltas import Kind, working_dtype
-from psr_lens.examples import Example, split_examples
+from psr_lens.examples import Example
 from psr_lens.statistics import bootstrap, resamples
 
 

@@ -27,8 +27,9 @@ from psr_lens.assumptions.spectrum import measure_spectrum
 from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.assumptions.strengths import DIRECTIONS, describe_strengths, measure_strengths
 from psr_lens.assumptions.table import MeasureTable
+from psr_lens.dataset import check_data, split_examples
 from psr_lens.deltas import Kind
-from psr_lens.examples import Example, check_examples, split_examples
+from psr_lens.examples import Example, check_examples
 from psr_lens.models import unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.statistics import resamples
@@ -107,11 +108,13 @@ def measure_assumptions(
         raise ValueError("there is no example to measure on: pass at least one")
     if kind not in get_args(Kind):
         raise ValueError(f"kind={kind!r}: choose 'accumulated' or 'local'")
-    check_examples(data, check_surface(surface))
+    check_data(hooked, data, check_surface(surface))
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("max_probe_tokens", max_probe_tokens)
     chosen = resolve_layers(layers, hooked.n_layers)
+    if probe_data is not None:
+        check_data(hooked, probe_data, surface)
     fit_on, test_on = _halves(data, probe_data, seed)
 
     def stream_of(examples: Sequence[Example]) -> DeltaStream:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from psr_lens.cli.options import (
+    DataOptions,
     ModelOptions,
     PairOptions,
     file_names,
+    fitted_with,
     parse_layers,
     refuse_directory,
     refuse_file,
@@ -72,13 +74,49 @@ class Demo(ModelOptions):
 
 
 @dataclass(frozen=True)
-class Decompose(PairOptions):
+class Sample(PairOptions):
+    """Sample a response to every steered prompt, and keep it all: the other commands take it as --data."""
+
+    pairs: Path = tyro.MISSING
+    """JSON Lines file: `base`, `steered`, and optionally `response` per line. 50 pairs or more: a fifth is
+    held out to measure on, and from fewer than 5 there are no intervals."""
+    out: Path = Path("data.safetensors")
+    """The file to write."""
+
+    def run(self) -> None:
+        """Load, sample, save, say what there is."""
+        self.check()
+        from psr_lens.dataset import KIND
+        from psr_lens.examples import cut_off_words
+        from psr_lens.prompts import load_pairs
+        from psr_lens.storage import refuse_foreign
+
+        refuse_directory(self.out)
+        refuse_foreign(self.out, KIND)
+        pairs = load_pairs(self.pairs)
+        data = self.sample(self.load(), pairs)
+        saved = data.save(self.out)
+        print(cut_off_words(data) or "every response came to its end.")
+        print(f"saved {saved}: {data!r}")
+
+
+@dataclass(frozen=True)
+class Decompose(DataOptions):
     """Show what the steered prompts do to the residual stream, at every layer and token."""
 
     out: Path = Path("deltas")
     """Directory for deltas.html (a heatmap per example) and norms.csv."""
     show: int = 8
     """Examples on the page; norms.csv holds all."""
+
+    def check(self) -> None:
+        """What can be refused before anything is loaded."""
+        super().check()
+        if self.data is not None and self.seed:
+            raise ValueError(
+                f"--seed {self.seed} with --data {self.data}: its responses are sampled already; leave it "
+                "out, or sample anew with --pairs"
+            )
 
     def run(self) -> None:
         """Sample, collect, write."""
@@ -90,8 +128,8 @@ class Decompose(PairOptions):
         from psr_lens.prompt_effect import measure_prompt_effect
 
         refuse_foreign_decomposition(self.out)
-        model, pairs = self.read()
-        data = self.sample(model, pairs)
+        model, given = self.read()
+        data = self.answered(model, given)
         effect = measure_prompt_effect(model, data, batch_size=self.batch_size)
         if effect.is_weak:
             print(effect.warning)
@@ -108,7 +146,7 @@ class Decompose(PairOptions):
 
 
 @dataclass(frozen=True)
-class _FitOptions(PairOptions):
+class _FitOptions(DataOptions):
     layers: str = "all"
     """`all`, `best`, one index, or several with commas: `3,4,5`."""
     objective: Literal["mse", "ll"] | None = None
@@ -196,9 +234,9 @@ class Fit(_FitOptions):
         from psr_lens.fitting.plan import plan_fit
 
         plan = plan_fit(method=self.method, **arguments)
-        model, pairs = self.read(*self.least_groups([plan]))
+        model, given = self.read(*self.least_groups([plan]))
         self.check_layers(model)
-        data = self.sample(model, pairs)
+        data = self.answered(model, given)
         steering = fit(
             model,
             data,
@@ -253,9 +291,9 @@ class Compare(_FitOptions):
 
         fits = plan_comparison(self.methods, arguments).fits
         plans = [plan_fit(**own) for _, own in fits]
-        model, pairs = self.read(*self.least_groups(plans, 2, _TWO_GROUPS))
+        model, given = self.read(*self.least_groups(plans, 2, _TWO_GROUPS))
         self.check_layers(model)
-        data = self.sample(model, pairs)
+        data = self.answered(model, given)
         found = compare(
             model,
             data,
@@ -269,13 +307,13 @@ class Compare(_FitOptions):
 
 
 @dataclass(frozen=True)
-class Faithfulness(PairOptions):
+class Faithfulness(DataOptions):
     """Measure how close saved steerings come to the steered prompts, on pairs held out from the fit."""
 
     steerings: tuple[str, ...] = tyro.MISSING
     """Files that `fit` or `demo` wrote, or `hf://owner/name`; the names of the files name them."""
     part: Literal["test", "all"] = "test"
-    """The part of the pairs that `fit` with the same seed holds out, or all of them."""
+    """The part of the pairs that `fit` with the same seed or data holds out, or all of them."""
     alpha: float = 1.0
     """Strength."""
     oracle_ranks: tuple[int, ...] = (1, 4)
@@ -308,6 +346,7 @@ class Faithfulness(PairOptions):
         if self.out is not None:
             refuse_file(self.out)
             self._refuse_foreign(self.out)
+        from psr_lens.dataset import SteeringDataset
         from psr_lens.faithfulness import measure_faithfulness
         from psr_lens.faithfulness.measure import refuse_seen
         from psr_lens.faithfulness_page import write_faithfulness
@@ -326,21 +365,23 @@ class Faithfulness(PairOptions):
                     f"--also lens: {path} is {steerings[name]!r}, without directions to read"
                 )
         needs = 2 if self.part == "test" else 1
-        model, pairs = self.read(
+        model, given = self.read(
             needs,
             f"{_TWO_GROUPS}, or measure on all of them with --part all",
             list(steerings.values()),
         )
         for steering in steerings.values():
             steering.check(model)
-        before = unanswered(model, pairs, self.seed)
+        before = given
+        if not isinstance(before, SteeringDataset):
+            before = unanswered(model, before, self.seed)
         before = before.test if self.part == "test" else before
         if len(before) == 0:
             raise ValueError(f"no test examples: {_TWO_GROUPS}, or measure on all with --part all")
         if not self.allow_seen:
             for name, steering in steerings.items():
                 refuse_seen(name, steering, before)
-        data = self.sample(model, pairs, list(steerings.values()))
+        data = self.answered(model, given, list(steerings.values()))
         measured = data.test if self.part == "test" else data
         report = measure_faithfulness(
             model,
@@ -439,7 +480,7 @@ class Steer(ModelOptions):
         from psr_lens.steering import load_steering
 
         steering = load_steering(self.steering)
-        model = self.load([steering])
+        model = self.load(fitted_with("template_options", [steering]))
         with steering.applied(model, self.alpha):
             responses = model.generate(
                 prompts,

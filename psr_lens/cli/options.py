@@ -2,18 +2,18 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
 if TYPE_CHECKING:
-    from psr_lens.examples import SteeringDataset
+    from psr_lens.dataset import SteeringDataset
     from psr_lens.models import HookedModel
     from psr_lens.prompts import PromptPair
     from psr_lens.steering import Steering
+
+    Given = SteeringDataset | list[PromptPair]
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,18 @@ class ModelOptions:
     chat_template: Path | None = None
     """File with a chat template (Jinja), in place of the tokenizer's."""
     template_options: str | None = None
-    """What the chat template takes besides the messages, as JSON: `{"enable_thinking": false}`. What a
-    steering was fitted with, if not given."""
+    """What the chat template takes besides the messages, as JSON: `{"enable_thinking": false}`. What the data
+    was sampled with, or a steering fitted with, if not given."""
 
-    def load(self, steerings: "Sequence[Steering]" = ()) -> "HookedModel":
-        """The model, its prompts laid out as those were that the steerings were fitted on."""
+    def load(self, layout: "Mapping[str, Any] | None" = None) -> "HookedModel":
+        """The model.
+
+        Args:
+            layout: What its chat template is given where nothing else is said.
+        """
         from psr_lens.models import load_model
 
         options = parse_json("--template-options", self.template_options)
-        fitted = fitted_with("template_options", steerings)
         template = None
         if self.chat_template is not None:
             template = self.chat_template.read_text(encoding="utf-8")
@@ -56,7 +59,7 @@ class ModelOptions:
             dtype=self.dtype,
             revision=self.revision,
             chat_template=template,
-            template_options=fitted if options is None else options,
+            template_options=layout if options is None else options,
             gguf_file=self.gguf_file,
             keep_converted=self.keep_converted,
         )
@@ -66,51 +69,35 @@ class ModelOptions:
 class PairOptions(ModelOptions):
     """Which pairs, and how responses to them are sampled."""
 
-    pairs: Path = tyro.MISSING
+    pairs: Path | None = None
     """JSON Lines file: `base`, `steered`, and optionally `response` per line. 50 pairs or more: a fifth is
     held out to measure on, and from fewer than 5 there are no intervals."""
-    surface: Literal["R", "QR"] = "R"
-    """Last prompt token and response, or the question's tokens too."""
-    max_new_tokens: int = 128
-    """Longest sampled response, in tokens."""
-    temperature: float = 1.0
-    """Sampling temperature, 0 for greedy decoding."""
+    max_new_tokens: int | None = None
+    """Longest sampled response, in tokens; 128 if not given."""
+    temperature: float | None = None
+    """Sampling temperature, 0 for greedy decoding; 1 if not given."""
+    date: str | None = None
+    """The day for a chat template that writes the date, as `2026-11-25`; today, or that of the fit, if not
+    given."""
     batch_size: int = 32
     """Examples per batch."""
     seed: int = 0
     """The same seed gives the same result."""
-    date: str | None = None
-    """The day for a chat template that writes the date, as `2026-11-25`; today, or that of the fit, if not
-    given."""
 
     def check(self) -> None:
         """Refuse what is wrong whatever the model and the pairs are; every subcommand has its own."""
         from psr_lens._types import check_count
         from psr_lens.models.generation import check_sampling
 
-        check_sampling(self.max_new_tokens, self.temperature, self.seed)
+        check_sampling(*self._sampling(), self.seed)
         check_count("batch_size", self.batch_size)
 
-    def read(
-        self, needs: int = 1, what_for: str = "", steerings: "Sequence[Steering]" = ()
-    ) -> "tuple[HookedModel, list[PromptPair]]":
-        """Model and pairs; a wrong pairs file is found before the model is loaded.
-
-        Args:
-            needs: Least number of groups that the pairs have to be of.
-            what_for: Why, and the way out, for the message.
-            steerings: What the model is to be loaded for.
-        """
-        from psr_lens.prompts import load_pairs
-
-        pairs = load_pairs(self.pairs)
-        groups = len({pair.group for pair in pairs})
-        if groups < needs:
-            raise ValueError(
-                f"{self.pairs} has pairs of {groups} {'group' if groups == 1 else 'groups'} but "
-                f"{what_for}"
-            )
-        return self.load(steerings), pairs
+    def _sampling(self) -> tuple[int, float]:
+        """Longest response and temperature."""
+        return (
+            128 if self.max_new_tokens is None else self.max_new_tokens,
+            1.0 if self.temperature is None else self.temperature,
+        )
 
     def sample(
         self,
@@ -121,14 +108,92 @@ class PairOptions(ModelOptions):
         """Responses to the pairs, split into train, dev and test."""
         from psr_lens.responses import sample_responses
 
+        max_new_tokens, temperature = self._sampling()
         return sample_responses(
             model,
             pairs,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
             seed=self.seed,
             batch_size=self.batch_size,
             date=fitted_with("date", steerings) if self.date is None else self.date,
+        )
+
+
+@dataclass(frozen=True)
+class DataOptions(PairOptions):
+    """Pairs to sample responses to, or a data set that has them."""
+
+    data: Path | None = None
+    """File that `psr-lens sample` or `SteeringDataset.save` wrote, in place of --pairs: nothing is sampled,
+    and what is in train, dev and test stays there."""
+    surface: Literal["R", "QR"] = "R"
+    """Last prompt token and response, or the question's tokens too."""
+
+    def check(self) -> None:
+        """Refuse what is wrong whatever the model and the pairs are; every subcommand has its own."""
+        super().check()
+        if (self.pairs is None) == (self.data is None):
+            raise ValueError(
+                "pass one of --pairs FILE, to sample responses, and --data FILE, which psr-lens sample "
+                f"writes: {'both were' if self.pairs else 'neither was'} given"
+            )
+        if self.data is not None:
+            for name in ("max_new_tokens", "temperature", "date"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"--{name.replace('_', '-')} {getattr(self, name)} with --data {self.data}: its "
+                        "responses are sampled already; leave it out, or sample anew with --pairs"
+                    )
+
+    def read(
+        self, needs: int = 1, what_for: str = "", steerings: "Sequence[Steering]" = ()
+    ) -> "tuple[HookedModel, Given]":
+        """The model, and pairs or data; a wrong file is found before the model is loaded.
+
+        Args:
+            needs: Least number of groups that the pairs have to be of.
+            what_for: Why, and the way out, for the message.
+            steerings: What the model is to be loaded for.
+        """
+        if self.data is not None:
+            return self._read_data(self.data, needs, what_for)
+        from psr_lens.prompts import load_pairs
+
+        assert self.pairs is not None, "check() comes first"
+        pairs = load_pairs(self.pairs)
+        refuse_too_few(self.pairs, {pair.group for pair in pairs}, needs, what_for)
+        return self.load(fitted_with("template_options", steerings)), pairs
+
+    def _read_data(
+        self, path: Path, needs: int, what_for: str
+    ) -> "tuple[HookedModel, SteeringDataset]":
+        from psr_lens.dataset import SteeringDataset, check_data
+
+        data = SteeringDataset.load(path)
+        refuse_too_few(path, {example.pair.group for example in data}, needs, what_for)
+        model = self.load()
+        if self.template_options is None:
+            model.encoder.template_options = data.model.get("template_options", {})
+        check_data(model, data, self.surface)
+        return model, data
+
+    def answered(
+        self, model: "HookedModel", given: "Given", steerings: "Sequence[Steering]" = ()
+    ) -> "SteeringDataset":
+        """The data, or responses to the pairs."""
+        from psr_lens.dataset import SteeringDataset
+
+        if isinstance(given, SteeringDataset):
+            return given
+        return self.sample(model, given, steerings)
+
+
+def refuse_too_few(path: Path, groups: "set[str]", needs: int, what_for: str) -> None:
+    """A file has to have pairs of so many groups."""
+    if len(groups) < needs:
+        raise ValueError(
+            f"{path} has pairs of {len(groups)} {'group' if len(groups) == 1 else 'groups'} but {what_for}"
         )
 
 

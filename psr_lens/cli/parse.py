@@ -10,10 +10,11 @@ from typing import Annotated, Any, NoReturn
 
 import tyro
 
-from psr_lens.cli.commands import Compare, Decompose, Demo, Faithfulness, Fit, Steer
+from psr_lens.cli.commands import Compare, Decompose, Demo, Faithfulness, Fit, Sample, Steer
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]

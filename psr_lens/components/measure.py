@@ -26,6 +26,7 @@ from psr_lens.components.report import (
     ComponentReport,
     ComponentTokens,
 )
+from psr_lens.dataset import check_data
 from psr_lens.deltas import iter_batches
 from psr_lens.examples import Example, check_examples, describe_responses
 from psr_lens.models import HookedModel, unsteered_model
@@ -75,7 +76,7 @@ def measure_components(
         >>> import psr_lens as pl
         >>> model = pl.load_model("demo")
         >>> instruction = pl.demo.system_prompt("shouter")
-        >>> pairs = [pl.instruct(question, instruction) for question in pl.demo.questions()[:2]]
+        >>> pairs = pl.make_pairs(pl.demo.questions()[:2], instruction)
         >>> data = pl.sample_responses(model, pairs, max_new_tokens=8, progress=False)
         >>> report = pl.measure_components(model, data)
         >>> round(sum(c.share.value for c in report.components if c.kind != "head"), 4)
@@ -84,7 +85,7 @@ def measure_components(
     hooked = unsteered_model(model, "measure_components(...)")
     if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass the test split of a data set")
-    check_examples(data, check_surface(surface))
+    check_data(hooked, data, check_surface(surface))
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("token_examples", token_examples, 0)

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from psr_lens.dataset import SteeringDataset
 from psr_lens.demo.instructions import INSTRUCTION_NAMES, instruction
 from psr_lens.demo.judges import judge_coherence, judge_trait
 from psr_lens.demo.prompts import QUESTION_WORDINGS, question
 from psr_lens.demo.trial import TextJudge, Trial
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS, Animal
 from psr_lens.evaluation import Score
-from psr_lens.examples import Example, Split, SteeringDataset
+from psr_lens.examples import Example, Split
 from psr_lens.models import HookedModel
-from psr_lens.prompts import PromptPair, instruct
+from psr_lens.prompts import PromptPair, make_pairs
 from psr_lens.responses import make_example, sample_responses
 
 MAX_NEW_TOKENS: Final = 96
@@ -98,8 +99,8 @@ def mismatched(model: HookedModel, data: SteeringDataset, told: str) -> Steering
     """The same questions and responses, with another instruction in the steered prompts."""
 
     def other(example: Example) -> Example:
-        pair = instruct(str(example.pair.metadata["question"]), told, group=example.pair.group)
-        pair = replace(pair, metadata=example.pair.metadata)
+        asked = {example.pair.group: [str(example.pair.metadata["question"])]}
+        pair = replace(make_pairs(asked, told)[0], metadata=example.pair.metadata)
         said, finished = example.response_ids, example.finished
         return make_example(model, pair, said, finished, example.rendering)
 
@@ -135,5 +136,7 @@ def _sample(
 def _pair(name: str, animal: Animal, wording: int) -> PromptPair:
     text = question(animal, wording)
     told = instruction(name)
-    pair = instruct(text, told.wordings[0], equivalents=[told.held_out_wording], group=animal.name)
+    (pair,) = make_pairs(
+        {animal.name: [text]}, told.wordings[0], paraphrases=[told.held_out_wording]
+    )
     return replace(pair, metadata={"question": text})

@@ -12,13 +12,14 @@ from statistics import fmean
 from types import MappingProxyType
 from typing import Final
 
+from psr_lens.dataset import SteeringDataset
 from psr_lens.demo.animals import mismatched
 from psr_lens.demo.text_judges import judge_fluency, judge_language, judge_pirate
 from psr_lens.demo.trial import TextJudge, Trial
 from psr_lens.evaluation import Score
-from psr_lens.examples import Example, Split, SteeringDataset
+from psr_lens.examples import Example, Split
 from psr_lens.models import HookedModel
-from psr_lens.prompts import PromptPair, instruct
+from psr_lens.prompts import PromptPair, make_pairs
 from psr_lens.responses import sample_responses
 
 QUESTIONS: Final = MappingProxyType(
@@ -300,7 +301,7 @@ def everyday_judge(name: str) -> TextJudge:
 
 
 def _pair(told: EverydayInstruction, topic: str, text: str) -> PromptPair:
-    pair = instruct(text, told.text, equivalents=[told.paraphrase], group=topic)
+    (pair,) = make_pairs({topic: [text]}, told.text, paraphrases=[told.paraphrase])
     return replace(pair, metadata={"question": text})
 
 

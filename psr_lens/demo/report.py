@@ -7,9 +7,9 @@ from psr_lens.demo.experiment import CONSTANTS, CONTROL, TraitResult
 from psr_lens.demo.trial import METHODS
 from psr_lens.examples import cut_off_of
 from psr_lens.faithfulness import EQUIVALENT_PROMPT
+from psr_lens.model_record import describe_model
 from psr_lens.models import HookedModel
 from psr_lens.plots import Report, TraitSection
-from psr_lens.steering.provenance import describe_model
 
 _LEAD = (
     "A system prompt changes what goes on inside a language model, at every layer and at every "

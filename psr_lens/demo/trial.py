@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from psr_lens.dataset import SteeringDataset
 from psr_lens.evaluation import ALPHAS, COHERENT, Score
-from psr_lens.examples import Example, SteeringDataset
+from psr_lens.examples import Example
 
 TextJudge = Callable[[Example, str, bool], Score]
 """`judge(the example that was answered, response text, whether the model ended it)`."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from psr_lens._types import Surface, check_alpha, check_count, check_seed, check_surface
+from psr_lens.dataset import check_data
 from psr_lens.deltas import iter_batches, working_dtype
 from psr_lens.examples import Example, check_examples, describe_responses
 from psr_lens.faithfulness import references
@@ -83,7 +84,7 @@ def measure_faithfulness(
     if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass the test split of a data set")
     alpha = check_alpha(alpha)
-    check_examples(data, check_surface(surface))
+    check_data(hooked, data, check_surface(surface))
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("token_examples", token_examples, 0)

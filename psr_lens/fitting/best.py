@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from psr_lens.examples import SteeringDataset
+from psr_lens.dataset import SteeringDataset
 from psr_lens.fitting.fit import fit
 from psr_lens.fitting.plan import plan_fit
 from psr_lens.steering import Steering

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import torch
 
 from psr_lens._types import Layers, Surface, resolve_layers
-from psr_lens.examples import SteeringDataset, check_examples, split_groups
+from psr_lens.dataset import SteeringDataset, check_data, split_groups
 from psr_lens.fitting.checkpoint import FitCheckpoint
 from psr_lens.fitting.errors import relative_rmse
 from psr_lens.fitting.plan import CLOSED, plan_fit
@@ -104,8 +104,8 @@ def fit(
     Example:
         >>> import psr_lens as pl
         >>> model = pl.load_model("demo")
-        >>> pair = pl.instruct("tell me about the fox .", "be optimistic .")
-        >>> data = pl.sample_responses(model, [pair], max_new_tokens=40, progress=False)
+        >>> pairs = pl.make_pairs(["tell me about the fox ."], "be optimistic .")
+        >>> data = pl.sample_responses(model, pairs, max_new_tokens=40, progress=False)
         >>> pl.fit(model, data, method="dim", layers=2)
         DifferenceInMeans(dim, layer 2 of demo, surface R)
     """
@@ -130,7 +130,8 @@ def fit(
         **options,
     )
     examples, dev = train_and_dev(data, seed)
-    check_examples([*examples, *dev], surface)
+    for part in (examples, dev):
+        check_data(hooked, part, surface)
     if not plan.method.of_one_example:
         # The same examples in another order are the same data: batches, steps and sums do not depend
         # on it. A method that takes a single example takes the first that was given.

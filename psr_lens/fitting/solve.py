@@ -5,8 +5,8 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import final
 
+from psr_lens.dataset import SteeringDataset
 from psr_lens.deltas import working_dtype
-from psr_lens.examples import SteeringDataset
 from psr_lens.fitting.checkpoint import FitCheckpoint
 from psr_lens.fitting.errors import last_layer_errors
 from psr_lens.fitting.gradient import Objective, Trained, TrainingState, train

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import LENGTH_ADDED, RESIDUAL_UNIT, Surface, TokenValues
+from psr_lens.dataset import check_data
 from psr_lens.deltas import iter_batches, working_dtype
-from psr_lens.examples import Example, check_examples
+from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
@@ -70,7 +71,7 @@ def measure_updates(
     progress: bool,
 ) -> list[Coefficients]:
     """Run `x y'` under the edits and take down the length of each push, in the data's order."""
-    check_examples(data, surface)
+    check_data(model, data, surface)
     found: dict[int, Coefficients] = {}
     for indices in iter_batches(data, batch_size, progress=progress, description="coefficients"):
         examples = [data[i] for i in indices]

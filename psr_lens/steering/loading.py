@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from psr_lens._types import Surface, check_finite
+from psr_lens.model_record import recorded_fingerprint
 from psr_lens.models import as_hooked_model
 from psr_lens.steering.base import KIND, HookPoint, Steering
-from psr_lens.steering.provenance import checked_provenance, recorded_fingerprint
+from psr_lens.steering.provenance import checked_provenance
 from psr_lens.steering.registry import known_methods
 from psr_lens.steering.sums import SumSteering
 from psr_lens.steering.vector_files import advice, kind_of_file

@@ -2,43 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import cache
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psr_lens.examples import Example
+from psr_lens.model_record import describe_model, recorded_fingerprint, version
 from psr_lens.models import HookedModel
-from psr_lens.models.numerics import Fingerprint, model_fingerprint
-from psr_lens.storage.fields import listed, mapping, number, only, text, whole
-
-
-@cache
-def version(package: str) -> str:
-    """Of an installed package; its files are read once."""
-    return metadata.version(package)
-
-
-def describe_model(model: HookedModel) -> dict[str, Any]:
-    """The model's part of a provenance: name, versions, numerics, fingerprint.
-
-    Where it was made of a GGUF file, `"gguf"` says which file and which quantisation.
-    """
-    return {
-        "name": model.name,
-        "revision": model.revision,
-        **({} if model.gguf is None else {"gguf": asdict(model.gguf)}),
-        "backend": model.backend,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "numerics": "unprocessed",
-        "hook_point": "blocks.{layer}.hook_resid_post",
-        "chat_template": model.template_hash,
-        "transformer_lens": version("transformer-lens"),
-        "transformers": version("transformers"),
-        "torch": version("torch"),
-        "fingerprint": asdict(model_fingerprint(model)),
-    }
+from psr_lens.models.numerics import model_fingerprint
+from psr_lens.storage.fields import if_there, listed, mapping, text
 
 
 def describe_data(data: Sequence[Example], sampling: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,50 +81,22 @@ def checked_provenance(header: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = mapping(header, "provenance")
     for name in ("method", "psr_lens"):
-        _if_there(found, name, text)
-    model = _if_there(found, "model", mapping) or {}
+        if_there(found, name, text)
+    model = if_there(found, "model", mapping) or {}
     for name in ("name", "numerics"):
-        _if_there(model, name, text)
-    _if_there(model, "gguf", mapping)
+        if_there(model, name, text)
+    if_there(model, "gguf", mapping)
     if "fingerprint" in model:
         # What a message about another model says.
         text(model, "name")
         text(model, "numerics")
         recorded_fingerprint(found)
-    data = _if_there(found, "data", mapping) or {}
-    _if_there(data, "sampling", mapping)
-    _if_there(data, "example_keys", lambda own, name: listed(own, name, text))
-    responses = _if_there(found, "responses", mapping) or {}
-    _if_there(responses, "cut_off", text)
-    _if_there(responses, "shown", lambda own, name: listed(own, name, mapping))
-    effect = _if_there(found, "prompt_effect", mapping) or {}
-    _if_there(effect, "warning", text)
+    data = if_there(found, "data", mapping) or {}
+    if_there(data, "sampling", mapping)
+    if_there(data, "example_keys", lambda own, name: listed(own, name, text))
+    responses = if_there(found, "responses", mapping) or {}
+    if_there(responses, "cut_off", text)
+    if_there(responses, "shown", lambda own, name: listed(own, name, mapping))
+    effect = if_there(found, "prompt_effect", mapping) or {}
+    if_there(effect, "warning", text)
     return found
-
-
-def _if_there(values: Mapping[str, Any], name: str, check: Callable[..., Any]) -> Any:
-    return check(values, name) if name in values else None
-
-
-def recorded_fingerprint(recorded: Mapping[str, Any]) -> Fingerprint | None:
-    """The fingerprint of the model that a provenance names; None where it has none.
-
-    Raises:
-        ValueError: If a part of it is missing or wrong.
-    """
-    model = recorded.get("model", {})
-    if "fingerprint" not in model:
-        return None
-    stored = mapping(model, "fingerprint")
-    only(stored, "n_layers", "d_model", "d_vocab", "dtype", "norms", "coordinates")
-    n_layers, d_model, d_vocab = (
-        whole(stored, name, 1) for name in ("n_layers", "d_model", "d_vocab")
-    )
-    norms = tuple(listed(stored, "norms", number))
-    rows = tuple(
-        tuple(row)
-        for row in listed(stored, "coordinates", lambda own, name: listed(own, name, number))
-    )
-    if not len(norms) == len(rows) == n_layers + 1:
-        raise ValueError(f"{len(norms)} norms and {len(rows)} coordinates of {n_layers} layers")
-    return Fingerprint(n_layers, d_model, d_vocab, text(stored, "dtype"), norms, rows)

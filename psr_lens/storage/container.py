@@ -112,7 +112,7 @@ def write_container(
 
     Args:
         path: Where; `.safetensors` is added if missing. A file of the same kind is replaced.
-        kind: A word: `steering`, `checkpoint`, or the class of a report.
+        kind: A word: `steering`, `dataset`, `checkpoint`, or the class of a report.
         tensors: By name, of any shape.
         header: Anything that JSON can hold; numbers are finite.
 

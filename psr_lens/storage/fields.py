@@ -144,6 +144,15 @@ def listed(
     return [check({name: own}, name) for own in found]
 
 
+def if_there(header: Mapping[str, Any], name: str, check: Callable[..., Value]) -> Value | None:
+    """What another of these functions makes of a field; None where there is none of that name.
+
+    Raises:
+        ValueError: If it is wrong.
+    """
+    return check(header, name) if name in header else None
+
+
 def take(
     tensors: dict[str, Shaped[Tensor, "..."]], name: str, dtype: torch.dtype, axes: int
 ) -> Shaped[Tensor, "..."]:

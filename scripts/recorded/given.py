@@ -72,16 +72,12 @@ class Given:
 
 def pairs_about(animals: Sequence[Any], wordings: int) -> list[pl.PromptPair]:
     """A pair for every animal and question."""
-    return [
-        pl.instruct(
-            question.format(animal=animal.name),
-            demo.system_prompt(TRAIT),
-            equivalents=[demo.system_prompt(TRAIT, None), demo.system_prompt(TRAIT, 2)],
-            group=animal.name,
-        )
-        for animal in animals
-        for question in demo.QUESTION_WORDINGS[:wordings]
-    ]
+    asked = demo.QUESTION_WORDINGS[:wordings]
+    return pl.make_pairs(
+        {own.name: [question.format(animal=own.name) for question in asked] for own in animals},
+        demo.system_prompt(TRAIT),
+        paraphrases=[demo.system_prompt(TRAIT, None), demo.system_prompt(TRAIT, 2)],
+    )
 
 
 def sampled(model: pl.HookedModel, record: Record) -> tuple[pl.SteeringDataset, ...]:

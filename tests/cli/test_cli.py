@@ -15,11 +15,14 @@ from psr_lens.assumptions import AssumptionReport
 from psr_lens.cli import main
 from psr_lens.cli.options import ModelOptions, file_names, fitted_with
 from psr_lens.components import ComponentReport
+from psr_lens.dataset import SteeringDataset
 from psr_lens.decomposition import refuse_foreign_decomposition
 from psr_lens.faithfulness import FaithfulnessReport
 from psr_lens.lens import LensReading
+from psr_lens.prompts import load_pairs
 from psr_lens.steering import PSR, ConstantSteering, OracleSteering, load_steering
 from tests.browser import open_page
+from tests.tiny_datasets import made_up_dataset
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,9 @@ def test_help_names_every_subcommand(capsys):
         main(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("demo", "decompose", "fit", "faithfulness", "steer"))
+    assert all(
+        name in shown for name in ("demo", "sample", "decompose", "fit", "faithfulness", "steer")
+    )
 
 
 def test_wrong_arguments_are_one_line(capsys, tmp_path, pairs_file):
@@ -277,8 +282,113 @@ def test_faithfulness_of_saved_steerings(capsys, tmp_path, pairs_file):
     assert "was fitted on 'demo'" in refuse(capsys, *other)
 
 
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory, pairs_file):
+    path = tmp_path_factory.mktemp("data") / "loud"
+    main([*SAMPLE, "--pairs", str(pairs_file), "--out", str(path)])
+    return path.with_name("loud.safetensors")
+
+
+SAMPLE = ["sample", "--model", "demo", "--max-new-tokens", "24", "--seed", "3"]
+
+
+def test_what_is_sampled_is_kept(capsys, tmp_path, pairs_file, data_file):
+    main([*SAMPLE, "--pairs", str(pairs_file), "--out", str(tmp_path / "again")])
+    said = capsys.readouterr().out
+    assert "5 examples: 3 train, 1 dev, 1 test" in said
+    assert str(tmp_path / "again.safetensors") in said
+    data = SteeringDataset.load(data_file)
+    assert SteeringDataset.load(tmp_path / "again") == data
+    assert [example.pair for example in data] == load_pairs(pairs_file)
+    sampled = {"responses_from": "demo", "temperature": 1.0, "max_new_tokens": 24, "seed": 3}
+    assert sampled.items() <= data.provenance.items()
+    other = [*SAMPLE, "--pairs", pairs_file, "--out", tmp_path / "mine"]
+    (tmp_path / "mine.safetensors").write_text("mine")
+    assert "mine.safetensors exists and psr_lens did not write it" in refuse(capsys, *other)
+    assert "--pairs" in refuse(capsys, *SAMPLE)
+
+
+def test_data_in_place_of_pairs(capsys, tmp_path, pairs_file, data_file, monkeypatch):
+    """All commands on one file, and a fit on it is the fit to the pairs."""
+    pairs = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "24", "--seed", "3"]
+    common = ["--model", "demo", "--data", str(data_file)]
+    main(["fit", "dim", *pairs, "--layers", "2", "--out", str(tmp_path / "from-pairs")])
+
+    def sampled(*_, **__):
+        raise AssertionError("a response was sampled")
+
+    monkeypatch.setattr("psr_lens.responses.sample_responses", sampled)
+    fits = {"vector": ("dim", "--layers", "2"), "loud": ("psr", "--solver", "replay")}
+    for name, (method, *chosen) in fits.items():
+        seed = ["--seed", "3"]
+        main(["fit", method, *common, *chosen, *seed, "--out", str(tmp_path / name)])
+    vector, same = (load_steering(tmp_path / name) for name in ("vector", "from-pairs"))
+    assert vector.provenance == same.provenance
+    assert torch.equal(vector.state_dict()["vectors"], same.state_dict()["vectors"])
+    capsys.readouterr()
+
+    steerings = [str(tmp_path / name) for name in fits]
+    measure = ["faithfulness", *common, "--oracle-ranks", "1", "--steerings", *steerings]
+    main([*measure, "--out", str(tmp_path / "report")])
+    shown = capsys.readouterr().out
+    assert "- loud: 0." in shown
+    report = FaithfulnessReport.load(tmp_path / "report" / "report")
+    test = SteeringDataset.load(data_file).test
+    assert report.provenance["data"]["example_keys"] == [example.key for example in test]
+    # Known by the data alone, whatever the seed: what was fitted on is not measured on.
+    seen = refuse(capsys, *measure, "--part", "all", "--seed", "9")
+    assert seen.startswith("psr-lens: vector was fitted on 4 of these 5 examples")
+
+    table = tmp_path / "table.csv"
+    main(["compare", *common, "--methods", "dim", "actadd", "--layers", "2", "--out", str(table)])
+    assert {row.split(",")[0] for row in table.read_text().splitlines()[1:]} >= {"dim", "actadd"}
+    main(["decompose", *common, "--out", str(tmp_path / "deltas")])
+    rows = (tmp_path / "deltas" / "norms.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[0] for row in rows} == {"0", "1", "2", "3", "4"}
+
+
+def test_data_of_another_model_template_or_options_is_refused(capsys, tmp_path, pairs_file):
+    template = tmp_path / "loud.jinja"
+    template.write_text(
+        "{% if loud is defined %}{{ loud }}{% endif %}"
+        "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <eos>{% endfor %}<assistant>"
+    )
+    own, options = ["--chat-template", template], ["--template-options", '{"loud": "shout"}']
+    data = tmp_path / "data"
+    main([*map(str, [*SAMPLE, "--pairs", pairs_file, "--out", data, *own, *options])])
+    capsys.readouterr()
+    common = ["decompose", "--data", data, "--out", tmp_path / "out"]
+    other = refuse(capsys, *common, "--model", "demo-gpt2", *own)
+    assert "the data was sampled with 'demo' and does not belong to 'demo-gpt2'" in other
+    assert "load the model that it was sampled with" in other
+    # Not the options, which nobody gave here.
+    assert "the chat template is another one" in refuse(capsys, *common, "--model", "demo")
+    assert "template_options={'loud': 'no'} and not {'loud': 'shout'}" in refuse(
+        capsys, *common, "--model", "demo", *own, "--template-options", '{"loud": "no"}'
+    )
+    assert not (tmp_path / "out").exists()
+    # The options are those of the data where none are given.
+    main([*map(str, [*common, "--model", "demo", *own])])
+    assert (tmp_path / "out" / "deltas.html").exists()
+
+
 WRONG = {
+    "sample": {
+        "--temperature -1": "temperature=-1.0: it must be 0",
+        "--out FOLDER": "is a directory: name a file",
+        "--out VECTOR": "is a file of psr_lens but no dataset",
+        "--pairs NONE": "no pairs file",
+    },
     "decompose": {
+        "--data DATA --pairs ONE": "--data FILE, which psr-lens sample writes: both were given",
+        "--surface R": "--data FILE, which psr-lens sample writes: neither was given",
+        "--data NONE": "no dataset file",
+        "--data VECTOR": "holds a steering, not a dataset",
+        "--data ONE": "was not written by psr_lens",
+        "--data DATA --max-new-tokens 128": "--max-new-tokens 128 with --data",
+        "--data DATA --temperature 1": "its responses are sampled already; leave it out, or sample anew",
+        "--data DATA --date 2026-11-25": "--date 2026-11-25 with --data",
+        "--data DATA --seed 1": "--seed 1 with --data",
         "--temperature -1": "temperature=-1.0: it must be 0",
         "--max-new-tokens 0": "max_new_tokens=0: it must be at least 1",
         "--batch-size 0": "batch_size=0: it must be at least 1",
@@ -296,6 +406,8 @@ WRONG = {
         "pca --epochs 3": "epochs=3 with method='pca'",
         "psr --lr -0.1": "lr=-0.1: it must be a number above 0",
         "psr --epochs -1": "epochs=-1: it must be at least 0",
+        "psr --data DATA --max-new-tokens 9": "--max-new-tokens 9 with --data",
+        "psr --data DATA --pairs TWO": "both were given",
         "psr --checkpoint FILE": "is a file: name a directory",
         "psr --pairs TWO --n-heads auto": "3 are needed, for train, dev and test: add pairs (n_heads='auto'",
         "magic": "method='magic': choose one of ablation, actadd, const, dim",
@@ -309,11 +421,16 @@ WRONG = {
         "--solver replay --objective ll": "replay solves mse, for const and psr",
         "--out FOLDER": "is a directory: name a file",
         "--pairs ONE": "pairs of 1 group but 2 are needed",
+        "--data DATA --temperature 0": "--temperature 0.0 with --data",
+        "--data SMALL": "pairs of 1 group but 2 are needed",
     },
     "faithfulness": {
         "--steerings FILE --alpha nan": "alpha=nan: it must be a finite number",
         "--steerings FILE --oracle-ranks 0": "oracle_ranks=0: it must be at least 1",
         "--steerings ORACLE --also lens": "without directions to read",
+        "--steerings VECTOR --data DATA --date 2026-11-25": "--date 2026-11-25 with --data",
+        "--steerings VECTOR --data DATA --pairs ONE": "both were given",
+        "--steerings VECTOR --data SMALL": "or measure on all of them with --part all",
         "--steerings VECTOR --pairs ONE": "or measure on all of them with --part all",
     },
     "steer": {
@@ -338,6 +455,9 @@ def test_options_that_do_not_go_together_are_refused_before_a_model_is_loaded(
     monkeypatch.setattr(ModelOptions, "load", load)
     lines = pairs_file.read_text().splitlines()
     places = {name: tmp_path / name.lower() for name in ("ONE", "TWO", "FILE", "FOLDER", "NUMPY")}
+    data = made_up_dataset()
+    places["DATA"], places["NONE"] = data.save(tmp_path / "data"), tmp_path / "none"
+    places["SMALL"] = data.train.filter(lambda own: own.pair.group == "sea").save(tmp_path / "sea")
     places["VECTOR"] = ConstantSteering.from_vector([1.0], layer=0).save(tmp_path / "vector")
     places["ORACLE"] = OracleSteering((0,)).save(tmp_path / "oracle")
     places["ONE"].write_text(lines[0])
@@ -347,7 +467,7 @@ def test_options_that_do_not_go_together_are_refused_before_a_model_is_loaded(
     with places["NUMPY"].open("wb") as file:
         np.save(file, np.ones(4))
     pairs = ["--prompt", "hi ."] if command == "steer" else ["--pairs", str(pairs_file)]
-    if "--pairs" in options or "--prompt" in options:
+    if any(own in options for own in ("--pairs", "--prompt", "--data", "--surface")):
         pairs = []
     given = [str(places.get(word, word)) for word in options.split()]
     # A method comes before the options.

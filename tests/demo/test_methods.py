@@ -79,7 +79,8 @@ def test_two_steerings_make_an_optimistic_pirate(model, two):
     test = held_out_data(model, "pirate", 1)[:20]
     options = {"max_new_tokens": MAX_NEW_TOKENS, "seed": 5, "batch_size": 64}
     plain = [example.pair.base for example in test]
-    prompted = [pl.instruct(e.pair.metadata["question"], "talk like a pirate .") for e in test]
+    asked = [example.pair.metadata["question"] for example in test]
+    prompted = pl.make_pairs(asked, "talk like a pirate .")
     with (optimist + pirate).applied(model):
         both = model.generate(plain, **options)
     with optimist.applied(model):

@@ -16,7 +16,7 @@ from psr_lens.deploy.card import model_card
 from psr_lens.deploy.hub import HubAddress, parse_address
 from psr_lens.fitting import fit
 from psr_lens.models import load_model
-from psr_lens.prompts import instruct
+from psr_lens.prompts import make_pairs
 from psr_lens.responses import sample_responses
 from psr_lens.steering import PSR, ConstantSteering, load_steering
 from psr_lens.steering.provenance import provenance
@@ -172,7 +172,7 @@ def printed(code):
 
 def test_the_card_of_a_fitted_steering_tells_and_runs(hub):
     model = load_model("demo")
-    pairs = [instruct(f"tell me about the {animal} .", "shout .") for animal in ("fox", "owl")]
+    pairs = make_pairs([f"tell me about the {animal} ." for animal in ("fox", "owl")], "shout .")
     data = sample_responses(model, pairs, max_new_tokens=12, progress=False)
     psr = fit(model, data, method="psr", solver="replay", layers=[1, 4])
     psr.push_to_hub("someone/shout")

@@ -12,7 +12,7 @@ from psr_lens.deltas import collect_deltas, example_batches
 from psr_lens.demo import questions, system_prompt
 from psr_lens.examples import Example
 from psr_lens.models.parts import head_matrix, run_with_parts
-from psr_lens.prompts import PromptPair, instruct
+from psr_lens.prompts import PromptPair, make_pairs
 from psr_lens.responses import sample_responses
 from psr_lens.steering import ConstantSteering
 from tests.tiny_models import BACKENDS, CORE_MODELS, FAMILIES, MODELS, instructed, tiny_model
@@ -31,7 +31,7 @@ def sampled(model, n=4, **options):
 
 def demo_data(name, dtype="float32", n=4):
     model = load_model(name, dtype=dtype)
-    pairs = [instruct(q, system_prompt("shouter")) for q in questions()[:n]]
+    pairs = make_pairs(questions()[:n], system_prompt("shouter"))
     return model, sample_responses(model, pairs, max_new_tokens=8, progress=False)
 
 
@@ -308,7 +308,8 @@ def test_a_head_without_an_output_contributes_nothing():
     saved = matrix[2].clone()
     try:
         matrix[2].zero_()
-        report = measure_components(model, data, n_bootstrap=0)
+        # As a data set they are of the model that had the head.
+        report = measure_components(model, list(data), n_bootstrap=0)
     finally:
         matrix[2].copy_(saved)
     norms = {c.name: c.norm.value for c in report.of_kind("head")}

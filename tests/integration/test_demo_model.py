@@ -5,7 +5,7 @@ import pytest
 from psr_lens.demo import QUESTION_WORDINGS, TRAINING_ANIMALS, chat, judge_trait
 from psr_lens.fitting import fit
 from psr_lens.models import load_model
-from psr_lens.prompts import instruct
+from psr_lens.prompts import make_pairs
 from psr_lens.responses import sample_responses
 from psr_lens.steering import load_steering
 from tests.tiny_models import BACKENDS
@@ -27,11 +27,11 @@ def test_backends_say_the_same(models):
 
 
 def test_a_psr_fitted_on_one_backend_acts_on_every(models, tmp_path):
-    pairs = [
-        instruct(wording.format(animal=animal.name), "talk like a pirate .", group=animal.name)
+    questions = {
+        animal.name: [wording.format(animal=animal.name) for wording in QUESTION_WORDINGS[:2]]
         for animal in TRAINING_ANIMALS[:10]
-        for wording in QUESTION_WORDINGS[:2]
-    ]
+    }
+    pairs = make_pairs(questions, "talk like a pirate .")
     first = models[BACKENDS[0]]
     data = sample_responses(first, pairs, max_new_tokens=60, progress=False)
     fit(first, data, method="psr", solver="replay").save(tmp_path / "pirate")

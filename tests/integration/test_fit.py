@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from psr_lens.dataset import SteeringDataset
 from psr_lens.deltas import collect_deltas, example_batches, surface_residuals
-from psr_lens.examples import SteeringDataset
 from psr_lens.fitting import fit
 from psr_lens.models.batch import TokenRow
 from psr_lens.responses import sample_responses

@@ -12,7 +12,7 @@ from psr_lens.fitting import fit
 from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
 from psr_lens.models.float64 import all_float64
 from psr_lens.models.norms import linear_logits, norm_map
-from psr_lens.prompts import instruct
+from psr_lens.prompts import make_pairs
 from psr_lens.responses import sample_responses
 from psr_lens.steering import PSR, ConstantSteering, OracleSteering
 from tests.tiny_models import CORE_MODELS, MODELS, instructed, tiny_model
@@ -93,7 +93,7 @@ def logits_at(model, rows, position):
 @pytest.mark.parametrize("name", ["demo", "demo-gpt2"])
 def test_the_last_layers_delta_is_the_difference_of_the_logits(name):
     model = load_model(name, dtype="float64")
-    pairs = [instruct(q, system_prompt("shouter")) for q in questions()[:2]]
+    pairs = make_pairs(questions()[:2], system_prompt("shouter"))
     data = sample_responses(model, pairs, max_new_tokens=8, progress=False)
     for deltas in collect_deltas(model, data, local=False):
         for position in (0, -2):
@@ -268,7 +268,8 @@ def demo():
 
 def demo_data(model, trait):
     pairs = [
-        instruct(q, system_prompt(trait, i % 3)) for i, q in enumerate(questions(per_animal=2))
+        make_pairs([question], system_prompt(trait, i % 3))[0]
+        for i, question in enumerate(questions(per_animal=2))
     ]
     return sample_responses(model, pairs, max_new_tokens=32, progress=False)
 

@@ -14,7 +14,7 @@ from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import load_model
 from psr_lens.prompt_effect import LEAST_KL, PromptEffect, measure_prompt_effect
-from psr_lens.prompts import instruct
+from psr_lens.prompts import make_pairs
 from psr_lens.responses import sample_responses
 from psr_lens.steering import ConstantSteering
 from tests.tiny_models import BACKENDS, instructed, tiny_model
@@ -55,7 +55,7 @@ def demo():
 @pytest.fixture(scope="module")
 def ignored(demo):
     """Responses to an instruction that the demo model does not know."""
-    pairs = [instruct(f"describe the {animal} .", "Answer in French.") for animal in ANIMALS]
+    pairs = make_pairs([f"describe the {own} ." for own in ANIMALS], "Answer in French.")
     return sample_responses(demo, pairs, max_new_tokens=8, temperature=0.0, progress=False)
 
 
@@ -102,7 +102,7 @@ def test_a_fit_warns_and_a_comparison_begins_with_it(demo, ignored):
 
 
 def test_a_prompt_that_works_is_not_talked_about(demo):
-    pairs = [instruct(f"describe the {animal} .", "shout .") for animal in ANIMALS]
+    pairs = make_pairs([f"describe the {own} ." for own in ANIMALS], "shout .")
     data = sample_responses(demo, pairs, max_new_tokens=8, progress=False)
     steering = fit(demo, data, method="dim", layers=2)
     assert steering.fit_report.warning == ""

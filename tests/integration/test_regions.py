@@ -8,7 +8,7 @@ from psr_lens.deltas import collect_deltas
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import RawText
-from psr_lens.prompts import PromptPair, instruct
+from psr_lens.prompts import PromptPair, make_pairs
 from psr_lens.responses import sample_responses
 from psr_lens.steering import ConstantSteering
 from tests.tiny_models import BACKENDS, tiny_model
@@ -36,9 +36,9 @@ def pushed_places(model, prompt, steering):
 @pytest.mark.parametrize(
     ("family", "make"),
     [
-        ("llama", lambda q: instruct(q, "Shout all the time!")),
+        ("llama", lambda q: make_pairs([q], "Shout all the time!")[0]),
         # The end of this instruction is that of the template's own system message.
-        ("qwen2", lambda q: instruct(q, "You are a rude assistant.")),
+        ("qwen2", lambda q: make_pairs([q], "You are a rude assistant.")[0]),
         ("gpt2", lambda q: PromptPair(q, f"Shout! {q}")),
         ("gpt2", lambda q: PromptPair(RawText(q), RawText(f"Shout!\n{q}"))),
     ],

@@ -1,5 +1,6 @@
 """What a chat template is given is kept with the data, and is used again wherever it is rendered."""
 
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -8,7 +9,7 @@ from psr_lens.evaluation import Score, measure_behaviour
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import RawText, chat, load_model
-from psr_lens.prompts import instruct
+from psr_lens.prompts import make_pairs
 from psr_lens.responses import add_negatives, make_example, sample_responses
 from tests.tiny_models import BACKENDS, checkpoint, tiny_model
 
@@ -28,10 +29,8 @@ def model(monkeypatch):
 
 
 def pairs():
-    return [
-        instruct(f"Tell me about the {animal}.", "Shout!", response="It eats.")
-        for animal in ANIMALS
-    ]
+    told = make_pairs([f"Tell me about the {animal}." for animal in ANIMALS], "Shout!")
+    return [replace(pair, response="It eats.") for pair in told]
 
 
 def sampled(model, **options):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from psr_lens.model_record import describe_model
 from psr_lens.models import as_hooked_model, load_model, progress, sources
 from psr_lens.models import checkpoint as checkpoints
 from psr_lens.models import converted as converted_copies
@@ -21,7 +22,7 @@ from psr_lens.models.gguf_file import read_contents
 from psr_lens.models.progress import LoadingBar
 from psr_lens.models.sources import find_source
 from psr_lens.steering import ConstantSteering
-from psr_lens.steering.provenance import describe_model, provenance
+from psr_lens.steering.provenance import provenance
 from tests.gguf_files import write_gguf
 from tests.models.cases import every_backend
 from tests.models.test_loading import refusal

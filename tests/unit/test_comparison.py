@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psr_lens.comparison import compare, plan_comparison
-from psr_lens.examples import SteeringDataset
+from psr_lens.dataset import SteeringDataset
 from psr_lens.fitting import best
 from psr_lens.fitting.best import fit_best, settings_of
 from psr_lens.steering.registry import fitted_methods

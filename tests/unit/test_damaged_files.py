@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from psr_lens.dataset import SteeringDataset
 from psr_lens.faithfulness import FaithfulnessReport
 from psr_lens.fitting.checkpoint import FitCheckpoint
 from psr_lens.fitting.gradient import TrainingState
@@ -24,6 +25,7 @@ from psr_lens.steering import load_steering
 from psr_lens.storage import read_container
 from tests.sealed import sealed, taken_apart
 from tests.stored_steerings import Shape
+from tests.tiny_datasets import made_up_dataset
 from tests.tiny_reports import REPORTS
 from tests.tiny_steerings import made_up
 
@@ -51,6 +53,10 @@ def report_file(folder: Path) -> Path:
     return REPORTS["faithfulness"].save(folder / "report")
 
 
+def dataset_file(folder: Path) -> Path:
+    return made_up_dataset().save(folder / "data")
+
+
 def read_checkpoint(path: Path) -> None:
     kept = FitCheckpoint(path.parent, FIT)
     assert kept.stages() or kept.training("live")
@@ -72,6 +78,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], None]]] = {
     "steering": (steering_file, read_and_keep(load_steering)),
     "stage": (stage_file, read_checkpoint),
     "epoch": (epoch_file, read_checkpoint),
+    "dataset": (dataset_file, read_and_keep(SteeringDataset.load)),
     "report": (report_file, read_and_keep(FaithfulnessReport.load)),
 }
 

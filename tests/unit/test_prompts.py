@@ -5,7 +5,7 @@ import json
 import pytest
 
 from psr_lens.models import RawText
-from psr_lens.prompts import PromptPair, instruct, load_pairs
+from psr_lens.prompts import PromptPair, load_pairs, make_pairs
 
 
 def write(path, *lines):
@@ -90,8 +90,9 @@ def test_an_empty_or_missing_file_is_refused(tmp_path):
         load_pairs(tmp_path / "latin")
 
 
-def test_instruct_puts_the_instruction_in_the_system_message():
-    pair = instruct("Why?", "Be brief.", equivalents=["Few words.", "Short."])
+def test_the_instruction_is_the_system_message():
+    pair, other = make_pairs(["Why?", "How?"], "Be brief.", paraphrases=["Few words.", "Short."])
+    assert [pair.group, other.group] == ["user: Why?", "user: How?"]
     assert pair.base == [{"role": "user", "content": "Why?"}]
     assert pair.steered[0] == {"role": "system", "content": "Be brief."}
     assert pair.steered[1:] == pair.base
@@ -99,16 +100,25 @@ def test_instruct_puts_the_instruction_in_the_system_message():
 
 
 def test_equivalents_are_several_prompts():
-    message = r"equivalents='Few words.': pass a list of"
-    with pytest.raises(ValueError, match=message):
-        instruct("Why?", "Be brief.", equivalents="Few words.")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"paraphrases='Few words.': pass a list of"):
+        make_pairs(["Why?"], "Be brief.", paraphrases="Few words.")
+    with pytest.raises(ValueError, match=r"equivalents='Few words.': pass a list of"):
         PromptPair("Why?", "Be brief. Why?", equivalents="Few words.")
 
 
-def test_instruct_keeps_a_system_message_that_is_there():
+def test_questions_by_group():
+    asked = {"sea": ["What is a whale?", "And a squid?"], "content": ["What is wool?"]}
+    pairs = make_pairs(asked, "Sing.")
+    assert [pair.group for pair in pairs] == ["sea", "sea", "content"]
+    by_itself = make_pairs([question for own in asked.values() for question in own], "Sing.")
+    assert [(pair.base, pair.steered) for pair in pairs] == [
+        (pair.base, pair.steered) for pair in by_itself
+    ]
+
+
+def test_a_system_message_that_is_there_is_kept():
     chat = [{"role": "system", "content": "You are Bob."}, {"role": "user", "content": "Why?"}]
-    pair = instruct(chat, "Be brief.")
+    (pair,) = make_pairs([chat], "Be brief.")
     assert pair.steered[0]["content"] == "Be brief.\nYou are Bob."
     assert pair.base == chat
 

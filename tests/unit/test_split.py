@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psr_lens.examples import Example, split_examples, split_groups
+from psr_lens.dataset import split_examples, split_groups
+from psr_lens.examples import Example
 from psr_lens.prompts import PromptPair
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES, classify_tokens, is_punctuation
 from psr_lens.models import load_model
-from psr_lens.prompts import instruct
+from psr_lens.prompts import PromptPair, make_pairs
 from psr_lens.responses import make_example
 from tests.tiny_models import tiny_model
 
@@ -21,7 +21,7 @@ def names(model, example, surface):
 def spelt(model, response):
     """An example whose response is these tokens of the demo's vocabulary."""
     ids = model.encoder.tokenizer.convert_tokens_to_ids(response)
-    pair = instruct("what does the bat eat ?", "answer like a pirate .")
+    (pair,) = make_pairs(["what does the bat eat ?"], "answer like a pirate .")
     return make_example(model, pair, ids)
 
 
@@ -66,11 +66,9 @@ def test_other_tokenizers(family):
     end = max(model.encoder.end_token_ids)
     text = "The otter , it eats fish !"
     ids = [*model.encoder.encode_response("hello", text), end]
-    pair = instruct("hello", "be kind") if model.encoder.has_template else None
-    if pair is None:
-        from psr_lens.prompts import PromptPair
-
-        pair = PromptPair("hello", "be kind hello")
+    pair = PromptPair("hello", "be kind hello")
+    if model.encoder.has_template:
+        (pair,) = make_pairs(["hello"], "be kind")
     example = make_example(model, pair, ids)
     found = dict(zip(model.encoder.str_tokens(ids), names(model, example, "R")[1:], strict=True))
     assert {kind for text, kind in found.items() if text.strip() in (",", "!")} == {"punctuation"}

@@ -1,0 +1,333 @@
+"""The data set that fits and reports are made from: how it is split, kept, and tied to its model."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, overload
+
+import torch
+
+from psr_lens._types import Surface
+from psr_lens.dataset_file import pack_examples, pack_split, take_examples, take_split
+from psr_lens.examples import SPLITS, Example, Split, check_examples
+from psr_lens.model_record import describe_model, recorded_fingerprint
+from psr_lens.models import HookedModel
+from psr_lens.models.numerics import model_fingerprint
+from psr_lens.prompts import prompt_text
+from psr_lens.storage import read_container, write_container
+from psr_lens.storage.fields import (
+    if_there,
+    listed,
+    mapping,
+    number,
+    only,
+    reading,
+    text,
+    whole,
+)
+
+KIND: Final = "dataset"
+
+_FIELDS: Final = ("provenance", "model", "renderings")
+_READ_AGAIN: Final = 8
+"""Examples whose prompts are tokenised anew to see whether a model reads them as they are kept."""
+
+
+@dataclass(frozen=True)
+class SteeringDataset(Sequence[Example]):
+    """Examples with a split into train, dev and test that never tears a group apart.
+
+    Attributes:
+        examples: The triplets.
+        split_of_group: To which split every group belongs.
+        provenance: Which model sampled the responses, and how.
+        model: The model whose tokens these are: name, revision, fingerprint, chat template and its
+            options. Whatever takes a model and the data refuses another model. Empty where the data
+            was not made by `sample_responses`; then nothing is checked, and neither is it for a plain
+            list of the examples: `list(data)` goes with a model that was changed on purpose.
+    """
+
+    examples: tuple[Example, ...]
+    split_of_group: Mapping[str, Split]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> "SteeringDataset": ...
+    def __getitem__(self, index: int | slice) -> "Example | SteeringDataset":
+        if isinstance(index, slice):
+            return replace(self, examples=self.examples[index])
+        return self.examples[index]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.examples)
+
+    @property
+    def train(self) -> "SteeringDataset":
+        """The examples to fit on."""
+        return self._part("train")
+
+    @property
+    def dev(self) -> "SteeringDataset":
+        """The examples that decide when to stop and what to choose."""
+        return self._part("dev")
+
+    @property
+    def test(self) -> "SteeringDataset":
+        """The examples to report on."""
+        return self._part("test")
+
+    def filter(self, keep: Callable[[Example], bool]) -> "SteeringDataset":
+        """The examples for which `keep` holds: a judge's filter, say."""
+        return replace(self, examples=tuple(e for e in self.examples if keep(e)))
+
+    def sorted(self) -> "SteeringDataset":
+        """The same examples by their token ids: in an order that does not depend on the given one."""
+
+        def place(example: Example) -> tuple[Any, ...]:
+            ids = (example.base_ids, example.steered_ids, example.response_ids)
+            return *ids, example.equivalent_ids, example.finished, example.alpha
+
+        return replace(self, examples=tuple(sorted(self.examples, key=place)))
+
+    def weighted(self, scores: Sequence[float], offset: float = -0.5) -> "SteeringDataset":
+        """Positives and negatives: `alpha = score + offset` for every example.
+
+        Heyman & Vandeputte's use of negatives, with `offset = b_m = -0.5`: a response that does not
+        show the trait gets a negative strength, so that the fit learns to push away from it.
+
+        Args:
+            scores: How much every example shows the trait, 0 to 1.
+            offset: What is added.
+
+        Raises:
+            ValueError: If there is not one score from 0 to 1 per example.
+        """
+        if len(scores) != len(self) or not all(0 <= score <= 1 for score in scores):
+            raise ValueError(
+                f"{len(scores)} scores for {len(self)} examples: pass one from 0 to 1 for each"
+            )
+        pairs = zip(self.examples, scores, strict=True)
+        weighted = tuple(replace(example, alpha=score + offset) for example, score in pairs)
+        return replace(self, examples=weighted)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the data to one file; an older data set there is replaced.
+
+        All is kept: prompts, paraphrases, responses, their tokens, the split, the model, and how the
+        responses were sampled.
+
+        Args:
+            path: Where; `.safetensors` is added if missing.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: If something that is not a data set is at the path, a pair's metadata or the
+                provenance holds what JSON does not keep, or a group is in no split.
+            OSError: If the file cannot be written.
+
+        Example:
+            >>> from tempfile import mkdtemp
+            >>> import psr_lens as pl
+            >>> pairs = pl.make_pairs(["describe the fox ."], "shout .")
+            >>> model = pl.load_model("demo")
+            >>> data = pl.sample_responses(model, pairs, max_new_tokens=8, progress=False)
+            >>> file = data.save(f"{mkdtemp()}/loud")
+            >>> pl.SteeringDataset.load(file) == data
+            True
+        """
+        tensors, renderings = pack_examples(self.examples)
+        # Nothing is written that could not be read.
+        take_examples(dict(tensors), renderings)
+        _check_groups(self.examples, self.split_of_group)
+        header = {
+            "provenance": dict(self.provenance),
+            "model": dict(self.model),
+            "renderings": renderings,
+        }
+        if json.loads(json.dumps(header, default=str)) != header:
+            raise ValueError(
+                "the data set cannot be kept: its provenance, or what its chat template was given, holds "
+                "what JSON does not keep as it is (a tuple, an array, NaN); use lists, numbers and text"
+            )
+        return write_container(path, KIND, tensors | pack_split(self.split_of_group), header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SteeringDataset":
+        """Read a data set that `save` wrote: the same examples in the same split.
+
+        Args:
+            path: The file, with or without `.safetensors`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, or no data set.
+        """
+        tensors, header = read_container(path, KIND)
+        with reading(path, "data set"):
+            only(header, *_FIELDS)
+            examples = take_examples(tensors, listed(header, "renderings", mapping))
+            split = take_split(tensors)
+            only(tensors)
+            found = cls(
+                examples,
+                split,
+                _checked_sampling(mapping(header, "provenance")),
+                _checked_model(mapping(header, "model")),
+            )
+            _check_groups(examples, split)
+        return found
+
+    def _part(self, split: Split) -> "SteeringDataset":
+        return self.filter(lambda example: self.split_of_group[example.pair.group] == split)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(self._part(split))} {split}" for split in SPLITS)
+        return f"SteeringDataset({len(self)} examples: {sizes})"
+
+
+def describe_origin(model: HookedModel) -> dict[str, Any]:
+    """What a data set keeps of its model: `describe_model`, and what its chat template is given."""
+    described = describe_model(model)
+    described["template_options"] = dict(model.encoder.template_options)
+    # Through JSON and back, so that what was saved and loaded says exactly the same.
+    return json.loads(json.dumps(described))
+
+
+def check_data(
+    model: HookedModel, data: Sequence[Example], surface: Surface = "R"
+) -> Sequence[Example]:
+    """The examples, if they are that, have the surface, and are of the model at hand.
+
+    Same weights on another backend are the same model, as they are for steerings.
+
+    Raises:
+        ValueError: As `check_examples` does, and if the data was sampled with other weights, another
+            tokenizer or chat template, or other options of the template.
+    """
+    check_examples(data, surface)
+    if not isinstance(data, SteeringDataset) or not data.model:
+        return data
+    difference = _difference(model, data)
+    if difference:
+        raise ValueError(
+            f"the data was sampled with {data.model['name']!r} and does not belong to "
+            f"{model.name!r}: {difference}; or sample responses anew"
+        )
+    return data
+
+
+def _difference(model: HookedModel, data: SteeringDataset) -> str:
+    """In what a model differs from the one of the data, and the way out; empty if in nothing."""
+    recorded, encoder = data.model, model.encoder
+    expected = recorded_fingerprint({"model": recorded})
+    other = "" if expected is None else expected.difference(model_fingerprint(model))
+    if other:
+        return f"{other}; load the model that it was sampled with"
+    if recorded["chat_template"] != encoder.template_hash:
+        return "the chat template is another one; load the model with the template of the data"
+    options = dict(encoder.template_options)
+    # Options that were given for the data alone may be those of the model by now.
+    if options not in (recorded["template_options"], data.provenance.get("template_options", {})):
+        given = recorded["template_options"]
+        return f"template_options={options} and not {given}; load the model with those of the data"
+    for example in islice(data, 0, None, max(1, len(data) // _READ_AGAIN)):
+        pair, rendering = example.pair, example.rendering
+        prompts = ((pair.base, example.base_ids), (pair.steered, example.steered_ids))
+        if any(encoder.encode(prompt, rendering).ids != ids for prompt, ids in prompts):
+            return (
+                f"its tokenizer makes other tokens of {prompt_text(pair.steered)[:60]!r}; load the "
+                "model with the tokenizer of the data"
+            )
+    return ""
+
+
+def _check_groups(examples: Sequence[Example], split_of_group: Mapping[str, Split]) -> None:
+    for example in examples:
+        if example.pair.group not in split_of_group:
+            raise ValueError(
+                f"group {example.pair.group[:60]!r} is in no split: name train, dev or test for it"
+            )
+
+
+def _checked_sampling(found: dict[str, Any]) -> dict[str, Any]:
+    """A provenance with all that anything reads in it checked."""
+    for name in ("responses_from", "date"):
+        if_there(found, name, text)
+    for name in ("sampled", "seed", "max_new_tokens"):
+        if_there(found, name, whole)
+    if_there(found, "temperature", number)
+    if_there(found, "template_options", mapping)
+    return found
+
+
+def _checked_model(found: dict[str, Any]) -> dict[str, Any]:
+    """What `describe_origin` gave, with all that anything reads in it checked."""
+    if found:
+        for name in ("name", "chat_template"):
+            text(found, name)
+        mapping(found, "template_options")
+        recorded_fingerprint({"model": found})
+    return found
+
+
+def split_examples(
+    examples: Sequence[Example], shares: tuple[float, float, float], seed: int
+) -> dict[str, Split]:
+    """`split_groups`, with groups that share a pair of prompts kept on one side.
+
+    A pair is shared where it has the same words or the same tokens: two questions that differ in
+    unknown words alone are the same example to the model, whatever their groups are called.
+    """
+    root: dict[str, str] = {}
+
+    def find(group: str) -> str:
+        while root.setdefault(group, group) != group:
+            group = root[group]
+        return group
+
+    first_with: dict[Any, str] = {}
+    for example in examples:
+        for same in (example.key, (example.base_ids, example.steered_ids)):
+            group = find(example.pair.group)
+            other = find(first_with.setdefault(same, group))
+            # The smaller name stands for both, whatever the order of the examples.
+            root[max(group, other)] = min(group, other)
+    part = split_groups([find(group) for group in root], shares, seed)
+    return {group: part[find(group)] for group in root}
+
+
+def split_groups(
+    groups: Sequence[str], shares: tuple[float, float, float], seed: int
+) -> dict[str, Split]:
+    """Shuffle the distinct groups by `seed` and cut them by `shares`.
+
+    A split with a positive share gets at least one group as long as there are enough of them, train
+    first, then test, then dev.
+
+    Raises:
+        ValueError: If a share is negative or they do not sum to 1.
+    """
+    valid = isinstance(shares, Sequence) and len(shares) == 3
+    if not valid or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"split={shares}: shares of train, dev and test must be >= 0 and sum to 1")
+    distinct = sorted(set(groups))
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = [distinct[i] for i in torch.randperm(len(distinct), generator=generator).tolist()]
+    counts = [int(share * len(distinct)) for share in shares]
+    for i in (0, 2, 1):
+        if shares[i] > 0 and counts[i] == 0 and sum(counts) < len(distinct):
+            counts[i] = 1
+    counts[0 if shares[0] > 0 else counts.index(max(counts))] += len(distinct) - sum(counts)
+    last_of_train, last_of_dev = counts[0], counts[0] + counts[1]
+    parts = (shuffled[:last_of_train], shuffled[last_of_train:last_of_dev], shuffled[last_of_dev:])
+    return {group: split for split, part in zip(SPLITS, parts, strict=True) for group in part}
