@@ -77,7 +77,7 @@ class HookedModel(EditableModel):
     def use_tokenizer(self, tokenizer: Any) -> None:
         """Take prompts through another tokenizer from now on."""
         self._tokenizer = tokenizer
-        self.__dict__.pop("encoder", None)
+        vars(self).pop("encoder", None)
 
     def _found_tokenizer(self) -> Any:
         raise ValueError(f"{self.name} came without a tokenizer, which prompts need")

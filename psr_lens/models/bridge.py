@@ -106,7 +106,7 @@ class BridgeModel(ThroughTransformers):
     def _handed_on(self, layer: int, resid: Tensor) -> Tensor:
         return resid
 
-    @cached_property
+    @property
     def _attends_as_known(self) -> bool:
         attentions = {type(getattr(block, "attn", None)).__name__ for block in self.raw.blocks}
         return attentions <= _KNOWN_ATTENTIONS

@@ -27,19 +27,16 @@ def widen_constants(model: nn.Module) -> None:
     That is rotary frequencies, and the factor of Gemma's embeddings.
     """
     for module in model.modules():
-        scale = getattr(module, "scalar_embed_scale", None)
-        if scale is not None:
-            module.embed_scale = torch.tensor(
-                scale, dtype=torch.float64, device=module.weight.device
-            )
-        names = [name for name, _ in module.named_buffers(recurse=False) if name.endswith(_ANGLES)]
-        if not names or not hasattr(module, "config"):
+        own: Any = module
+        if hasattr(own, "scalar_embed_scale"):
+            own.embed_scale = own.weight.new_tensor(own.scalar_embed_scale)
+        names = [name for name, _ in own.named_buffers(recurse=False) if name.endswith(_ANGLES)]
+        if not names or not hasattr(own, "config"):
             continue
         with _Widened():
-            fresh: Any = type(module)(module.config)  # type: ignore[call-arg]
+            fresh = type(own)(own.config)
         for name in names:
-            own = getattr(module, name)
-            setattr(module, name, getattr(fresh, name).to(own.device))
+            setattr(own, name, getattr(fresh, name).to(getattr(own, name).device))
 
 
 @final

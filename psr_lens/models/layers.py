@@ -16,7 +16,7 @@ def language_model(hf_model: Any) -> Any:
     """
     if not hasattr(hf_model, "peft_config"):
         return hf_model
-    active = getattr(hf_model, "active_peft_config", None)
+    active: Any = getattr(hf_model, "active_peft_config", None)
     if getattr(active, "is_prompt_learning", False):
         raise ValueError(
             f"this {type(hf_model).__name__} puts learnt tokens in front of every prompt "
@@ -34,7 +34,7 @@ def modules_down_to_layers(hf_model: Any) -> list[nn.Module]:
     Raises:
         ValueError: If there is no such list.
     """
-    config = getattr(hf_model, "config", None)
+    config: Any = getattr(hf_model, "config", None)
     if isinstance(hf_model, nn.Module) and hasattr(config, "get_text_config"):
         found = _way_down(hf_model, config.get_text_config().num_hidden_layers)
         if found is not None:

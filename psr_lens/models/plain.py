@@ -161,8 +161,12 @@ class TransformersModel(ThroughTransformers):
     def _language_model(self) -> Any:
         return language_model(self.raw)
 
-    @cached_property
+    @property
     def _blocks(self) -> Sequence[Any]:
+        return self._layers
+
+    @cached_property
+    def _layers(self) -> Sequence[Any]:
         layers: Any = modules_down_to_layers(self._language_model)[-1]
         return list(layers)
 
