@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _NAMES = ("layers", "h", "blocks", "block")
@@ -88,6 +89,12 @@ def with_entering(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a decoder layer is called with, another residual stream in place of its own."""
     return ((resid, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": resid})
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """Where a module computes; of weights that are kept elsewhere, on the disk say, where they will."""
+    planned = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return next(module.parameters()).device if planned is None else torch.device(planned)
 
 
 def first_attribute(thing: Any, *names: str) -> Any:

@@ -15,6 +15,7 @@ from psr_lens.models.checkpoint import is_placed
 from psr_lens.models.float64 import all_float64
 from psr_lens.models.layers import (
     entering,
+    execution_device,
     first_attribute,
     language_model,
     modules_down_to_layers,
@@ -61,13 +62,7 @@ class TransformersModel(ThroughTransformers):
     @property
     def device(self) -> torch.device:
         """Where passes begin: where the token embeddings are looked up."""
-        embeddings = self._language_model.get_input_embeddings()
-        # Of weights that are kept elsewhere, on the disk say, it is known where they will run.
-        hook = getattr(embeddings, "_hf_hook", None)
-        execution = getattr(hook, "execution_device", None)
-        if execution is not None:
-            return torch.device(execution)
-        return embeddings.weight.device
+        return execution_device(self._language_model.get_input_embeddings())
 
     def hook_point(self, layer: int) -> nn.Module:
         """Decoder layer `layer`."""

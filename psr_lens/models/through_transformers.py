@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
 from psr_lens.models.binding import suspended
-from psr_lens.models.layers import language_model, residual_of
+from psr_lens.models.layers import execution_device, language_model, residual_of
 from psr_lens.models.prefix import KeyValues
 from psr_lens.models.shared import mask_after
 
@@ -210,7 +210,9 @@ class ThroughTransformers(HookedModel):
     def _filled(self, prefix: KeyValues) -> Any:
         cache = self._whole_cache()
         for i, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
-            cache.update(keys.transpose(1, 2), values.transpose(1, 2), i)
+            # Where the layers lie on several devices, each keeps its own.
+            place = execution_device(self._blocks[i])
+            cache.update(keys.transpose(1, 2).to(place), values.transpose(1, 2).to(place), i)
         return cache
 
     def _whole_cache(self) -> Any:
