@@ -24,7 +24,7 @@ from statistics import median
 
 from benchmarks.figures import Figure, Skipped
 from benchmarks.models import smollm2_checkpoint
-from benchmarks.sizes import BACKENDS, Bench
+from benchmarks.sizes import ALL_BACKENDS, Bench
 from benchmarks.which_fits import LOADING as MEMORY
 
 TIME = {"bridge": 2.0}
@@ -54,7 +54,7 @@ def run(bench: Bench) -> Iterator[Figure | Skipped]:
 
 def _figures(name: str, checkpoint: Path, rounds: int) -> Iterator[Figure]:
     weights = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
-    contenders = (*_IN_WORDS, *BACKENDS)
+    contenders = (*_IN_WORDS, *ALL_BACKENDS)
     peaks: dict[str, list[float]] = {one: [] for one in contenders}
     seconds: dict[str, list[float]] = {one: [] for one in contenders}
     for turn in range(rounds):
@@ -75,7 +75,7 @@ def _figures(name: str, checkpoint: Path, rounds: int) -> Iterator[Figure]:
             MEMORY.get(one),
             note=f"{median(peaks[one]) / 2**20:.0f} MiB above the loaded interpreter",
         )
-    for one in BACKENDS:
+    for one in ALL_BACKENDS:
         for reference, words in _IN_WORDS.items():
             pairs = zip(seconds[one], seconds[reference], strict=True)
             yield Figure(

@@ -10,6 +10,8 @@ from psr_lens.models.loading import hooked_available
 
 SMOLLM2 = "smollm2"
 BACKENDS = ("hooked", "bridge") if hooked_available() else ("bridge",)
+ALL_BACKENDS = (*BACKENDS, "transformers")
+"""With the one that has nothing but its own passes to be measured against."""
 
 
 @dataclass(frozen=True)

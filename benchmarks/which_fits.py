@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.figures import fill
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-LOADING = {"bridge": 1.15, "hooked": 2.3}
+LOADING = {"bridge": 1.15, "hooked": 2.3, "transformers": 1.15}
 """Peak of loading over the weights' bytes: what benchmarks/loading.py holds it to."""
 EXAMPLES, BASE, INSTRUCTION, RESPONSE = 100, 60, 20, 60
 

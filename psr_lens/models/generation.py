@@ -1,4 +1,4 @@
-"""Step-by-step sampling on the model protocol, the same on both backends."""
+"""Step-by-step sampling on the model protocol, the same on every backend."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext

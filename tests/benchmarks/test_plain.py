@@ -9,12 +9,13 @@ import torch
 from benchmarks import plain
 from psr_lens.deltas import collect_deltas, example_batches, surface_residuals
 from psr_lens.responses import sample_responses
-from tests.tiny_models import BACKENDS, instructed, tiny_model
+from tests.models.cases import LENS_BACKENDS
+from tests.tiny_models import instructed, tiny_model
 
 QUESTIONS = ("the cat", "what is a dog like today", "tell me about the small old house")
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=LENS_BACKENDS)
 def model(request):
     return tiny_model("llama", request.param, dtype="float64")
 
