@@ -9,7 +9,7 @@ from psr_lens._types import Surface, TokenValues
 from psr_lens.deltas import iter_deltas
 from psr_lens.examples import Example, SteeringDataset, cut_off_words
 from psr_lens.models import unsteered_model
-from psr_lens.plots import Report, TraitSection, render_report
+from psr_lens.plots import TraitPage, TraitSection, render_traits
 from psr_lens.plots.page import PAGE_MARK
 from psr_lens.prompt_effect import PromptEffect, measure_prompt_effect
 from psr_lens.prompts import prompt_text
@@ -101,8 +101,8 @@ def write_decomposition(
         writer.writerows(rows[i])
     described = describe_model(hooked)
     described.pop("fingerprint")
-    page = render_report(
-        Report(
+    page = render_traits(
+        TraitPage(
             "What did these prompts do inside the model?",
             f"{effect.warning} {_LEAD}".lstrip(),
             tuple(sections[i] for i in sorted(sections)),

@@ -83,7 +83,7 @@ class PromptDeltas:
 
     def _repr_html_(self) -> str:
         from psr_lens.plots import token_heatmap
-        from psr_lens.plots.prompts import notebook_prompts_html
+        from psr_lens.plots.prompt_html import notebook_prompts_html
 
         return token_heatmap(self)._repr_html_() + notebook_prompts_html(self.example.seen)
 

@@ -8,9 +8,9 @@ from psr_lens.faithfulness import EQUIVALENT_PROMPT, MEASURES, FaithfulnessRepor
 from psr_lens.plots.circuits import page_scripts
 from psr_lens.plots.faithfulness import faithfulness_figure, faithfulness_table
 from psr_lens.plots.figures import PageFigures, provenance_footer
-from psr_lens.plots.gap import gap_bars
+from psr_lens.plots.gap_figure import gap_bars
 from psr_lens.plots.page import PAGE_MARK, html_page
-from psr_lens.plots.prompts import common_note, seen_prompts_html
+from psr_lens.plots.prompt_html import common_note, seen_prompts_html
 from psr_lens.plots.text import escape
 from psr_lens.plots.tokens import token_heatmaps
 from psr_lens.storage import container_bytes, refuse_foreign

@@ -5,11 +5,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from psr_lens.assumptions.report import AssumptionReport, Measurement
-from psr_lens.components.report import Component, ComponentReport, ComponentTokens
+from psr_lens.assumptions.assumption_report import AssumptionReport, Measurement
+from psr_lens.components.component_report import Component, ComponentReport, ComponentTokens
 from psr_lens.faithfulness.curves import Run
+from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport
 from psr_lens.faithfulness.ledger import TOKEN_COLUMNS
-from psr_lens.faithfulness.report import FaithfulnessReport
 from psr_lens.lens.reading import DirectionReading, LensReading, TokenLogit
 from psr_lens.statistics import Estimate
 

@@ -49,8 +49,8 @@ class Demo(ModelOptions):
         from psr_lens._types import check_seed
 
         check_seed(self.seed)
+        from psr_lens.demo.demo_page import SHOWN
         from psr_lens.demo.experiment import CONSTANTS
-        from psr_lens.demo.report import SHOWN
         from psr_lens.demo.run import check_traits, run_demo, world_of
 
         world = world_of(self.model)
@@ -309,7 +309,7 @@ class Faithfulness(PairOptions):
             refuse_file(self.out)
             self._refuse_foreign(self.out)
         from psr_lens.faithfulness import measure_faithfulness
-        from psr_lens.faithfulness.measure import refuse_seen
+        from psr_lens.faithfulness.measure_faithfulness import refuse_seen
         from psr_lens.faithfulness_page import write_faithfulness
         from psr_lens.responses import unanswered
         from psr_lens.steering import load_steering

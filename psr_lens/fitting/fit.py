@@ -9,15 +9,16 @@ import torch
 
 from psr_lens._types import Layers, Surface, resolve_layers
 from psr_lens.examples import SteeringDataset, check_examples, split_groups
-from psr_lens.fitting.checkpoint import FitCheckpoint
 from psr_lens.fitting.errors import relative_rmse
+from psr_lens.fitting.fit_checkpoint import FitCheckpoint
+from psr_lens.fitting.forwards import counting_forwards
 from psr_lens.fitting.plan import CLOSED, plan_fit
 from psr_lens.fitting.recipe import Recipe
-from psr_lens.fitting.report import FitReport, counting_forwards
 from psr_lens.fitting.solve import Solver
 from psr_lens.models import unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering import Steering
+from psr_lens.steering.fit_report import FitReport
 from psr_lens.steering.provenance import describe_data, provenance
 
 

@@ -17,9 +17,9 @@ from psr_lens.demo.animals import (
     fit_data,
     held_out_data,
 )
+from psr_lens.demo.demo_page import NAMES, compared
 from psr_lens.demo.experiment import CONTROL
 from psr_lens.demo.instructions import DEFAULT_TRAITS
-from psr_lens.demo.report import NAMES, compared
 from psr_lens.demo.run import run_demo
 from psr_lens.demo.trial import METHODS
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS

@@ -7,7 +7,7 @@ import torch
 
 from psr_lens import load_model
 from psr_lens.components import ComponentReport, measure_components
-from psr_lens.components.deltas import component_deltas, head_parts, instruction_span
+from psr_lens.components.component_deltas import component_deltas, head_parts, instruction_span
 from psr_lens.deltas import collect_deltas, example_batches
 from psr_lens.demo import questions, system_prompt
 from psr_lens.examples import Example

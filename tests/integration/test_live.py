@@ -238,21 +238,21 @@ def test_negatives_push_the_other_way(model, data):
     ids=str,
 )
 def test_an_interrupted_fit_goes_on_bit_for_bit(model, data, tmp_path, monkeypatch, solver, at):
-    from psr_lens.fitting import checkpoint
+    from psr_lens.fitting import fit_checkpoint
 
     options = {"solver": solver, "epochs": 5, "recipe": replace(DEFAULT, patience=0)}
     whole = fit(model, data, **options)
-    saved = checkpoint.FitCheckpoint.save_training
+    saved = fit_checkpoint.FitCheckpoint.save_training
 
     def interrupted(self, run, state):
         saved(self, run, state)
         if (run, state.epoch) == at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.FitCheckpoint, "save_training", interrupted)
+    monkeypatch.setattr(fit_checkpoint.FitCheckpoint, "save_training", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(model, data, checkpoint=tmp_path, **options)
-    monkeypatch.setattr(checkpoint.FitCheckpoint, "save_training", saved)
+    monkeypatch.setattr(fit_checkpoint.FitCheckpoint, "save_training", saved)
     resumed = fit(model, data, checkpoint=tmp_path, **options)
     assert resumed.fit_report.losses == whole.fit_report.losses
     assert (

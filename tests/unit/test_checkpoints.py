@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from psr_lens.fitting.checkpoint import FitCheckpoint
+from psr_lens.fitting.fit_checkpoint import FitCheckpoint
 from psr_lens.fitting.gradient import TrainingState
-from psr_lens.fitting.report import StageReport
 from psr_lens.steering import ActAdd
+from psr_lens.steering.fit_report import StageReport
 from psr_lens.storage import read_container, write_container
 from tests.stored_steerings import FOLDER
 

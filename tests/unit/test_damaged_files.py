@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from psr_lens.faithfulness import FaithfulnessReport
-from psr_lens.fitting.checkpoint import FitCheckpoint
+from psr_lens.fitting.fit_checkpoint import FitCheckpoint
 from psr_lens.fitting.gradient import TrainingState
-from psr_lens.fitting.report import StageReport
 from psr_lens.steering import load_steering
+from psr_lens.steering.fit_report import StageReport
 from psr_lens.storage import read_container
 from tests.sealed import sealed, taken_apart
 from tests.stored_steerings import Shape

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface, check_count, check_seed, check_surface, exactly
-from psr_lens.components.deltas import ComponentDeltas, component_deltas, head_parts
-from psr_lens.components.report import (
+from psr_lens.components.component_deltas import ComponentDeltas, component_deltas, head_parts
+from psr_lens.components.component_report import (
     Component,
     ComponentKind,
     ComponentReport,

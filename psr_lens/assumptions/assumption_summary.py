@@ -2,7 +2,7 @@
 
 from typing import Final, get_args
 
-from psr_lens.assumptions.report import Assumption, AssumptionReport
+from psr_lens.assumptions.assumption_report import Assumption, AssumptionReport
 from psr_lens.prompt_effect import warning_of
 from psr_lens.statistics import why_no_interval
 

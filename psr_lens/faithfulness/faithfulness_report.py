@@ -23,7 +23,6 @@ from psr_lens.faithfulness.ledger import TOKEN_COLUMNS
 from psr_lens.faithfulness.measures import HEADLINES, MEASURES
 from psr_lens.faithfulness.references import NO_STEERING
 from psr_lens.faithfulness.tables import measures_table, pack_runs, unpack_runs
-from psr_lens.faithfulness.words import describe
 from psr_lens.prompt_effect import html_warning, warning_of
 from psr_lens.seen_prompts import SeenPrompts
 from psr_lens.statistics import LEAST_EXAMPLES, Curve, resamples
@@ -324,6 +323,8 @@ class FaithfulnessReport:
 
     def summary(self) -> str:
         """What the numbers say, in words."""
+        from psr_lens.faithfulness.faithfulness_summary import describe
+
         return describe(self)
 
     def __repr__(self) -> str:

@@ -21,8 +21,8 @@ from psr_lens._types import (
     check_surface,
     resolve_layers,
 )
+from psr_lens.assumptions.assumption_report import AssumptionReport
 from psr_lens.assumptions.decoding import fit_layer_probes, score_layer_probes
-from psr_lens.assumptions.report import AssumptionReport
 from psr_lens.assumptions.spectrum import measure_spectrum
 from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.assumptions.strengths import DIRECTIONS, describe_strengths, measure_strengths

@@ -186,7 +186,7 @@ class AssumptionReport:
 
     def summary(self) -> str:
         """What the numbers say: a verdict on each assumption, then a sentence or two per layer."""
-        from psr_lens.assumptions.words import summarise
+        from psr_lens.assumptions.assumption_summary import summarise
 
         return summarise(self)
 
@@ -285,7 +285,7 @@ class AssumptionReport:
             )
 
     def __repr__(self) -> str:
-        from psr_lens.assumptions.words import tally
+        from psr_lens.assumptions.assumption_summary import tally
 
         return (
             f"AssumptionReport({len(self.layers)} layers, {self.kind} deltas of {self.examples} "

@@ -15,11 +15,11 @@ from psr_lens._types import Surface, check_alpha, check_count, check_seed, check
 from psr_lens.deltas import iter_batches, working_dtype
 from psr_lens.examples import Example, check_examples, describe_responses
 from psr_lens.faithfulness import references
+from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport, Run
 from psr_lens.faithfulness.gap import bases_of
 from psr_lens.faithfulness.ledger import Ledger
 from psr_lens.faithfulness.recording import Products, SharedRuns
 from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING, Probe
-from psr_lens.faithfulness.report import FaithfulnessReport, Run
 from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.models.finite import at_strength
 from psr_lens.prompt_effect import measure_prompt_effect

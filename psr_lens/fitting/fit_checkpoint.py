@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from psr_lens.fitting.gradient import TrainingState
-from psr_lens.fitting.report import StageReport
 from psr_lens.steering import Steering
+from psr_lens.steering.fit_report import StageReport
 from psr_lens.storage import read_container, write_container
 from psr_lens.storage.fields import mapping, only, reading, take, whole
 
