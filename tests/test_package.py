@@ -35,10 +35,12 @@ LAYERS = (
     "seen_prompts",
     "examples",
     "responses",
+    "report",
     "deltas",
     "delta_moments",
     "prompt_effect",
     "steering",
+    "delta_collection",
     "fitting",
     "faithfulness",
     "assumptions",
@@ -58,13 +60,16 @@ LAYERS = (
 MAY_REACH_DOWN = {
     "__getattr__",
     "_repr_html_",
-    "_repr_mimebundle_",
+    "_gap_bars",
+    "_heatmap",
+    "figures",
     "fold_into",
     "load_steering",
-    "plot",
-    "plot_gap",
+    "page",
     "push_to_hub",
+    "table_html",
     "to_hf",
+    "to_html",
 }
 
 

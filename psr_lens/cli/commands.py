@@ -243,9 +243,9 @@ class Compare(_FitOptions):
         """Sample, fit each, measure all on the same runs, print."""
         arguments = self.arguments()
         self.check()
-        if self.out is not None:
-            from psr_lens.storage.atomic import refuse_foreign_files
+        from psr_lens.storage.atomic import refuse_foreign_files, write_bytes
 
+        if self.out is not None:
             refuse_directory(self.out)
             refuse_foreign_files({self.out: b"steering,reference,measure,"})
         from psr_lens.comparison import compare, plan_comparison
@@ -263,9 +263,10 @@ class Compare(_FitOptions):
             **arguments,
             progress=True,
         )
-        print(found.table())
+        print(found.summary())
         if self.out is not None:
-            print(f"saved {found.save(self.out)}")
+            table = found.faithfulness.to_dataframe().to_csv(index=False)
+            print(f"saved {write_bytes(self.out, table.encode())}")
 
 
 @dataclass(frozen=True)

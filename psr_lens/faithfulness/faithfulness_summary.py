@@ -6,7 +6,6 @@ from psr_lens.examples import cut_off_of
 from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING
-from psr_lens.prompt_effect import warning_of
 from psr_lens.statistics import why_no_interval
 
 _CAUSES: Final = {
@@ -25,7 +24,7 @@ def describe(report: FaithfulnessReport) -> str:
     """The report in words: how close each steering comes, what it lacks, which one is closer."""
     count = "1 example" if report.examples == 1 else f"{report.examples} examples"
     lines = [
-        *warning_of(report.provenance),
+        *filter(None, [report.caution()]),
         f"Faithfulness to the prompt, {count}, surface {report.surface}, alpha {report.alpha:g}.",
         *filter(None, [cut_off_of(report.provenance), why_no_interval(report.examples)]),
         _READING + (", with 95 % intervals:" if report.has_intervals else ":"),

@@ -21,6 +21,7 @@ from psr_lens.plots.faithfulness import (
     faithfulness_figure,
     faithfulness_table,
 )
+from psr_lens.plots.fit_figures import fit_layers, fit_losses
 from psr_lens.plots.gap_figure import gap_bars
 from psr_lens.plots.layer_choice import layer_to_show
 from psr_lens.plots.layers import layer_token_heatmap
@@ -49,6 +50,8 @@ __all__ = [
     "faithfulness_curves",
     "faithfulness_figure",
     "faithfulness_table",
+    "fit_layers",
+    "fit_losses",
     "gap_bars",
     "head_heatmap",
     "layer_to_show",

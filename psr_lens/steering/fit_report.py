@@ -1,8 +1,17 @@
 """How a fit went."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, final
+
+from psr_lens.report import Figures, Report
+
+if TYPE_CHECKING:
+    import pandas
 
 
+@final
 @dataclass(frozen=True)
 class StageReport:
     """How the fit of one layer went.
@@ -25,8 +34,9 @@ class StageReport:
     penalty: float | None = None
 
 
+@final
 @dataclass(frozen=True)
-class FitReport:
+class FitReport(Report):
     """How a fit went.
 
     Attributes:
@@ -52,6 +62,8 @@ class FitReport:
             never got better than its start; else empty.
     """
 
+    title: ClassVar[str] = "How did the fit go?"
+
     method: str
     objective: str
     solver: str
@@ -67,6 +79,64 @@ class FitReport:
     dev_examples: int
     settings: tuple[tuple[str, float], ...] = ()
     warning: str = ""
+
+    def caution(self) -> str:
+        """Its warning."""
+        return self.warning
+
+    def summary(self) -> str:
+        """What was fitted how, in what time, and how close it came."""
+        return repr(self)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Tidy long form: one row per number.
+
+        Columns: `quantity`; `name`, of a solver or a setting that was tried, else empty; `at`, the layer,
+        or the step of `losses` and the epoch of `dev_losses`, missing where there is none; `value`. Of every
+        layer `train_loss`, `dev_loss`, `steps`, `heads` and `penalty`, as its `StageReport` has them,
+        `dev_relative_rmse` and `candidates`; of the whole fit `seconds`, `forwards`, `examples` and
+        `dev_examples`.
+        """
+        import pandas as pd
+
+        rows: list[tuple[str, str, int | None, float]] = []
+        for stage in self.stages:
+            own = {k: v for k, v in asdict(stage).items() if k != "layer" and v is not None}
+            rows += [(quantity, "", stage.layer, value) for quantity, value in own.items()]
+        for quantity in ("losses", "dev_losses", "dev_relative_rmse", "candidates"):
+            rows += [(quantity, "", i, value) for i, value in enumerate(getattr(self, quantity))]
+        for quantity in ("tried", "settings"):
+            rows += [(quantity, name, None, value) for name, value in getattr(self, quantity)]
+        for quantity in ("seconds", "forwards", "examples", "dev_examples"):
+            rows.append((quantity, "", None, getattr(self, quantity)))
+        table = pd.DataFrame(rows, columns=["quantity", "name", "at", "value"])
+        return table.astype({"at": "Int64", "value": float})
+
+    def figures(self) -> Figures:
+        """What there is to draw.
+
+        `layers`: relative RMSE on the dev examples and what each layer's fit left missing. `losses`: the
+        objective over the steps.
+        """
+        from psr_lens import plots
+
+        return {
+            "layers": partial(plots.fit_layers, self),
+            "losses": partial(plots.fit_losses, self),
+        }
+
+    def drawable(self) -> Sequence[str]:
+        """The figures that there are numbers for."""
+        there = {"layers": self.dev_relative_rmse or self.stages, "losses": self.losses}
+        return [name for name, numbers in there.items() if numbers]
+
+    def check(self) -> None:
+        """Refuse counts below zero."""
+        counts = [*(stage.steps for stage in self.stages), *(stage.layer for stage in self.stages)]
+        if min([self.examples, self.dev_examples, *counts]) < 0:
+            raise ValueError(
+                f"examples={self.examples}, stages {self.stages}: no number is below 0"
+            )
 
     def __repr__(self) -> str:
         reached = (

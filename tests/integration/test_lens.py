@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from psr_lens import load_model
-from psr_lens.deltas import collect_deltas
+from psr_lens.delta_collection import collect_deltas
 from psr_lens.demo import questions, system_prompt
 from psr_lens.fitting import fit
 from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
