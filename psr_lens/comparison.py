@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 from jaxtyping import Shaped
@@ -92,20 +92,12 @@ class Comparison(Report):
 
         curves = self.faithfulness.relative_rmse
         closest = min(self.steerings, key=lambda name: curves[name].values[-1])
-        rows = []
-        for name in self.steerings:
-            if name != closest:
-                found = self.faithfulness.difference(name, closest).estimates[-1]
-                rows.append(
-                    {
-                        "steering": name,
-                        "closest": closest,
-                        "difference": found.value,
-                        "low": found.low,
-                        "high": found.high,
-                    }
-                )
         columns = ["steering", "closest", "difference", "low", "high"]
+        rows = [
+            (name, closest, *astuple(self.faithfulness.difference(name, closest).estimates[-1]))
+            for name in self.steerings
+            if name != closest
+        ]
         return pd.DataFrame(rows, columns=columns).set_index("steering")
 
     def summary(self) -> str:

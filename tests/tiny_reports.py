@@ -99,6 +99,7 @@ DELTAS = DeltaCollection(
     (deltas_of(_CHAT, ("?", "ä", "b")), deltas_of(_PLAIN, ("x", "a"), layers=(3, 5), local=None)),
     _ORIGIN,
 )
+_LEAST = TokenLogit(4, "ä", -0.0)
 
 REPORTS: dict[str, Any] = {
     "faithfulness": FAITHFULNESS,
@@ -139,8 +140,10 @@ REPORTS: dict[str, Any] = {
     ),
     "lens": LensReading(
         (
-            DirectionReading("d", 0, -1, "writes", 1.0, 0.1, 2.0, (TokenLogit(3, "a", 2.0),), ()),
-            DirectionReading("zero", -1, 2, "", 0.0, 0.0, 0.0, (), (TokenLogit(4, "ä", -0.0),)),
+            DirectionReading(
+                "d", 0, -1, "writes", 1.0, 0.1, 2.0, (TokenLogit(3, "a", 2.0),), (_LEAST,)
+            ),
+            DirectionReading("zero", -1, 2, "", 0.0, 0.0, 0.0, (), ()),
         ),
         True,
         _ORIGIN,

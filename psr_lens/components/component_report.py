@@ -1,7 +1,7 @@
 """`ComponentReport`: what `measure_components` found."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
@@ -112,22 +112,14 @@ class ComponentReport(Report):
         """
         import pandas as pd
 
-        rows = []
-        for component in self.components:
-            for measure in _ESTIMATES:
-                estimate: Estimate | None = getattr(component, measure)
-                if estimate is not None:
-                    rows.append(
-                        {
-                            "component": component.name,
-                            "kind": component.kind,
-                            "layer": component.layer,
-                            "head": component.head,
-                            "measure": measure,
-                            **asdict(estimate),
-                        }
-                    )
-        return pd.DataFrame(rows)
+        columns = ["component", "kind", "layer", "head", "measure", "value", "low", "high"]
+        rows = [
+            (own.name, own.kind, own.layer, own.head, measure, *astuple(estimate))
+            for own in self.components
+            for measure in _ESTIMATES
+            if (estimate := getattr(own, measure)) is not None
+        ]
+        return pd.DataFrame(rows, columns=columns)
 
     def tokens_to_dataframe(self) -> "pandas.DataFrame":
         """One row per kept example, component and token: norm and share."""

@@ -115,8 +115,13 @@ class LensReading(Report):
         return {"tokens": partial(plots.lens_table, self)}
 
     def check(self) -> None:
-        """Refuse a provenance that is none."""
+        """Refuse a direction with more tokens on one side than on the other."""
         checked_provenance(vars(self))
+        for own in self.readings:
+            if len(own.promoted) != len(own.demoted):
+                raise ValueError(
+                    f"{own.name!r} promotes {len(own.promoted)} tokens, and demotes others"
+                )
 
     def summary(self) -> str:
         """What the directions say, one line each."""

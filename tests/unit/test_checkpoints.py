@@ -104,7 +104,7 @@ def test_every_missing_or_wrong_field_is_one_line(directory, run):
         ("epoch-live", lambda t, _: t.update(losses=torch.ones(2)), "losses is of torch.float32"),
         ("epoch-live", lambda t, _: t.update(dev_losses=torch.ones(()).double()), "has 0 axes"),
         ("epoch-live", lambda _, h: h.update(epoch=0), "epoch=0: it must be at least 1"),
-        ("stage-0001", lambda t, _: t.pop("train_loss"), "'train_loss' is missing"),
+        ("stage-0001", lambda _, h: h["report"].pop("train_loss"), "'train_loss' is missing"),
         ("stage-0001", lambda t, _: t.update(more=torch.ones(2)), "'more'"),
         ("stage-0001", lambda _, h: h["report"].update(layer=2), "layer=2 in stage-0001"),
         ("stage-0001", lambda _, h: h["report"].update(heads=1.5), "heads=1.5: it must be a whole"),

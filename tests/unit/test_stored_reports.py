@@ -198,6 +198,7 @@ def test_rows_that_do_not_fit_each_other_do_not_load(tmp_path):
         lambda own: own[0]["promoted"].append("more"),
         lambda own: own[0].update(promoted=[3]),
         lambda own: own[0].pop("demoted"),
+        lambda own: own[0].update(demoted=[]),
     ):
         path = changed(report, tmp_path / "l", lambda _, h, c=change: c(h["readings"]))
         refused(report, path)
