@@ -59,8 +59,8 @@ class DeltaCollection(Report, Sequence[PromptDeltas]):
             raise ValueError(f"{len(where) + 1} axes: there are example, layer and token")
         if isinstance(example, slice | list):
             places = range(len(self))[example] if isinstance(example, slice) else example
-            return replace(self, deltas=tuple(self.deltas[i].at(*where) for i in places))
-        return self.deltas[example].at(*where)
+            return replace(self, deltas=tuple(self[i, *where] for i in places))
+        return self.deltas[example].at(*where) if where else self.deltas[example]
 
     def __len__(self) -> int:
         return len(self.deltas)
@@ -121,12 +121,12 @@ class DeltaCollection(Report, Sequence[PromptDeltas]):
         """Refuse deltas whose tensors do not fit their tokens, or each other."""
         checked_provenance(vars(self))
         for own in self.deltas:
-            pair, ids = own.example.pair, own.example
+            ids, pair = own.example, own.example.pair
             for prompt in (pair.base, pair.steered, *pair.equivalents):
                 if isinstance(prompt, list):
                     check_messages(prompt)
             listed = (ids.base_ids, ids.steered_ids, ids.response_ids, *ids.equivalent_ids)
-            if min((min(one, default=0) for one in listed), default=0) < 0:
+            if min(min(one, default=0) for one in listed) < 0:
                 raise ValueError("a token id is below 0")
             length = own.example.surface_length(own.surface)
             for name, kept, end in (

@@ -339,13 +339,10 @@ class FaithfulnessReport(Report):
 
     def drawable(self) -> Sequence[str]:
         """The figures that there are numbers for."""
-        kept = {"tokens"} if len(self.tokens) else set()
-        kept |= {"gap"} if any(self.curves("gap_direction")) else set()
-        return [
-            name
-            for name in self.figures()
-            if name in kept or (name in MEASURES and self.curves(name))
-        ]
+        runs = self.runs.values()
+        measured = {name for name, own in MEASURES.items() if any(run.has(own) for run in runs)}
+        there = {"gap": "gap_direction" in measured, "tokens": len(self.tokens) > 0}
+        return [name for name in self.figures() if there.get(name, name in measured)]
 
     def _gap_bars(self, name: str | None = None) -> "plotly.graph_objects.Figure":
         from psr_lens.plots import gap_bars
