@@ -91,7 +91,7 @@ def test_every_missing_or_wrong_field_is_one_line(directory, run):
         assert refused(directory, run, lambda _, h, n=name: h.pop(n))
         for value in (None, 1.5, "B", [], {"no": 1}, True, -1):
             write_container(directory / run, "checkpoint", was, about)
-            if (name, value) != ("settings", {"no": 1}) and name != "settings":
+            if (name, value) != ("arguments", {"no": 1}) and name != "settings":
                 assert refused(directory, run, lambda _, h, n=name, v=value: h.update({n: v}))
     write_container(directory / run, "checkpoint", was, about)
     assert "unknown" in refused(directory, run, lambda _, h: h.update(more=1))
