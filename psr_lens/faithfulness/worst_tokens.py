@@ -1,7 +1,8 @@
 """Where a steering fails most: the tokens that it leaves farthest from the prompted run."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, final
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Final, final
 
 import torch
 from jaxtyping import Float
@@ -73,32 +74,24 @@ class WorstTokens:
 
         n_tokens = sum(example.surface_length(surface) for example in data)
         scales = (energy / n_tokens).sqrt().tolist()
-        texts: dict[int, tuple[str, ...]] = {}
-
-        def rows() -> Iterator[tuple[Any, ...]]:
-            for name, kept in self._kept.items():
-                for layer, own in enumerate(kept.unbind(dim=1)):
-                    for missed, moved, i, pos in own.T.tolist():
-                        example, error = data[int(i)], missed**0.5
-                        if int(i) not in texts:
-                            texts[int(i)] = model.encoder.str_tokens(example.base_row.tokens)
-                        own_texts = texts[int(i)]
-                        at = len(own_texts) - example.surface_length(surface) + int(pos)
-                        around = _around(own_texts, at)
-                        yield (
-                            *(name, int(i), layer, int(pos), own_texts[at], around),
-                            *(moved**0.5, error, error / scales[layer]),
-                        )
-
-        found = pd.DataFrame(list(rows()), columns=list(WORST_COLUMNS))
-        return found if len(found) else no_tokens(WORST_COLUMNS)
+        texts = cache(lambda i: model.encoder.str_tokens(data[i].base_row.tokens))
+        rows = []
+        for name, kept in self._kept.items():
+            for layer, own in enumerate(kept.unbind(dim=1)):
+                for missed, moved, *place in own.T.tolist():
+                    i, pos = map(int, place)
+                    at = len(texts(i)) - data[i].surface_length(surface) + pos
+                    shown = (texts(i)[at], _around(texts(i), at))
+                    lengths = (moved**0.5, missed**0.5, missed**0.5 / scales[layer])
+                    rows.append((name, i, layer, pos, *shown, *lengths))
+        return pd.DataFrame(rows, columns=list(WORST_COLUMNS))
 
 
 def no_tokens(columns: Mapping[str, type]) -> "pandas.DataFrame":
     """A table of tokens without a row."""
     import pandas as pd
 
-    return pd.DataFrame({column: [] for column in columns})
+    return pd.DataFrame(columns=list(columns))
 
 
 def _around(texts: Sequence[str], at: int) -> str:
