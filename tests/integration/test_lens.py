@@ -253,9 +253,9 @@ def test_what_cannot_be_read_is_refused(model):
     with pytest.raises(ValueError, match="no directions to read"):
         read_steering(model, OracleSteering(range(3)))
     deltas = collect_deltas(model, sampled(model, 1), local=False)[0]
-    with pytest.raises(ValueError, match=r"position=99 but the surface has \d+ tokens"):
+    with pytest.raises(ValueError, match=r"tokens=\[99\]: there are 0"):
         read_delta(model, deltas, 0, 99)
-    with pytest.raises(ValueError, match=r"layers=\[3\] but the model has 3 layers"):
+    with pytest.raises(ValueError, match=r"layers=\[3\]: there are 0, 1, 2"):
         read_delta(model, deltas, 3, 0)
     with pytest.raises(ValueError, match="collect them on this model"):
         read_delta(load_model("demo"), deltas, 0, 0)
