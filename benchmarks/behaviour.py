@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from psr_lens.demo.demo_page import NAMES
 from psr_lens.demo.experiment import CONSTANTS
-from psr_lens.demo.report import NAMES
 from psr_lens.storage.atomic import write_bytes
 
 ROOT = Path(__file__).parents[1]

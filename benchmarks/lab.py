@@ -12,7 +12,7 @@ from benchmarks.sizes import BACKENDS, Bench
 from benchmarks.timing import alternate
 from psr_lens.examples import Example
 from psr_lens.faithfulness import measure_faithfulness
-from psr_lens.fitting.report import counting_forwards
+from psr_lens.fitting.forwards import counting_forwards
 from psr_lens.models import HookedModel
 from psr_lens.steering import ConstantSteering, Steering
 

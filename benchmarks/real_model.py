@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from psr_lens.demo.report import NAMES
+from psr_lens.demo.demo_page import NAMES
 from psr_lens.demo.trial import METHODS
 from psr_lens.storage.atomic import write_bytes
 

@@ -71,7 +71,7 @@ report.difference("const", "psr")
 # relative RMSE.
 
 # %%
-report.plot_gap("psr")
+report.plot("gap", name="psr")
 
 # %% [markdown]
 # Token by token, on the first held-out answer: the length of what the prompt did (the accumulated delta), and

@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from psr_lens.comparison import Comparison, compare
     from psr_lens.components import ComponentReport, measure_components
     from psr_lens.dataset import SteeringDataset
-    from psr_lens.deltas import PromptDeltas, collect_deltas, iter_deltas
+    from psr_lens.delta_collection import DeltaCollection, collect_deltas
+    from psr_lens.deltas import PromptDeltas, iter_deltas
     from psr_lens.examples import Example
     from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
     from psr_lens.fitting import FitReport, Recipe, fit, fit_best, transfer
     from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
     from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
     from psr_lens.prompts import PromptPair, load_pairs, make_pairs
+    from psr_lens.report import Report
     from psr_lens.responses import add_negatives, sample_responses
     from psr_lens.steering import (
         PSR,
@@ -61,6 +63,7 @@ _MODULE_OF_NAME = {
     "as_hooked_model": "models",
     "load_model": "models",
     "PromptPair": "prompts",
+    "Report": "report",
     "load_pairs": "prompts",
     "make_pairs": "prompts",
     "Example": "examples",
@@ -68,7 +71,8 @@ _MODULE_OF_NAME = {
     "sample_responses": "responses",
     "add_negatives": "responses",
     "PromptDeltas": "deltas",
-    "collect_deltas": "deltas",
+    "DeltaCollection": "delta_collection",
+    "collect_deltas": "delta_collection",
     "iter_deltas": "deltas",
     "PSR": "steering",
     "Coefficients": "steering",
@@ -130,6 +134,7 @@ __all__ = [
     "Comparison",
     "ComponentReport",
     "ConstantSteering",
+    "DeltaCollection",
     "DifferenceInMeans",
     "DirectionalAblation",
     "Example",
@@ -146,6 +151,7 @@ __all__ = [
     "RawText",
     "ReFTr1",
     "Recipe",
+    "Report",
     "Steering",
     "SteeringDataset",
     "SumSteering",

@@ -15,11 +15,14 @@ Axis names in jaxtyping annotations mean the same thing everywhere:
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import index
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas
 
 Surface = Literal["R", "QR"]
 """Where an intervention acts. `R`: the last prompt token and every response token. `QR`: the
@@ -50,6 +53,8 @@ class TokenValues:
         unit: What the numbers are in units of, empty where that goes unsaid.
         ending: How the text ends where it was cut off ("cut off at 64 tokens"), empty where it came
             to an end.
+        regions: What every token is a part of (`question`, `last prompt token`, `response`), empty
+            where that is not known.
     """
 
     tokens: tuple[str, ...]
@@ -59,6 +64,7 @@ class TokenValues:
     title: str = ""
     unit: str = ""
     ending: str = ""
+    regions: tuple[str, ...] = ()
 
     def __post_init__(self):
         if tuple(self.values.shape) != (len(self.layers), len(self.tokens)):
@@ -70,6 +76,23 @@ class TokenValues:
     def token_values(self) -> "TokenValues":
         """Itself: so that plots take either this or anything that can make one."""
         return self
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per layer and token.
+
+        Columns: `layer`, `pos` (the token's place in `tokens`), `token`, `region` (empty where it is not
+        known) and `value`.
+        """
+        import pandas as pd
+
+        places = enumerate(zip(self.tokens, self.regions or [""] * len(self.tokens), strict=True))
+        about = [(pos, token, region) for pos, (token, region) in places]
+        rows = [
+            (layer, *own, value)
+            for layer, values in zip(self.layers, self.values.tolist(), strict=True)
+            for own, value in zip(about, values, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["layer", "pos", "token", "region", "value"])
 
 
 def check_surface(surface: Any) -> Surface:

@@ -2,21 +2,25 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
+
+from jaxtyping import Shaped
+from torch import Tensor
 
 from psr_lens.dataset import SteeringDataset
 from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
+from psr_lens.faithfulness.measures import HEADLINES
 from psr_lens.fitting import FitReport, fit_best
 from psr_lens.fitting.best import settings_of
 from psr_lens.fitting.plan import LIVE, REPLAY, options_of, plan_fit
 from psr_lens.models import unsteered_model
-from psr_lens.prompt_effect import html_warning, warning_of
+from psr_lens.report import Figures, Packed, Report
 from psr_lens.statistics import Estimate, why_no_interval
 from psr_lens.steering import Steering
+from psr_lens.steering.loading import build_steering, check_loadable
 from psr_lens.steering.registry import fitted_methods, method_class
-from psr_lens.storage.atomic import write_bytes
+from psr_lens.storage.fields import listed, mapping, only, text
 
 if TYPE_CHECKING:
     import pandas
@@ -34,8 +38,9 @@ _OF_SOLVERS: Final = {
 }
 
 
+@final
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Report):
     """Methods side by side.
 
     Attributes:
@@ -43,6 +48,8 @@ class Comparison:
         faithfulness: Relative RMSE of all of them on the test examples.
         notes: Options that some methods do not take, and were fitted without.
     """
+
+    title: ClassVar[str] = "Which method comes closest to the prompt?"
 
     steerings: Mapping[str, Steering]
     faithfulness: FaithfulnessReport
@@ -85,33 +92,33 @@ class Comparison:
 
         curves = self.faithfulness.relative_rmse
         closest = min(self.steerings, key=lambda name: curves[name].values[-1])
-        rows = []
-        for name in self.steerings:
-            if name != closest:
-                found = self.faithfulness.difference(name, closest).estimates[-1]
-                rows.append(
-                    {
-                        "steering": name,
-                        "closest": closest,
-                        "difference": found.value,
-                        "low": found.low,
-                        "high": found.high,
-                    }
-                )
         columns = ["steering", "closest", "difference", "low", "high"]
+        rows = [
+            (name, closest, *astuple(self.faithfulness.difference(name, closest).estimates[-1]))
+            for name in self.steerings
+            if name != closest
+        ]
         return pd.DataFrame(rows, columns=columns).set_index("steering")
 
-    def table(self) -> str:
+    def summary(self) -> str:
         """The same as text, with the paired differences and the reference line below."""
-        lines = [
-            *warning_of(self.faithfulness.provenance),
-            *filter(None, [why_no_interval(self.faithfulness.examples)]),
+        table = self.to_dataframe().to_string(float_format="{:.3f}".format, na_rep="-")
+        return "\n".join([*self._above(), "", table, *self._below()])
+
+    def words(self) -> str:
+        """What is said above and below the table."""
+        return "\n".join([*self._above(), *self._below()])
+
+    def _above(self) -> list[str]:
+        return [
+            *filter(None, [self.caution(), why_no_interval(self.faithfulness.examples)]),
             f"Relative RMSE at the last layer (1: no steering, 0: the prompt), "
             f"{self.faithfulness.examples} held-out examples; each method in the setting that was "
             "closest on the dev examples:",
-            "",
-            self.to_dataframe().to_string(float_format="{:.3f}".format, na_rep="-"),
         ]
+
+    def _below(self) -> list[str]:
+        lines: list[str] = []
         differences = self.differences()
         if len(differences):
             closest = differences["closest"].iloc[0]
@@ -124,20 +131,71 @@ class Comparison:
         equivalent = self.faithfulness.reference.get(EQUIVALENT_PROMPT)
         if equivalent is not None:
             lines += ["", f"a paraphrase of the prompt: {equivalent.values[-1]:.3f}"]
-        if self.notes:
-            lines += ["", *self.notes]
-        return "\n".join(lines)
+        return [*lines, "", *self.notes] if self.notes else lines
 
-    def save(self, path: str | Path) -> Path:
-        """Write every layer's figures as CSV, whole or not at all."""
-        return write_bytes(path, self.faithfulness.to_dataframe().to_csv(index=False).encode())
+    def figures(self) -> Figures:
+        """Those of the faithfulness report."""
+        return self.faithfulness.figures()
+
+    def drawable(self) -> Sequence[str]:
+        """The main measures, as far as they were measured."""
+        return [name for name in self.faithfulness.drawable() if name in HEADLINES]
+
+    def origin(self) -> Mapping[str, Any]:
+        """The provenance of the faithfulness report."""
+        return self.faithfulness.provenance
+
+    def table_html(self) -> str:
+        """The table."""
+        return self.to_dataframe().to_html(float_format="{:.3f}".format, na_rep="-")
+
+    def packed(self) -> Packed:
+        """What `save` writes: the report and the steerings, each as it is in a file of its own."""
+        tensors, report = self.faithfulness.packed()
+        tensors = {f"faithfulness.{name}": own for name, own in tensors.items()}
+        for i, steering in enumerate(self.steerings.values()):
+            check_loadable(steering)
+            tensors |= {f"{i}.{name}": own for name, own in steering.state_dict().items()}
+        steerings = [{"name": name, **own.header()} for name, own in self.steerings.items()]
+        return tensors, {
+            "steerings": steerings,
+            "faithfulness": report,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def unpacked(
+        cls, tensors: dict[str, Shaped[Tensor, "..."]], header: Mapping[str, Any]
+    ) -> "Comparison":
+        """What `packed` gave, from a file."""
+        only(header, "steerings", "faithfulness", "notes")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            names = [name for name in tensors if name.startswith(prefix)]
+            return {name.removeprefix(prefix): tensors.pop(name) for name in names}
+
+        steerings = {}
+        for i, about in enumerate(listed(header, "steerings", mapping)):
+            rest = {key: own for key, own in about.items() if key != "name"}
+            steerings[text(about, "name")] = build_steering(part(f"{i}."), rest)
+        own = part("faithfulness.")
+        report = FaithfulnessReport.unpacked(own, mapping(header, "faithfulness"))
+        only(own)
+        return cls(steerings, report, tuple(listed(header, "notes", text)))
+
+    def check(self) -> None:
+        """Refuse steerings that are not those that were measured."""
+        self.faithfulness.check()
+        if list(self.steerings) != list(self.faithfulness.steerings):
+            raise ValueError(
+                f"steerings {list(self.steerings)}, and measured {list(self.faithfulness.steerings)}"
+            )
+        for name, steering in self.steerings.items():
+            if steering.fit_report is None:
+                raise ValueError(f"{name} has no fit report, and was not fitted")
 
     def __repr__(self) -> str:
-        return self.table()
-
-    def _repr_html_(self) -> str:
-        table = self.to_dataframe().to_html(float_format="{:.3f}".format, na_rep="-")
-        return html_warning(self.faithfulness.provenance) + table
+        return self.summary()
 
 
 def compare(
@@ -155,7 +213,7 @@ def compare(
     one is closer to the prompt inside, the other buys more of its behaviour.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: Examples with a test split.
         methods: Names of methods, as `fit` takes them.
         progress: Whether to show bars.

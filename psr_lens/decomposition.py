@@ -1,17 +1,15 @@
 """A decomposition as files: a page of token heatmaps and a table of all norms."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
-from psr_lens._types import Surface, TokenValues
+from psr_lens._types import Surface
 from psr_lens.dataset import SteeringDataset
 from psr_lens.deltas import iter_deltas
 from psr_lens.examples import Example, cut_off_words
 from psr_lens.model_record import describe_model
 from psr_lens.models import unsteered_model
-from psr_lens.plots import Report, TraitSection, render_report
+from psr_lens.plots import TraitPage, TraitSection, render_traits
 from psr_lens.plots.page import PAGE_MARK
 from psr_lens.prompt_effect import PromptEffect, measure_prompt_effect
 from psr_lens.prompts import prompt_text
@@ -74,18 +72,20 @@ def write_decomposition(
         ValueError: If `show` is not positive, there is no example, or something else than an earlier
             decomposition is where a file is to be written.
     """
+    import pandas as pd
+
     if show < 1 or len(data) == 0:
         raise ValueError(f"show={show} of {len(data)} examples: both must be at least 1")
     table_file, page_file = refuse_foreign_decomposition(out)
     hooked = unsteered_model(model, "write_decomposition(...)")
     effect = effect or measure_prompt_effect(hooked, data, batch_size=batch_size)
-    rows: dict[int, list[tuple[Any, ...]]] = {}
+    frames: dict[int, pd.DataFrame] = {}
     sections: dict[int, TraitSection] = {}
     for i, deltas in iter_deltas(
         hooked, data, surface=surface, batch_size=batch_size, progress=progress
     ):
         both = {kind: deltas.token_values(kind) for kind in ("accumulated", "local")}
-        rows[i] = _norm_rows(i, both["accumulated"], both["local"])
+        frames[i] = deltas.to_dataframe().assign(example=i)
         if i < show:
             sections[i] = TraitSection(
                 name=f"example {i}",
@@ -95,15 +95,13 @@ def write_decomposition(
                 prompts=deltas.example.seen,
                 heatmaps=tuple((f"{kind} delta norm", values) for kind, values in both.items()),
             )
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(_COLUMNS)
-    for i in range(len(data)):
-        writer.writerows(rows[i])
+    table = pd.concat([frames[i] for i in range(len(data))]).to_csv(
+        columns=list(_COLUMNS), index=False, float_format="%.6g"
+    )
     described = describe_model(hooked)
     described.pop("fingerprint")
-    page = render_report(
-        Report(
+    page = render_traits(
+        TraitPage(
             "What did these prompts do inside the model?",
             f"{effect.warning} {_LEAD}".lstrip(),
             tuple(sections[i] for i in sorted(sections)),
@@ -111,22 +109,10 @@ def write_decomposition(
             notes=tuple(filter(None, [cut_off_words(data)])),
         )
     )
-    write_files({table_file: table.getvalue().encode(), page_file: page.encode()})
+    write_files({table_file: table.encode(), page_file: page.encode()})
     return page_file
 
 
 def _base_words(example: Example) -> str:
     """The base prompt in words, where what the model saw of it is not known and not shown."""
     return "" if example.seen else f"Base prompt: {prompt_text(example.pair.base)}"
-
-
-def _norm_rows(i: int, accumulated: TokenValues, local: TokenValues) -> list[tuple[Any, ...]]:
-    return [
-        (i, layer, pos, token, f"{acc:.6g}", f"{loc:.6g}")
-        for layer, acc_row, loc_row in zip(
-            accumulated.layers, accumulated.values.tolist(), local.values.tolist(), strict=True
-        )
-        for pos, (token, acc, loc) in enumerate(
-            zip(accumulated.tokens, acc_row, loc_row, strict=True)
-        )
-    ]

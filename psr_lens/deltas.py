@@ -11,16 +11,23 @@ arXiv 2605.03907; symbols as in the documentation's chapter on the method):
 Adding `D_loc` at every layer of a base run reproduces the prompt-steered run on the surface.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, final, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from psr_lens._bars import tqdm
-from psr_lens._types import LENGTH_ADDED, RESIDUAL_UNIT, Surface, TokenValues, check_surface
+from psr_lens._types import (
+    LENGTH_ADDED,
+    RESIDUAL_UNIT,
+    Surface,
+    TokenValues,
+    check_surface,
+    check_whole,
+)
 from psr_lens.dataset import check_data
 from psr_lens.examples import Example, check_examples
 from psr_lens.models import HookedModel, TokenBatch, as_hooked_model, unsteered_model
@@ -30,19 +37,29 @@ from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import check_recorded
 from psr_lens.models.shared import Rest, SharedPrefixes
 
+if TYPE_CHECKING:
+    import pandas
+
 Kind = Literal["accumulated", "local"]
+Region = Literal["question", "last prompt token", "response"]
+"""What a token of the surface is a part of."""
+Which = int | slice | Sequence[int] | Literal["all"]
+"""Layers, or tokens: one, several, a slice, or all of them."""
 
 
-@dataclass(frozen=True)
+@final
+@dataclass(frozen=True, kw_only=True)
 class PromptDeltas:
     """What the prompt did to one response.
 
     Attributes:
         example: The triplet.
-        tokens: The surface tokens as text.
+        tokens: The tokens as text: those of the surface, or the chosen ones of them.
         surface: `R` or `QR`.
         accumulated: `D_acc`, float32 (float64 for a float64 model), on the CPU.
         local: `D_loc`, likewise; None where it was not asked for.
+        layers: The layers.
+        positions: Where on the surface each token stands, 0 for its first.
     """
 
     example: Example
@@ -50,6 +67,47 @@ class PromptDeltas:
     surface: Surface
     accumulated: Float[Tensor, "layer pos d_model"]
     local: Float[Tensor, "layer pos d_model"] | None
+    layers: tuple[int, ...]
+    positions: tuple[int, ...]
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """What every token is a part of; see `token_regions`."""
+        known = token_regions(self.example, self.example.surface_length(self.surface))
+        return tuple(known[position] for position in self.positions)
+
+    def at(self, layers: Which = "all", tokens: Which | Region = "all") -> "PromptDeltas":
+        """The same deltas at some layers and tokens.
+
+        Args:
+            layers: One layer, several, a slice of them, or `"all"`; negative ones count from the end.
+            tokens: Positions on the surface in the same way, or the name of a region.
+
+        Raises:
+            ValueError: If one of them is not there.
+        """
+        if tokens in get_args(Region):
+            tokens = [
+                p for p, own in zip(self.positions, self.regions, strict=True) if own == tokens
+            ]
+            if not tokens:
+                raise ValueError(
+                    f"there is no such token on surface {self.surface!r}: choose 'all'"
+                )
+        rows = _places("layers", layers, self.layers)
+        columns = _places("tokens", tokens, self.positions)
+
+        def chosen(deltas: Tensor) -> Tensor:
+            return deltas[rows][:, columns]
+
+        return replace(
+            self,
+            tokens=tuple(self.tokens[i] for i in columns),
+            accumulated=chosen(self.accumulated),
+            local=None if self.local is None else chosen(self.local),
+            layers=tuple(self.layers[i] for i in rows),
+            positions=tuple(self.positions[i] for i in columns),
+        )
 
     def norms(self, kind: Kind = "accumulated") -> Float[Tensor, "layer pos"]:
         """Euclidean norm of the delta at every layer and token.
@@ -71,20 +129,31 @@ class PromptDeltas:
         Local ones are lengths of what a layer adds, which is what `Coefficients` are too. Accumulated
         ones are not: they hold what all layers up to theirs added.
         """
-        layers = tuple(range(self.accumulated.shape[0]))
-        quantity = LENGTH_ADDED if kind == "local" else "accumulated delta norm"
         return TokenValues(
             self.tokens,
             self.norms(kind),
-            layers,
-            quantity,
+            self.layers,
+            LENGTH_ADDED if kind == "local" else "accumulated delta norm",
             unit=RESIDUAL_UNIT,
             ending=self.example.ending,
+            regions=self.regions,
         )
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per layer and token.
+
+        Columns: `layer`, `pos` (place on the surface), `token`, `region` (see `token_regions`), and the
+        norms of the deltas, `accumulated` and `local` (left out where it was not asked for).
+        """
+        found = self.token_values().to_dataframe().rename(columns={"value": "accumulated"})
+        found["pos"] = list(self.positions) * len(self.layers)
+        if self.local is not None:
+            found["local"] = self.norms("local").flatten().tolist()
+        return found
 
     def _repr_html_(self) -> str:
         from psr_lens.plots import token_heatmap
-        from psr_lens.plots.prompts import notebook_prompts_html
+        from psr_lens.plots.prompt_html import notebook_prompts_html
 
         return token_heatmap(self)._repr_html_() + notebook_prompts_html(self.example.seen)
 
@@ -96,37 +165,34 @@ class PromptDeltas:
         )
 
 
-def collect_deltas(
-    model: Any,
-    data: Sequence[Example],
-    *,
-    surface: Surface = "R",
-    local: bool = True,
-    batch_size: int = 32,
-    progress: bool = False,
-) -> list[PromptDeltas]:
-    """Accumulated and local deltas of every example, in the order of the data.
-
-    This holds `examples x layers x pos x d_model` numbers twice; `iter_deltas` streams them.
+def token_regions(example: Example, length: int) -> tuple[Region, ...]:
+    """What each of the last tokens of `x y'` is a part of.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
-        data: The examples.
-        surface: `R` (last prompt token and response) or `QR` (question tokens too).
-        local: Whether to find the local deltas too, for a third pass over every batch.
-        batch_size: Examples per forward pass.
-        progress: Whether to show a bar.
-
-    Raises:
-        ValueError: If a steering is applied to the model.
+        example: The triplet.
+        length: How many tokens, which reach back to the last prompt token at least.
     """
-    check_data(unsteered_model(model, "collect_deltas(...)"), data, check_surface(surface))
-    found = dict(
-        iter_deltas(
-            model, data, surface=surface, local=local, batch_size=batch_size, progress=progress
-        )
+    after = range(1 - length + len(example.response_ids), len(example.response_ids) + 1)
+    return tuple(
+        "response" if i > 0 else "last prompt token" if i == 0 else "question" for i in after
     )
-    return [found[i] for i in range(len(data))]
+
+
+def _places(name: str, which: Any, kept: tuple[int, ...]) -> list[int]:
+    """Which rows of those that are kept are meant, ascending."""
+    total = max(kept, default=-1) + 1
+    if which == "all":
+        return list(range(len(kept)))
+    if isinstance(which, slice):
+        wanted = set(range(total)[which])
+    else:
+        listed = which if isinstance(which, Iterable) and not isinstance(which, str) else [which]
+        numbers = [check_whole(name, number) for number in listed]
+        wanted = {number % total if -total <= number < total else number for number in numbers}
+        if missing := sorted(wanted - set(kept)):
+            there = f"{kept[0]} to {kept[-1]}" if len(kept) > 9 else ", ".join(map(str, kept))
+            raise ValueError(f"{name}={missing}: there are {there or 'none'}")
+    return [row for row, own in enumerate(kept) if own in wanted]
 
 
 def iter_deltas(
@@ -138,7 +204,7 @@ def iter_deltas(
     batch_size: int = 32,
     progress: bool = False,
 ) -> Iterator[tuple[int, PromptDeltas]]:
-    """The same, one at a time with its place in the data, in length-sorted batches.
+    """The deltas of every example, one at a time with its place in the data, in length-sorted batches.
 
     Holds no more than one batch. Three forward passes per batch, two without the local deltas.
     """
@@ -151,7 +217,18 @@ def iter_deltas(
         for i, example, d_acc, d_loc in parts:
             ids = example.base_row.tokens[-d_acc.shape[1] :]
             tokens = runs.model.encoder.str_tokens(ids)
-            yield i, PromptDeltas(example, tokens, surface, d_acc, d_loc)
+            yield (
+                i,
+                PromptDeltas(
+                    example=example,
+                    tokens=tokens,
+                    surface=surface,
+                    accumulated=d_acc,
+                    local=d_loc,
+                    layers=tuple(range(len(d_acc))),
+                    positions=tuple(range(len(tokens))),
+                ),
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +290,7 @@ def iter_runs(
     One forward pass per batch, and one more for each of `plain` and `local`.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: The examples.
         surface: `R` or `QR`.
         plain: Whether to take the base run, which accumulated deltas need.

@@ -130,7 +130,7 @@ class Example:
         )
 
     def _repr_html_(self) -> str:
-        from psr_lens.plots.prompts import example_html
+        from psr_lens.plots.prompt_html import example_html
 
         return example_html(self)
 

@@ -8,16 +8,16 @@ from psr_lens.faithfulness import EQUIVALENT_PROMPT, MEASURES, FaithfulnessRepor
 from psr_lens.plots.circuits import page_scripts
 from psr_lens.plots.faithfulness import faithfulness_figure, faithfulness_table
 from psr_lens.plots.figures import PageFigures, provenance_footer
-from psr_lens.plots.gap import gap_bars
 from psr_lens.plots.page import PAGE_MARK, html_page
-from psr_lens.plots.prompts import common_note, seen_prompts_html
+from psr_lens.plots.prompt_html import common_note, seen_prompts_html
+from psr_lens.plots.report_page import readable, summary_html
 from psr_lens.plots.text import escape
 from psr_lens.plots.tokens import token_heatmaps
 from psr_lens.storage import container_bytes, refuse_foreign
 from psr_lens.storage.atomic import refuse_foreign_files, write_files
 
-_TITLE: Final = "Does the steering do what the prompt does?"
 _SHOWN_EXAMPLES: Final = 3
+_SHOWN_WORST: Final = 10
 _SECTIONS: Final = (
     (
         "relative_rmse",
@@ -54,6 +54,10 @@ _GAP: Final = (
     "The squared distance, taken apart: pushes of the wrong strength, what lies outside of the "
     "steering's directions, layers and tokens where it does not act, and what later blocks make of "
     "all that. A bar below zero makes the distance smaller."
+)
+_WORST: Final = (
+    "The tokens, in brackets, that are farthest from the prompted ones at the last layer: length of the "
+    "prompt's effect and of the error, and the error in units of the effect's root mean square."
 )
 _TOKENS: Final = (
     "<h2>Token by token</h2><p>Length of the prompt's effect on every token, and of what is missing "
@@ -102,8 +106,9 @@ def faithfulness_page(report: FaithfulnessReport) -> str:
     template = common_note(report.prompts(number) for number in kept)
     notes = f'<p class="psr-page-note">{escape(template)}</p>' if template else ""
     parts = [
-        f'<header><h1>{_TITLE}</h1><p class="psr-lead">{escape(_lead(report))}</p>{notes}</header><main>',
-        f"<section><h2>In words</h2>{_words(report.summary())}</section>",
+        f'<header><h1>{report.title}</h1><p class="psr-lead">{escape(_lead(report))}</p>{notes}</header>',
+        "<main>",
+        f"<section><h2>In words</h2>{summary_html(report.summary())}</section>",
         f"<section><h2>At the last layer</h2>{faithfulness_table(report)}</section>",
     ]
     for measure, heading, reading in _SECTIONS:
@@ -118,13 +123,18 @@ def faithfulness_page(report: FaithfulnessReport) -> str:
         parts.append(f"<section><h2>{heading}</h2><p>{escape(reading)}</p>{place}</section>")
     split = [name for name in report.steerings if "propagation" in report.runs[name].sums]
     if split:
-        bars = "".join(figures.place(_bars(report, name), f"Error of {name}") for name in split)
+        bars = "".join(
+            figures.place(report.plot("gap", name=name), f"Error of {name}") for name in split
+        )
         parts.append(
             f"<section><h2>Where the distance comes from</h2><p>{_GAP}</p>{bars}</section>"
         )
+    if shown := min(_SHOWN_WORST, report.worst_kept):
+        tables = "".join(_worst(report, name, shown) for name in report.steerings)
+        parts.append(f"<section><h2>Where it fails most</h2><p>{_WORST}</p>{tables}</section>")
     parts += [_example(report, number, told=bool(template)) for number in kept]
     body = "".join([*parts, "</main>", provenance_footer(_origin(report))])
-    return html_page(_TITLE, body, f"{page_scripts()}\n{figures.scripts()}")
+    return html_page(report.title, body, f"{page_scripts()}\n{figures.scripts()}")
 
 
 def _lead(report: FaithfulnessReport) -> str:
@@ -138,27 +148,6 @@ def _lead(report: FaithfulnessReport) -> str:
         f"gave, run again without the prompt and with the steering at strength {report.alpha:g}. "
         f"To read the numbers by: {compared}, and under oracles that know what the prompt does."
     )
-
-
-def _words(summary: str) -> str:
-    """The summary's lines as paragraphs, those on one steering as an item of a list."""
-    html, items = [], []
-    for line in [*summary.splitlines(), ""]:
-        if line.startswith("- "):
-            items.append(escape(line[2:]))
-        elif line.startswith("  ") and items:
-            items[-1] += f"<br>{escape(line.strip())}"
-        else:
-            if items:
-                html.append(f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>")
-                items = []
-            html.append(f'<p class="psr-summary">{escape(line)}</p>' if line else "")
-    return "".join(html)
-
-
-def _bars(report: FaithfulnessReport, name: str):
-    parts = {m: report.curve(name, m) for m in MEASURES if m.startswith("gap_")}
-    return gap_bars(parts, report.curve(name), name, title=name)
 
 
 def _kept_examples(report: FaithfulnessReport) -> list[int]:
@@ -177,18 +166,20 @@ def _example(report: FaithfulnessReport, number: int, *, told: bool) -> str:
     return f"<section>{_TOKENS if number == 0 else ''}{heatmap.fragment()}{prompts}</section>"
 
 
+def _worst(report: FaithfulnessReport, name: str, n: int) -> str:
+    table = report.worst_tokens(name, report.n_layers - 1, n).drop(columns=["layer", "token"])
+    rows = table.to_html(index=False, border=0, classes="psr-numbers", float_format="{:.3g}".format)
+    return f'<h3>{escape(name)}</h3><div class="psr-scroll">{rows}</div>'
+
+
 def _origin(report: FaithfulnessReport) -> dict[str, object]:
-    """The provenance without what only a machine can read."""
-    model = dict(report.provenance.get("model", {}))
-    model.pop("fingerprint", None)
-    data = dict(report.provenance.get("data", {}))
-    data.pop("example_keys", None)
+    found = readable(report.provenance)
     return {
-        **model,
+        **found.pop("model", {}),
         "surface": report.surface,
         "alpha": report.alpha,
         "seed": report.seed,
         "resamples": report.n_bootstrap,
-        "data": data,
+        "data": found.get("data", {}),
         "psr_lens": report.provenance.get("psr_lens", ""),
     }

@@ -4,8 +4,7 @@ A model may not know what an instruction means, or not care. Then there is next 
 to fit or to be faithful to, and relative numbers, which divide by the effect, do not show it.
 """
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Final
@@ -72,20 +71,9 @@ class PromptEffect:
         )
 
     def described(self) -> dict[str, Any]:
-        """The same as JSON values: for a provenance, where `warning_of` finds it."""
+        """The same as JSON values: for a provenance, where a report finds it."""
         kl = self.kl if isfinite(self.kl) else None
         return {"kl_per_token": kl, "examples": self.examples, "warning": self.warning}
-
-
-def warning_of(provenance: Mapping[str, Any]) -> list[str]:
-    """The line that a report begins with, if its prompts did next to nothing."""
-    warning = provenance.get("prompt_effect", {}).get("warning", "")
-    return [warning] if warning else []
-
-
-def html_warning(provenance: Mapping[str, Any]) -> str:
-    """The same as a paragraph."""
-    return "".join(f"<p><b>{html.escape(line)}</b></p>" for line in warning_of(provenance))
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ def sample_responses(
     Inside `applied` the model answers under the steering, which the provenance then names.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         pairs: The prompt pairs. A pair with a response of its own is tokenised, not sampled.
         samples_per_pair: Responses per pair.
         max_new_tokens: Longest response, in tokens.
@@ -139,7 +139,7 @@ def add_negatives(
     example, in the same group, so on the same side of the split.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: The examples.
         max_new_tokens: Longest response, in tokens.
         temperature: 0 for greedy decoding.

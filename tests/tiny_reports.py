@@ -5,13 +5,23 @@ from typing import Any
 import pandas as pd
 import torch
 
-from psr_lens.assumptions.report import AssumptionReport, Measurement
-from psr_lens.components.report import Component, ComponentReport, ComponentTokens
+from psr_lens import DeltaCollection, FitReport, PromptDeltas
+from psr_lens.assumptions.assumption_report import AssumptionReport, Measurement
+from psr_lens.comparison import Comparison
+from psr_lens.components.component_report import Component, ComponentReport, ComponentTokens
+from psr_lens.examples import Example
 from psr_lens.faithfulness.curves import Run
+from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport
 from psr_lens.faithfulness.ledger import TOKEN_COLUMNS
-from psr_lens.faithfulness.report import FaithfulnessReport
+from psr_lens.faithfulness.worst_tokens import WORST_COLUMNS
 from psr_lens.lens.reading import DirectionReading, LensReading, TokenLogit
+from psr_lens.models import RawText
+from psr_lens.models.chat import Rendering
+from psr_lens.prompts import PromptPair, make_pairs
+from psr_lens.seen_prompts import SeenPrompts
 from psr_lens.statistics import Estimate
+from psr_lens.steering import ConstantSteering
+from psr_lens.steering.fit_report import StageReport
 
 _ORIGIN = {
     "model": {"name": "m", "numerics": "unprocessed"},
@@ -26,15 +36,81 @@ _TOKENS = pd.DataFrame(
     [("v", 0, layer, 0, "ä", 1.0, 2.0, 3.0, 0.1, float("nan")) for layer in range(2)],
     columns=list(TOKEN_COLUMNS),
 )
+_WORST = pd.DataFrame(
+    [
+        ("v", 1, 0, 2, "b", "a[b]", 1.0, 2.0, 2.5),
+        ("v", 2, 1, 0, "ä", "[ä]", 1.0, 3.0, 0.5),
+        ("v", 0, 1, 1, "c", "ä[c]", 0.5, 4.0, 3.5),
+    ],
+    columns=list(WORST_COLUMNS),
+)
+_FITTED = FitReport(
+    method="const",
+    objective="mse",
+    solver="replay, then live",
+    stages=(
+        StageReport(0, 0.25, None, 0),
+        StageReport(1, 0.1, float("nan"), 12, heads=2, penalty=float("inf")),
+    ),
+    losses=(0.5, 0.1 + 0.2, 0.2),
+    dev_losses=(0.5, 0.25),
+    dev_relative_rmse=(0.75, 0.5),
+    candidates=(),
+    tried=(("live", 0.25), ("replay", 0.5)),
+    seconds=1.0 / 3,
+    forwards=12.5,
+    examples=3,
+    dev_examples=1,
+    settings=(("layers=all", float("nan")),),
+)
+FAITHFULNESS = FaithfulnessReport(
+    {
+        "v": Run("steering", (1,), _SUMS),
+        "no steering": Run("reference", (), {**_SUMS, **_OUTPUTS}),
+    },
+    *(1.0, "R", 10, 0, _TOKENS, _ORIGIN, _WORST, 2),
+)
+_CHAT = Example(
+    make_pairs(["hi ?"], "be kind", paraphrases=["be nice"])[0],
+    *((1, 2), (1, 3, 2), (4, 5), ((1, 6, 2),)),
+    finished=False,
+    rendering=Rendering({"enable_thinking": False}, "2026-11-25"),
+    seen=SeenPrompts("hi ?", "be kind hi ?", "", "template"),
+    response_text="a b",
+)
+_PLAIN = Example(
+    PromptPair("x", RawText("y x"), response="a", metadata={"source": [1, None]}),
+    *((2,), (3, 2), (4,)),
+    alpha=-0.5,
+    region_length=1,
+)
+
+
+def deltas_of(example: Example, tokens: tuple[str, ...], **more: Any) -> PromptDeltas:
+    shape = (2, len(tokens), 4)
+    numbers = torch.arange(8.0 * len(tokens)).reshape(shape)
+    given = {"layers": (0, 1), "positions": tuple(range(len(tokens))), "local": -numbers}
+    return PromptDeltas(
+        example=example, tokens=tokens, surface="R", accumulated=numbers, **given | more
+    )
+
+
+DELTAS = DeltaCollection(
+    (deltas_of(_CHAT, ("?", "ä", "b")), deltas_of(_PLAIN, ("x", "a"), layers=(3, 5), local=None)),
+    _ORIGIN,
+)
+_LEAST = TokenLogit(4, "ä", -0.0)
 
 REPORTS: dict[str, Any] = {
-    "faithfulness": FaithfulnessReport(
-        {
-            "no steering": Run("reference", (), {**_SUMS, **_OUTPUTS}),
-            "v": Run("steering", (1,), _SUMS),
-        },
-        *(1.0, "R", 10, 0, _TOKENS, _ORIGIN),
+    "faithfulness": FAITHFULNESS,
+    "fit": _FITTED,
+    "comparison": Comparison(
+        {"v": ConstantSteering(torch.ones(1, 4), [1], fit_report=_FITTED)},
+        FAITHFULNESS,
+        ("a note",),
     ),
+    "deltas": DELTAS,
+    "deltas of nothing": DeltaCollection(()),
     "faithfulness without tokens": FaithfulnessReport(
         {"no steering": Run("reference", (), _SUMS)},
         *(1.0, "QR", 0, 2**63 - 1, pd.DataFrame({column: [] for column in TOKEN_COLUMNS})),
@@ -64,8 +140,10 @@ REPORTS: dict[str, Any] = {
     ),
     "lens": LensReading(
         (
-            DirectionReading("d", 0, -1, "writes", 1.0, 0.1, 2.0, (TokenLogit(3, "a", 2.0),), ()),
-            DirectionReading("zero", -1, 2, "", 0.0, 0.0, 0.0, (), (TokenLogit(4, "ä", -0.0),)),
+            DirectionReading(
+                "d", 0, -1, "writes", 1.0, 0.1, 2.0, (TokenLogit(3, "a", 2.0),), (_LEAST,)
+            ),
+            DirectionReading("zero", -1, 2, "", 0.0, 0.0, 0.0, (), ()),
         ),
         True,
         _ORIGIN,

@@ -14,6 +14,7 @@ from psr_lens.steering import (
     ReFTr1,
     Steering,
 )
+from psr_lens.storage import read_container
 
 KINDS = (
     *("actadd", "actadd-start", "constant", "ablation", "loreft", "projection", "psr", "reft_r1"),
@@ -51,3 +52,11 @@ def made_up(kind: str, model: Any, surface: str = "R", scale: float = 1.0) -> St
     if kind == "reft_r1":
         return ReFTr1(random(n, d), 3 * random(n).abs(), layers, **options)
     return 0.5 * made_up("psr", model, surface) - made_up("constant", model)
+
+
+def content(path):
+    """All that a steering's file says but what its fit cost, which differs between equal fits."""
+    tensors, header = read_container(path, "steering")
+    for cost in ("seconds", "forwards"):
+        header["fit_report"].pop(cost)
+    return {name: tensor.tolist() for name, tensor in tensors.items()}, header

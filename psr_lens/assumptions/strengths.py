@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from psr_lens._types import sum_device
-from psr_lens.assumptions.report import ALL_TOKENS
+from psr_lens.assumptions.assumption_report import ALL_TOKENS
 from psr_lens.assumptions.spectrum import Spectrum
 from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.assumptions.table import MeasureTable

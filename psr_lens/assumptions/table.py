@@ -5,7 +5,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens.assumptions.report import ALL_TOKENS, Measurement
+from psr_lens.assumptions.assumption_report import ALL_TOKENS, Measurement
 from psr_lens.deltas import Kind
 from psr_lens.statistics import estimates
 

@@ -51,8 +51,8 @@ class Demo(ModelOptions):
         from psr_lens._types import check_seed
 
         check_seed(self.seed)
+        from psr_lens.demo.demo_page import SHOWN
         from psr_lens.demo.experiment import CONSTANTS
-        from psr_lens.demo.report import SHOWN
         from psr_lens.demo.run import check_traits, run_demo, world_of
 
         world = world_of(self.model)
@@ -281,9 +281,9 @@ class Compare(_FitOptions):
         """Sample, fit each, measure all on the same runs, print."""
         arguments = self.arguments()
         self.check()
-        if self.out is not None:
-            from psr_lens.storage.atomic import refuse_foreign_files
+        from psr_lens.storage.atomic import refuse_foreign_files, write_bytes
 
+        if self.out is not None:
             refuse_directory(self.out)
             refuse_foreign_files({self.out: b"steering,reference,measure,"})
         from psr_lens.comparison import compare, plan_comparison
@@ -301,9 +301,10 @@ class Compare(_FitOptions):
             **arguments,
             progress=True,
         )
-        print(found.table())
+        print(found.summary())
         if self.out is not None:
-            print(f"saved {found.save(self.out)}")
+            table = found.faithfulness.to_dataframe().to_csv(index=False)
+            print(f"saved {write_bytes(self.out, table.encode())}")
 
 
 @dataclass(frozen=True)
@@ -348,7 +349,7 @@ class Faithfulness(DataOptions):
             self._refuse_foreign(self.out)
         from psr_lens.dataset import SteeringDataset
         from psr_lens.faithfulness import measure_faithfulness
-        from psr_lens.faithfulness.measure import refuse_seen
+        from psr_lens.faithfulness.measure_faithfulness import refuse_seen
         from psr_lens.faithfulness_page import write_faithfulness
         from psr_lens.responses import unanswered
         from psr_lens.steering import load_steering

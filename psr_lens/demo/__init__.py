@@ -18,7 +18,8 @@ Importing this package loads neither torch nor a model.
 from pathlib import Path
 from types import MappingProxyType
 
-from psr_lens.demo.behaviour import answer
+from psr_lens.demo.demo_behaviour import answer
+from psr_lens.demo.demo_prompts import QUESTION_WORDINGS, chat, question, questions, system_prompt
 from psr_lens.demo.instructions import (
     INSTRUCTION_NAMES,
     INSTRUCTIONS,
@@ -28,7 +29,6 @@ from psr_lens.demo.instructions import (
     instruction,
 )
 from psr_lens.demo.judges import judge_coherence, judge_trait
-from psr_lens.demo.prompts import QUESTION_WORDINGS, chat, question, questions, system_prompt
 from psr_lens.demo.world import (
     ANIMALS,
     ATTRIBUTES,

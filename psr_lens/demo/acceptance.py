@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from psr_lens.demo.demo_prompts import chat, questions, system_prompt
 from psr_lens.demo.instructions import INSTRUCTION_NAMES, instruction
 from psr_lens.demo.judges import judge_coherence, judge_trait
-from psr_lens.demo.prompts import chat, questions, system_prompt
 from psr_lens.demo.world import HELD_OUT_ANIMALS
 
 MIN_TRAIT, MIN_COHERENCE, MAX_UNPROMPTED_TRAIT, MIN_HELD_OUT_TRAIT = 90.0, 95.0, 10.0, 85.0

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Final
 
 from psr_lens.dataset import SteeringDataset
+from psr_lens.demo.demo_prompts import QUESTION_WORDINGS, question
 from psr_lens.demo.instructions import INSTRUCTION_NAMES, instruction
 from psr_lens.demo.judges import judge_coherence, judge_trait
-from psr_lens.demo.prompts import QUESTION_WORDINGS, question
 from psr_lens.demo.trial import TextJudge, Trial
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS, Animal
 from psr_lens.evaluation import Score

@@ -3,14 +3,14 @@
 import random
 from collections.abc import Sequence
 
-from psr_lens.demo.behaviour import answer
+from psr_lens.demo.demo_behaviour import answer
+from psr_lens.demo.demo_prompts import QUESTION_WORDINGS, chat, question
 from psr_lens.demo.instructions import (
     INSTRUCTION_NAMES,
     NEUTRAL_SYSTEM,
     check_compatible,
     instruction,
 )
-from psr_lens.demo.prompts import QUESTION_WORDINGS, chat, question
 from psr_lens.demo.world import ANIMALS
 
 _SHARES = {"none": 20, "single": 55, "pair": 15, "negation": 10}

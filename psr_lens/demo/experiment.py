@@ -12,7 +12,8 @@ import torch
 
 from psr_lens._types import TokenValues
 from psr_lens.assumptions import AssumptionReport, measure_assumptions
-from psr_lens.deltas import collect_deltas, iter_batches
+from psr_lens.delta_collection import collect_deltas
+from psr_lens.deltas import iter_batches
 from psr_lens.demo.trial import TextJudge, Trial
 from psr_lens.evaluation import (
     Behaviour,

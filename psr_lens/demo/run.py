@@ -7,16 +7,16 @@ from typing import Final, final
 
 from psr_lens._types import check_seed
 from psr_lens.demo.animals import animal_trial
+from psr_lens.demo.demo_page import demo_report
 from psr_lens.demo.everyday import everyday_instruction, everyday_judge, everyday_trial
 from psr_lens.demo.experiment import TraitResult, run_trial, steps
 from psr_lens.demo.instructions import FIRST_TRAITS, instruction
-from psr_lens.demo.report import demo_report
 from psr_lens.demo.results import results_json
 from psr_lens.demo.time_to_go import TimeToGo
 from psr_lens.demo.trial import METHODS, Trial
 from psr_lens.models import HookedModel
 from psr_lens.models.sources import EMBEDDED_MODELS
-from psr_lens.plots import render_report
+from psr_lens.plots import render_traits
 from psr_lens.plots.page import PAGE_MARK
 from psr_lens.steering.base import KIND
 from psr_lens.storage import container_bytes, refuse_foreign
@@ -150,6 +150,6 @@ def run_demo(
         for path, own in zip(steerings, fitted, strict=True)
     }
     files[numbers] = results_json(model, results, seed).encode()
-    files[report] = render_report(demo_report(model, results, seed)).encode()
+    files[report] = render_traits(demo_report(model, results, seed)).encode()
     write_files(files)
     return DemoRun(tuple(results), report, numbers, tuple(steerings))

@@ -11,6 +11,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from psr_lens.demo.curriculum import system_texts
+from psr_lens.demo.demo_prompts import QUESTION_WORDINGS
 from psr_lens.demo.language import (
     HEDGES,
     NEGATIVE,
@@ -22,7 +23,6 @@ from psr_lens.demo.language import (
     tokenise,
     wordings,
 )
-from psr_lens.demo.prompts import QUESTION_WORDINGS
 from psr_lens.demo.velan import lexicon
 from psr_lens.demo.world import NAMES, VALUES
 

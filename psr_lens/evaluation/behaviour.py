@@ -81,7 +81,7 @@ def measure_behaviour(
     """Sample a response to every prompt and have each judged.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         prompts: The prompts, at least one; of an example, `base_prompt` as its data set had it.
         judge: Scores a response.
         steering: What to steer with, None for the model as it is.

@@ -39,7 +39,7 @@ def measure_strengths(
     model little more than one of them.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         prompts: The prompts, at least one; of an example, `base_prompt` as its data set had it.
         judge: Scores a response.
         steering: What to steer with.

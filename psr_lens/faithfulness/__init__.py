@@ -1,7 +1,8 @@
 """Is the steering doing what the prompt does? Measures, intervals, reference lines."""
 
 from psr_lens.faithfulness.curves import Difference, Run
-from psr_lens.faithfulness.measure import measure_faithfulness, name_steerings
+from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport
+from psr_lens.faithfulness.measure_faithfulness import measure_faithfulness, name_steerings
 from psr_lens.faithfulness.measures import MEASURES, Measure
 from psr_lens.faithfulness.references import (
     EQUIVALENT_PROMPT,
@@ -9,7 +10,6 @@ from psr_lens.faithfulness.references import (
     ORACLE,
     RANDOM_DIRECTION,
 )
-from psr_lens.faithfulness.report import FaithfulnessReport
 
 __all__ = [
     "EQUIVALENT_PROMPT",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from psr_lens.faithfulness.measures import example_sums, profile_sums, token_cosines
 from psr_lens.faithfulness.recording import Products, SharedRuns, predicted_lengths
+from psr_lens.faithfulness.worst_tokens import WorstTokens, no_tokens
 
 if TYPE_CHECKING:
     import pandas
@@ -23,10 +24,11 @@ class Ledger:
     Args:
         n_examples: Number of examples.
         token_examples: How many of the first examples keep their tokens.
+        worst: Keeps the tokens where a run is farthest from the prompt.
     """
 
-    def __init__(self, n_examples: int, token_examples: int):
-        self._n_examples, self._token_examples = n_examples, token_examples
+    def __init__(self, n_examples: int, token_examples: int, worst: WorstTokens):
+        self._n_examples, self._token_examples, self._worst = n_examples, token_examples, worst
         self.sums: dict[str, dict[str, Tensor]] = {}
         self._tokens: dict[tuple[str, int], _ExampleTokens] = {}
 
@@ -46,7 +48,7 @@ class Ledger:
             indices: Places of the batch's examples in the data.
             shared: The batch.
             products: Numbers of its tokens.
-            keep_tokens: Whether the first examples keep theirs.
+            keep_tokens: Whether the first examples keep theirs, and the worst are kept.
         """
         found = batch_sums(shared, products)
         own = self.sums.setdefault(name, {})
@@ -56,6 +58,7 @@ class Ledger:
             own[key][list(indices)] = values
         if keep_tokens:
             self._keep_tokens(name, indices, shared, products)
+            self._worst.enter(name, indices, shared.lengths, products)
 
     def _keep_tokens(
         self, name: str, indices: Sequence[int], shared: SharedRuns, products: Products
@@ -81,8 +84,7 @@ class Ledger:
         order = {name: place for place, name in enumerate(self.sums)}
         kept = sorted(self._tokens.items(), key=lambda item: (order[item[0][0]], item[0][1]))
         frames = [own.frame(name, i) for (name, i), own in kept]
-        empty = pd.DataFrame({column: [] for column in TOKEN_COLUMNS})
-        return pd.concat(frames, ignore_index=True) if frames else empty
+        return pd.concat(frames, ignore_index=True) if frames else no_tokens(TOKEN_COLUMNS)
 
 
 TOKEN_COLUMNS: Final[Mapping[str, type]] = {

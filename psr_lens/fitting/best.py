@@ -56,7 +56,7 @@ def fit_best(
     which compares solvers in turn.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: Examples, as for `fit`.
         method: As for `fit`.
         progress: Whether to show bars.

@@ -9,15 +9,16 @@ import torch
 
 from psr_lens._types import Layers, Surface, resolve_layers
 from psr_lens.dataset import SteeringDataset, check_data, split_groups
-from psr_lens.fitting.checkpoint import FitCheckpoint
 from psr_lens.fitting.errors import relative_rmse
+from psr_lens.fitting.fit_checkpoint import FitCheckpoint
+from psr_lens.fitting.forwards import counting_forwards
 from psr_lens.fitting.plan import CLOSED, plan_fit
 from psr_lens.fitting.recipe import Recipe
-from psr_lens.fitting.report import FitReport, counting_forwards
 from psr_lens.fitting.solve import Solver
 from psr_lens.models import unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering import Steering
+from psr_lens.steering.fit_report import FitReport
 from psr_lens.steering.provenance import describe_data, provenance
 
 
@@ -64,7 +65,7 @@ def fit(
     and takes the time of both. Where there is nothing to replay it is live alone.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: Examples; its train split is fitted on, its dev split decides when to stop and which
             layer is best, its test split is never looked at. Without a dev split, a part of the
             training groups serves as one.

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from psr_lens._bars import tqdm
 from psr_lens.examples import Example
-from psr_lens.fitting.checkpoint import FitCheckpoint
+from psr_lens.fitting.fit_checkpoint import FitCheckpoint
 from psr_lens.fitting.plan import FitPlan
-from psr_lens.fitting.report import StageReport
 from psr_lens.fitting.walk import Walks
 from psr_lens.models import HookedModel
 from psr_lens.models.shared import SharedPrefixes
 from psr_lens.steering import Steering
+from psr_lens.steering.fit_report import StageReport
 from psr_lens.steering.loading import check_tensors
 from psr_lens.steering.training import LayerData, LayerFit
 

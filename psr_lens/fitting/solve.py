@@ -7,15 +7,15 @@ from typing import final
 
 from psr_lens.dataset import SteeringDataset
 from psr_lens.deltas import working_dtype
-from psr_lens.fitting.checkpoint import FitCheckpoint
 from psr_lens.fitting.errors import last_layer_errors
+from psr_lens.fitting.fit_checkpoint import FitCheckpoint
 from psr_lens.fitting.gradient import Objective, Trained, TrainingState, train
 from psr_lens.fitting.layerwise import LayerFits, fit_layerwise
 from psr_lens.fitting.plan import BOTH, CLOSED, LIVE, REPLAY, FitPlan
 from psr_lens.fitting.prepared import Prepared, contrast, prepare, scale_of
-from psr_lens.fitting.report import StageReport
 from psr_lens.models import HookedModel
 from psr_lens.steering import Steering
+from psr_lens.steering.fit_report import StageReport
 from psr_lens.steering.training import Scale, Start, TrainingData, Watcher
 
 

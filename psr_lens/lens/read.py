@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Layers, check_count, resolve_layers
+from psr_lens._types import Layers, check_count
 from psr_lens.deltas import PromptDeltas, surface_residuals, working_dtype
 from psr_lens.lens.reading import DirectionReading, LensReading, TokenLogit
 from psr_lens.models import HookedModel, as_hooked_model, unsteered_model
@@ -54,7 +54,7 @@ def logit_lens(
     spread over the vocabulary.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         directions: Directions by name, or one, or rows, which are named by their number.
         top: How many tokens on each side.
 
@@ -131,23 +131,18 @@ def read_delta(
         ValueError: If layer or position are out of range, or the deltas are another model's.
     """
     hooked = unsteered_model(model, "read_delta(...)")
-    n_layers, n_tokens, d_model = deltas.accumulated.shape
-    if (n_layers, d_model) != (hooked.n_layers, hooked.d_model):
+    one = deltas.at(layer, position)
+    if one.layers[-1] >= hooked.n_layers or one.accumulated.shape[-1] != hooked.d_model:
         raise ValueError(
-            f"deltas of {n_layers} layers and d_model={d_model}, but {hooked.name} has "
-            f"{hooked.n_layers} and {hooked.d_model}: collect them on this model"
+            f"deltas of layer {one.layers[-1]} and d_model={one.accumulated.shape[-1]}, but "
+            f"{hooked.name} has {hooked.n_layers} layers and {hooked.d_model}: collect them on this model"
         )
-    layers = resolve_layers(layer, n_layers)
-    if not -n_tokens <= position < n_tokens:
-        raise ValueError(
-            f"position={position} but the surface has {n_tokens} tokens (0 to {n_tokens - 1})"
-        )
-    position %= n_tokens
+    (position,), layers = one.positions, one.layers
     batch = hooked.pad([deltas.example.base_row])
     resid = surface_residuals(hooked, batch, deltas.surface)[list(layers), position]
-    delta = deltas.accumulated[list(layers), position].to(resid)
+    delta = one.accumulated[:, 0].to(resid)
     logits = hooked.unembed(resid + delta) - hooked.unembed(resid)
-    where = f"position {position} {deltas.tokens[position]!r}"
+    where = f"position {position} {one.tokens[0]!r}"
     directions = [
         _Direction(f"layer {own}, {where}", own, -1, "delta", vector)
         for own, vector in zip(layers, delta, strict=True)

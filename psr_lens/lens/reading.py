@@ -2,25 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
-import torch
-
+from psr_lens.report import Figures, Report
 from psr_lens.steering.provenance import checked_provenance
-from psr_lens.storage import read_container, write_container
-from psr_lens.storage.fields import flag, listed, mapping, only, reading, take, text, whole
 
 if TYPE_CHECKING:
     import pandas
-    import plotly.graph_objects
 
 _SHOWN_ROWS = 40
 _SHOWN_TOKENS = 6
 _SIDES = ("promoted", "demoted")
-_LENGTHS = ("norm", "mean", "spread")
-_NAMES = ("name", "layer", "index", "role")
+_COLUMNS = (
+    *("direction", "layer", "index", "role", "side", "rank"),
+    *("token_id", "token", "value", "standing"),
+)
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,9 @@ class DirectionReading:
         return (token.value - self.mean) / self.spread if self.spread > 0 else 0.0
 
 
+@final
 @dataclass(frozen=True)
-class LensReading:
+class LensReading(Report):
     """The tokens that directions promote and demote.
 
     Attributes:
@@ -83,6 +81,9 @@ class LensReading:
             not a direction through the linearised norm.
         provenance: The model, and the steering's own provenance.
     """
+
+    title: ClassVar[str] = "What do these directions say?"
+    opens_with_figure: ClassVar[bool] = False
 
     readings: tuple[DirectionReading, ...]
     exact: bool
@@ -97,98 +98,30 @@ class LensReading:
         import pandas as pd
 
         rows = [
-            {
-                "direction": own.name,
-                "layer": own.layer,
-                "index": own.index,
-                "role": own.role,
-                "side": side,
-                "rank": rank,
-                "token_id": token.token_id,
-                "token": token.token,
-                "value": token.value,
-                "standing": own.standing(token),
-            }
+            (
+                *(own.name, own.layer, own.index, own.role, side, rank),
+                *(token.token_id, token.token, token.value, own.standing(token)),
+            )
             for own in self.readings
-            for side in ("promoted", "demoted")
+            for side in _SIDES
             for rank, token in enumerate(getattr(own, side), start=1)
         ]
-        columns = [
-            "direction",
-            "layer",
-            "index",
-            "role",
-            "side",
-            "rank",
-            "token_id",
-            "token",
-            "value",
-            "standing",
-        ]
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=list(_COLUMNS))
 
-    def save(self, path: str | Path) -> Path:
-        """Write the reading to one file; an older reading there is replaced.
+    def figures(self) -> Figures:
+        """`tokens`: directions by rank, each cell a promoted token on the colour of its standing."""
+        from psr_lens import plots
 
-        Args:
-            path: Where; `.safetensors` is added if missing.
+        return {"tokens": partial(plots.lens_table, self)}
 
-        Returns:
-            The path of the file.
-
-        Raises:
-            ValueError: If something that is not a reading is at the path.
-            OSError: If it cannot be written.
-        """
-        shown = [token for own in self.readings for token in (*own.promoted, *own.demoted)]
-        tensors = {
-            "token_ids": torch.tensor([token.token_id for token in shown], dtype=torch.int64),
-            "values": torch.tensor([token.value for token in shown], dtype=torch.float64),
-        }
-        for name in _LENGTHS:
-            lengths = [getattr(own, name) for own in self.readings]
-            tensors[name] = torch.tensor(lengths, dtype=torch.float64)
-        about = [
-            {name: getattr(own, name) for name in _NAMES}
-            | {side: [token.token for token in getattr(own, side)] for side in _SIDES}
-            for own in self.readings
-        ]
-        header = {"readings": about, "exact": self.exact, "provenance": dict(self.provenance)}
-        return write_container(path, type(self).__name__, tensors, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "LensReading":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is of another kind or format, damaged, or says what no reading says.
-        """
-        tensors, header = read_container(path, cls.__name__)
-        with reading(path, "report"):
-            only(header, "readings", "exact", "provenance")
-            about = listed(header, "readings", mapping)
-            texts = [one for own in about for side in _SIDES for one in listed(own, side, text)]
-            ids = take(tensors, "token_ids", torch.int64, 1).tolist()
-            values = take(tensors, "values", torch.float64, 1).tolist()
-            lengths = [take(tensors, name, torch.float64, 1).tolist() for name in _LENGTHS]
-            only(tensors)
-            if min(ids, default=0) < 0:
-                raise ValueError(f"token_id={min(ids)}: it must be at least 0")
-            tokens = iter([TokenLogit(*own) for own in zip(ids, texts, values, strict=True)])
-            readings = []
-            for own, *three in zip(about, *lengths, strict=True):
-                only(own, *_NAMES, *_SIDES)
-                place = (text(own, "name"), whole(own, "layer", -1), whole(own, "index", -1))
-                both = (tuple(islice(tokens, len(own[side]))) for side in _SIDES)
-                readings.append(DirectionReading(*place, text(own, "role"), *three, *both))
-            return cls(tuple(readings), flag(header, "exact"), checked_provenance(header))
-
-    def plot(self) -> "plotly.graph_objects.Figure":
-        """Directions by rank, each cell a promoted token on the colour of its standing."""
-        from psr_lens.plots import lens_table
-
-        return lens_table(self)
+    def check(self) -> None:
+        """Refuse a direction with more tokens on one side than on the other."""
+        checked_provenance(vars(self))
+        for own in self.readings:
+            if len(own.promoted) != len(own.demoted):
+                raise ValueError(
+                    f"{own.name!r} promotes {len(own.promoted)} tokens, and demotes others"
+                )
 
     def summary(self) -> str:
         """What the directions say, one line each."""
@@ -222,7 +155,8 @@ class LensReading:
             f"LensReading({len(self.readings)} directions, {kind}; .summary() says what they say)"
         )
 
-    def _repr_html_(self) -> str:
+    def table_html(self) -> str:
+        """A row per direction: what it promotes and what it demotes."""
         from psr_lens.plots.lens import lens_html
 
         return lens_html(self)

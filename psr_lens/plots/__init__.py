@@ -15,32 +15,33 @@ network connection.
 from psr_lens.plots.assumptions import assumption_curves, spectrum_shares, strength_classes
 from psr_lens.plots.bounds import Bounds, robust_bounds
 from psr_lens.plots.components import component_shares, component_tokens, head_heatmap
-from psr_lens.plots.curves import BehaviourRow, behaviour_curves
 from psr_lens.plots.faithfulness import (
     FaithfulnessCurves,
     faithfulness_curves,
     faithfulness_figure,
     faithfulness_table,
 )
-from psr_lens.plots.gap import gap_bars
+from psr_lens.plots.fit_figures import fit_layers, fit_losses
+from psr_lens.plots.gap_figure import gap_bars
 from psr_lens.plots.layer_choice import layer_to_show
 from psr_lens.plots.layers import layer_token_heatmap
 from psr_lens.plots.lens import lens_table
-from psr_lens.plots.report import Report, TraitSection, render_report
+from psr_lens.plots.strength_curves import BehaviourRow, behaviour_curves
 from psr_lens.plots.tokens import (
     SupportsTokenValues,
     TokenHeatmap,
     token_heatmap,
     token_heatmaps,
 )
+from psr_lens.plots.trait_page import TraitPage, TraitSection, render_traits
 
 __all__ = [
     "BehaviourRow",
     "Bounds",
     "FaithfulnessCurves",
-    "Report",
     "SupportsTokenValues",
     "TokenHeatmap",
+    "TraitPage",
     "TraitSection",
     "assumption_curves",
     "behaviour_curves",
@@ -49,12 +50,14 @@ __all__ = [
     "faithfulness_curves",
     "faithfulness_figure",
     "faithfulness_table",
+    "fit_layers",
+    "fit_losses",
     "gap_bars",
     "head_heatmap",
     "layer_to_show",
     "layer_token_heatmap",
     "lens_table",
-    "render_report",
+    "render_traits",
     "robust_bounds",
     "spectrum_shares",
     "strength_classes",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from psr_lens._types import TokenValues
-from psr_lens.components.report import Component, ComponentReport
+from psr_lens.components.component_report import Component, ComponentReport
 from psr_lens.examples import ending_in
 from psr_lens.plots.layers import layer_token_heatmap
 from psr_lens.plots.text import interval_hover, plotly_text, visible_token

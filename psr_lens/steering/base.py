@@ -85,7 +85,7 @@ class Steering(nn.Module, ABC):
         surface: Where it acts, `R` or `QR`.
         hook_point: What it acts on in a block.
         provenance: The model, the numerics, the data and the seed that it comes from.
-        fit_report: How the fit went; None for one that was loaded or not fitted.
+        fit_report: How the fit went; None for one that was not fitted.
 
     Attributes:
         method: What it is called, in files and in `fit(..., method=...)`.
@@ -611,7 +611,8 @@ class Steering(nn.Module, ABC):
 
     def header(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON values."""
-        return {
+        fitted = {} if self.fit_report is None else {"fit_report": self.fit_report.packed()[1]}
+        return fitted | {
             "method": self.method,
             "layers": list(self.layers),
             "surface": self.surface,
@@ -621,7 +622,7 @@ class Steering(nn.Module, ABC):
         }
 
     def save(self, path: str | Path) -> Path:
-        """Write the steering with its provenance to a safetensors file.
+        """Write the steering with its provenance and fit report to a safetensors file.
 
         Args:
             path: Where; `.safetensors` is added if missing.

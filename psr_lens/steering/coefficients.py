@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -9,13 +10,16 @@ from torch import Tensor
 
 from psr_lens._types import LENGTH_ADDED, RESIDUAL_UNIT, Surface, TokenValues
 from psr_lens.dataset import check_data
-from psr_lens.deltas import iter_batches, working_dtype
+from psr_lens.deltas import iter_batches, token_regions, working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import check_recorded
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,16 @@ class Coefficients:
             LENGTH_ADDED,
             unit=RESIDUAL_UNIT,
             ending=self.example.ending,
+            regions=token_regions(self.example, len(self.tokens)),
         )
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per layer and token.
+
+        Columns: `layer`, `pos` (place on the surface), `token`, `region` (see `token_regions`) and
+        `value`, the length of what is added.
+        """
+        return self.token_values().to_dataframe()
 
     def _repr_html_(self) -> str:
         from psr_lens.plots import token_heatmap

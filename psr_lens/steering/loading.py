@@ -12,6 +12,7 @@ from psr_lens._types import Surface, check_finite
 from psr_lens.model_record import recorded_fingerprint
 from psr_lens.models import as_hooked_model
 from psr_lens.steering.base import KIND, HookPoint, Steering
+from psr_lens.steering.fit_report import FitReport
 from psr_lens.steering.provenance import checked_provenance
 from psr_lens.steering.registry import known_methods
 from psr_lens.steering.sums import SumSteering
@@ -44,7 +45,7 @@ def load_steering(path: str | Path, model: Any = None) -> Steering:
     _refuse_foreign(Path(path))
     tensors, header = read_container(path, KIND)
     with reading(path, KIND):
-        steering = _build(tensors, header)
+        steering = build_steering(tensors, header)
     if model is not None:
         steering.check(as_hooked_model(model))
     return steering
@@ -70,8 +71,18 @@ def _refuse_foreign(path: Path) -> None:
         )
 
 
-def _build(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering:
-    """The steering of a header; the parts of a sum have headers of their own."""
+def build_steering(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering:
+    """The steering of a header; the parts of a sum have headers of their own.
+
+    Raises:
+        ValueError: If header and tensors are not those of a steering.
+    """
+    if "fit_report" in header:
+        rest = {name: own for name, own in header.items() if name != "fit_report"}
+        found = build_steering(tensors, rest)
+        found.fit_report = FitReport.unpacked({}, mapping(header, "fit_report"))
+        found.fit_report.check()
+        return found
     only(header, "method", "layers", "surface", "hook_point", "arguments", "provenance")
     classes = known_methods()
     method = choice(header, "method", [*sorted(classes), SumSteering.method])
@@ -108,7 +119,9 @@ def _build(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         left -= {prefix + name for name in own}
         weight = number(part, "weight")
-        parts.append((weight, _build(own, {k: v for k, v in part.items() if k != "weight"})))
+        parts.append(
+            (weight, build_steering(own, {k: v for k, v in part.items() if k != "weight"}))
+        )
     if left or not parts:
         raise ValueError(f"a sum of {len(parts)} parts, and tensors {sorted(left)} beside them")
     total = SumSteering(parts, provenance=origin)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks import plain
-from psr_lens.deltas import collect_deltas, example_batches, surface_residuals
+from psr_lens.delta_collection import collect_deltas
+from psr_lens.deltas import example_batches, surface_residuals
 from psr_lens.responses import sample_responses
 from tests.models.cases import LENS_BACKENDS
 from tests.tiny_models import instructed, tiny_model

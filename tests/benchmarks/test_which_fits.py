@@ -9,9 +9,9 @@ from safetensors import safe_open
 from benchmarks import which_fits
 from benchmarks.models import make_examples
 from benchmarks.which_fits import SHAPES, Shape, delta_bytes, fit_bytes, logits_bytes
-from psr_lens.deltas import collect_deltas
+from psr_lens.delta_collection import collect_deltas
 from psr_lens.demo import checkpoint_path
-from psr_lens.fitting.checkpoint import FitCheckpoint
+from psr_lens.fitting.fit_checkpoint import FitCheckpoint
 from psr_lens.fitting.layerwise import LayerFits, fit_layerwise
 from psr_lens.fitting.plan import plan_fit
 from psr_lens.fitting.walk import Walks

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psr_lens.demo.behaviour import answer, compose
 from psr_lens.demo.curriculum import draw_chat, draw_system
+from psr_lens.demo.demo_behaviour import answer, compose
+from psr_lens.demo.demo_prompts import QUESTION_WORDINGS, chat, question, questions, system_prompt
 from psr_lens.demo.instructions import (
     FRAMES,
     INSTRUCTION_NAMES,
@@ -19,7 +20,6 @@ from psr_lens.demo.instructions import (
 )
 from psr_lens.demo.judges import judge_coherence, judge_trait
 from psr_lens.demo.language import NEUTRAL
-from psr_lens.demo.prompts import QUESTION_WORDINGS, chat, question, questions, system_prompt
 from psr_lens.demo.world import ANIMALS, HELD_OUT_ANIMALS, animal_of
 
 COMPATIBLE = [

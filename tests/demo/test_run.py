@@ -17,9 +17,9 @@ from psr_lens.demo.animals import (
     fit_data,
     held_out_data,
 )
+from psr_lens.demo.demo_page import NAMES, compared
 from psr_lens.demo.experiment import CONTROL
 from psr_lens.demo.instructions import DEFAULT_TRAITS
-from psr_lens.demo.report import NAMES, compared
 from psr_lens.demo.run import run_demo
 from psr_lens.demo.trial import METHODS
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS
@@ -29,6 +29,7 @@ from psr_lens.fitting import fit
 from psr_lens.models import load_model
 from psr_lens.steering import load_steering
 from tests.browser import open_page
+from tests.tiny_steerings import content
 
 ALPHAS = (1.0, 2.0)
 
@@ -178,7 +179,7 @@ def test_the_saved_steering_is_the_one_reported(run, model):
 def test_the_same_seed_gives_the_same_numbers(run, model, tmp_path):
     again = run_demo(model, tmp_path / "again", traits=("pirate",), progress=False)
     assert without_times(again.numbers.read_text()) == without_times(run.numbers.read_text())
-    assert again.steerings[0].read_bytes() == run.steerings[0].read_bytes()
+    assert content(again.steerings[0]) == content(run.steerings[0])
 
 
 def test_the_page_opens_offline_and_shows_special_tokens(run):

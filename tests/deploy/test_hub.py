@@ -22,6 +22,7 @@ from psr_lens.steering import PSR, ConstantSteering, load_steering
 from psr_lens.steering.provenance import provenance
 from tests.deploy.hub_server import hub_server
 from tests.tiny_models import BACKENDS, checkpoint, tiny_model
+from tests.tiny_reports import REPORTS
 
 
 @pytest.fixture
@@ -232,7 +233,7 @@ def test_a_model_that_was_made_of_a_gguf_file(name, file, expected):
 def test_a_model_on_the_hub_is_linked_and_no_value_breaks_the_table(hub):
     origin = provenance(tiny_model("llama", BACKENDS[0]), note="a | b\n<script>", texts=["x", "|"])
     origin["model"]["name"] = "owner/model"
-    one = steering(provenance=origin, fit_report={"any": "thing"})
+    one = steering(provenance=origin, fit_report=REPORTS["fit"])
     other = PSR(torch.ones(1, 1, 32), torch.ones(1, 1), torch.ones(1, 1, 32), (1,))
     (one - 2.0 * other).push_to_hub("a/sum")
     one.push_to_hub("a/one")

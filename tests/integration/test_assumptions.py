@@ -12,7 +12,8 @@ from psr_lens.assumptions import Thresholds, measure_assumptions
 from psr_lens.assumptions.probe import fit_probes
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES, classify_tokens
 from psr_lens.dataset import SteeringDataset, split_examples
-from psr_lens.deltas import collect_deltas, example_batches, surface_residuals
+from psr_lens.delta_collection import collect_deltas
+from psr_lens.deltas import example_batches, surface_residuals
 from psr_lens.prompts import PromptPair
 from psr_lens.responses import sample_responses
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model

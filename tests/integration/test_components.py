@@ -7,8 +7,9 @@ import torch
 
 from psr_lens import load_model
 from psr_lens.components import ComponentReport, measure_components
-from psr_lens.components.deltas import component_deltas, head_parts, instruction_span
-from psr_lens.deltas import collect_deltas, example_batches
+from psr_lens.components.component_deltas import component_deltas, head_parts, instruction_span
+from psr_lens.delta_collection import collect_deltas
+from psr_lens.deltas import example_batches
 from psr_lens.demo import questions, system_prompt
 from psr_lens.examples import Example
 from psr_lens.models.parts import head_matrix, run_with_parts
@@ -285,7 +286,7 @@ def test_the_report_shows_itself(report):
     assert {"text/html", "text/plain", "application/vnd.plotly.v1+json"} == bundle.keys()
     for view in ("layers", "heads", "tokens"):
         assert report.plot(view).data
-    with pytest.raises(ValueError, match="view='all'"):
+    with pytest.raises(ValueError, match="what='all': choose one of layers, heads, tokens"):
         report.plot("all")
     assert "-0%" not in report.summary()
 

@@ -10,7 +10,8 @@ from psr_lens.comparison import compare
 from psr_lens.components import measure_components
 from psr_lens.dataset import SteeringDataset
 from psr_lens.decomposition import write_decomposition
-from psr_lens.deltas import collect_deltas, iter_deltas
+from psr_lens.delta_collection import collect_deltas
+from psr_lens.deltas import iter_deltas
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import load_model

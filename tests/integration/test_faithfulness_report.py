@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from psr_lens.deltas import collect_deltas, example_batches, local_deltas, surface_residuals
+from psr_lens.delta_collection import collect_deltas
+from psr_lens.deltas import example_batches, local_deltas, surface_residuals
 from psr_lens.examples import cut_off_words
 from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
 from psr_lens.faithfulness.recording import SharedRuns
@@ -238,7 +239,7 @@ def test_what_is_left_out_costs_nothing_and_is_refused(model, data, steerings):
             lean.curve("psr", measure)
     with pytest.raises(ValueError, match="was not measured"):
         lean.plot("relative_kl")
-    with pytest.raises(ValueError, match="measure='beauty': choose one of relative_rmse"):
+    with pytest.raises(ValueError, match="what='beauty': choose one of relative_rmse"):
         lean.plot("beauty")
     with pytest.raises(ValueError, match="no run 'x' in this report"):
         lean.difference("psr", "x")
@@ -316,7 +317,7 @@ def test_a_lean_report_comes_back_too(model, data, tmp_path):
     pd.testing.assert_frame_equal(back.to_dataframe(), lean.to_dataframe(), check_exact=True)
     assert back.steerings == ()
     with pytest.raises(ValueError, match="the report has no steering"):
-        back.plot_gap()
+        back.plot("gap")
     assert "To compare: equivalent prompt" in back.summary()
 
 
@@ -343,7 +344,7 @@ def test_the_pictures_show_the_numbers(model, report):
     band = next(t for t in report.plot().data if t.legendgroup == "wordings")
     ends = [curve.values for curve in report.paraphrases.values()]
     assert list(band.y[: model.n_layers]) == [max(pair) for pair in zip(*ends, strict=True)]
-    bars = report.plot_gap("psr").data
+    bars = report.plot("gap", name="psr").data
     heights = [sum(bar.y[layer] for bar in bars[:4]) for layer in range(model.n_layers)]
     assert heights == pytest.approx(list(bars[4].y))
 
@@ -390,3 +391,55 @@ def test_bfloat16_keeps_two_digits(family):
         assert rough.curve("psr", measure).values[-1] == pytest.approx(
             fine.curve("psr", measure).values[-1], abs=0.05
         )
+
+
+def test_the_worst_tokens_are_those_with_the_largest_error(
+    model, data, steerings, report, tmp_path
+):
+    back = FaithfulnessReport.load(report.save(tmp_path / "worst"))
+    for name, steering in steerings.items():
+        streams = list(one_by_one(model, data, steering))
+        delta = torch.cat([(target - plain).norm(dim=-1) for _, plain, target in streams], dim=1)
+        error = torch.cat([(acted - target).norm(dim=-1) for acted, _, target in streams], dim=1)
+        relative = error / delta.square().mean(dim=1, keepdim=True).sqrt()
+        # Their root mean square is the relative RMSE.
+        rmse = torch.tensor(report.relative_rmse[name].values).double()
+        torch.testing.assert_close(relative.square().mean(dim=1).sqrt(), rmse)
+        places = [(i, pos) for i, own in enumerate(streams) for pos in range(own[0].shape[1])]
+        for layer in range(model.n_layers):
+            found = report.worst_tokens(name, layer, n=5)
+            values, order = relative[layer].topk(5)
+            assert list(zip(found.example, found.pos, strict=True)) == [places[i] for i in order]
+            assert found.relative_error.tolist() == pytest.approx(values.tolist())
+            assert found.error.tolist() == pytest.approx(error[layer, order].tolist())
+            assert found.delta.tolist() == pytest.approx(delta[layer, order].tolist())
+        everywhere = report.worst_tokens(name, n=5)
+        assert everywhere.relative_error.tolist() == pytest.approx(
+            relative.flatten().topk(5)[0].tolist()
+        )
+        pd.testing.assert_frame_equal(back.worst_tokens(name, n=5), everywhere, check_exact=True)
+    row = report.worst_tokens("psr", 1, n=1).iloc[0]
+    texts = model.encoder.str_tokens(data[row.example].base_row.tokens)
+    at = len(texts) - data[row.example].surface_length("R") + row["pos"]
+    assert row.token == texts[at]
+    assert (
+        f"{''.join(texts[at - 4 : at])}[{texts[at]}]{''.join(texts[at + 1 : at + 5])}"
+        == row.context
+    )
+
+
+def test_as_many_of_the_worst_are_kept_as_is_asked_for(model, data, steerings):
+    lean = {"outputs": False, "gap": False, "random_direction": False, "oracle_ranks": ()}
+    few = measure_faithfulness(model, steerings, data, **lean, worst_tokens=2, batch_size=1)
+    many = measure_faithfulness(model, steerings, data, **lean)
+    assert len(few.worst) == 2 * 2 * model.n_layers
+    for layer in range(model.n_layers):
+        pd.testing.assert_frame_equal(
+            few.worst_tokens("psr", layer, 2), many.worst_tokens("psr", layer, 2)
+        )
+    with pytest.raises(ValueError, match="n=3, but the report keeps 2 tokens"):
+        few.worst_tokens("psr", n=3)
+    none = measure_faithfulness(model, steerings, data, **lean, worst_tokens=0)
+    assert none.worst.empty
+    assert "Where it fails most" not in none.page()
+    assert "Where it fails most" in many.page()

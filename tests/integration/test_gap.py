@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from psr_lens.deltas import collect_deltas, example_batches, local_deltas, surface_residuals
+from psr_lens.delta_collection import collect_deltas
+from psr_lens.deltas import example_batches, local_deltas, surface_residuals
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.responses import make_example, sample_responses

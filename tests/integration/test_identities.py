@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from psr_lens.delta_collection import collect_deltas
 from psr_lens.deltas import (
     add_at,
-    collect_deltas,
     example_batches,
     iter_deltas,
     iter_runs,

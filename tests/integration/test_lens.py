@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from psr_lens import load_model
-from psr_lens.deltas import collect_deltas
+from psr_lens.delta_collection import collect_deltas
 from psr_lens.demo import questions, system_prompt
 from psr_lens.fitting import fit
 from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
@@ -251,9 +251,9 @@ def test_what_cannot_be_read_is_refused(model):
     with pytest.raises(ValueError, match="no directions to read"):
         read_steering(model, OracleSteering(range(3)))
     deltas = collect_deltas(model, sampled(model, 1), local=False)[0]
-    with pytest.raises(ValueError, match=r"position=99 but the surface has \d+ tokens"):
+    with pytest.raises(ValueError, match=r"tokens=\[99\]: there are 0"):
         read_delta(model, deltas, 0, 99)
-    with pytest.raises(ValueError, match=r"layers=\[3\] but the model has 3 layers"):
+    with pytest.raises(ValueError, match=r"layers=\[3\]: there are 0, 1, 2"):
         read_delta(model, deltas, 3, 0)
     with pytest.raises(ValueError, match="collect them on this model"):
         read_delta(load_model("demo"), deltas, 0, 0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psr_lens.deltas import collect_deltas
+from psr_lens.delta_collection import collect_deltas
 from psr_lens.fitting import fit
 from psr_lens.plots import token_heatmaps
 from psr_lens.responses import sample_responses

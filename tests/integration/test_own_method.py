@@ -128,7 +128,7 @@ def test_what_it_does_not_take_is_refused_by_name(model, data):
 def test_it_is_compared_measured_read_and_shown(model, data):
     found = pl.compare(model, data, ["dim", "pull"], epochs=1)
     assert list(found.steerings) == ["dim", "pull"]
-    assert "epochs=1 is not for dim, fitted without it" in found.table()
+    assert "epochs=1 is not for dim, fitted without it" in found.summary()
     psr = pl.fit(model, data, solver="replay")
     own = pl.fit(model, data, method="pull", solver="replay")
     report = pl.measure_faithfulness(model, {"own": own, "psr": psr}, data.test, oracle_ranks=())

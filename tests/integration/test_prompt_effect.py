@@ -96,8 +96,8 @@ def test_a_fit_warns_and_a_comparison_begins_with_it(demo, ignored):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = compare(demo, ignored, ["dim"], layers=2)
-    assert found.table().startswith("The prompt hardly changes")
-    assert "nan" not in found.table().lower()
+    assert found.summary().startswith("The prompt hardly changes")
+    assert "nan" not in found.summary().lower()
     assert "hardly changes" in found._repr_html_()
 
 

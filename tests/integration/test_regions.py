@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psr_lens.components import measure_components
-from psr_lens.deltas import collect_deltas
+from psr_lens.delta_collection import collect_deltas
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import RawText

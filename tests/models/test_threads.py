@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import psr_lens as pl
-from psr_lens.components.deltas import component_deltas
+from psr_lens.components.component_deltas import component_deltas
 from psr_lens.decomposition import write_decomposition
-from psr_lens.deltas import collect_deltas, iter_deltas
+from psr_lens.delta_collection import collect_deltas
+from psr_lens.deltas import iter_deltas
 from psr_lens.evaluation import Score, measure_behaviour, measure_strengths
 from psr_lens.fitting.transfer import fit_activation_maps
 from psr_lens.models import RawText, as_hooked_model, load_model

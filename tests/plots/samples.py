@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from psr_lens._types import TokenValues
-from psr_lens.plots import Report, TraitSection
+from psr_lens.plots import TraitPage, TraitSection
 from psr_lens.statistics import Curve, Estimate
 
 ATTACK = '<img src="https://example.com/x.png" onerror="alert(1)">'
@@ -114,8 +114,8 @@ def section(name: str = "optimist", text: str = "be kind", seed: int = 0) -> Tra
     )
 
 
-def report() -> Report:
-    return Report(
+def report() -> TraitPage:
+    return TraitPage(
         title="What a prompt does",
         lead="A prompt moves a few tokens far and most hardly at all.",
         sections=(section("optimist", seed=0), section("pirate", seed=3)),

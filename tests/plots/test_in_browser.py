@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from psr_lens.plots import layer_token_heatmap, render_report, token_heatmap, token_heatmaps
+from psr_lens.plots import layer_token_heatmap, render_traits, token_heatmap, token_heatmaps
 from psr_lens.plots.page import html_page, write_page
 from psr_lens.plots.text import n_line_breaks, visible_token
 from tests.plots.samples import ATTACK, SPECIAL_TOKENS, report, token_values
@@ -143,7 +143,7 @@ def test_outputs_of_a_notebook_are_each_complete(chromium, tmp_path):
 
 @pytest.fixture(scope="module")
 def report_page(tmp_path_factory):
-    return write_page(tmp_path_factory.mktemp("report") / "report.html", render_report(report()))
+    return write_page(tmp_path_factory.mktemp("report") / "report.html", render_traits(report()))
 
 
 DRAWN = LIVE + " && document.querySelectorAll('.psr-figure .main-svg').length >= 4"

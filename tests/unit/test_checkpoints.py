@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from psr_lens.fitting.checkpoint import FitCheckpoint
+from psr_lens.fitting.fit_checkpoint import FitCheckpoint
 from psr_lens.fitting.gradient import TrainingState
-from psr_lens.fitting.report import StageReport
 from psr_lens.steering import ActAdd
+from psr_lens.steering.fit_report import StageReport
 from psr_lens.storage import read_container, write_container
 from tests.stored_steerings import FOLDER
 
@@ -91,7 +91,7 @@ def test_every_missing_or_wrong_field_is_one_line(directory, run):
         assert refused(directory, run, lambda _, h, n=name: h.pop(n))
         for value in (None, 1.5, "B", [], {"no": 1}, True, -1):
             write_container(directory / run, "checkpoint", was, about)
-            if (name, value) != ("settings", {"no": 1}) and name != "settings":
+            if (name, value) != ("arguments", {"no": 1}) and name != "settings":
                 assert refused(directory, run, lambda _, h, n=name, v=value: h.update({n: v}))
     write_container(directory / run, "checkpoint", was, about)
     assert "unknown" in refused(directory, run, lambda _, h: h.update(more=1))
@@ -104,7 +104,7 @@ def test_every_missing_or_wrong_field_is_one_line(directory, run):
         ("epoch-live", lambda t, _: t.update(losses=torch.ones(2)), "losses is of torch.float32"),
         ("epoch-live", lambda t, _: t.update(dev_losses=torch.ones(()).double()), "has 0 axes"),
         ("epoch-live", lambda _, h: h.update(epoch=0), "epoch=0: it must be at least 1"),
-        ("stage-0001", lambda t, _: t.pop("train_loss"), "'train_loss' is missing"),
+        ("stage-0001", lambda _, h: h["report"].pop("train_loss"), "'train_loss' is missing"),
         ("stage-0001", lambda t, _: t.update(more=torch.ones(2)), "'more'"),
         ("stage-0001", lambda _, h: h["report"].update(layer=2), "layer=2 in stage-0001"),
         ("stage-0001", lambda _, h: h["report"].update(heads=1.5), "heads=1.5: it must be a whole"),

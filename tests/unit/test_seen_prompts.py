@@ -72,7 +72,7 @@ def test_counting_responses_that_were_cut_off():
 
 @pytest.mark.parametrize("cut", [True, False])
 def test_a_picture_of_a_response_says_how_it_ended(cut):
-    from psr_lens.deltas import collect_deltas
+    from psr_lens.delta_collection import collect_deltas
     from tests.tiny_steerings import made_up
 
     model = tiny_model("qwen2")

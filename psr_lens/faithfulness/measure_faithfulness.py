@@ -16,11 +16,12 @@ from psr_lens.dataset import check_data
 from psr_lens.deltas import iter_batches, working_dtype
 from psr_lens.examples import Example, check_examples, describe_responses
 from psr_lens.faithfulness import references
+from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport, Run
 from psr_lens.faithfulness.gap import bases_of
 from psr_lens.faithfulness.ledger import Ledger
 from psr_lens.faithfulness.recording import Products, SharedRuns
 from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING, Probe
-from psr_lens.faithfulness.report import FaithfulnessReport, Run
+from psr_lens.faithfulness.worst_tokens import WorstTokens
 from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.models.finite import at_strength
 from psr_lens.prompt_effect import measure_prompt_effect
@@ -41,6 +42,7 @@ def measure_faithfulness(
     random_direction: bool = True,
     oracle_ranks: Sequence[int] = (1, 4),
     token_examples: int = 8,
+    worst_tokens: int = 100,
     batch_size: int = 32,
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -54,7 +56,7 @@ def measure_faithfulness(
     `oracle_ranks`. Streams over the data; of an example only sums are kept, in float64.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         steerings: Steerings by name, or one, or a list, which is named by method and layers (`a-psr` for
             all layers, `s-dim` for one).
         data: Examples that no steering was fitted on: `data.test`. Paraphrases are measured where
@@ -66,6 +68,8 @@ def measure_faithfulness(
         random_direction: Measure the reference line of that name.
         oracle_ranks: Directions per layer of the oracles to compare with; none with `()`.
         token_examples: How many of the first examples keep the numbers of their tokens.
+        worst_tokens: Of how many tokens per steering and layer, those farthest from the prompt, the
+            report keeps where they are.
         batch_size: Examples per forward pass.
         n_bootstrap: Resamples for the intervals.
         seed: Seed of the resampling and of the random direction.
@@ -88,6 +92,7 @@ def measure_faithfulness(
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("token_examples", token_examples, 0)
+    check_count("worst_tokens", worst_tokens, 0)
     ranks = _check_ranks(oracle_ranks, hooked.d_model)
     if isinstance(steerings, Steering):
         steerings = [steerings]
@@ -107,7 +112,8 @@ def measure_faithfulness(
     )
     probes = {name: _prober(hooked, steering, alpha, gap) for name, steering in named.items()}
     effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
-    ledger = Ledger(len(data), token_examples)
+    worst = WorstTokens(worst_tokens)
+    ledger = Ledger(len(data), token_examples, worst)
 
     def measure(indices: Sequence[int]) -> None:
         examples, local = [data[i] for i in indices], gap or random_direction
@@ -118,7 +124,8 @@ def measure_faithfulness(
     for indices in iter_batches(data, batch_size, progress=progress, description="faithfulness"):
         # In a function of its own, so that a batch is gone before the next one is made.
         measure(indices)
-    if not bool((ledger.sums[NO_STEERING]["energy"].sum(dim=0) > 0).all()):
+    energy = ledger.sums[NO_STEERING]["energy"].sum(dim=0)
+    if not bool((energy > 0).all()):
         raise ValueError(
             "the steered prompts change nothing: base and steered prompt of every example are equal"
         )
@@ -150,6 +157,8 @@ def measure_faithfulness(
             seed=seed,
             n_bootstrap=n_bootstrap,
         ),
+        worst.table(hooked, data, surface, energy),
+        worst_tokens,
     )
 
 

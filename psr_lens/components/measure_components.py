@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface, check_count, check_seed, check_surface, exactly
-from psr_lens.components.deltas import ComponentDeltas, component_deltas, head_parts
-from psr_lens.components.report import (
+from psr_lens.components.component_deltas import ComponentDeltas, component_deltas, head_parts
+from psr_lens.components.component_report import (
     Component,
     ComponentKind,
     ComponentReport,
@@ -58,7 +58,7 @@ def measure_components(
     norm is frozen, and the difference is that of the scaled parts.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: The examples.
         surface: Where to measure.
         heads: Whether to split attention into heads, and to find what they read.

@@ -5,7 +5,7 @@ from subprocess import run
 
 import pytest
 
-from psr_lens.plots import Report, render_report
+from psr_lens.plots import TraitPage, render_traits
 from psr_lens.plots.circuits import bundle
 from psr_lens.plots.theme import LINES
 from psr_lens.seen_prompts import SeenPrompts
@@ -14,7 +14,7 @@ from tests.plots.samples import ATTACK, BEHAVIOUR, Outline, report, section, tok
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return render_report(report())
+    return render_traits(report())
 
 
 def test_the_page_is_small_enough_and_holds_each_library_once(page):
@@ -25,7 +25,7 @@ def test_the_page_is_small_enough_and_holds_each_library_once(page):
 
 
 def test_equal_reports_give_equal_pages(page):
-    assert render_report(report()) == page
+    assert render_traits(report()) == page
 
 
 def test_the_page_reads_top_down(page):
@@ -55,19 +55,19 @@ def test_the_page_reads_top_down(page):
 def test_the_reading_line_names_the_quantity_that_all_panels_share():
     one, other = token_values(quantity="<length>"), token_values(quantity="<length>", seed=1)
     same = replace(section(), heatmaps=(("prompt", one), ("PSR", other)))
-    told = Outline(render_report(Report("t", "l", (same,)))).text
+    told = Outline(render_traits(TraitPage("t", "l", (same,)))).text
     assert "the larger the <length> at that token. Colour on a token acts on the next one" in told
     mixed = replace(section(), heatmaps=(("prompt", one), ("PSR", token_values(quantity="other"))))
     assert (
         "the larger the number at that token."
-        in Outline(render_report(Report("t", "l", (mixed,)))).text
+        in Outline(render_traits(TraitPage("t", "l", (mixed,)))).text
     )
 
 
 @pytest.mark.parametrize(("layer", "shown"), [(None, 3), (0, 0), (2, 2)])
 def test_a_section_says_which_layer_is_shown_first(layer, shown):
     # By default the prompt's largest median: the values of `section` grow with the layer.
-    page = render_report(Report("t", "l", (replace(section(), layer=layer),)))
+    page = render_traits(TraitPage("t", "l", (replace(section(), layer=layer),)))
     assert f'aria-valuetext="layer {shown}"' in page
 
 
@@ -88,7 +88,7 @@ def test_every_text_is_escaped():
         behaviour=((ATTACK, None, 1.0, 1.0), (ATTACK, 1.0, 1.0, 1.0)),
         examples=((ATTACK, ATTACK, (ATTACK,)),),
     )
-    written = render_report(Report(ATTACK, ATTACK, (hostile,), {ATTACK: [ATTACK]}))
+    written = render_traits(TraitPage(ATTACK, ATTACK, (hostile,), {ATTACK: [ATTACK]}))
     assert "<img" not in written.replace(bundle(), "")
     outline = Outline(written)
     assert outline.addresses == []
@@ -104,13 +104,13 @@ def test_half_a_character_does_not_stop_the_page_from_being_written():
     broken = replace(
         section(name=text, text=text), curves=curves, behaviour=((text, 1.0, 2.0, 3.0),)
     )
-    written = render_report(Report(text, text, (broken,), {text: text}))
+    written = render_traits(TraitPage(text, text, (broken,), {text: text}))
     assert b"whale \\ud83d</h1>" in written.encode("utf-8")
 
 
 def test_a_method_has_one_colour_in_a_section():
     behaviour = (("A-PSR", 1.0, 90.0, 98.0), ("A-Const", 1.0, 20.0, 95.0))
-    written = render_report(Report("t", "l", (replace(section(), behaviour=behaviour),)))
+    written = render_traits(TraitPage("t", "l", (replace(section(), behaviour=behaviour),)))
     figures = re.search(r'id="psr-figures">(.*?)</script>', written)[1]
     # A-Const leads among the curves and keeps that colour where A-PSR comes first.
     assert figures.count(f'"color":"{LINES[0]}"') == figures.count(f'"color":"{LINES[1]}"')
@@ -123,7 +123,7 @@ SEEN = SeenPrompts(
 
 def test_the_prompts_are_shown_as_the_model_saw_them():
     sections = [replace(section(name), prompts=SEEN) for name in ("optimist", "pirate")]
-    page = render_report(replace(report(), sections=tuple(sections), notes=("3 were cut off.",)))
+    page = render_traits(replace(report(), sections=tuple(sections), notes=("3 were cut off.",)))
     outline = Outline(page)
     assert outline.text.count(SEEN.base) == outline.text.count(SEEN.prompted) == 2
     assert "The whole prompt" not in outline.text
@@ -140,13 +140,13 @@ def test_the_prompts_are_shown_as_the_model_saw_them():
 def test_a_template_that_writes_other_things_in_other_sections_is_told_there():
     other = replace(SEEN, base_template_text="", base=ATTACK)
     sections = (replace(section("a"), prompts=SEEN), replace(section("b"), prompts=other))
-    page = render_report(replace(report(), sections=sections))
+    page = render_traits(replace(report(), sections=sections))
     assert page.count('<p class="psr-template-note">') == 1
     assert page.count('<p class="psr-page-note">') == 0
 
 
 def test_notes_stand_under_the_summary():
-    page = render_report(replace(report(), sections=(replace(section(), notes=("cut <off>",)),)))
+    page = render_traits(replace(report(), sections=(replace(section(), notes=("cut <off>",)),)))
     assert "cut &lt;off&gt;" in page
 
 
@@ -154,31 +154,31 @@ def test_parts_that_are_not_given_are_left_out():
     bare = replace(
         section(), heatmaps=(), curves=None, behaviour=(), examples=(), summary="", prompt_text=""
     )
-    written = render_report(Report("t", "l", (bare,)))
+    written = render_traits(TraitPage("t", "l", (bare,)))
     outline = Outline(written)
     assert "Plotly" not in written
     assert {"nav", "table", "footer", "details", "h3", "figure"} & set(outline.tags) == set()
     levels = replace(bare, behaviour=BEHAVIOUR[:2])
-    written = render_report(Report("t", "l", (levels,)))
+    written = render_traits(TraitPage("t", "l", (levels,)))
     assert "Plotly" not in written
     assert "table" in Outline(written).tags
 
 
 def test_long_tables_are_folded():
     rows = tuple(("A-PSR", alpha / 10, 1.0, 2.0) for alpha in range(13))
-    text = Outline(render_report(Report("t", "l", (replace(section(), behaviour=rows),)))).text
+    text = Outline(render_traits(TraitPage("t", "l", (replace(section(), behaviour=rows),)))).text
     assert "All 13 numbers" in text
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="the report has no section"):
-        render_report(Report("t", "l", ()))
+    with pytest.raises(ValueError, match="the page has no section"):
+        render_traits(TraitPage("t", "l", ()))
     twice = (("prompt", token_values()), ("prompt", token_values()))
     with pytest.raises(ValueError, match=r"captions \['prompt', 'prompt'\] repeat"):
-        render_report(Report("t", "l", (replace(section(), heatmaps=twice),)))
+        render_traits(TraitPage("t", "l", (replace(section(), heatmaps=twice),)))
     other = (("prompt", token_values()), ("PSR", token_values(("a", "b"))))
     with pytest.raises(ValueError, match="'PSR' has 2 tokens, 'prompt' has 33"):
-        render_report(Report("t", "l", (replace(section(), heatmaps=other),)))
+        render_traits(TraitPage("t", "l", (replace(section(), heatmaps=other),)))
 
 
 def test_importing_the_pictures_loads_no_plotting_library():

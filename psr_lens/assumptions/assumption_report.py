@@ -1,29 +1,28 @@
 """`AssumptionReport`: what `measure_assumptions` found."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, final, get_args
+
+from jaxtyping import Shaped
+from torch import Tensor
 
 from psr_lens._types import Surface
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES
 from psr_lens.deltas import Kind
-from psr_lens.prompt_effect import warning_of
+from psr_lens.report import Figures, Packed, Report
 from psr_lens.statistics import Curve, Estimate
 from psr_lens.steering.provenance import checked_provenance
-from psr_lens.storage import read_container, write_container
-from psr_lens.storage.fields import choice, listed, mapping, number, only, reading, whole
+from psr_lens.storage.fields import choice, mapping
 from psr_lens.storage.frames import pack_frame, unpack_frame
 
 if TYPE_CHECKING:
     import pandas
-    import plotly.graph_objects
 
 Assumption = Literal["one direction", "same strength", "decodable"]
 """The assumptions, as the paper numbers them: 3.1, 3.2 and 3.2a."""
 Verdict = Literal["holds", "breaks", "open"]
-Picture = Literal["overview", "spectrum", "strength"]
 
 ALL_TOKENS: Final = "all"
 """The token class that stands for every surface token."""
@@ -77,8 +76,9 @@ class Measurement:
     estimate: Estimate
 
 
+@final
 @dataclass(frozen=True)
-class AssumptionReport:
+class AssumptionReport(Report):
     r"""What prompt steering looks like at every layer, against what simple steerings assume of it.
 
     With $D$ the delta at a token, $z$ its leading singular direction (of unit length, the mean projection
@@ -105,6 +105,8 @@ class AssumptionReport:
         thresholds: What the verdicts are based on.
         provenance: Model, data and seed.
     """
+
+    title: ClassVar[str] = "Is what the prompt does one direction, the same everywhere?"
 
     measures: tuple[Measurement, ...]
     layers: tuple[int, ...]
@@ -186,7 +188,7 @@ class AssumptionReport:
 
     def summary(self) -> str:
         """What the numbers say: a verdict on each assumption, then a sentence or two per layer."""
-        from psr_lens.assumptions.words import summarise
+        from psr_lens.assumptions.assumption_summary import summarise
 
         return summarise(self)
 
@@ -197,115 +199,55 @@ class AssumptionReport:
         rows = [{**asdict(own), **asdict(own.estimate)} for own in self.measures]
         return pd.DataFrame(rows).drop(columns="estimate")
 
-    def plot(self, picture: Picture = "overview") -> "plotly.graph_objects.Figure":
-        """A figure.
+    def figures(self) -> Figures:
+        """What there is to draw.
 
-        Args:
-            picture: `overview`: the three assumptions over the layers. `spectrum`: how the energy adds up
-                over the singular directions. `strength`: the strength in every token class.
-
-        Raises:
-            ValueError: If there is no such picture.
+        `overview`: the three assumptions over the layers. `spectrum`: how the energy adds up over the
+        singular directions. `strength`: the strength in every token class.
         """
-        from psr_lens.plots import assumption_curves, spectrum_shares, strength_classes
+        from psr_lens import plots
 
-        pictures = {
-            "overview": assumption_curves,
-            "spectrum": spectrum_shares,
-            "strength": strength_classes,
+        return {
+            "overview": partial(plots.assumption_curves, self),
+            "spectrum": partial(plots.spectrum_shares, self),
+            "strength": partial(plots.strength_classes, self),
         }
-        if picture not in pictures:
-            raise ValueError(f"picture={picture!r}: choose one of {', '.join(pictures)}")
-        return pictures[picture](self)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the report to one file; an older report there is replaced.
-
-        Args:
-            path: Where; `.safetensors` is added if missing.
-
-        Returns:
-            The path of the file.
-
-        Raises:
-            ValueError: If something that is not such a report is at the path.
-            OSError: If it cannot be written.
-        """
-        tensors, measures = pack_frame("measures", self.to_dataframe())
-        header = {
-            "layers": list(self.layers),
-            "kind": self.kind,
-            "surface": self.surface,
-            "examples": self.examples,
-            "probe_examples": self.probe_examples,
-            "held_out_examples": self.held_out_examples,
-            "thresholds": asdict(self.thresholds),
-            "measures": measures,
-            "provenance": dict(self.provenance),
-        }
-        return write_container(path, type(self).__name__, tensors, header)
+    def packed(self) -> Packed:
+        """What `save` writes: the measures as columns, for there are many."""
+        _, header = super(AssumptionReport, replace(self, measures=())).packed()
+        tensors, header["measures"] = pack_frame("measures", self.to_dataframe())
+        return tensors, header
 
     @classmethod
-    def load(cls, path: str | Path) -> "AssumptionReport":
-        """Read what `save` wrote.
+    def unpacked(
+        cls, tensors: dict[str, Shaped[Tensor, "..."]], header: Mapping[str, Any]
+    ) -> "AssumptionReport":
+        """What `packed` gave, from a file."""
+        table = unpack_frame("measures", tensors, mapping(header, "measures"), _COLUMNS)
+        rows: Sequence[Any] = table.to_dict("records")
+        measures = []
+        for row in rows:
+            choice(row, "kind", get_args(Kind))
+            choice(row, "token_class", (ALL_TOKENS, *TOKEN_CLASSES))
+            estimate = Estimate(*(row.pop(end) for end in ("value", "low", "high")))
+            measures.append(Measurement(**row, estimate=estimate))
+        found = super().unpacked(tensors, {**header, "measures": []})
+        return replace(found, measures=tuple(measures))
 
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is of another kind or format, damaged, or says what no report says.
-        """
-        tensors, header = read_container(path, cls.__name__)
-        with reading(path, "report"):
-            only(header, *cls.__dataclass_fields__)
-            table = unpack_frame("measures", tensors, mapping(header, "measures"), _COLUMNS)
-            only(tensors)
-            layers, thresholds = (
-                tuple(listed(header, "layers", whole)),
-                mapping(header, "thresholds"),
-            )
-            only(thresholds, *Thresholds.__dataclass_fields__)
-            rows: Sequence[Any] = table.to_dict("records")
-            measures = []
-            for row in rows:
-                choice(row, "kind", get_args(Kind))
-                choice(row, "token_class", (ALL_TOKENS, *TOKEN_CLASSES))
-                if row["layer"] not in layers or row["at"] < 0:
-                    raise ValueError(f"layer={row['layer']}, at={row['at']} of {row['name']!r}")
-                estimate = Estimate(*(row.pop(end) for end in ("value", "low", "high")))
-                measures.append(Measurement(**row, estimate=estimate))
-            return cls(
-                tuple(measures),
-                layers,
-                choice(header, "kind", get_args(Kind)),
-                choice(header, "surface", get_args(Surface)),
-                whole(header, "examples", 1),
-                whole(header, "probe_examples"),
-                whole(header, "held_out_examples"),
-                Thresholds(**{name: number(thresholds, name) for name in thresholds}),
-                checked_provenance(header),
-            )
+    def check(self) -> None:
+        """Refuse measures of layers that there are not."""
+        checked_provenance(vars(self))
+        if self.examples < 1 or min(self.probe_examples, self.held_out_examples) < 0:
+            raise ValueError(f"examples={self.examples}: it must be at least 1")
+        for own in self.measures:
+            if own.layer not in self.layers or own.at < 0:
+                raise ValueError(f"layer={own.layer}, at={own.at} of {own.name!r}")
 
     def __repr__(self) -> str:
-        from psr_lens.assumptions.words import tally
+        from psr_lens.assumptions.assumption_summary import tally
 
         return (
             f"AssumptionReport({len(self.layers)} layers, {self.kind} deltas of {self.examples} "
             f"examples on surface {self.surface}; layers where it holds: {tally(self)})"
         )
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """The overview where plotly can draw, the words elsewhere."""
-        import json
-
-        if warning_of(self.provenance):
-            # Of several forms a notebook shows the picture, which would not say it.
-            return {"text/html": self._repr_html_(), "text/plain": self.summary()}
-        return {
-            "application/vnd.plotly.v1+json": json.loads(self.plot().to_json() or "{}"),
-            "text/html": self._repr_html_(),
-            "text/plain": self.summary(),
-        }
-
-    def _repr_html_(self) -> str:
-        import html
-
-        return f"<pre>{html.escape(self.summary())}</pre>"

@@ -2,8 +2,7 @@
 
 from typing import Final, get_args
 
-from psr_lens.assumptions.report import Assumption, AssumptionReport
-from psr_lens.prompt_effect import warning_of
+from psr_lens.assumptions.assumption_report import Assumption, AssumptionReport
 from psr_lens.statistics import why_no_interval
 
 _ADDS: Final = {
@@ -28,7 +27,7 @@ def summarise(report: AssumptionReport) -> str:
     adds = _ADDS[report.kind]
     return "\n".join(
         [
-            *warning_of(report.provenance),
+            *filter(None, [report.caution()]),
             f"What the prompt does to {n_tokens} tokens of {count}, layer by layer ({report.kind} deltas: "
             f"{adds}). Shares are of squared length.",
             *filter(None, [why_no_interval(report.examples)]),

@@ -1,15 +1,12 @@
 """A faithfulness report in words, for somebody who was not there when it was made."""
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from psr_lens.examples import cut_off_of
+from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING
-from psr_lens.prompt_effect import warning_of
 from psr_lens.statistics import why_no_interval
-
-if TYPE_CHECKING:
-    import psr_lens.faithfulness.report
 
 _CAUSES: Final = {
     "coefficient": "the wrong strength along its directions",
@@ -23,11 +20,11 @@ _READING: Final = (
 )
 
 
-def describe(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
+def describe(report: FaithfulnessReport) -> str:
     """The report in words: how close each steering comes, what it lacks, which one is closer."""
     count = "1 example" if report.examples == 1 else f"{report.examples} examples"
     lines = [
-        *warning_of(report.provenance),
+        *filter(None, [report.caution()]),
         f"Faithfulness to the prompt, {count}, surface {report.surface}, alpha {report.alpha:g}.",
         *filter(None, [cut_off_of(report.provenance), why_no_interval(report.examples)]),
         _READING + (", with 95 % intervals:" if report.has_intervals else ":"),
@@ -39,7 +36,7 @@ def describe(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
     return "\n".join([*lines, _references(report)])
 
 
-def _distance(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str) -> str:
+def _distance(report: FaithfulnessReport, name: str) -> str:
     last = report.relative_rmse[name].estimates[-1]
     value, line = last.value, f"{name}: {last:.2f}, "
     if value >= 1:
@@ -66,7 +63,7 @@ def _distance(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: s
     return line + f"closer to the prompt than a paraphrase of it {where}."
 
 
-def _output(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str) -> str:
+def _output(report: FaithfulnessReport, name: str) -> str:
     if "kl" not in report.runs[name].sums:
         return ""
     left = report.curve(name, "relative_kl").values[0]
@@ -83,7 +80,7 @@ def _output(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str
     )
 
 
-def _cause(report: "psr_lens.faithfulness.report.FaithfulnessReport", name: str) -> str:
+def _cause(report: FaithfulnessReport, name: str) -> str:
     if "propagation" not in report.runs[name].sums:
         return ""
     parts = {part: report.curve(name, f"gap_{part}").values[-1] for part in PARTS}
@@ -109,7 +106,7 @@ def _share(value: float) -> str:
     return f"{value:.1%}" if 0.99 < value < 1 else f"{value:.0%}"
 
 
-def _ranking(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> list[str]:
+def _ranking(report: FaithfulnessReport) -> list[str]:
     order = sorted(report.steerings, key=lambda name: report.relative_rmse[name].values[-1])
     lines = []
     for other in order[1:]:
@@ -129,7 +126,7 @@ def _ranking(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> list[
     return lines
 
 
-def _references(report: "psr_lens.faithfulness.report.FaithfulnessReport") -> str:
+def _references(report: FaithfulnessReport) -> str:
     told = []
     for name, curve in report.reference.items():
         if name == NO_STEERING:

@@ -9,7 +9,7 @@ from psr_lens.examples import cut_off_of
 from psr_lens.faithfulness import EQUIVALENT_PROMPT
 from psr_lens.model_record import describe_model
 from psr_lens.models import HookedModel
-from psr_lens.plots import Report, TraitSection
+from psr_lens.plots import TraitPage, TraitSection
 
 _LEAD = (
     "A system prompt changes what goes on inside a language model, at every layer and at every "
@@ -34,7 +34,7 @@ NAMES: Final = {
 SHOWN: Final = ("a-const mse", "a-const ll", "a-psr")
 
 
-def demo_report(model: HookedModel, results: Sequence[TraitResult], seed: int) -> Report:
+def demo_report(model: HookedModel, results: Sequence[TraitResult], seed: int) -> TraitPage:
     """The page of a demo run.
 
     Args:
@@ -44,7 +44,7 @@ def demo_report(model: HookedModel, results: Sequence[TraitResult], seed: int) -
     """
     described = describe_model(model)
     described.pop("fingerprint")
-    return Report(
+    return TraitPage(
         "What did this prompt do inside the model?",
         _LEAD.format(subjects=results[0].trial.subjects),
         tuple(_section(result) for result in results),

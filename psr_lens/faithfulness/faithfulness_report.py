@@ -1,16 +1,15 @@
 """`FaithfulnessReport`: what `measure_faithfulness` found."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, final, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, final, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from psr_lens._types import Surface, TokenValues
+from psr_lens._types import Surface, TokenValues, check_count, resolve_layers
 from psr_lens.examples import ending_in, prompts_in
 from psr_lens.faithfulness.curves import (
     Difference,
@@ -23,21 +22,19 @@ from psr_lens.faithfulness.ledger import TOKEN_COLUMNS
 from psr_lens.faithfulness.measures import HEADLINES, MEASURES
 from psr_lens.faithfulness.references import NO_STEERING
 from psr_lens.faithfulness.tables import measures_table, pack_runs, unpack_runs
-from psr_lens.faithfulness.words import describe
-from psr_lens.prompt_effect import html_warning, warning_of
+from psr_lens.faithfulness.worst_tokens import WORST_COLUMNS, no_tokens
+from psr_lens.report import Figures, Packed, Report
 from psr_lens.seen_prompts import SeenPrompts
 from psr_lens.statistics import LEAST_EXAMPLES, Curve, resamples
 from psr_lens.steering.provenance import checked_provenance
-from psr_lens.storage import read_container, write_container
 from psr_lens.storage.atomic import refuse_more_than_memory
-from psr_lens.storage.fields import choice, listed, mapping, number, only, reading, whole
+from psr_lens.storage.fields import choice, listed, mapping, number, only, whole
 from psr_lens.storage.frames import pack_frame, unpack_frame
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
-_FIELDS: Final = ("alpha", "surface", "n_bootstrap", "seed", "runs", "tokens", "provenance")
 _QUANTITIES: Final = {
     "delta": "effect of the prompt",
     "push": "effect of the steering",
@@ -49,7 +46,7 @@ _QUANTITIES: Final = {
 
 @final
 @dataclass(frozen=True, eq=False)
-class FaithfulnessReport:
+class FaithfulnessReport(Report):
     """How close several steerings come to the prompt, and the lines to read that against.
 
     The report keeps sums per example, so any measure of any run and any difference of two has its
@@ -67,7 +64,12 @@ class FaithfulnessReport:
             the residual stream), `cosine` between `S - A` and `D`, and in rows of the last layer `kl`
             of the next token in nats.
         provenance: Model, data and seed.
+        worst: The tokens where every steering is farthest from the prompt, layer by layer: what
+            `worst_tokens` reads.
+        worst_kept: How many of them per steering and layer.
     """
+
+    title: ClassVar[str] = "Does the steering do what the prompt does?"
 
     runs: Mapping[str, Run]
     alpha: float
@@ -76,6 +78,8 @@ class FaithfulnessReport:
     seed: int
     tokens: "pandas.DataFrame"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    worst: "pandas.DataFrame" = field(default_factory=partial(no_tokens, WORST_COLUMNS))
+    worst_kept: int = 0
 
     # --- numbers --------------------------------------------------------------------------------
 
@@ -191,6 +195,40 @@ class FaithfulnessReport:
             tokens, values, layers, _QUANTITIES[quantity], str(name), ending=self.ending(example)
         )
 
+    def worst_tokens(
+        self, name: str | None = None, layer: int | None = None, n: int = 20
+    ) -> "pandas.DataFrame":
+        """The tokens where a steering fails most.
+
+        One row per token, the worst first. Columns: `example` (its place in the data), `layer`, `pos`
+        (place on the surface), `token`, `context` (the token in brackets, between those around it),
+        `delta` `|D|` and `error` `|S - A'|` in units of the residual stream, and `relative_error`, by
+        which they are ordered: `|S - A'| / rms(D)`, the error in units of the root mean square of `|D|`
+        over all tokens at that layer, so that layers compare. The root mean square of the relative
+        error over all tokens is the relative RMSE.
+
+        Args:
+            name: A steering; the first one by default.
+            layer: A layer; all of them together by default.
+            n: How many.
+
+        Raises:
+            ValueError: If there is no such steering or layer, or the report keeps fewer.
+        """
+        name = self.steerings[0] if name is None and self.steerings else name
+        if name not in self.steerings:
+            raise ValueError(f"name={name!r}: choose one of {', '.join(self.steerings) or 'none'}")
+        if check_count("n", n) > self.worst_kept:
+            raise ValueError(
+                f"n={n}, but the report keeps {self.worst_kept} tokens per steering and layer: measure "
+                f"with worst_tokens={n}"
+            )
+        layers = resolve_layers("all" if layer is None else layer, self.n_layers)
+        rows = self.worst.loc[(self.worst["steering"] == name) & self.worst["layer"].isin(layers)]
+        # A stable sort: of equals the one that was kept first.
+        ordered = rows.sort_values("relative_error", ascending=False, kind="stable")
+        return ordered.drop(columns="steering").head(n).reset_index(drop=True)
+
     def ending(self, example: int) -> str:
         """How a response whose tokens are kept ends where it was cut off; else empty."""
         return ending_in(self.provenance, example)
@@ -233,26 +271,12 @@ class FaithfulnessReport:
         """
         return measures_table(self.runs, self._counts)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the report to one file.
-
-        Args:
-            path: Where; `.safetensors` is added if missing. An older report there is replaced.
-
-        Returns:
-            The path of the file.
-
-        Raises:
-            ValueError: If something that is not such a report is at the path.
-            OSError: If it cannot be written.
-        """
-        return write_container(path, type(self).__name__, *self.packed())
-
-    def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What `save` writes: tensors and JSON values."""
+    def packed(self) -> Packed:
+        """What `save` writes."""
         tensors, runs = pack_runs(self.runs)
         token_tensors, tokens = pack_frame("tokens", self.tokens)
-        return {**tensors, **token_tensors}, {
+        worst_tensors, worst = pack_frame("worst", self.worst)
+        return {**tensors, **token_tensors, **worst_tensors}, {
             "alpha": self.alpha,
             "surface": self.surface,
             "n_bootstrap": self.n_bootstrap,
@@ -260,92 +284,95 @@ class FaithfulnessReport:
             "runs": runs,
             "tokens": tokens,
             "provenance": dict(self.provenance),
+            "worst": worst,
+            "worst_kept": self.worst_kept,
         }
 
     @classmethod
-    def load(cls, path: str | Path) -> "FaithfulnessReport":
-        """Read what `save` wrote.
+    def unpacked(
+        cls, tensors: dict[str, Shaped[Tensor, "..."]], header: Mapping[str, Any]
+    ) -> "FaithfulnessReport":
+        """What `packed` gave, from a file."""
+        only(header, *(own.name for own in fields(cls)))
+        tokens, worst = (
+            unpack_frame(name, tensors, mapping(header, name), columns)
+            for name, columns in (("tokens", TOKEN_COLUMNS), ("worst", WORST_COLUMNS))
+        )
+        return cls(
+            unpack_runs(tensors, listed(header, "runs", mapping)),
+            number(header, "alpha"),
+            choice(header, "surface", get_args(Surface)),
+            whole(header, "n_bootstrap"),
+            whole(header, "seed"),
+            tokens,
+            mapping(header, "provenance"),
+            worst,
+            whole(header, "worst_kept"),
+        )
 
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is of another kind or format, damaged, or says what no report says.
-        """
-        tensors, header = read_container(path, cls.__name__)
-        with reading(path, "report"):
-            only(header, *_FIELDS)
-            tokens = unpack_frame("tokens", tensors, mapping(header, "tokens"), TOKEN_COLUMNS)
-            report = cls(
-                unpack_runs(tensors, listed(header, "runs", mapping)),
-                number(header, "alpha"),
-                choice(header, "surface", get_args(Surface)),
-                whole(header, "n_bootstrap"),
-                whole(header, "seed"),
-                tokens,
-                checked_provenance(header),
-            )
-            only(tensors)
-            for name, most in (("example", report.examples), ("layer", report.n_layers)):
-                if not set(tokens[name]) <= set(range(most)):
-                    raise ValueError(f"its tokens are of a {name} that there is not")
-            refuse_more_than_memory("n_bootstrap", 8 * report.n_bootstrap * report.examples)
-            return report
+    def check(self) -> None:
+        """Refuse tokens of examples or layers that there are not."""
+        checked_provenance(vars(self))
+        for name, most in (("example", self.examples), ("layer", self.n_layers)):
+            if not {*self.tokens[name], *self.worst[name]} <= set(range(most)):
+                raise ValueError(f"its tokens are of a {name} that there is not")
+        refuse_more_than_memory("n_bootstrap", 8 * self.n_bootstrap * self.examples)
 
     # --- for readers ----------------------------------------------------------------------------
 
-    def plot(self, measure: str = "relative_rmse") -> "plotly.graph_objects.Figure":
-        """A measure over the layers; of the output, one point for every run.
+    def figures(self) -> Figures:
+        """What there is to draw.
 
-        Raises:
-            ValueError: If there is no such measure, or nothing has it.
+        Every measure by its name (`relative_rmse`, `cosine`, `kl`, ...): over the layers, or of the
+        output as one point for every run. `gap`: where the distance of a steering, `name="..."`, comes
+        from, layer by layer. `tokens`: what `token_values` takes, layers by tokens.
         """
-        from psr_lens.plots import faithfulness_figure
+        from psr_lens import plots
 
-        return faithfulness_figure(self, measure)
+        return {
+            **{name: partial(plots.faithfulness_figure, self, name) for name in MEASURES},
+            "gap": self._gap_bars,
+            "tokens": lambda *args, **options: plots.layer_token_heatmap(
+                self.token_values(*args, **options)
+            ),
+        }
 
-    def plot_gap(self, name: str | None = None) -> "plotly.graph_objects.Figure":
-        """Where a steering's distance to the prompt comes from, layer by layer.
+    def drawable(self) -> Sequence[str]:
+        """The figures that there are numbers for."""
+        runs = self.runs.values()
+        measured = {name for name, own in MEASURES.items() if any(run.has(own) for run in runs)}
+        there = {"gap": "gap_direction" in measured, "tokens": len(self.tokens) > 0}
+        return [name for name in self.figures() if there.get(name, name in measured)]
 
-        Args:
-            name: The steering; the first one by default.
-
-        Raises:
-            ValueError: If it was not measured.
-        """
+    def _gap_bars(self, name: str | None = None) -> "plotly.graph_objects.Figure":
         from psr_lens.plots import gap_bars
 
         if not self.steerings:
             raise ValueError("the report has no steering: measure one to split its error")
         name = self.steerings[0] if name is None else name
-        return gap_bars(
-            {m: self.curve(name, m) for m in MEASURES if m.startswith("gap_")},
-            self.curve(name),
-            name,
-        )
+        parts = {m: self.curve(name, m) for m in MEASURES if m.startswith("gap_")}
+        return gap_bars(parts, self.curve(name), name)
 
     def summary(self) -> str:
         """What the numbers say, in words."""
+        from psr_lens.faithfulness.faithfulness_summary import describe
+
         return describe(self)
+
+    def table_html(self) -> str:
+        """The measures at the last layer, one row per run."""
+        from psr_lens.plots import faithfulness_table
+
+        return faithfulness_table(self)
+
+    def page(self) -> str:
+        """The report as one HTML page: words, table, figures, tokens."""
+        from psr_lens.faithfulness_page import faithfulness_page
+
+        return faithfulness_page(self)
 
     def __repr__(self) -> str:
         return (
             f"FaithfulnessReport({', '.join(self.steerings) or 'no steering'}; {self.examples} "
             f"examples, {self.n_layers} layers, surface {self.surface})"
         )
-
-    def _repr_html_(self) -> str:
-        from psr_lens.plots import faithfulness_table
-
-        return html_warning(self.provenance) + faithfulness_table(self)
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """The plot where plotly can draw, a table elsewhere, words on a terminal."""
-        import json
-
-        if warning_of(self.provenance):
-            # Of several forms a notebook shows the picture, which would not say it.
-            return {"text/html": self._repr_html_(), "text/plain": self.summary()}
-        return {
-            "application/vnd.plotly.v1+json": json.loads(self.plot().to_json() or "{}"),
-            "text/html": self._repr_html_(),
-            "text/plain": self.summary(),
-        }

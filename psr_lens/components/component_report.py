@@ -1,25 +1,21 @@
 """`ComponentReport`: what `measure_components` found."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Surface, TokenValues
 from psr_lens.examples import cut_off_of, ending_in
-from psr_lens.prompt_effect import html_warning, warning_of
+from psr_lens.report import Figures, Report
 from psr_lens.statistics import Estimate, why_no_interval
 from psr_lens.steering.provenance import checked_provenance
-from psr_lens.storage import read_container, write_container
-from psr_lens.storage.fields import choice, listed, mapping, only, reading, take, text, whole
 
 if TYPE_CHECKING:
     import pandas
-    import plotly.graph_objects
 
 ComponentKind = Literal["embed", "attn", "mlp", "head"]
 Quantity = Literal["norm", "share"]
@@ -76,12 +72,12 @@ class ComponentTokens:
     shares: Float[Tensor, "component pos"]
 
 
-_VIEWS = ("layers", "heads", "tokens")
 _ESTIMATES = ("norm", "share", "step_share", "instruction_attention")
 
 
+@final
 @dataclass(frozen=True, eq=False)
-class ComponentReport:
+class ComponentReport(Report):
     """What attention, heads and MLPs contributed to what the prompt does.
 
     Attributes:
@@ -91,6 +87,8 @@ class ComponentReport:
         examples: Number of examples.
         provenance: Model, data and seed.
     """
+
+    title: ClassVar[str] = "Which heads and MLPs bring the prompt's effect in?"
 
     components: tuple[Component, ...]
     tokens: tuple[ComponentTokens, ...]
@@ -114,22 +112,14 @@ class ComponentReport:
         """
         import pandas as pd
 
-        rows = []
-        for component in self.components:
-            for measure in _ESTIMATES:
-                estimate: Estimate | None = getattr(component, measure)
-                if estimate is not None:
-                    rows.append(
-                        {
-                            "component": component.name,
-                            "kind": component.kind,
-                            "layer": component.layer,
-                            "head": component.head,
-                            "measure": measure,
-                            **asdict(estimate),
-                        }
-                    )
-        return pd.DataFrame(rows)
+        columns = ["component", "kind", "layer", "head", "measure", "value", "low", "high"]
+        rows = [
+            (own.name, own.kind, own.layer, own.head, measure, *astuple(estimate))
+            for own in self.components
+            for measure in _ESTIMATES
+            if (estimate := getattr(own, measure)) is not None
+        ]
+        return pd.DataFrame(rows, columns=columns)
 
     def tokens_to_dataframe(self) -> "pandas.DataFrame":
         """One row per kept example, component and token: norm and share."""
@@ -185,92 +175,35 @@ class ComponentReport:
             )
         return self.tokens[example]
 
-    def save(self, path: str | Path) -> Path:
-        """Write the report to one file; an older report there is replaced.
+    def figures(self) -> Figures:
+        """What there is to draw.
 
-        Args:
-            path: Where; `.safetensors` is added if missing.
-
-        Returns:
-            The path of the file.
-
-        Raises:
-            ValueError: If something that is not such a report is at the path.
-            OSError: If it cannot be written.
+        `layers`: shares of attention and MLP over the layers. `heads`: what heads write and read.
+        `tokens`: norms over the tokens of an `example=0`.
         """
-        rows, components = [], []
-        for one in self.components:
-            found = {name: getattr(one, name) for name in _ESTIMATES}
-            own = {name: estimate for name, estimate in found.items() if estimate is not None}
-            about = {"layer": one.layer, "kind": one.kind, "head": one.head}
-            components.append({**about, "measures": list(own)})
-            rows += [astuple(estimate) for estimate in own.values()]
-        tensors = {"estimates": torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)}
-        for i, own in enumerate(self.tokens):
-            tensors |= {f"{i}.norms": own.norms, f"{i}.shares": own.shares}
-        header = {
-            "components": components,
-            "tokens": [{"tokens": list(own.tokens)} for own in self.tokens],
-            "surface": self.surface,
-            "examples": self.examples,
-            "provenance": dict(self.provenance),
+        from psr_lens import plots
+
+        return {
+            "layers": partial(plots.component_shares, self),
+            "heads": partial(plots.head_heatmap, self),
+            "tokens": partial(plots.component_tokens, self),
         }
-        return write_container(path, type(self).__name__, tensors, header)
 
-    @classmethod
-    def load(cls, path: str | Path) -> "ComponentReport":
-        """Read what `save` wrote.
+    def drawable(self) -> Sequence[str]:
+        """The figures that there are numbers for."""
+        there = {"layers": True, "heads": bool(self.of_kind("head")), "tokens": bool(self.tokens)}
+        return [name for name, measured in there.items() if measured]
 
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is of another kind or format, damaged, or says what no report says.
-        """
-        tensors, header = read_container(path, cls.__name__)
-        with reading(path, "report"):
-            only(header, *cls.__dataclass_fields__)
-            rows = iter(take(tensors, "estimates", torch.float64, 2).tolist())
-            components = tuple(
-                _component(about, rows) for about in listed(header, "components", mapping)
-            )
-            layers = sorted({component.layer for component in components})
-            if next(rows, None) or layers not in (list(range(n, n + len(layers))) for n in (-1, 0)):
-                raise ValueError(f"components of layers {layers[:20]} do not fit its estimates")
-            kept = []
-            for i, about in enumerate(listed(header, "tokens", mapping)):
-                only(about, "tokens")
-                tokens = tuple(listed(about, "tokens", text))
-                norms, shares = (
-                    take(tensors, f"{i}.{name}", torch.float64, 2) for name in ("norms", "shares")
-                )
-                if not norms.shape == shares.shape == (len(components), len(tokens)):
-                    raise ValueError(f"tokens of example {i} have shape {list(norms.shape)}")
-                kept.append(ComponentTokens(tokens, norms, shares))
-            only(tensors)
-            return cls(
-                components,
-                tuple(kept),
-                choice(header, "surface", get_args(Surface)),
-                whole(header, "examples", 1),
-                checked_provenance(header),
-            )
-
-    def plot(self, view: str = "layers", *, example: int = 0) -> "plotly.graph_objects.Figure":
-        """A picture: shares over the layers, over the heads, or norms over an example's tokens.
-
-        Args:
-            view: `layers`, `heads` or `tokens`.
-            example: For `tokens`, which example.
-
-        Raises:
-            ValueError: If there is no such view, or it needs what was not measured.
-        """
-        from psr_lens.plots import component_shares, component_tokens, head_heatmap
-
-        if view not in _VIEWS:
-            raise ValueError(f"view={view!r}: choose one of {', '.join(_VIEWS)}")
-        if view == "layers":
-            return component_shares(self)
-        return head_heatmap(self) if view == "heads" else component_tokens(self, example)
+    def check(self) -> None:
+        """Refuse components or tokens that do not fit each other."""
+        checked_provenance(vars(self))
+        layers = sorted({component.layer for component in self.components})
+        if self.examples < 1 or layers not in (list(range(n, n + len(layers))) for n in (-1, 0)):
+            raise ValueError(f"components of layers {layers[:20]} of {self.examples} examples")
+        for i, own in enumerate(self.tokens):
+            shape = (len(self.components), len(own.tokens))
+            if not own.norms.shape == own.shares.shape == shape:
+                raise ValueError(f"tokens of example {i} have shape {list(own.norms.shape)}")
 
     def summary(self) -> str:
         """What the numbers say, in words."""
@@ -280,8 +213,7 @@ class ComponentReport:
         mlp = sum(component.share.value for component in self.of_kind("mlp"))
         few = why_no_interval(self.examples)
         lines = [
-            *warning_of(self.provenance),
-            *filter(None, [cut_off_of(self.provenance)]),
+            *filter(None, [self.caution(), cut_off_of(self.provenance)]),
             f"What writes the prompt's effect on the last layer's residual stream, {count}, surface "
             f"{self.surface}; shares add up to 100 %{'' if few else ', 95 % intervals in brackets'}:",
             *filter(None, [few]),
@@ -310,23 +242,11 @@ class ComponentReport:
             f"{self.surface})"
         )
 
-    def _repr_html_(self) -> str:
+    def table_html(self) -> str:
+        """All measures of everything but the heads."""
         table = self.to_dataframe().query("kind != 'head'")
         wide = table.pivot_table(index="component", columns="measure", values="value", sort=False)
-        return html_warning(self.provenance) + wide.to_html(float_format="{:.3f}".format)
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """The plot where plotly can draw, a table elsewhere, words on a terminal."""
-        import json
-
-        if warning_of(self.provenance):
-            # Of several forms a notebook shows the picture, which would not say it.
-            return {"text/html": self._repr_html_(), "text/plain": self.summary()}
-        return {
-            "application/vnd.plotly.v1+json": json.loads(self.plot().to_json() or "{}"),
-            "text/html": self._repr_html_(),
-            "text/plain": self.summary(),
-        }
+        return wide.to_html(float_format="{:.3f}".format)
 
 
 def _strongest(components: tuple[Component, ...], measure: str, count: int) -> str:
@@ -336,19 +256,3 @@ def _strongest(components: tuple[Component, ...], measure: str, count: int) -> s
 
     ranked = sorted(components, key=value, reverse=True)[:count]
     return ", ".join(f"{component.name} {getattr(component, measure):z.0%}" for component in ranked)
-
-
-def _component(about: Mapping[str, Any], rows: Iterator[list[float]]) -> Component:
-    """The component of what a file says about it, and of the next of its estimates."""
-    only(about, "layer", "kind", "head", "measures")
-    measures = listed(about, "measures", text)
-    found = {name: Estimate(*next(rows, ())) for name in measures}
-    if len(found) < len(measures):
-        raise ValueError(f"measures={measures}: one is there twice")
-    absent = {"step_share": None, "instruction_attention": None}
-    return Component(
-        whole(about, "layer", -1),
-        choice(about, "kind", get_args(ComponentKind)),
-        whole(about, "head", -1),
-        **{**absent, **found},
-    )

@@ -21,8 +21,8 @@ from psr_lens._types import (
     check_surface,
     resolve_layers,
 )
+from psr_lens.assumptions.assumption_report import AssumptionReport
 from psr_lens.assumptions.decoding import fit_layer_probes, score_layer_probes
-from psr_lens.assumptions.report import AssumptionReport
 from psr_lens.assumptions.spectrum import measure_spectrum
 from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.assumptions.strengths import DIRECTIONS, describe_strengths, measure_strengths
@@ -78,7 +78,7 @@ def measure_assumptions(
     these in float32, or in float64 for a float64 model.
 
     Args:
-        model: A `HookedModel`, HookedTransformer or TransformerBridge.
+        model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: The examples; all of them are measured, whatever split they belong to.
         probe_data: Examples to fit the probes on; they are then tested on all of `data`. By default
             half of the groups of `data`, drawn by `seed`, with the test on the other half.

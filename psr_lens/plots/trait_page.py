@@ -10,11 +10,11 @@ from typing import Any, final
 
 from psr_lens._types import TokenValues
 from psr_lens.plots.circuits import page_scripts
-from psr_lens.plots.curves import BehaviourRow, behaviour_curves
 from psr_lens.plots.faithfulness import FaithfulnessCurves, faithfulness_curves
 from psr_lens.plots.figures import PageFigures, provenance_footer
 from psr_lens.plots.page import html_page
-from psr_lens.plots.prompts import common_note, seen_prompts_html
+from psr_lens.plots.prompt_html import common_note, seen_prompts_html
+from psr_lens.plots.strength_curves import BehaviourRow, behaviour_curves
 from psr_lens.plots.text import escape
 from psr_lens.plots.theme import line_colour
 from psr_lens.plots.tokens import token_heatmaps
@@ -70,7 +70,7 @@ class TraitSection:
 
 @final
 @dataclass(frozen=True)
-class Report:
+class TraitPage:
     """A page on one or several traits.
 
     Attributes:
@@ -88,38 +88,38 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
-def render_report(report: Report) -> str:
-    """The report as one self-contained HTML page (about 6 MB, nearly all of it plotly).
+def render_traits(page: TraitPage) -> str:
+    """The page as one self-contained HTML page (about 6 MB, nearly all of it plotly).
 
-    Equal reports give equal pages.
+    Equal contents give equal pages.
 
     Raises:
-        ValueError: If the report has no section, captions of one section repeat, or its panels
+        ValueError: If it has no section, captions of one section repeat, or its panels
             show different tokens.
     """
-    if not report.sections:
-        raise ValueError("the report has no section: give at least one trait")
+    if not page.sections:
+        raise ValueError("the page has no section: give at least one trait")
     figures = PageFigures()
     # What the template does to every prompt is said once.
-    common = common_note(section.prompts for section in report.sections)
+    common = common_note(section.prompts for section in page.sections)
     sections = "\n".join(
         _section(number, section, figures, told=bool(common))
-        for number, section in enumerate(report.sections)
+        for number, section in enumerate(page.sections)
     )
-    notes = _paragraphs(note for note in (*report.notes, common) if note)
+    notes = _paragraphs(note for note in (*page.notes, common) if note)
     links = "".join(
         f'<li><a href="#trait-{number}">{escape(section.name)}</a></li>'
-        for number, section in enumerate(report.sections)
+        for number, section in enumerate(page.sections)
     )
     navigation = f'<nav aria-label="Traits"><ul>{links}</ul></nav>'
     body = (
-        f"<header><h1>{escape(report.title)}</h1>"
-        f'<p class="psr-lead">{escape(report.lead)}</p>{notes}'
-        f"{navigation if len(report.sections) > 1 else ''}</header>\n"
+        f"<header><h1>{escape(page.title)}</h1>"
+        f'<p class="psr-lead">{escape(page.lead)}</p>{notes}'
+        f"{navigation if len(page.sections) > 1 else ''}</header>\n"
         f"<main>{sections}</main>\n"
-        f"{provenance_footer(report.provenance)}"
+        f"{provenance_footer(page.provenance)}"
     )
-    return html_page(report.title, body, f"{page_scripts()}\n{figures.scripts()}")
+    return html_page(page.title, body, f"{page_scripts()}\n{figures.scripts()}")
 
 
 def _paragraphs(notes: Iterable[str]) -> str:

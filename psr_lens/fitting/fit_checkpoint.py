@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from psr_lens.fitting.gradient import TrainingState
-from psr_lens.fitting.report import StageReport
 from psr_lens.steering import Steering
+from psr_lens.steering.fit_report import StageReport
 from psr_lens.storage import read_container, write_container
 from psr_lens.storage.fields import mapping, only, reading, take, whole
+from psr_lens.storage.records import pack_record, unpack_record
 
 KIND: Final = "checkpoint"
 """Of its files."""
 _OF_ALL: Final = ("fit", "settings", "run")
 _OF_STEERING: Final = "steering."
-_LOSSES: Final = ("train_loss", "dev_loss", "penalty")
 
 
 @final
@@ -86,12 +86,8 @@ class FitCheckpoint:
     def save_stage(self, report: StageReport, steering: Steering) -> None:
         """Keep a finished layer: how its fit went, and its steering."""
         named = {f"{_OF_STEERING}{name}": own for name, own in steering.state_dict().items()}
-        # Losses are tensors, for a JSON number is finite.
-        found = {name: getattr(report, name) for name in _LOSSES}
-        named |= {name: _numbers(own) for name, own in found.items() if own is not None}
-        about = {"layer": report.layer, "steps": report.steps, "heads": report.heads}
-        about["arguments"] = steering.arguments()
-        self._write(f"stage-{report.layer:04d}", named, report=about)
+        about = {"report": pack_record(report, named), "arguments": steering.arguments()}
+        self._write(f"stage-{report.layer:04d}", named, **about)
 
     def stages(self) -> dict[int, tuple[StageReport, dict[str, Tensor], dict[str, Any]]]:
         """The finished layers: how each went, and its steering's tensors and other arguments."""
@@ -100,31 +96,16 @@ class FitCheckpoint:
             for file in sorted(self._directory.glob("stage-*.safetensors")):
                 tensors, header = self._read(file)
                 with reading(file, KIND):
-                    only(header, *_OF_ALL, "report")
-                    about = mapping(header, "report")
-                    only(about, "layer", "steps", "heads", "arguments")
-                    layer, heads = whole(about, "layer"), about["heads"]
-                    if file.stem != f"stage-{layer:04d}":
-                        raise ValueError(f"layer={layer} in {file.stem}")
-                    losses = {
-                        name: float(take(tensors, name, torch.float64, 0))
-                        for name in _LOSSES
-                        if name in tensors or name == "train_loss"
-                    }
-                    report = StageReport(
-                        layer,
-                        losses["train_loss"],
-                        losses.get("dev_loss"),
-                        whole(about, "steps"),
-                        None if heads is None else whole(about, "heads"),
-                        losses.get("penalty"),
-                    )
+                    only(header, *_OF_ALL, "report", "arguments")
+                    report = unpack_record(StageReport, mapping(header, "report"), {})
+                    if file.stem != f"stage-{report.layer:04d}" or report.steps < 0:
+                        raise ValueError(f"layer={report.layer} in {file.stem}")
                     names = [name for name in tensors if name.startswith(_OF_STEERING)]
                     only(tensors, *names)
-                    found[layer] = (
+                    found[report.layer] = (
                         report,
                         {name.removeprefix(_OF_STEERING): tensors[name] for name in names},
-                        mapping(about, "arguments"),
+                        mapping(header, "arguments"),
                     )
         return found
 
