@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.models import demo_checkpoint, llama_checkpoint, smollm2_checkpoint
 from psr_lens.models import HookedModel, load_model
-from psr_lens.models.loading import hooked_available
+from psr_lens.models.load import hooked_available
 
 SMOLLM2 = "smollm2"
 BACKENDS = ("hooked", "bridge") if hooked_available() else ("bridge",)

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from psr_lens.models import HookedModel, load_model
-from psr_lens.models.loading import hooked_available
+from psr_lens.models.load import hooked_available
 from psr_lens.prompts import PromptPair, make_pairs
 from tests.tiny import FAMILIES, tiny_checkpoint
 

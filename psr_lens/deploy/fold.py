@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from psr_lens._types import check_alpha
 from psr_lens.deltas import working_dtype
 from psr_lens.models import editable_model
-from psr_lens.models.layers import modules_down_to_layers
+from psr_lens.models.decoder_layers import modules_down_to_layers
 from psr_lens.models.numerics import keeping_fingerprint
 from psr_lens.steering.constant import ConstantSteering
 from psr_lens.steering.handles import FoldedSteering

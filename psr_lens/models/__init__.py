@@ -1,14 +1,14 @@
 """Models behind one protocol."""
 
-from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch, TokenRow
 from psr_lens.models.chat import Message, Prompt, RawText
-from psr_lens.models.loading import (
+from psr_lens.models.load import (
     as_hooked_model,
     editable_model,
     load_model,
     unsteered_model,
 )
+from psr_lens.models.protocol import HookedModel
 
 __all__ = [
     "HookedModel",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from psr_lens._types import Surface
 from psr_lens.models.binding import BoundHook, Owner, is_suspended, suspended
 from psr_lens.models.columns import Columns
-from psr_lens.models.layers import residual_of, with_residual
+from psr_lens.models.decoder_layers import residual_of, with_residual
 from psr_lens.models.turns import Turns, turns_of
 from psr_lens.models.watching import Telling, watched
 

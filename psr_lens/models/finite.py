@@ -23,7 +23,7 @@ from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 
 if TYPE_CHECKING:
-    from psr_lens.models.base import HookedModel
+    from psr_lens.models.protocol import HookedModel
 
 
 class NotFinite(ValueError):

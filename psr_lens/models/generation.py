@@ -18,7 +18,7 @@ from psr_lens.models.finite import check_recorded, not_finite
 from psr_lens.models.shared import SharedPrefixes
 
 if TYPE_CHECKING:
-    from psr_lens.models.base import HookedModel
+    from psr_lens.models.protocol import HookedModel
 
 
 _WORTH_DROPPING = 0.9

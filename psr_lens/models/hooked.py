@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
 from psr_lens.models.parts import PartPoints, Tap
 from psr_lens.models.prefix import KeyValues
+from psr_lens.models.protocol import HookedModel
 from psr_lens.models.shared import mask_after
 
 

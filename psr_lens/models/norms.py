@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from psr_lens.models.float64 import all_float64
 
 if TYPE_CHECKING:
-    from psr_lens.models.base import HookedModel
+    from psr_lens.models.protocol import HookedModel
 
 _CHUNK = 1 << 14
 

@@ -21,7 +21,7 @@ from psr_lens.models.columns import Columns
 from psr_lens.models.finite import check_recorded
 
 if TYPE_CHECKING:
-    from psr_lens.models.base import HookedModel
+    from psr_lens.models.protocol import HookedModel
 
 PROBE_LENGTH = 8
 _COORDINATES = 8

@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from psr_lens.models.batch import TokenBatch
+from psr_lens.models.decoder_layers import entering
 from psr_lens.models.finite import check_recorded
-from psr_lens.models.layers import entering
 from psr_lens.models.norms import NormMap, norm_map
 
 if TYPE_CHECKING:
-    from psr_lens.models.base import HookedModel
+    from psr_lens.models.protocol import HookedModel
 
 
 @dataclass(frozen=True, eq=False)

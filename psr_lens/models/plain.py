@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from psr_lens.models.checkpoint import is_placed
-from psr_lens.models.float64 import all_float64
-from psr_lens.models.layers import (
+from psr_lens.models.decoder_layers import (
     entering,
     execution_device,
     first_attribute,
@@ -21,6 +20,7 @@ from psr_lens.models.layers import (
     modules_down_to_layers,
     with_entering,
 )
+from psr_lens.models.float64 import all_float64
 from psr_lens.models.parts import PartPoints, Tap
 from psr_lens.models.through_transformers import ThroughTransformers
 

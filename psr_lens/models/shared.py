@@ -20,7 +20,7 @@ from psr_lens.models.batch import TokenBatch, TokenRow
 from psr_lens.models.prefix import KeyValues
 
 if TYPE_CHECKING:
-    from psr_lens.models.base import HookedModel
+    from psr_lens.models.protocol import HookedModel
 
 WORTH_SHARING = 128
 """Columns that must be saved to make up for one more pass, which reads all weights again: as many as

@@ -18,11 +18,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenBatch
 from psr_lens.models.binding import suspended
-from psr_lens.models.layers import execution_device, language_model, residual_of
+from psr_lens.models.decoder_layers import execution_device, language_model, residual_of
 from psr_lens.models.prefix import KeyValues
+from psr_lens.models.protocol import HookedModel
 from psr_lens.models.shared import mask_after
 
 

@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import nn
 
 from psr_lens.models.binding import BoundHook
-from psr_lens.models.layers import modules_down_to_layers
+from psr_lens.models.decoder_layers import modules_down_to_layers
 from psr_lens.models.passes import Passes, given_prompt, named, positional
 from psr_lens.models.turns import Turns
 

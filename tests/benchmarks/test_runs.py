@@ -194,7 +194,7 @@ loading.child({own!r}, {backend!r})
 
 
 @on_linux
-def test_loading_is_measured_above_what_the_process_has(bench):
+def test_load_is_measured_above_what_the_process_has(bench):
     own, mebibytes = str(bench.checkpoint(bench.large)), 64
     code = LARGER.format(own=own, mebibytes=mebibytes, backend=BACKENDS[-1])
     # In a process of its own: one that frees much while it loads would hide what is added.
@@ -207,7 +207,7 @@ def test_loading_is_measured_above_what_the_process_has(bench):
 
 
 @on_linux
-def test_loading(bench, monkeypatch):
+def test_load(bench, monkeypatch):
     own = bench.checkpoint(bench.large)
     took = {"hugging-face": (4e6, 1.0), "hugging-face-with-a-pass": (8e6, 2.0)}
     asked = []

@@ -210,7 +210,7 @@ def test_narrow_types_run(dtype, backend):
 
 
 @every_backend
-def test_loading_is_silent_and_leaves_the_logs_alone(backend, capfd):
+def test_load_is_silent_and_leaves_the_logs_alone(backend, capfd):
     root = logging.getLogger()
     before = (list(root.handlers), root.manager.disable)
     path = checkpoint("llama")

@@ -25,7 +25,7 @@ from psr_lens.steering import ConstantSteering
 from psr_lens.steering.provenance import provenance
 from tests.gguf_files import write_gguf
 from tests.models.cases import every_backend
-from tests.models.test_loading import refusal
+from tests.models.test_load import refusal
 from tests.tiny_models import BACKENDS, checkpoint, tiny_model
 
 pytest.importorskip("gguf", reason="the gguf package is not installed")

@@ -93,7 +93,7 @@ def test_other_shapes_are_named(tmp_path):
 @needs_hooked
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
 def test_centred_weights_have_another_fingerprint(family, monkeypatch):
-    monkeypatch.setattr("psr_lens.models.loading.refuse_processed_weights", lambda raw: None)
+    monkeypatch.setattr("psr_lens.models.load.refuse_processed_weights", lambda raw: None)
     centred = as_hooked_model(processed(family, PROCESSING["centred writing weights"]))
     model = tiny_model(family, "hooked")
     # The trap: nobody can tell by the outputs.

@@ -14,7 +14,7 @@ from psr_lens.models import TokenRow, load_model, sources
 from psr_lens.models import checkpoint as checkpoints
 from psr_lens.models.checkpoint import end_token_ids
 from psr_lens.models.conversion import own_tokenizer
-from psr_lens.models.loading import resolve_device, resolve_dtype
+from psr_lens.models.load import resolve_device, resolve_dtype
 from psr_lens.models.sources import find_source
 from tests.models.cases import every_backend, every_lens_backend
 from tests.tiny import tiny_checkpoint, tiny_tokenizer
@@ -322,7 +322,7 @@ def test_context_length_is_the_checkpoints(backend):
 def test_importing_the_models_imports_no_model_library():
     code = (
         "import sys, psr_lens.models\n"
-        "from psr_lens.models.loading import hooked_available\n"
+        "from psr_lens.models.load import hooked_available\n"
         f"assert hooked_available() is {'hooked' in BACKENDS}\n"
         "assert not {'transformer_lens', 'transformers'} & set(sys.modules)"
     )

@@ -18,22 +18,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens.models.base import HookedModel
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.bridge import BridgeModel
 from psr_lens.models.chat import PromptEncoder
 from psr_lens.models.checkpoint import Checkpoint, end_token_ids, read_checkpoint
 from psr_lens.models.compiled import refuse_compiled
 from psr_lens.models.conversion import CannotConvert, to_bridge, to_hooked
+from psr_lens.models.decoder_layers import language_model, modules_down_to_layers
 from psr_lens.models.finite import broken_weight
 from psr_lens.models.float64 import all_float64
 from psr_lens.models.foreign import describe_foreign
 from psr_lens.models.gguf_file import GGUFOrigin
 from psr_lens.models.hooked import HookedTransformerModel
-from psr_lens.models.layers import language_model, modules_down_to_layers
 from psr_lens.models.numerics import check_interventions_bite, refuse_processed_weights
 from psr_lens.models.plain import TransformersModel
 from psr_lens.models.progress import LoadingBar
+from psr_lens.models.protocol import HookedModel
 
 Backend = Literal["auto", "hooked", "bridge", "transformers"]
 
