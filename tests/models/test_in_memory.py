@@ -7,6 +7,7 @@ import subprocess
 import sys
 import weakref
 
+import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
@@ -207,7 +208,6 @@ peft_as_it_is = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 @pytest.fixture
 def adapted():
-    peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     options = peft.LoraConfig(
         r=2, target_modules=["q_proj", "o_proj", "down_proj"], init_lora_weights=False
@@ -264,7 +264,6 @@ def test_live_and_merged_are_one_model(adapted):
 
 @peft_as_it_is
 def test_an_adapter_that_transformers_put_in():
-    peft = pytest.importorskip("peft")
     plain = in_memory()
     plain.add_adapter(peft.LoraConfig(r=2, target_modules=["v_proj"], init_lora_weights=False))
     model, untouched = load_model(plain), tiny_model("llama", "transformers")
@@ -278,7 +277,6 @@ def test_an_adapter_that_transformers_put_in():
 
 @peft_as_it_is
 def test_learnt_tokens_in_front_of_the_prompt_are_refused():
-    peft = pytest.importorskip("peft")
     options = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with pytest.raises(ValueError, match="puts learnt tokens in front of every prompt"):
         load_model(peft.get_peft_model(in_memory(), options))
