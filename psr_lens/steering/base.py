@@ -20,7 +20,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from psr_lens._types import Surface, check_alphas, check_finite, check_surface, check_whole
+from psr_lens._types import (
+    Surface,
+    check_alpha,
+    check_alphas,
+    check_finite,
+    check_surface,
+    check_whole,
+)
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, editable_model, unsteered_model
@@ -59,6 +66,10 @@ Role = Literal["writes", "reads", "removes"]
 @dataclass(frozen=True)
 class NoOptions:
     """Of a method that has none of its own."""
+
+
+Strength = float | Float[Tensor, " batch"] | Mapping[int, float] | Sequence[float]
+"""Of all rows, of every row of a batch, of every layer, or of every part of a sum."""
 
 
 class Common(TypedDict, total=False):
@@ -223,6 +234,15 @@ class Steering(nn.Module, ABC):
         """
         check_model(self.provenance, model, max(self.layers, default=-1), self.width)
 
+    def __getitem__(self: "Own", layers: int | slice | Sequence[int]) -> "Own":
+        """`at` these layers: `steering[15]`, `steering[[3, 4]]`, `steering[10:20]`."""
+        if isinstance(layers, slice):
+            return self.at(range(max(self.layers, default=-1) + 1)[layers])
+        return self.at([layers] if isinstance(layers, int) else layers)
+
+    # What has items would count as a sequence otherwise.
+    __iter__ = None
+
     def at(self: "Own", layers: Sequence[int]) -> "Own":
         """The same steering at those of the given layers that it covers.
 
@@ -360,18 +380,18 @@ class Steering(nn.Module, ABC):
     def edits(
         self,
         model: HookedModel,
-        alpha: float | Float[Tensor, " batch"] = 1.0,
+        alpha: Strength = 1.0,
         examples: Sequence[Example] | Context | None = None,
     ) -> Mapping[int, ResidualEdit]:
         """The residual edits of this steering, by layer; other columns keep their exact bits.
 
         Args:
             model: The model to act on.
-            alpha: Strength, of all rows of the batch or of each.
+            alpha: Strength, as in `applied`.
             examples: The rows of the batch, for a steering that depends on the example; or their
                 `Context`, where their prompt-steered run is at hand.
         """
-        alpha = check_alphas(alpha)
+        steering, strengths = self.with_strength(alpha)
         if examples is None or isinstance(examples, Context):
             context = examples
         else:
@@ -380,8 +400,10 @@ class Steering(nn.Module, ABC):
 
         def ready_on(device: torch.device, dtype: torch.dtype) -> Mapping[int, ResidualEdit]:
             if (device, dtype) not in ready:
-                own = self.acting(device, dtype, context)
-                ready[device, dtype] = {layer: own.edit(layer, alpha) for layer in own.layers}
+                own = steering.acting(device, dtype, context)
+                ready[device, dtype] = {
+                    layer: own.edit(layer, strengths[layer]) for layer in own.layers
+                }
             return ready[device, dtype]
 
         def edit_at(layer: int) -> ResidualEdit:
@@ -394,6 +416,29 @@ class Steering(nn.Module, ABC):
         # A steering that cannot act without examples says so now.
         layers = ready_on(model.device, working_dtype(model.dtype))
         return {layer: edit_at(layer) for layer in layers}
+
+    def with_strength(
+        self, alpha: Strength
+    ) -> "tuple[Steering, Mapping[int, float | Float[Tensor, ' batch']]]":
+        """What acts at a strength, and how strongly at each of its layers.
+
+        Raises:
+            ValueError: If it is not finite, names other layers than this steering's, or is one for every
+                part of what has none.
+        """
+        if isinstance(alpha, Mapping):
+            if set(alpha) != set(self.layers):
+                raise ValueError(
+                    f"alpha names layers {sorted(alpha)} but {self!r} covers {list(self.layers)}: give "
+                    "each of these a strength"
+                )
+            return self, {layer: check_alpha(own) for layer, own in alpha.items()}
+        if isinstance(alpha, Sequence) and not isinstance(alpha, str):
+            raise ValueError(
+                f"alpha={list(alpha)!r} has a strength for every part, and {self!r} is no sum: pass one "
+                "number, or one by layer, {15: 0.5}"
+            )
+        return self, dict.fromkeys(self.layers, check_alphas(alpha))
 
     def acting(
         self, device: torch.device, dtype: torch.dtype, context: Context | None = None
@@ -435,7 +480,7 @@ class Steering(nn.Module, ABC):
     def applied(
         self,
         model: Any,
-        alpha: float | Float[Tensor, " batch"] = 1.0,
+        alpha: Strength = 1.0,
         *,
         prompt_length: int | None = None,
         question_start: int | Sequence[int] | None = None,
@@ -460,7 +505,8 @@ class Steering(nn.Module, ABC):
         Args:
             model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
             alpha: Strength; 0 leaves everything as it is. A tensor has one for every row of the
-                batches that run inside.
+                batches that run inside, a dict one for every layer, `{14: 1.0, 15: 0.5}`, and a list one
+                for every part of a sum.
             prompt_length: Columns of the prompt, where whole sequences are run by hand.
             question_start: For a `QR` steering run by hand, the place of the first question token in
                 its row, padding not counted: one number, or one for every row.
@@ -491,7 +537,7 @@ class Steering(nn.Module, ABC):
         self.check(hooked)
         edits = self.edits(hooked, alpha, examples)
         with (
-            at_strength(alpha),
+            at_strength(_largest(alpha)),
             hooked.edited(
                 edits,
                 prompt_length=prompt_length,
@@ -585,6 +631,10 @@ class Steering(nn.Module, ABC):
     def __add__(self, other: "Steering") -> "Steering":
         return self._sum([*self.weighted_parts(), *other.weighted_parts()])
 
+    def __radd__(self, other: int) -> "Steering":
+        # What `sum` begins with.
+        return self if other == 0 else NotImplemented
+
     def __sub__(self, other: "Steering") -> "Steering":
         taken_off = [(-weight, part) for weight, part in other.weighted_parts()]
         return self._sum([*self.weighted_parts(), *taken_off])
@@ -648,6 +698,14 @@ class Steering(nn.Module, ABC):
         origin = self.provenance.get("model", {}).get("name", "an unnamed model")
         where = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         return f"{type(self).__name__}({self.method}, {where} of {origin}, surface {self.surface})"
+
+
+def _largest(alpha: Strength) -> float | Tensor:
+    """What is said of a strength where it is too large."""
+    if isinstance(alpha, float | int | Tensor):
+        return alpha
+    every = alpha.values() if isinstance(alpha, Mapping) else alpha
+    return max(map(abs, every), default=0.0)
 
 
 def check_hook_point(hook_point: Any) -> HookPoint:

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from psr_lens._types import Surface
+from psr_lens._types import Surface, check_alpha
 from psr_lens.deltas import working_dtype
 from psr_lens.models import HookedModel
 from psr_lens.models.columns import Columns
-from psr_lens.steering.base import Resid, Steering
+from psr_lens.steering.base import Resid, Steering, Strength
 from psr_lens.steering.constant import ConstantSteering, adds_vectors_alone
 from psr_lens.steering.context import Context
 
@@ -116,6 +116,23 @@ class SumSteering(Steering):
         """The same sum of parts that are ready to act."""
         ready = [(weight, part.acting(device, dtype, context)) for weight, part in self.parts]
         return SumSteering(ready, provenance=self.provenance)
+
+    def with_strength(
+        self, alpha: Strength
+    ) -> "tuple[Steering, Mapping[int, float | Float[Tensor, ' batch']]]":
+        """A strength for every part is a sum with other weights."""
+        if isinstance(alpha, Mapping) or not isinstance(alpha, Sequence):
+            return super().with_strength(alpha)
+        if len(alpha) != len(self.weights):
+            raise ValueError(
+                f"alpha={list(alpha)!r} has {len(alpha)} strengths but {self!r} has "
+                f"{len(self.weights)} parts: give each one"
+            )
+        parts = [
+            (weight * check_alpha(own), part)
+            for own, (weight, part) in zip(alpha, self.parts, strict=True)
+        ]
+        return SumSteering(parts, provenance=self.provenance).with_strength(1.0)
 
     def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """The weighted sum of what the parts with that layer add, each on its own surface."""
