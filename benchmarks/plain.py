@@ -14,6 +14,7 @@ from torch import Tensor
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenBatch
 from psr_lens.models.batch import length_sorted_batches
+from psr_lens.models.float64 import all_float64
 
 RATE, WEIGHT_DECAY, SHUFFLE_SEED = 1e-3, 1e-6, 123
 """The paper's recipe: AdamW, linear decay to 0."""
@@ -23,7 +24,8 @@ RATE, WEIGHT_DECAY, SHUFFLE_SEED = 1e-3, 1e-6, 123
 def forward(model: HookedModel, batch: TokenBatch, *, unembed: bool = True) -> None:
     """One bare forward pass; without logits on a HookedTransformer alone."""
     until = {} if unembed else {"stop_at_layer": model.n_layers}
-    model.raw(batch.tokens, attention_mask=batch.attention_mask.long(), **until)
+    with all_float64(model.dtype):
+        model.raw(batch.tokens, attention_mask=batch.attention_mask.long(), **until)
 
 
 @torch.no_grad()
@@ -87,6 +89,7 @@ def residuals(
         for layer in range(model.n_layers):
             handle = model.hook_point(layer).register_forward_hook(hook_of(layer))
             stack.callback(handle.remove)
+        stack.enter_context(all_float64(model.dtype))
         model.raw(batch.tokens, attention_mask=batch.attention_mask.long())
     return torch.stack(seen)
 

@@ -104,6 +104,11 @@ class _Changes:
 
     def add_to_bias(self, module: Any, vector: Tensor) -> None:
         """Add to the bias of a module, which is made where it has none."""
+        if hasattr(module, "base_layer") or not module.weight.is_floating_point():
+            raise ValueError(
+                f"a {type(module).__name__} writes last in this model, with an adapter or quantised: "
+                "merge the adapter first, or use applied(...)"
+            )
         bias: nn.Parameter | None = getattr(module, "bias", None)
         if bias is not None:
             before = bias.detach().clone()

@@ -93,6 +93,8 @@ def read_checkpoint(
         options["revision"] = revision
         options["local_files_only"] = not hub_reachable()
     wanted = _Wanted(dtype, loading or {})
+    # What the tokenizer and the config are read with too.
+    options |= {name: wanted.options[name] for name in _OF_ALL_FILES if name in wanted.options}
     if source.gguf_file is None:
         model, tokenizer = _read(source, options, wanted, bar)
         origin = None
@@ -109,6 +111,9 @@ def read_checkpoint(
     if not is_placed(model):
         model = model.to(device)
     return Checkpoint(model, tokenizer, source.name, revision, origin)
+
+
+_OF_ALL_FILES = ("trust_remote_code", "token", "cache_dir", "subfolder")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from psr_lens._types import Surface
 from psr_lens.models.binding import BoundHook, Owner, is_suspended, suspended
 from psr_lens.models.columns import Columns
 from psr_lens.models.decoder_layers import residual_of, with_residual
-from psr_lens.models.turns import Turns, turns_of
+from psr_lens.models.turns import Turns, keeper_of_turns, turns_of
 from psr_lens.models.watching import Telling, watched
+
+_CAPTURING = "transformers.utils.output_capturing"
 
 ResidualEdit = Callable[[Tensor, Columns], Tensor | None]
 """`edit(resid [batch, pos, d_model], columns)` returns the new residual stream, or None to leave it;
@@ -36,7 +38,12 @@ class EditableModel(ABC):
     def __init__(self, raw: nn.Module):
         # Untyped: the three share no type that says what is used here.
         self.raw: Any = raw
-        self._turns: Turns = turns_of(raw)
+        self._keeper = keeper_of_turns(raw)
+
+    @property
+    def _turns(self) -> Turns:
+        # Looked up: a copy of this object has a copied model with turns of its own.
+        return turns_of(self._keeper)
 
     @abstractmethod
     def hook_point(self, layer: int) -> nn.Module:
@@ -93,8 +100,9 @@ class EditableModel(ABC):
                 hooks.callback(self._forget, own)
                 for layer, edit in edits.items():
                     hook = _EditHook(self, own, edit)
-                    handle = self.hook_point(layer).register_forward_hook(hook)
-                    hooks.callback(handle.remove)
+                    point = self.hook_point(layer)
+                    hooks.callback(point.register_forward_hook(hook).remove)
+                    _capturing_last(point)
             yield
 
     def _forget(self, own: "_Edits") -> None:
@@ -232,6 +240,14 @@ class _EditHook(BoundHook):
     __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
+def _capturing_last(module: nn.Module) -> None:
+    """Let what transformers records its hidden states by, for good, read what the edits leave."""
+    hooks = module._forward_hooks
+    for number, hook in list(hooks.items()):
+        if str(getattr(hook, "__module__", "")).startswith(_CAPTURING):
+            hooks.move_to_end(number)  # type: ignore[attr-defined]
+
+
 def _all_hooks(raw: nn.Module) -> Iterator[object]:
     """Every hook on a model that runs in its passes, those on all modules of the process included."""
     everywhere = nn.modules.module
@@ -249,5 +265,5 @@ def _is_foreign(hook: Any) -> bool:
     if isinstance(hook, _EditHook | Telling):
         return False
     # transformers puts its own on for good, the first time that it is asked for hidden states.
-    known = ("transformer_lens.model_bridge.", "transformers.utils.output_capturing")
+    known = ("transformer_lens.model_bridge.", _CAPTURING)
     return not str(getattr(hook, "__module__", "")).startswith(known)

@@ -6,6 +6,7 @@ held against the Hugging Face model before it is handed over.
 """
 
 import importlib.util
+import inspect
 import threading
 import warnings
 from collections.abc import Mapping
@@ -135,6 +136,8 @@ def load_model(
             backend=backend, device=device, dtype=dtype, revision=revision, gguf_file=gguf_file
         )
         return _in_memory(model, tokenizer, chat_template, template_options, loading)
+    if "torch_dtype" in loading:
+        raise ValueError(f"torch_dtype={loading['torch_dtype']}: pass it as dtype=")
     if tokenizer is not None:
         raise ValueError(
             f"tokenizer= was given but {str(model)!r} is read with its own: leave it out, or pass a "
@@ -408,6 +411,11 @@ def _around_transformers(model: Any, checkpoint: Checkpoint | None = None) -> Tr
                 "language models"
             )
         modules_down_to_layers(inner)
+        if "past_key_values" not in inspect.signature(type(inner).forward).parameters:
+            raise ValueError(
+                f"this {type(inner).__name__} keeps no keys and values of its tokens (no past_key_values "
+                "in its forward): psr_lens takes models with attention"
+            )
         origin = str(inner.config.name_or_path or type(inner).__name__)
         wrapper = TransformersModel(
             model,

@@ -22,6 +22,7 @@ from psr_lens.models.decoder_layers import (
 )
 from psr_lens.models.float64 import all_float64
 from psr_lens.models.parts import PartPoints, Tap
+from psr_lens.models.protocol import HookedModel
 from psr_lens.models.through_transformers import ThroughTransformers
 
 
@@ -108,9 +109,11 @@ class TransformersModel(ThroughTransformers):
             )
         return found
 
+    @torch.no_grad()
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
-        """The output embeddings."""
-        return self._language_model.get_output_embeddings().weight.detach()
+        """The output embeddings, with the adapter on them where there is one."""
+        head = self._language_model.get_output_embeddings()
+        return _matrix(head, self.dtype).T
 
     @property
     def cfg(self) -> Any:
@@ -130,12 +133,13 @@ class TransformersModel(ThroughTransformers):
                 "psr_lens.load_model(model, tokenizer=tokenizer)"
             ) from error
 
-    def _move(self, target: torch.device | str | torch.dtype) -> None:
+    def to(self, device: torch.device | str) -> "HookedModel":
+        """Move the weights to another device; the model itself."""
         if is_placed(self.raw):
             raise ValueError(
                 f"{self.name} is spread over devices or quantised, and stays as it is: load it anew"
             )
-        super()._move(target)
+        return super().to(device)
 
     @contextmanager
     def showing_patterns(self) -> Iterator[None]:
@@ -236,10 +240,9 @@ def _projection(attention: Any, layer: int) -> nn.Module:
 
 def _matrix(projection: Any, dtype: torch.dtype) -> Float[Tensor, "inner d_model"]:
     """What a linear module multiplies by."""
-    kind = type(projection).__name__
-    if kind == "Linear":
+    if type(projection) is nn.Linear:
         return projection.weight.detach().T
-    if kind == "Conv1D":
+    if type(projection).__name__ == "Conv1D":
         return projection.weight.detach()
     # Quantised, or with an adapter: what it does with every coordinate.
     width = projection.in_features

@@ -75,9 +75,11 @@ class HookedModel(EditableModel):
             return ""
 
     def use_tokenizer(self, tokenizer: Any) -> None:
-        """Take prompts through another tokenizer from now on."""
+        """Take prompts through another tokenizer from now on, with the same template options."""
         self._tokenizer = tokenizer
-        vars(self).pop("encoder", None)
+        before = vars(self).pop("encoder", None)
+        if before is not None:
+            self.encoder.template_options = before.template_options
 
     def _found_tokenizer(self) -> Any:
         raise ValueError(f"{self.name} came without a tokenizer, which prompts need")
@@ -92,20 +94,14 @@ class HookedModel(EditableModel):
         """The configuration as the backend has it, TransformerLens' or that of transformers."""
         return self.raw.cfg
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> "HookedModel":
-        """Move the weights to another device, or to another number type; the model itself.
+    def to(self, device: torch.device | str) -> "HookedModel":
+        """Move the weights to another device; the model itself.
 
-        A steering that was fitted on another number type says that it belongs to another model.
+        The number type is chosen where it is loaded: what is no weight, rotary angles for one, would be
+        rounded too.
         """
-        for target in (device, dtype):
-            if target is not None:
-                self._move(target)
+        self.raw.to(torch.device(device))
         return self
-
-    def _move(self, target: torch.device | str | torch.dtype) -> None:
-        self.raw.to(target)
 
     # --- dimensions -----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from psr_lens.models.columns import Columns
+from psr_lens.models.decoder_layers import language_model, modules_down_to_layers
 from psr_lens.models.passes import GivenPrompt, Passes, named, positional
 
 _TURNS: Final = "_psr_lens_turns"
@@ -39,8 +40,8 @@ class Turns:
         now: What the pass of this thread is about.
         passes: What the direct calls of this thread are about.
         edits: All edits that are on, of any thread, in the order in which they came.
-        watchers: How many of them need to be told of the passes of a transformers model.
-        watching: Takes the hooks away that tell of them.
+        watchers: By transformers model, how many of them need to be told of its passes, and what takes
+            the hooks away that tell of them.
     """
 
     def __init__(self):
@@ -48,8 +49,7 @@ class Turns:
         self.now = _Now()
         self.passes = Passes()
         self.edits: list[Any] = []
-        self.watchers = 0
-        self.watching = ExitStack()
+        self.watchers: dict[int, tuple[int, ExitStack]] = {}
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
@@ -58,8 +58,19 @@ class Turns:
 _OF_TRANSFORMERS: "WeakKeyDictionary[nn.Module, Turns]" = WeakKeyDictionary()
 
 
+def keeper_of_turns(raw: nn.Module) -> nn.Module:
+    """The module that a model's turns are known by.
+
+    Of transformers models the list of decoder layers: with and without an adapter around them they are
+    edited in the same places.
+    """
+    if hasattr(raw, "run_with_cache"):
+        return raw
+    return modules_down_to_layers(language_model(raw))[-1]
+
+
 def turns_of(raw: nn.Module) -> Turns:
-    """The turns of a model.
+    """The turns that a module keeps.
 
     A HookedTransformer or TransformerBridge from now on waits for them when it is called directly. On
     a transformers model nothing is left; what is called there directly runs beside the others.

@@ -28,16 +28,18 @@ def watched(turns: Turns, hf_model: Any) -> Iterator[None]:
         return
     # In turn, for torch numbers hooks by a counter that it does not guard.
     with turns.lock:
-        if turns.watchers == 0:
-            turns.watching = _installed(turns.passes, hf_model)
-        turns.watchers += 1
+        count, hooks = turns.watchers.get(id(hf_model), (0, None))
+        hooks = _installed(turns.passes, hf_model) if hooks is None else hooks
+        turns.watchers[id(hf_model)] = (count + 1, hooks)
     try:
         yield
     finally:
         with turns.lock:
-            turns.watchers -= 1
-            if turns.watchers == 0:
-                turns.watching.close()
+            count, hooks = turns.watchers.pop(id(hf_model))
+            if count == 1:
+                hooks.close()
+            else:
+                turns.watchers[id(hf_model)] = (count - 1, hooks)
 
 
 def _installed(passes: Passes, hf_model: Any) -> ExitStack:

@@ -21,7 +21,7 @@ from benchmarks import (
     speed,
 )
 from benchmarks.models import CONTEXT, make_examples, make_texts
-from benchmarks.sizes import BACKENDS, QUICK, Bench
+from benchmarks.sizes import ALL_BACKENDS, BACKENDS, QUICK, Bench
 from psr_lens.models import RawText, load_model
 from psr_lens.models import shared as shared_prefixes
 from psr_lens.responses import sample_responses
@@ -219,7 +219,7 @@ def test_load(bench, monkeypatch):
     monkeypatch.setattr(loading, "in_a_process", in_a_process)
     found = list(loading.run(bench))
     assert {checkpoint for checkpoint, _ in asked} == {own}
-    assert {what for _, what in asked} == {*took, *BACKENDS}
+    assert {what for _, what in asked} == {*took, *ALL_BACKENDS}
     weights = (own / "model.safetensors").stat().st_size
     memory = {one.backend: one for one in found if "memory" in one.what}
     assert memory["bridge"].value == pytest.approx(6e6 / weights)
@@ -238,7 +238,7 @@ def test_the_real_model_stands_beside_hugging_face_s(bench, monkeypatch):
     assert all(figure.value > 0 and figure.seconds for figure in figures)
     bounds = {figure.bound for figure in figures} - {None}
     assert bounds == {
-        *(real.DECODING[backend] for backend in BACKENDS),
+        *(real.DECODING[backend] for backend in ALL_BACKENDS),
         *(real.STEERED, real.DELTAS, real.SHARED, real.LAYERWISE),
     }
     # The same tokens, by whichever loop.

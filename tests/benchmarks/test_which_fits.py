@@ -31,7 +31,7 @@ def test_the_page_has_the_table_that_the_formulas_give():
 
 
 def test_weights(demo):
-    config = demo.raw.original_model.config
+    config = demo.cfg
     shape = Shape(
         config.num_hidden_layers,
         config.hidden_size,

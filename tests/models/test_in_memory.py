@@ -10,7 +10,14 @@ import weakref
 import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    MambaConfig,
+    MambaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import psr_lens as pl
 from psr_lens.models import as_hooked_model, load_model
@@ -235,6 +242,33 @@ def test_a_live_adapter_is_part_of_the_model(adapted):
 
 
 @peft_as_it_is
+def test_with_and_without_the_adapter_s_object_it_is_one_model(adapted):
+    """What is steered through the one is known to be steered through the other."""
+    inner = adapted.get_base_model()
+    outer, bare = load_model(adapted), load_model(inner)
+    steering = made_up("constant", bare)
+    before = model_fingerprint(outer)
+    with steering.applied(inner):
+        assert outer.steerings_on() == bare.steerings_on() == [repr(steering)]
+        assert not model_fingerprint(outer).difference(before)
+        ids = outer.to_batch(PROMPTS[0]).tokens
+        options = {"max_new_tokens": 4, "do_sample": False}
+        assert torch.equal(adapted.generate(ids, **options), inner.generate(ids, **options))
+    assert "generate" not in adapted.__dict__
+    assert "generate" not in inner.__dict__
+
+
+@peft_as_it_is
+def test_an_adapter_on_what_the_lens_reads(adapted):
+    options = peft.LoraConfig(r=2, target_modules=["o_proj", "lm_head"], init_lora_weights=False)
+    live = peft.get_peft_model(in_memory(seed=2), options)
+    model, merged = load_model(live), load_model(copy.deepcopy(live).merge_and_unload())
+    near = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(model.output_matrix(0), merged.output_matrix(0), **near)
+    torch.testing.assert_close(model.unembedding(), merged.unembedding(), **near)
+
+
+@peft_as_it_is
 def test_live_and_merged_are_one_model(adapted):
     live = load_model(adapted)
     pairs = [instructed(live, question, "Be a pirate.") for question in QUESTIONS]
@@ -280,6 +314,42 @@ def test_learnt_tokens_in_front_of_the_prompt_are_refused():
     options = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with pytest.raises(ValueError, match="puts learnt tokens in front of every prompt"):
         load_model(peft.get_peft_model(in_memory(), options))
+
+
+# --- what else may look at it -------------------------------------------------------------------
+
+
+def test_hidden_states_are_those_that_were_steered():
+    """Also where transformers put what records them on the layers first."""
+    plain = in_memory()
+    ids = torch.tensor([[3, 14, 15]])
+    steering = pl.ConstantSteering(torch.ones(1, 32), [1])
+    with torch.no_grad():
+        before = plain(ids, output_hidden_states=True).hidden_states[2]
+        with steering.applied(plain):
+            during = plain(ids, output_hidden_states=True).hidden_states[2]
+        after = plain(ids, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(during[:, -1], before[:, -1] + 1)
+    assert torch.equal(during[:, :-1], before[:, :-1])
+    assert torch.equal(after, before)
+
+
+def test_a_model_without_keys_and_values_is_refused():
+    config = MambaConfig(vocab_size=16, hidden_size=8, num_hidden_layers=2, state_size=4)
+    with pytest.raises(ValueError, match="this MambaForCausalLM keeps no keys and values"):
+        load_model(MambaForCausalLM(config))
+
+
+def test_another_tokenizer_keeps_the_template_options():
+    model = load_model(in_memory(), chat_template="{{ tone }}{{ messages[0]['content'] }}")
+    model.encoder.template_options = {"tone": "soft "}
+    model.use_tokenizer(model.tokenizer)
+    assert model.encoder.text("hi") == "soft hi"
+
+
+def test_torch_dtype_is_not_lost():
+    with pytest.raises(ValueError, match=r"torch_dtype=torch\.bfloat16: pass it as dtype="):
+        load_model(checkpoint("llama"), torch_dtype=torch.bfloat16)
 
 
 # --- compiled inside ----------------------------------------------------------------------------

@@ -298,7 +298,7 @@ def test_it_belongs_to_the_model_it_was_fitted_on(family):
     model, plain = hooked(family), hf_model(family)
     steering = psr(model, provenance=provenance(model))
     put_on(steering, plain)
-    (steering + put_on(steering), plain)
+    put_on(steering + steering, plain)
     for stranger, reason in [
         (hf_model(family, seed=1), "residual stream"),
         (hf_model("qwen3"), ""),
