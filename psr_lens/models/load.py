@@ -46,6 +46,9 @@ _DTYPES = {
 }
 _PROTOCOLS = {"HookedTransformer": HookedTransformerModel, "TransformerBridge": BridgeModel}
 _OF_TRANSFORMERS: "WeakKeyDictionary[Any, ref[TransformersModel]]" = WeakKeyDictionary()
+# What a wrapper that is gone was told, and the next one is told again: nothing that refers to the model.
+_TOLD: "WeakKeyDictionary[Any, dict[str, Any]]" = WeakKeyDictionary()
+_ENCODERS: "WeakKeyDictionary[Any, PromptEncoder]" = WeakKeyDictionary()
 _WRAPPER = "_psr_lens_model"
 _WRAPPING = threading.RLock()
 _PROBE_LENGTH = 16
@@ -218,6 +221,8 @@ def _in_memory(
     if template_options:
         given = hooked.encoder.rendering(template_options)
         hooked.encoder.template_options = given.options
+    if tokenizer is not None or chat_template is not None or template_options:
+        _ENCODERS[model] = hooked.encoder
     check_interventions_bite(hooked)
     return hooked
 
@@ -417,16 +422,19 @@ def _around_transformers(model: Any, checkpoint: Checkpoint | None = None) -> Tr
                 "in its forward): psr_lens takes models with attention"
             )
         origin = str(inner.config.name_or_path or type(inner).__name__)
+        if checkpoint is not None:
+            names = ("tokenizer", "name", "revision", "gguf")
+            _TOLD[model] = {name: getattr(checkpoint, name) for name in names}
         wrapper = TransformersModel(
             model,
-            tokenizer=None if checkpoint is None else checkpoint.tokenizer,
-            name=_name_of(origin) if checkpoint is None else checkpoint.name,
-            revision=None if checkpoint is None else checkpoint.revision,
-            gguf=None if checkpoint is None else checkpoint.gguf,
             end_token_ids=end_token_ids(getattr(inner, "generation_config", None)),
+            **_TOLD.get(model, {"name": _name_of(origin)}),
         )
         if checkpoint is not None:
             wrapper.encoder.template_options = checkpoint.template_options
+            _ENCODERS[model] = wrapper.encoder
+        elif model in _ENCODERS:
+            wrapper.encoder = _ENCODERS[model]
         _OF_TRANSFORMERS[model] = ref(wrapper)
         return wrapper
 

@@ -347,6 +347,18 @@ def test_another_tokenizer_keeps_the_template_options():
     assert model.encoder.text("hi") == "soft hi"
 
 
+def test_a_wrapper_that_is_gone_leaves_what_it_was_told():
+    plain = in_memory()
+    load_model(plain, chat_template="{{ messages[0]['content'] }}!")
+    named = tiny_model("llama", "transformers")
+    gc.collect()
+    assert as_hooked_model(plain).encoder.text("hi") == "hi!"
+    assert as_hooked_model(plain).name == named.name
+    raw = load_model(checkpoint("llama"), backend="transformers", revision=None).raw
+    gc.collect()
+    assert as_hooked_model(raw).name == "llama-0"
+
+
 def test_torch_dtype_is_not_lost():
     with pytest.raises(ValueError, match=r"torch_dtype=torch\.bfloat16: pass it as dtype="):
         load_model(checkpoint("llama"), torch_dtype=torch.bfloat16)
