@@ -147,7 +147,9 @@ class Comparison(Report):
 
     def table_html(self) -> str:
         """The table."""
-        return self.to_dataframe().to_html(float_format="{:.3f}".format, na_rep="-")
+        from psr_lens.plots.report_page import numbers_html
+
+        return numbers_html(self.to_dataframe())
 
     def packed(self) -> Packed:
         """What `save` writes: the report and the steerings, each as it is in a file of its own."""

@@ -10,7 +10,7 @@ from psr_lens.plots.faithfulness import faithfulness_figure, faithfulness_table
 from psr_lens.plots.figures import PageFigures, provenance_footer
 from psr_lens.plots.page import PAGE_MARK, html_page
 from psr_lens.plots.prompt_html import common_note, seen_prompts_html
-from psr_lens.plots.report_page import readable, summary_html
+from psr_lens.plots.report_page import numbers_html, readable, summary_html
 from psr_lens.plots.text import escape
 from psr_lens.plots.tokens import token_heatmaps
 from psr_lens.storage import container_bytes, refuse_foreign
@@ -168,7 +168,7 @@ def _example(report: FaithfulnessReport, number: int, *, told: bool) -> str:
 
 def _worst(report: FaithfulnessReport, name: str, n: int) -> str:
     table = report.worst_tokens(name, report.n_layers - 1, n).drop(columns=["layer", "token"])
-    rows = table.to_html(index=False, border=0, classes="psr-numbers", float_format="{:.3g}".format)
+    rows = numbers_html(table, digits=".3g", index=False)
     return f'<h3>{escape(name)}</h3><div class="psr-scroll">{rows}</div>'
 
 

@@ -244,9 +244,11 @@ class ComponentReport(Report):
 
     def table_html(self) -> str:
         """All measures of everything but the heads."""
+        from psr_lens.plots.report_page import numbers_html
+
         table = self.to_dataframe().query("kind != 'head'")
         wide = table.pivot_table(index="component", columns="measure", values="value", sort=False)
-        return wide.to_html(float_format="{:.3f}".format)
+        return numbers_html(wide)
 
 
 def _strongest(components: tuple[Component, ...], measure: str, count: int) -> str:

@@ -97,4 +97,6 @@ def no_tokens(columns: Mapping[str, type]) -> "pandas.DataFrame":
 def _around(texts: Sequence[str], at: int) -> str:
     """A token in brackets, between the ones before and after it."""
     before, after = texts[max(0, at - _CONTEXT) : at], texts[at + 1 : at + 1 + _CONTEXT]
-    return f"{''.join(before)}[{texts[at]}]{''.join(after)}"
+    # Where tokens are words, nothing in them says that a space stands between.
+    between = "" if any(text[:1].isspace() for text in texts) else " "
+    return between.join([*before, f"[{texts[at]}]", *after])

@@ -21,9 +21,11 @@ def fit_layers(report: FitReport) -> "plotly.graph_objects.Figure":
         ValueError: If there were no dev examples, and no layer was fitted by itself.
     """
     lines = {
-        "dev, relative RMSE": dict(enumerate(report.dev_relative_rmse)),
-        "missing, train": {stage.layer: stage.train_loss for stage in report.stages},
-        "missing, dev": {
+        "relative RMSE, dev": dict(enumerate(report.dev_relative_rmse)),
+        "left of a layer's own part, train": {
+            stage.layer: stage.train_loss for stage in report.stages
+        },
+        "left of a layer's own part, dev": {
             stage.layer: stage.dev_loss for stage in report.stages if stage.dev_loss is not None
         },
     }

@@ -1,12 +1,15 @@
 """Any report as a page: its words, its table, its figures."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psr_lens.plots.figures import PageFigures, provenance_footer
 from psr_lens.plots.page import html_page
 from psr_lens.plots.text import escape
 from psr_lens.report import Report
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def report_page(report: Report) -> str:
@@ -21,6 +24,19 @@ def report_page(report: Report) -> str:
     ]
     body = "".join([*parts, "</main>", provenance_footer(readable(report.origin()))])
     return html_page(report.title, body, figures.scripts())
+
+
+def numbers_html(frame: "pandas.DataFrame", *, digits: str = ".3f", index: bool = True) -> str:
+    """A table of numbers, its columns in words; a dash where there is none."""
+    shown = frame.rename_axis(index=None, columns=None)
+    shown.columns = [str(name).replace("_", " ") for name in shown.columns]
+    return shown.to_html(
+        border=0,
+        classes="psr-numbers",
+        float_format=f"{{:{digits}}}".format,
+        index=index,
+        na_rep="–",
+    )
 
 
 def summary_html(summary: str) -> str:

@@ -86,7 +86,16 @@ class FitReport(Report):
 
     def summary(self) -> str:
         """What was fitted how, in what time, and how close it came."""
-        return repr(self)
+        reached = ""
+        if self.dev_relative_rmse:
+            reached = (
+                f"\nRelative RMSE on {self.dev_examples} dev examples: {self.dev_relative_rmse[-1]:.3f} at "
+                "the last layer (0 is the prompt, 1 is doing nothing)."
+            )
+        return (
+            f"{self.method}, fitted by {self.solver} on {self.examples} examples in {self.seconds:.1f} s, "
+            f"{self.forwards:.0f} forward passes.{reached}"
+        )
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Tidy long form: one row per number.

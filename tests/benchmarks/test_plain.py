@@ -1,6 +1,5 @@
 """The plain loop against closed forms and finite differences, in float64."""
 
-from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -24,11 +23,7 @@ def model(request):
 @pytest.fixture(scope="module")
 def data(model):
     pairs = [instructed(model, q, "always be very kind and answer at length") for q in QUESTIONS]
-    found = list(sample_responses(model, pairs, max_new_tokens=5, seed=3, progress=False))
-    if model.backend == "bridge":
-        # Without padding: a bare bridge makes NaN of padding in float64.
-        return [replace(found[0], response_ids=one.response_ids) for one in found]
-    return found
+    return list(sample_responses(model, pairs, max_new_tokens=5, seed=3, progress=False))
 
 
 def heads(model, layers, n_heads=2, seed=0):
@@ -46,7 +41,8 @@ def test_unsteered_residuals_are_those_of_the_package(model, data):
     base, _ = example_batches(model, data)
     with torch.no_grad():
         found = plain.residuals(model, base, None, ())
-    assert torch.equal(found, surface_residuals(model, base, "R"))
+    # The package's attention on the bridge is fused, where nobody listens to its parts.
+    torch.testing.assert_close(found, surface_residuals(model, base, "R"), rtol=1e-12, atol=1e-12)
 
 
 def test_without_a_push_the_loss_is_the_energy_of_the_accumulated_deltas(model, data):
@@ -82,8 +78,7 @@ def test_the_gradient_through_all_layers_is_that_of_finite_differences(model, da
     layers = range(model.n_layers)
     own = heads(model, layers)
     plain.mse_loss(model, data, own, layers).backward()
-    # The bridge takes attention scores to float32, so only a longer step is seen above rounding.
-    step, rtol = (1e-4, 1e-2) if model.backend == "bridge" else (1e-6, 1e-5)
+    step, rtol = 1e-6, 1e-5
     for i in range(3):
         generator = torch.Generator().manual_seed(i)
         along = torch.randn(own.parts[i].shape, generator=generator, dtype=torch.float64)

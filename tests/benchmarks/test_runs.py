@@ -243,7 +243,7 @@ def test_the_real_model_stands_beside_hugging_face_s(bench, monkeypatch):
     }
     # The same tokens, by whichever loop.
     same = [figure.note for figure in figures if "HF generate" in figure.what]
-    assert same == [f"{n} of {n} tokens are the same" for n in (4, 8) for _ in BACKENDS]
+    assert same == [f"{n} of {n} tokens are the same" for n in (4, 8) for _ in ALL_BACKENDS]
     assert shared_prefixes.WORTH_SHARING == 1
 
 

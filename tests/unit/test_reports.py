@@ -117,8 +117,8 @@ def test_a_fit_s_figures_show_its_numbers():
     # One epoch of three steps.
     assert list(dev.x) == [0, 3]
     drawn = {trace.name: list(trace.y) for trace in report.plot("layers").data if trace.name}
-    assert drawn["dev, relative RMSE"] == list(report.dev_relative_rmse)
-    assert drawn["missing, train"] == [0.25, 0.1]
+    assert drawn["relative RMSE, dev"] == list(report.dev_relative_rmse)
+    assert drawn["left of a layer's own part, train"] == [0.25, 0.1]
 
 
 def test_the_worst_tokens_come_in_order():
