@@ -103,7 +103,7 @@ _MARKUP: dict[str | None, _Markup] = {
 
 _WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
-_LOCAL = {"sliding_window": 8}
+_LOCAL = {"sliding_window": 24}
 _FAMILIES: dict[str, tuple[type, dict[str, Any]]] = {
     "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256}),
     "gpt_neox": (GPTNeoXConfig, {**_WIDTHS, "num_attention_heads": 4}),

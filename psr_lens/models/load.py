@@ -10,7 +10,7 @@ import inspect
 import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary, ref
@@ -46,9 +46,7 @@ _DTYPES = {
 }
 _PROTOCOLS = {"HookedTransformer": HookedTransformerModel, "TransformerBridge": BridgeModel}
 _OF_TRANSFORMERS: "WeakKeyDictionary[Any, ref[TransformersModel]]" = WeakKeyDictionary()
-# What a wrapper that is gone was told, and the next one is told again: nothing that refers to the model.
-_TOLD: "WeakKeyDictionary[Any, dict[str, Any]]" = WeakKeyDictionary()
-_ENCODERS: "WeakKeyDictionary[Any, PromptEncoder]" = WeakKeyDictionary()
+_TOLD: "WeakKeyDictionary[Any, _Told]" = WeakKeyDictionary()
 _WRAPPER = "_psr_lens_model"
 _WRAPPING = threading.RLock()
 _PROBE_LENGTH = 16
@@ -222,7 +220,7 @@ def _in_memory(
         given = hooked.encoder.rendering(template_options)
         hooked.encoder.template_options = given.options
     if tokenizer is not None or chat_template is not None or template_options:
-        _ENCODERS[model] = hooked.encoder
+        _TOLD[model] = _Told(hooked.name, hooked.encoder)
     check_interventions_bite(hooked)
     return hooked
 
@@ -397,6 +395,19 @@ def is_of_transformers(model: Any) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What the wrapper of a transformers model was told, and the next one is if it is gone.
+
+    Nothing here refers to the model.
+    """
+
+    name: str
+    encoder: PromptEncoder | None = None
+    revision: str | None = None
+    gguf: GGUFOrigin | None = None
+
+
 def _around_transformers(model: Any, checkpoint: Checkpoint | None = None) -> TransformersModel:
     """The one wrapper of a transformers model; it knows more of one that was read from a checkpoint.
 
@@ -421,20 +432,20 @@ def _around_transformers(model: Any, checkpoint: Checkpoint | None = None) -> Tr
                 f"this {type(inner).__name__} keeps no keys and values of its tokens (no past_key_values "
                 "in its forward): psr_lens takes models with attention"
             )
+        ends = end_token_ids(getattr(inner, "generation_config", None))
+        if checkpoint is not None:
+            encoder = PromptEncoder(checkpoint.tokenizer, ends)
+            encoder.template_options = checkpoint.template_options
+            _TOLD[model] = _Told(
+                checkpoint.name, encoder, revision=checkpoint.revision, gguf=checkpoint.gguf
+            )
         origin = str(inner.config.name_or_path or type(inner).__name__)
-        if checkpoint is not None:
-            names = ("tokenizer", "name", "revision", "gguf")
-            _TOLD[model] = {name: getattr(checkpoint, name) for name in names}
+        told = _TOLD.get(model) or _Told(_name_of(origin))
         wrapper = TransformersModel(
-            model,
-            end_token_ids=end_token_ids(getattr(inner, "generation_config", None)),
-            **_TOLD.get(model, {"name": _name_of(origin)}),
+            model, name=told.name, revision=told.revision, gguf=told.gguf, end_token_ids=ends
         )
-        if checkpoint is not None:
-            wrapper.encoder.template_options = checkpoint.template_options
-            _ENCODERS[model] = wrapper.encoder
-        elif model in _ENCODERS:
-            wrapper.encoder = _ENCODERS[model]
+        if told.encoder is not None:
+            wrapper.encoder = told.encoder
         _OF_TRANSFORMERS[model] = ref(wrapper)
         return wrapper
 

@@ -240,13 +240,13 @@ def _projection(attention: Any, layer: int) -> nn.Module:
 
 def _matrix(projection: Any, dtype: torch.dtype) -> Float[Tensor, "inner d_model"]:
     """What a linear module multiplies by."""
-    if type(projection) is nn.Linear:
+    in_place = not projection.weight.is_meta
+    if in_place and type(projection) is nn.Linear:
         return projection.weight.detach().T
-    if type(projection).__name__ == "Conv1D":
+    if in_place and type(projection).__name__ == "Conv1D":
         return projection.weight.detach()
-    # Quantised, or with an adapter: what it does with every coordinate.
-    width = projection.in_features
-    device = next(projection.parameters()).device
-    units = torch.eye(width, dtype=dtype, device=device)
+    # Quantised, with an adapter, or kept elsewhere: what it does with every coordinate.
+    width = getattr(projection, "in_features", projection.weight.shape[0])
+    units = torch.eye(width, dtype=dtype, device=execution_device(projection))
     # Past the hooks on it, which may listen just now.
     return projection.forward(units) - projection.forward(torch.zeros_like(units[:1]))

@@ -6,8 +6,10 @@ import torch
 from psr_lens.evaluation import Score, measure_behaviour, measure_strengths
 from psr_lens.fitting import fit
 from psr_lens.models import TokenRow
+from psr_lens.models.float64 import all_float64
 from psr_lens.responses import sample_responses
 from psr_lens.steering import PSR, ConstantSteering, OracleSteering, Steering, load_steering
+from tests.models.cases import called
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model
 
 PROMPTS = ["the cat", "what is a dog like today", "tell me about the small old house in the wood"]
@@ -183,14 +185,17 @@ def test_steerings_add_up_when_nested(model, data):
 @on_responses
 def test_plain_transformer_lens_calls_are_steered_too(model, steering):
     """Forward, run_with_cache and generate of the object underneath."""
+    if model.backend == "transformers":
+        pytest.skip("calls of transformers have tests of their own (models/test_plain.py)")
     batch = model.to_batch([PROMPTS[2]])
     layer = steering.layers[-1]
     names = {"hooked": f"blocks.{layer}.hook_resid_post", "bridge": f"blocks.{layer}.hook_out"}
     name = names[model.backend]
     with torch.no_grad(), steering.applied(model.raw, alpha=2.0):
         ours = model.logits(batch)
-        direct = model.raw(batch.tokens)
-        cached_logits, cache = model.raw.run_with_cache(batch.tokens)
+        direct = called(model, batch.tokens)
+        with all_float64(model.dtype):
+            cached_logits, cache = model.raw.run_with_cache(batch.tokens)
         text = model.generate(PROMPTS[2], max_new_tokens=5, temperature=0.0)
         options = {"max_new_tokens": 5, "do_sample": False, "verbose": False}
         raw_cached = model.raw.generate(batch.tokens, **options)
@@ -215,7 +220,7 @@ def test_a_whole_sequence_by_hand_needs_the_prompt_length(model, steering, data)
         with steering.applied(model):
             expected = model.logits(batch)
         with steering.applied(model, prompt_length=len(example.base_ids)):
-            by_hand = model.raw(batch.tokens)
+            by_hand = called(model, batch.tokens)
     assert (by_hand - expected).abs().max() < 1e-9 * expected.abs().max()
 
 
@@ -237,7 +242,7 @@ def test_question_start_steers_the_question_by_hand(model, data):
         with steering.applied(model):
             expected = model.logits(batch)
         with steering.applied(model, prompt_length=len(example.base_ids), question_start=start):
-            by_hand = model.raw(batch.tokens)
+            by_hand = called(model, batch.tokens)
     assert (by_hand - expected).abs().max() < 1e-9 * expected.abs().max()
 
 

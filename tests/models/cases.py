@@ -5,6 +5,7 @@ import torch
 
 from psr_lens.models import RawText, TokenRow
 from psr_lens.models.columns import RESPONSE
+from psr_lens.models.float64 import all_float64
 from tests.tiny_models import BACKENDS, CORE_MODELS, MODELS
 
 # Every family runs on every backend, and `auto` takes HookedTransformer without a warning.
@@ -28,8 +29,9 @@ PROMPTS = [RawText(text) for text in TEXTS]
 
 
 def called(model, tokens, **options):
-    """Logits of a direct call of what is wrapped."""
-    found = model.raw(tokens, **options)
+    """Logits of a direct call of what is wrapped; of one in float64, in float64 throughout."""
+    with all_float64(model.dtype):
+        found = model.raw(tokens, **options)
     return getattr(found, "logits", found)
 
 

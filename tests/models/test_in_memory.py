@@ -190,6 +190,15 @@ def test_layers_on_the_disk(tmp_path):
         expected = pl.fit(whole, data, method=method, progress=False)
         for name, own in fitted.state_dict().items():
             torch.testing.assert_close(own, expected.state_dict()[name])
+    for own, expected in zip(
+        (model.output_matrix(2), model.final_norm().weight, model.unembedding()),
+        (whole.output_matrix(2), whole.final_norm().weight, whole.unembedding()),
+        strict=True,
+    ):
+        torch.testing.assert_close(own, expected)
+    parts = pl.measure_components(model, data.examples[:2], progress=False).to_dataframe()
+    theirs = pl.measure_components(whole, data.examples[:2], progress=False).to_dataframe()
+    assert parts.value.tolist() == pytest.approx(theirs.value.tolist(), nan_ok=True)
     with pytest.raises(ValueError, match="llama-0 is spread over devices or quantised"):
         model.to("cpu")
 
