@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from psr_lens.dataset import SteeringDataset
-from psr_lens.deltas import surface_residuals
+from psr_lens.deltas import aligned_residuals
 from psr_lens.demo.animals import MAX_NEW_TOKENS, fit_data, held_out_data
 from psr_lens.demo.instructions import INSTRUCTION_NAMES
 from psr_lens.examples import Example
@@ -100,7 +100,7 @@ def detection(model: HookedModel, texts: Texts, layer: int, latent: Latent) -> d
 def read(model: HookedModel, examples: Sequence[Example], layer: int) -> list[Tensor]:
     """Residual streams of every response behind its plain prompt."""
     rows = [model.pad([example.base_row]) for example in examples]
-    return [surface_residuals(model, row, "R")[layer] for row in rows]
+    return [aligned_residuals(model, row, "response")[layer] for row in rows]
 
 
 def supervised(model: HookedModel, texts: Texts, layer: int, steps: int = 300) -> Latent:

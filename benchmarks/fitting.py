@@ -58,7 +58,7 @@ def initial_heads(model: HookedModel, seed: int) -> plain.Heads:
     start = Start(
         layers=tuple(range(model.n_layers)),
         d_model=model.d_model,
-        surface="R",
+        tokens="response",
         seed=seed,
         standardised=False,
         contrast=lambda: torch.zeros(model.n_layers, model.d_model),

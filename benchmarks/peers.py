@@ -43,7 +43,7 @@ def run(bench: Bench) -> Iterator[Figure | Skipped]:
 
 
 def last_token_examples(model: HookedModel, texts: Sequence[Texts]) -> tuple[Example, ...]:
-    """Examples without a response: their surface is the last prompt token alone.
+    """Examples without a response: their one aligned token is the last of the prompt.
 
     All belong to one group, so that no part of them is set aside as a dev split.
     """

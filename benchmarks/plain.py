@@ -72,7 +72,7 @@ def residuals(
     model: HookedModel, batch: TokenBatch, heads: Heads | None, layers: Sequence[int]
 ) -> Tensor:
     """Surface residuals `[layer, token, d_model]` of a full forward pass, pushed by the heads."""
-    mask = batch.surface("R").unsqueeze(-1)
+    mask = batch.on("response").unsqueeze(-1)
     seen: list[Tensor] = []
 
     def hook_of(layer: int) -> Callable:

@@ -22,7 +22,7 @@ from benchmarks.generation import never_ending, random_psr
 from benchmarks.models import as_dataset
 from benchmarks.sizes import ALL_BACKENDS, BACKENDS, SMOLLM2, Bench
 from benchmarks.timing import Timings, alternate
-from psr_lens.deltas import iter_deltas, surface_residuals
+from psr_lens.deltas import aligned_residuals, iter_deltas
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenBatch
 from psr_lens.models import shared as shared_prefixes
@@ -310,7 +310,7 @@ def _shared(bench: Bench, backend: str) -> Iterator[Figure]:
         shared = shared_prefixes.SharedPrefixes(model)
         for start in range(0, count, rows):
             batch = model.pad([one.steered_row for one in made[label][start : start + rows]])
-            surface_residuals(model, batch, "R", shared=shared)
+            aligned_residuals(model, batch, "response", shared=shared)
 
     def prompted_all(label: str) -> None:
         prompted(label, several)

@@ -46,9 +46,9 @@ SHAPES = {
 }
 
 
-def delta_bytes(layers: int, d_model: int, surface_tokens: int, itemsize: int) -> int:
-    """Accumulated and local deltas of tokens on the surface, at every layer."""
-    return 2 * layers * surface_tokens * d_model * itemsize
+def delta_bytes(layers: int, d_model: int, aligned_tokens: int, itemsize: int) -> int:
+    """Accumulated and local deltas of aligned tokens, at every layer."""
+    return 2 * layers * aligned_tokens * d_model * itemsize
 
 
 def fit_bytes(d_model: int, tokens: int, itemsize: int) -> int:
@@ -67,7 +67,7 @@ def table() -> str:
         "| model | type | weights | loading, bridge | loading, HookedTransformer | deltas | layerwise fit |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    surface = EXAMPLES * (RESPONSE + 1)
+    aligned = EXAMPLES * (RESPONSE + 1)
     tokens = EXAMPLES * (2 * (BASE + RESPONSE) + INSTRUCTION)
     for name, shape in SHAPES.items():
         for kind, itemsize in (("float32", 4), ("bfloat16", 2)):
@@ -76,7 +76,7 @@ def table() -> str:
                 weights,
                 LOADING["bridge"] * weights,
                 LOADING["hooked"] * weights,
-                delta_bytes(shape.layers, shape.d_model, surface, itemsize),
+                delta_bytes(shape.layers, shape.d_model, aligned, itemsize),
                 fit_bytes(shape.d_model, tokens, itemsize),
             ]
             shown = (f"{cell / 1e9:.3g}" for cell in cells)

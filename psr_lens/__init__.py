@@ -34,7 +34,16 @@ if TYPE_CHECKING:
     from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
     from psr_lens.fitting import FitReport, Recipe, fit, fit_best, transfer
     from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
-    from psr_lens.models import HookedModel, RawText, as_hooked_model, load_model
+    from psr_lens.models import (
+        FromResponseToken,
+        HookedModel,
+        LastPromptToken,
+        RawText,
+        TokenIds,
+        TokenRule,
+        as_hooked_model,
+        load_model,
+    )
     from psr_lens.prompts import PromptPair, load_pairs, make_pairs
     from psr_lens.report import Report
     from psr_lens.responses import add_negatives, sample_responses
@@ -60,6 +69,10 @@ _MODULE_OF_NAME = {
     "TokenValues": "_types",
     "HookedModel": "models",
     "RawText": "models",
+    "FromResponseToken": "models",
+    "LastPromptToken": "models",
+    "TokenIds": "models",
+    "TokenRule": "models",
     "as_hooked_model": "models",
     "load_model": "models",
     "PromptPair": "prompts",
@@ -140,7 +153,9 @@ __all__ = [
     "Example",
     "FaithfulnessReport",
     "FitReport",
+    "FromResponseToken",
     "HookedModel",
+    "LastPromptToken",
     "LensReading",
     "LoReFT",
     "OracleSteering",
@@ -155,6 +170,8 @@ __all__ = [
     "Steering",
     "SteeringDataset",
     "SumSteering",
+    "TokenIds",
+    "TokenRule",
     "TokenValues",
     "__version__",
     "add_negatives",

@@ -7,7 +7,7 @@ Axis names in jaxtyping annotations mean the same thing everywhere:
 | `layer` | a block of the model, or the list of layers that an object covers, ascending |
 | `batch` | examples in one padded batch |
 | `pos` | token positions of one sequence, or columns of a padded batch |
-| `token` | surface tokens of many examples laid end to end |
+| `token` | aligned tokens of many examples laid end to end |
 | `d_model` | width of the residual stream |
 | `d_vocab` | size of the vocabulary |
 """
@@ -24,10 +24,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     import pandas
 
-Surface = Literal["R", "QR"]
-"""Where an intervention acts. `R`: the last prompt token and every response token. `QR`: the
-question's tokens as well: the common token suffix of base and steered prompt, which is what an
-instruction in front leaves as it is."""
+AlignedTokens = Literal["response", "question+response"]
+"""The tokens that the base run and the prompted run share, on which steerings are fitted and measured.
+`response`: the last prompt token and every response token. `question+response`: the question's tokens as
+well, the common token suffix of both prompts, which is what an instruction in front leaves as it is."""
 
 Layers = int | tuple[int, ...] | list[int] | range | Literal["all"]
 """One layer, several, or all of them."""
@@ -95,18 +95,18 @@ class TokenValues:
         return pd.DataFrame(rows, columns=["layer", "pos", "token", "region", "value"])
 
 
-def check_surface(surface: Any) -> Surface:
-    """The surface, if it is one.
+def check_aligned(tokens: Any) -> AlignedTokens:
+    """The aligned tokens that are meant, if that is what they are.
 
     Raises:
-        ValueError: If it is neither `R` nor `QR`.
+        ValueError: If it is neither `response` nor `question+response`.
     """
-    if surface not in get_args(Surface):
+    if tokens not in get_args(AlignedTokens):
         raise ValueError(
-            f"surface={surface!r}: choose 'R' (last prompt token and response) or 'QR' (the question "
-            "too)"
+            f"tokens={tokens!r}: fits and measures take place on the tokens that base and prompted run "
+            "share: choose 'response' (last prompt token and response) or 'question+response'"
         )
-    return surface
+    return tokens
 
 
 def check_seed(seed: Any) -> int:

@@ -240,7 +240,7 @@ def compare(
         hooked,
         steerings,
         data.test,
-        surface=options.get("surface", "R"),
+        tokens=options.get("tokens", "response"),
         batch_size=options.get("batch_size", 32),
         progress=progress,
     )

@@ -9,7 +9,7 @@ from typing import Any, Final, overload
 
 import torch
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.dataset_file import pack_examples, pack_split, take_examples, take_split
 from psr_lens.examples import SPLITS, Example, Split, check_examples
 from psr_lens.model_record import describe_model, recorded_fingerprint
@@ -204,9 +204,9 @@ def describe_origin(model: HookedModel) -> dict[str, Any]:
 
 
 def check_data(
-    model: HookedModel, data: Sequence[Example], surface: Surface = "R"
+    model: HookedModel, data: Sequence[Example], tokens: AlignedTokens = "response"
 ) -> Sequence[Example]:
-    """The examples, if they are that, have the surface, and are of the model at hand.
+    """The examples, if they are that, have the aligned tokens, and are of the model at hand.
 
     Same weights on another backend are the same model, as they are for steerings.
 
@@ -214,7 +214,7 @@ def check_data(
         ValueError: As `check_examples` does, and if the data was sampled with other weights, another
             tokenizer or chat template, or other options of the template.
     """
-    check_examples(data, surface)
+    check_examples(data, tokens)
     if not isinstance(data, SteeringDataset) or not data.model:
         return data
     difference = _difference(model, data)

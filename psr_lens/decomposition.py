@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.dataset import SteeringDataset
 from psr_lens.deltas import iter_deltas
 from psr_lens.examples import Example, cut_off_words
@@ -40,7 +40,7 @@ def write_decomposition(
     data: SteeringDataset,
     out: str | Path,
     *,
-    surface: Surface = "R",
+    tokens: AlignedTokens = "response",
     show: int = 8,
     batch_size: int = 32,
     effect: PromptEffect | None = None,
@@ -59,7 +59,7 @@ def write_decomposition(
         model: The model.
         data: The examples.
         out: Directory to write to, made if missing.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         show: Examples on the page.
         batch_size: Examples per forward pass.
         effect: How much the prompts do, where that was measured already.
@@ -82,7 +82,7 @@ def write_decomposition(
     frames: dict[int, pd.DataFrame] = {}
     sections: dict[int, TraitSection] = {}
     for i, deltas in iter_deltas(
-        hooked, data, surface=surface, batch_size=batch_size, progress=progress
+        hooked, data, tokens=tokens, batch_size=batch_size, progress=progress
     ):
         both = {kind: deltas.token_values(kind) for kind in ("accumulated", "local")}
         frames[i] = deltas.to_dataframe().assign(example=i)
@@ -105,7 +105,7 @@ def write_decomposition(
             "What did these prompts do inside the model?",
             f"{effect.warning} {_LEAD}".lstrip(),
             tuple(sections[i] for i in sorted(sections)),
-            {**described, "surface": surface, "examples": str(len(data))},
+            {**described, "tokens": tokens, "examples": str(len(data))},
             notes=tuple(filter(None, [cut_off_words(data)])),
         )
     )

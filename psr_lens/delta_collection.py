@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final, get_args, overload
 
-from psr_lens._types import Surface, check_surface
+from psr_lens._types import AlignedTokens, check_aligned
 from psr_lens.dataset import check_data
 from psr_lens.deltas import Kind, PromptDeltas, iter_deltas
 from psr_lens.examples import Example, cut_off_words
@@ -87,8 +87,8 @@ class DeltaCollection(Report, Sequence[PromptDeltas]):
             return f"Deltas of {count}."
         first = self.deltas[0]
         lines = [
-            f"Deltas of {count}, {sum(len(own.tokens) for own in self)} tokens on surface "
-            f"{first.surface}, {len(first.layers)} layers."
+            f"Deltas of {count}, {sum(len(own.tokens) for own in self)} tokens "
+            f"({first.measured_on}), {len(first.layers)} layers."
         ]
         kinds = get_args(Kind) if all(own.local is not None for own in self) else ("accumulated",)
         for kind in kinds:
@@ -129,7 +129,7 @@ class DeltaCollection(Report, Sequence[PromptDeltas]):
             listed = (ids.base_ids, ids.steered_ids, ids.response_ids, *ids.equivalent_ids)
             if min(min(one, default=0) for one in listed) < 0:
                 raise ValueError("a token id is below 0")
-            length = own.example.surface_length(own.surface)
+            length = own.example.aligned_length(own.measured_on)
             for name, kept, end in (
                 ("layers", own.layers, None),
                 ("positions", own.positions, length),
@@ -137,7 +137,7 @@ class DeltaCollection(Report, Sequence[PromptDeltas]):
                 if list(kept) != sorted(set(kept)) or min(kept, default=0) < 0:
                     raise ValueError(f"{name}={list(kept)[:20]}: each once, from the lowest up")
                 if end is not None and max(kept, default=0) >= end:
-                    raise ValueError(f"{name}={list(kept)[-1]}, and the surface has {end} tokens")
+                    raise ValueError(f"{name}={list(kept)[-1]}, and there are {end} aligned tokens")
             wanted = (len(own.layers), len(own.positions), own.accumulated.shape[-1])
             shapes = {tuple(one.shape) for one in (own.accumulated, own.local) if one is not None}
             if shapes != {wanted} or len(own.tokens) != len(own.positions):
@@ -155,7 +155,7 @@ def collect_deltas(
     model: Any,
     data: Sequence[Example],
     *,
-    surface: Surface = "R",
+    tokens: AlignedTokens = "response",
     local: bool = True,
     batch_size: int = 32,
     progress: bool = False,
@@ -167,7 +167,7 @@ def collect_deltas(
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: The examples.
-        surface: `R` (last prompt token and response) or `QR` (question tokens too).
+        tokens: `response` (last prompt token and response) or `question+response`.
         local: Whether to find the local deltas too, for a third pass over every batch.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
@@ -176,9 +176,9 @@ def collect_deltas(
         ValueError: If a steering is applied to the model.
     """
     hooked = unsteered_model(model, "collect_deltas(...)")
-    check_data(hooked, data, check_surface(surface))
+    check_data(hooked, data, check_aligned(tokens))
     streamed = iter_deltas(
-        hooked, data, surface=surface, local=local, batch_size=batch_size, progress=progress
+        hooked, data, tokens=tokens, local=local, batch_size=batch_size, progress=progress
     )
     found = dict(streamed)
     origin = provenance(hooked, data=describe_data(data, getattr(data, "provenance", {})))

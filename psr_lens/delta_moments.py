@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.deltas import iter_runs, working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
@@ -19,7 +19,7 @@ class DeltaMoments:
     """Sums over the accumulated deltas `D` of a data set.
 
     Attributes:
-        deltas: Of `D` at all surface tokens.
+        deltas: Of `D` at all aligned tokens.
         at_prompt: Of `D` at the last prompt tokens.
         prompted: Of `A(x'y')` at the last prompt tokens.
     """
@@ -32,7 +32,7 @@ class DeltaMoments:
 def delta_moments(
     model: HookedModel,
     data: Sequence[Example],
-    surface: Surface = "R",
+    tokens: AlignedTokens = "response",
     *,
     second: bool = False,
     batch_size: int = 32,
@@ -43,7 +43,7 @@ def delta_moments(
     Args:
         model: The model.
         data: The training examples.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         second: Whether the second moments are wanted too, `d_model^2` numbers per layer.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
@@ -51,7 +51,7 @@ def delta_moments(
     shape = (model.n_layers, model.d_model, model.device)
     deltas = RunningMoments(*shape, second=second)
     at_prompt, prompted = RunningMoments(*shape), RunningMoments(*shape)
-    for runs in iter_runs(model, data, surface, batch_size=batch_size, progress=progress):
+    for runs in iter_runs(model, data, tokens, batch_size=batch_size, progress=progress):
         responses = torch.tensor([len(example.response_ids) for example in runs.examples])
         last = (torch.tensor(runs.lengths).cumsum(0) - responses - 1).to(model.device)
         accumulated = runs.accumulated
@@ -64,7 +64,7 @@ def delta_moments(
 def leading_directions(
     model: HookedModel,
     data: Sequence[Example],
-    surface: Surface,
+    tokens: AlignedTokens,
     rank: int,
     *,
     batch_size: int = 32,
@@ -78,7 +78,7 @@ def leading_directions(
     Args:
         model: The model.
         data: The examples.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         rank: Directions per layer, at most `d_model`.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
@@ -87,7 +87,7 @@ def leading_directions(
     for runs in iter_runs(
         model,
         data,
-        surface,
+        tokens,
         plain=False,
         local=True,
         batch_size=batch_size,

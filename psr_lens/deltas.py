@@ -8,7 +8,7 @@ arXiv 2605.03907; symbols as in the documentation's chapter on the method):
   earlier layers are prompt-steered. `P` is the base run's residual stream in front of a replacement by
   `A(x'y')` at every layer ("replay"), so one pass gives the local deltas of all layers.
 
-Adding `D_loc` at every layer of a base run reproduces the prompt-steered run on the surface.
+Adding `D_loc` at every layer of a base run reproduces the prompt-steered run on the aligned tokens.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,9 +23,9 @@ from psr_lens._bars import tqdm
 from psr_lens._types import (
     LENGTH_ADDED,
     RESIDUAL_UNIT,
-    Surface,
+    AlignedTokens,
     TokenValues,
-    check_surface,
+    check_aligned,
     check_whole,
 )
 from psr_lens.dataset import check_data
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     import pandas
 
 Kind = Literal["accumulated", "local"]
-Region = Literal["question", "last prompt token", "response"]
-"""What a token of the surface is a part of."""
+Region = Literal["before the question", "question", "last prompt token", "response"]
+"""What a token is a part of; aligned tokens never lie before the question."""
 Which = int | slice | Sequence[int] | Literal["all"]
 """Layers, or tokens: one, several, a slice, or all of them."""
 
@@ -54,17 +54,17 @@ class PromptDeltas:
 
     Attributes:
         example: The triplet.
-        tokens: The tokens as text: those of the surface, or the chosen ones of them.
-        surface: `R` or `QR`.
+        tokens: The aligned tokens as text, or the chosen ones of them.
+        measured_on: `response` or `question+response`.
         accumulated: `D_acc`, float32 (float64 for a float64 model), on the CPU.
         local: `D_loc`, likewise; None where it was not asked for.
         layers: The layers.
-        positions: Where on the surface each token stands, 0 for its first.
+        positions: Which of the aligned tokens each is, 0 for its first.
     """
 
     example: Example
     tokens: tuple[str, ...]
-    surface: Surface
+    measured_on: AlignedTokens
     accumulated: Float[Tensor, "layer pos d_model"]
     local: Float[Tensor, "layer pos d_model"] | None
     layers: tuple[int, ...]
@@ -73,7 +73,7 @@ class PromptDeltas:
     @property
     def regions(self) -> tuple[Region, ...]:
         """What every token is a part of; see `token_regions`."""
-        known = token_regions(self.example, self.example.surface_length(self.surface))
+        known = token_regions(self.example, self.example.aligned_length(self.measured_on))
         return tuple(known[position] for position in self.positions)
 
     def at(self, layers: Which = "all", tokens: Which | Region = "all") -> "PromptDeltas":
@@ -81,7 +81,7 @@ class PromptDeltas:
 
         Args:
             layers: One layer, several, a slice of them, or `"all"`; negative ones count from the end.
-            tokens: Positions on the surface in the same way, or the name of a region.
+            tokens: Places among the aligned tokens in the same way, or the name of a region.
 
         Raises:
             ValueError: If one of them is not there.
@@ -91,9 +91,7 @@ class PromptDeltas:
                 p for p, own in zip(self.positions, self.regions, strict=True) if own == tokens
             ]
             if not tokens:
-                raise ValueError(
-                    f"there is no such token on surface {self.surface!r}: choose 'all'"
-                )
+                raise ValueError(f"there is no such token in {self.measured_on!r}: choose 'all'")
         rows = _places("layers", layers, self.layers)
         columns = _places("tokens", tokens, self.positions)
 
@@ -142,8 +140,9 @@ class PromptDeltas:
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per layer and token.
 
-        Columns: `layer`, `pos` (place on the surface), `token`, `region` (see `token_regions`), and the
-        norms of the deltas, `accumulated` and `local` (left out where it was not asked for).
+        Columns: `layer`, `pos` (place among the aligned tokens), `token`, `region` (see
+        `token_regions`), and the norms of the deltas, `accumulated` and `local` (left out where it was
+        not asked for).
         """
         found = self.token_values().to_dataframe().rename(columns={"value": "accumulated"})
         found["pos"] = list(self.positions) * len(self.layers)
@@ -160,7 +159,7 @@ class PromptDeltas:
     def __repr__(self) -> str:
         layers, pos, d_model = self.accumulated.shape
         return (
-            f"PromptDeltas({layers} layers, {pos} tokens on surface {self.surface}, d_model="
+            f"PromptDeltas({layers} layers, {pos} tokens ({self.measured_on}), d_model="
             f"{d_model}, norm up to {float(self.norms().max()):.3g})"
         )
 
@@ -173,9 +172,16 @@ def token_regions(example: Example, length: int) -> tuple[Region, ...]:
         length: How many tokens, which reach back to the last prompt token at least.
     """
     after = range(1 - length + len(example.response_ids), len(example.response_ids) + 1)
-    return tuple(
-        "response" if i > 0 else "last prompt token" if i == 0 else "question" for i in after
-    )
+    before = -example.question_length
+
+    def region(place: int) -> Region:
+        if place > 0:
+            return "response"
+        if place == 0:
+            return "last prompt token"
+        return "question" if place > before else "before the question"
+
+    return tuple(region(place) for place in after)
 
 
 def _places(name: str, which: Any, kept: tuple[int, ...]) -> list[int]:
@@ -199,7 +205,7 @@ def iter_deltas(
     model: Any,
     data: Sequence[Example],
     *,
-    surface: Surface = "R",
+    tokens: AlignedTokens = "response",
     local: bool = True,
     batch_size: int = 32,
     progress: bool = False,
@@ -208,32 +214,32 @@ def iter_deltas(
 
     Holds no more than one batch. Three forward passes per batch, two without the local deltas.
     """
-    check_data(as_hooked_model(model), data, check_surface(surface))
+    check_data(as_hooked_model(model), data, check_aligned(tokens))
     for runs in iter_runs(
-        model, data, surface, local=local, batch_size=batch_size, progress=progress
+        model, data, tokens, local=local, batch_size=batch_size, progress=progress
     ):
         missing = [None] * len(runs.examples) if runs.local is None else runs.split(runs.local)
         parts = zip(runs.indices, runs.examples, runs.split(runs.accumulated), missing, strict=True)
         for i, example, d_acc, d_loc in parts:
             ids = example.base_row.tokens[-d_acc.shape[1] :]
-            tokens = runs.model.encoder.str_tokens(ids)
+            texts = runs.model.encoder.str_tokens(ids)
             yield (
                 i,
                 PromptDeltas(
                     example=example,
-                    tokens=tokens,
-                    surface=surface,
+                    tokens=texts,
+                    measured_on=tokens,
                     accumulated=d_acc,
                     local=d_loc,
                     layers=tuple(range(len(d_acc))),
-                    positions=tuple(range(len(tokens))),
+                    positions=tuple(range(len(texts))),
                 ),
             )
 
 
 @dataclass(frozen=True, eq=False)
 class PairedRuns:
-    """The base run and the prompt-steered run of one batch, on the surface.
+    """The base run and the prompt-steered run of one batch, on the aligned tokens.
 
     Tensors are `[layer, token, d_model]` in the working precision, tokens end to end, row by row.
 
@@ -277,7 +283,7 @@ class PairedRuns:
 def iter_runs(
     model: Any,
     data: Sequence[Example],
-    surface: Surface,
+    tokens: AlignedTokens,
     *,
     plain: bool = True,
     local: bool = False,
@@ -292,7 +298,7 @@ def iter_runs(
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: The examples.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         plain: Whether to take the base run, which accumulated deltas need.
         local: Whether to find the local deltas, by replay at all layers.
         batch_size: Examples per forward pass.
@@ -309,16 +315,16 @@ def iter_runs(
         begun = begun or (SharedPrefixes(hooked), SharedPrefixes(hooked))
         examples = [data[i] for i in indices]
         base, steered = example_batches(hooked, examples)
-        target = surface_residuals(hooked, steered, surface, shared=begun[1])
+        target = aligned_residuals(hooked, steered, tokens, shared=begun[1])
         yield PairedRuns(
             hooked,
             indices,
             examples,
-            [example.surface_length(surface) for example in examples],
+            [example.aligned_length(tokens) for example in examples],
             base,
             target,
-            surface_residuals(hooked, base, surface, shared=begun[0]) if plain else None,
-            local_deltas(hooked, base, target, surface, shared=begun[0]) if local else None,
+            aligned_residuals(hooked, base, tokens, shared=begun[0]) if plain else None,
+            local_deltas(hooked, base, target, tokens, shared=begun[0]) if local else None,
         )
 
 
@@ -345,22 +351,22 @@ def example_batches(
 
 
 @torch.no_grad()
-def surface_residuals(
+def aligned_residuals(
     model: HookedModel,
     batch: TokenBatch,
-    surface: Surface,
+    tokens: AlignedTokens,
     edits: Mapping[int, ResidualEdit] | None = None,
     *,
     shared: SharedPrefixes | None = None,
 ) -> Float[Tensor, "layer token d_model"]:
-    """The residual stream on the surface after every block, edits included.
+    """The residual stream on the aligned tokens after every block, edits included.
 
     Tokens of all rows lie end to end, row by row, so runs over the same responses line up.
 
     Args:
         model: The model.
         batch: What to run.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         edits: Interventions to run under, None for none.
         shared: What earlier batches began with, for those that begin alike.
 
@@ -368,8 +374,8 @@ def surface_residuals(
         NotFinite: If one of them holds NaN or infinity.
     """
     # Interventions may be laid out for the batch as it is.
-    rest = Rest(batch) if edits else (shared or SharedPrefixes(model)).rest(batch, surface)
-    places = Places(rest.batch.surface(surface))
+    rest = Rest(batch) if edits else (shared or SharedPrefixes(model)).rest(batch, tokens)
+    places = Places(rest.batch.on(tokens))
     seen: dict[int, Tensor] = {}
 
     def recorder(layer: int) -> ResidualEdit:
@@ -392,7 +398,7 @@ def local_deltas(
     model: HookedModel,
     base: TokenBatch,
     target: Float[Tensor, "all_layers token d_model"],
-    surface: Surface,
+    tokens: AlignedTokens,
     layers: Sequence[int] | None = None,
     *,
     shared: SharedPrefixes | None = None,
@@ -402,16 +408,16 @@ def local_deltas(
     Args:
         model: The model.
         base: The base run's batch.
-        target: `A(x'y')` on the surface at every layer, from `surface_residuals`.
-        surface: `R` or `QR`.
+        target: `A(x'y')` on the aligned tokens at every layer, from `aligned_residuals`.
+        tokens: `response` or `question+response`.
         layers: The layers that are replaced, None for all of them.
         shared: What earlier batches began with, for those that begin alike.
 
     Returns:
         What is missing in front of every replacement, one row per replaced layer.
     """
-    rest = (shared or SharedPrefixes(model)).rest(base, surface)
-    places = Places(rest.batch.surface(surface))
+    rest = (shared or SharedPrefixes(model)).rest(base, tokens)
+    places = Places(rest.batch.on(tokens))
     missing: dict[int, Tensor] = {}
 
     def replacer(layer: int) -> ResidualEdit:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.models import TokenRow
 from psr_lens.models.chat import PromptTokens, Rendering, common_suffix_length
 from psr_lens.prompts import PromptPair, prompt_text, prompt_words
@@ -25,13 +25,13 @@ class Example:
         base_ids: Token ids of `x`.
         steered_ids: Token ids of `x'`.
         response_ids: Token ids of `y'`, without its end token. The end token is predicted at the
-            last of them, so nothing on the surface lies after it.
+            last of them, so nothing on the aligned tokens lies after it.
         equivalent_ids: Token ids of every paraphrase of `x'`.
         finished: Whether the model ended the response.
         alpha: Strength at which a steering is fitted to this example: 1 for one that shows the
             trait, 0 or less for one that does not.
         rendering: What the chat template was given besides the messages.
-        region_length: How many tokens at the end of `x` a `QR` steering acts on when the model
+        region_length: How many tokens at the end of `x` a `question+response` steering acts on when the model
             generates from it; None where that was not found out, for the common suffix.
         seen: Both prompts as text, as the model saw them; None where nobody looked.
         response_text: The response as text, empty where nobody looked.
@@ -68,7 +68,7 @@ class Example:
         """Tokens of the question, which end both prompts; at least 1.
 
         What a steering instruction in front leaves as it is: the longest common suffix of `x` and
-        `x'`, and of it what a `QR` steering acts on when the model generates.
+        `x'`, and of it what a `question+response` steering acts on when the model generates.
         """
         known = self._shared if self.region_length is None else self.region_length
         return max(1, min(self._shared, known))
@@ -84,29 +84,34 @@ class Example:
         length = self.region_length or self.question_length
         return PromptTokens(self.base_ids, len(self.base_ids) - length)
 
-    def check_surface(self, surface: Surface) -> None:
-        """Refuse a surface on which a steering would be fitted on other tokens than it acts on.
+    def check_aligned(self, tokens: AlignedTokens) -> None:
+        """Refuse aligned tokens that a steering would be fitted on while it acts on others.
 
         Raises:
-            ValueError: If the surface is `QR` and the steered prompt changes tokens of the base prompt
-                that a `QR` steering acts on when the model generates.
+            ValueError: If it is `question+response` and the steered prompt changes tokens of the base prompt
+                that such a steering acts on when the model generates.
         """
-        if surface == "QR" and self.region_length is not None and self._shared < self.region_length:
+        if (
+            tokens == "question+response"
+            and self.region_length is not None
+            and self._shared < self.region_length
+        ):
             raise ValueError(
-                f"surface='QR' but the steered prompt of {prompt_text(self.pair.base)[:60]!r} leaves "
-                f"only {self._shared} of the {self.region_length} tokens that a QR steering acts on "
-                "when the model generates: put the instruction in front of the question, as "
-                "psr_lens.make_pairs(questions, instruction) does, or choose surface='R'"
+                "tokens='question+response' but the steered prompt of "
+                f"{prompt_text(self.pair.base)[:60]!r} leaves only {self._shared} of the "
+                f"{self.region_length} tokens that such a steering acts on when the model generates: put "
+                "the instruction in front of the question, as "
+                "psr_lens.make_pairs(questions, instruction) does, or choose tokens='response'"
             )
 
-    def surface_length(self, surface: Surface) -> int:
-        """Number of tokens on the surface.
+    def aligned_length(self, tokens: AlignedTokens) -> int:
+        """Number of aligned tokens.
 
         Raises:
-            ValueError: As `check_surface`.
+            ValueError: As `check_aligned`.
         """
-        self.check_surface(surface)
-        return (1 if surface == "R" else self.question_length) + len(self.response_ids)
+        self.check_aligned(tokens)
+        return (1 if tokens == "response" else self.question_length) + len(self.response_ids)
 
     @property
     def base_row(self) -> TokenRow:
@@ -195,12 +200,12 @@ def _shown_in(provenance: Mapping[str, Any], example: int) -> Mapping[str, Any]:
     return shown[example] if 0 <= example < len(shown) else {}
 
 
-def check_examples(data: Any, surface: Surface = "R") -> "Sequence[Example]":
-    """The examples, if they are that and have the surface.
+def check_examples(data: Any, tokens: AlignedTokens = "response") -> "Sequence[Example]":
+    """The examples, if they are that and have the aligned tokens.
 
     Raises:
         ValueError: If it is anything but a data set or a sequence of examples, or a steered prompt
-            changes what a steering on the surface acts on.
+            changes what a steering on the aligned tokens acts on.
     """
     if isinstance(data, Example):
         raise ValueError("one Example was given where several are taken: pass [example]")
@@ -210,5 +215,5 @@ def check_examples(data: Any, surface: Surface = "R") -> "Sequence[Example]":
             "returns, or one of its splits"
         )
     for example in data:
-        example.check_surface(surface)
+        example.check_aligned(tokens)
     return data

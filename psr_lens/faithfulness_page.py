@@ -176,7 +176,7 @@ def _origin(report: FaithfulnessReport) -> dict[str, object]:
     found = readable(report.provenance)
     return {
         **found.pop("model", {}),
-        "surface": report.surface,
+        "tokens": report.measured_on,
         "alpha": report.alpha,
         "seed": report.seed,
         "resamples": report.n_bootstrap,

@@ -112,13 +112,13 @@ def _divergences(model: HookedModel, examples: Sequence[Example]) -> list[Tensor
 def _last_residuals(model: HookedModel, batch: TokenBatch) -> list[Float[Tensor, "pos d_model"]]:
     """What leaves the last block, of every row, from the last prompt token on: no more is unembedded."""
     rest = SharedPrefixes(model).rest(batch)
-    places = rest.batch.surface("R")
+    places = rest.batch.on("response")
     seen: list[Tensor] = []
 
     def look(resid: Tensor, columns: Columns) -> None:
         seen.append(resid)
 
-    with model.edited({model.n_layers - 1: look}, only_on="R"):
+    with model.edited({model.n_layers - 1: look}, only_on="response"):
         model.run(rest.batch, rest.prefix)
     return [own[mask] for own, mask in zip(seen[-1], places, strict=True)]
 

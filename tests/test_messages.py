@@ -35,9 +35,9 @@ print(json.dumps(found))
 """
 
 EXPECTED = {
-    "pl.fit(model, data, surface='q')": "surface='q': choose 'R'",
-    "pl.collect_deltas(model, data, surface='r')": "surface='r': choose 'R'",
-    "pl.measure_faithfulness(model, [psr], data.test, surface='x')": "surface='x': choose 'R'",
+    "pl.fit(model, data, tokens='q')": "tokens='q': fits and measures take place on",
+    "pl.collect_deltas(model, data, tokens='r')": "tokens='r': fits and measures",
+    "pl.measure_faithfulness(model, [psr], data.test, tokens='x')": "tokens='x': fits and measures",
     "pl.fit(model, data, layers=1.5)": "layers=1.5: pass 'all', one index",
     "pl.fit(model, data, layers=True)": "layers=True: pass 'all', one index",
     "pl.fit(model, data, layers=['a'])": "layers=['a']: pass 'all', one index",
@@ -53,7 +53,7 @@ EXPECTED = {
     "pl.measure_faithfulness(model, [psr], data.test, oracle_ranks=4)": "oracle_ranks=4: pass several",
     "pl.measure_faithfulness(model, [psr], data.test, n_bootstrap=-1)": "n_bootstrap=-1: it must be",
     "pl.measure_assumptions(model, data, kind='both')": "kind='both': choose 'accumulated' or 'local'",
-    "pl.measure_assumptions(model, data, surface='x')": "surface='x': choose 'R'",
+    "pl.measure_assumptions(model, data, tokens='x')": "tokens='x': fits and measures",
     "pl.measure_assumptions(model, data[0])": "pass [example]",
     "pl.measure_assumptions(model, data, probe_data=data)": "5 of the 5 examples are in probe_data too",
     "assumptions.verdicts('3.1')": "assumption='3.1': choose one of",
@@ -111,7 +111,10 @@ EXPECTED = {
     "pl.ConstantSteering(torch.zeros(1, 4), [True])": "layers=True: it must be a whole number",
     "pl.ConstantSteering(torch.zeros(1, 4), '1')": "layers='1': pass a list, [15], one layer per row",
     "pl.ConstantSteering(torch.zeros(1, 4), [1.5])": "layers=1.5: it must be a whole number",
-    "pl.ActAdd(torch.zeros(1, 2, 4), [1], aligned='end')": "aligned='end': choose one of start, surface",
+    "pl.fit(model, data, tokens='all')": "tokens='all': fits and measures take place on the tokens",
+    "pl.TokenIds([1], within='prompt')": "within='prompt': choose one of response, question+response, all",
+    "pl.ConstantSteering(torch.zeros(1, 4), [1], tokens=None)": "tokens=None: choose 'response'",
+    "pl.ActAdd(torch.zeros(1, 2, 4), [1], tokens='end')": "tokens='end': choose 'response' (last prompt",
 }
 
 

@@ -27,11 +27,10 @@ MODELS = tuple((family, backend) for family in FAMILIES for backend in BACKENDS)
 
 CORE_MODELS = (
     ("llama", BACKENDS[0]),
-    ("llama", "transformers"),
     ("gpt2", "transformers"),
     ("gemma2", "bridge"),
 )
-"""Three that differ in most: rotary and learnt positions, chat and base, local attention."""
+"""Three that differ in most: backend, rotary and learnt positions, chat and base, local attention."""
 
 
 @cache

@@ -68,7 +68,7 @@ FAITHFULNESS = FaithfulnessReport(
         "v": Run("steering", (1,), _SUMS),
         "no steering": Run("reference", (), {**_SUMS, **_OUTPUTS}),
     },
-    *(1.0, "R", 10, 0, _TOKENS, _ORIGIN, _WORST, 2),
+    *(1.0, "response", 10, 0, _TOKENS, _ORIGIN, _WORST, 2),
 )
 _CHAT = Example(
     make_pairs(["hi ?"], "be kind", paraphrases=["be nice"])[0],
@@ -91,7 +91,7 @@ def deltas_of(example: Example, tokens: tuple[str, ...], **more: Any) -> PromptD
     numbers = torch.arange(8.0 * len(tokens)).reshape(shape)
     given = {"layers": (0, 1), "positions": tuple(range(len(tokens))), "local": -numbers}
     return PromptDeltas(
-        example=example, tokens=tokens, surface="R", accumulated=numbers, **given | more
+        example=example, tokens=tokens, measured_on="response", accumulated=numbers, **given | more
     )
 
 
@@ -113,14 +113,20 @@ REPORTS: dict[str, Any] = {
     "deltas of nothing": DeltaCollection(()),
     "faithfulness without tokens": FaithfulnessReport(
         {"no steering": Run("reference", (), _SUMS)},
-        *(1.0, "QR", 0, 2**63 - 1, pd.DataFrame({column: [] for column in TOKEN_COLUMNS})),
+        *(
+            1.0,
+            "question+response",
+            0,
+            2**63 - 1,
+            pd.DataFrame({column: [] for column in TOKEN_COLUMNS}),
+        ),
     ),
     "assumptions": AssumptionReport(
         (
             Measurement("x", "local", 0, "all", 1, Estimate(0.5, float("nan"), float("nan"))),
             Measurement("x", "accumulated", 2, "content", 0, Estimate(float("nan"), 0.1, 0.2)),
         ),
-        *((0, 2), "local", "R", 3, 2, 1),
+        *((0, 2), "local", "response", 3, 2, 1),
         provenance=_ORIGIN,
     ),
     "components": ComponentReport(
@@ -133,10 +139,10 @@ REPORTS: dict[str, Any] = {
             ComponentTokens(("a", "b"), torch.ones(3, 2).double(), torch.zeros(3, 2).double()),
             ComponentTokens((), torch.ones(3, 0).double(), torch.ones(3, 0).double()),
         ),
-        *("R", 3, _ORIGIN),
+        *("response", 3, _ORIGIN),
     ),
     "components without tokens": ComponentReport(
-        (Component(0, "mlp", -1, _HALF, _HALF, _HALF, None),), (), "QR", 1
+        (Component(0, "mlp", -1, _HALF, _HALF, _HALF, None),), (), "question+response", 1
     ),
     "lens": LensReading(
         (

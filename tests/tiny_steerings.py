@@ -22,7 +22,7 @@ KINDS = (
 )
 
 
-def made_up(kind: str, model: Any, surface: str = "R", scale: float = 1.0) -> Steering:
+def made_up(kind: str, model: Any, tokens: str = "response", scale: float = 1.0) -> Steering:
     """A steering of that kind on all layers but the first, the same at every call."""
     generator = torch.Generator().manual_seed(KINDS.index(kind))
     layers = tuple(range(1, model.n_layers))
@@ -33,11 +33,11 @@ def made_up(kind: str, model: Any, surface: str = "R", scale: float = 1.0) -> St
             torch.promote_types(model.dtype, torch.float32)
         )
 
-    options = {"surface": surface}
+    options = {"tokens": tokens}
     if kind == "actadd":
         return ActAdd(random(n, 3, d), layers, **options)
     if kind == "actadd-start":
-        return ActAdd(random(n, 3, d), layers, aligned="start", **options)
+        return ActAdd(random(n, 3, d), layers, **{"tokens": "all", **options})
     if kind == "constant":
         return ConstantSteering(random(n, d), layers, **options)
     if kind == "ablation":
@@ -51,7 +51,7 @@ def made_up(kind: str, model: Any, surface: str = "R", scale: float = 1.0) -> St
         return PSR(random(n, 2, d), random(n, 2), random(n, 2, d), layers, **options)
     if kind == "reft_r1":
         return ReFTr1(random(n, d), 3 * random(n).abs(), layers, **options)
-    return 0.5 * made_up("psr", model, surface) - made_up("constant", model)
+    return 0.5 * made_up("psr", model, tokens) - made_up("constant", model)
 
 
 def content(path):

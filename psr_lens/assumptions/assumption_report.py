@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, final, get_args
 from jaxtyping import Shaped
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES
 from psr_lens.deltas import Kind
 from psr_lens.report import Figures, Packed, Report
@@ -25,7 +25,7 @@ Assumption = Literal["one direction", "same strength", "decodable"]
 Verdict = Literal["holds", "breaks", "open"]
 
 ALL_TOKENS: Final = "all"
-"""The token class that stands for every surface token."""
+"""The token class that stands for every aligned token."""
 _COLUMNS: Final = {
     "name": str,
     "kind": str,
@@ -98,7 +98,7 @@ class AssumptionReport(Report):
         measures: All numbers.
         layers: The layers that were looked at, ascending.
         kind: Which delta's strength was looked at; `energy_share` and `singular_energy` have both.
-        surface: Where it was measured.
+        measured_on: Which tokens: `response` or `question+response`.
         examples: Number of examples.
         probe_examples: Examples that the probes were fitted on.
         held_out_examples: Examples that they were tested on; 0 where none could be held out.
@@ -111,7 +111,7 @@ class AssumptionReport(Report):
     measures: tuple[Measurement, ...]
     layers: tuple[int, ...]
     kind: Kind
-    surface: Surface
+    measured_on: AlignedTokens
     examples: int
     probe_examples: int
     held_out_examples: int
@@ -249,5 +249,5 @@ class AssumptionReport(Report):
 
         return (
             f"AssumptionReport({len(self.layers)} layers, {self.kind} deltas of {self.examples} "
-            f"examples on surface {self.surface}; layers where it holds: {tally(self)})"
+            f"examples, {self.measured_on} tokens; layers where it holds: {tally(self)})"
         )

@@ -14,11 +14,11 @@ from typing import Any, Final, get_args
 import torch
 
 from psr_lens._types import (
+    AlignedTokens,
     Layers,
-    Surface,
+    check_aligned,
     check_count,
     check_seed,
-    check_surface,
     resolve_layers,
 )
 from psr_lens.assumptions.assumption_report import AssumptionReport
@@ -44,7 +44,7 @@ def measure_assumptions(
     data: Sequence[Example],
     *,
     probe_data: Sequence[Example] | None = None,
-    surface: Surface = "R",
+    tokens: AlignedTokens = "response",
     kind: Kind = "local",
     layers: Layers = "all",
     batch_size: int = 32,
@@ -55,7 +55,7 @@ def measure_assumptions(
 ) -> AssumptionReport:
     r"""Test on given examples what steering methods assume of a prompt.
 
-    At every layer, over the surface tokens of all examples:
+    At every layer, over the aligned tokens of all examples:
 
     1. the singular spectrum of the deltas, not centred, of both kinds: the share of $\sum |D|^2$ along the
        top 1, 2, 4 and 8 directions (3.1);
@@ -82,7 +82,7 @@ def measure_assumptions(
         data: The examples; all of them are measured, whatever split they belong to.
         probe_data: Examples to fit the probes on; they are then tested on all of `data`. By default
             half of the groups of `data`, drawn by `seed`, with the test on the other half.
-        surface: Where to measure.
+        tokens: Which tokens to measure on, `response` or `question+response`.
         kind: Whose strength is looked at in 2 and 3.
         layers: Which layers to look at.
         batch_size: Examples per forward pass.
@@ -108,17 +108,17 @@ def measure_assumptions(
         raise ValueError("there is no example to measure on: pass at least one")
     if kind not in get_args(Kind):
         raise ValueError(f"kind={kind!r}: choose 'accumulated' or 'local'")
-    check_data(hooked, data, check_surface(surface))
+    check_data(hooked, data, check_aligned(tokens))
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("max_probe_tokens", max_probe_tokens)
     chosen = resolve_layers(layers, hooked.n_layers)
     if probe_data is not None:
-        check_data(hooked, probe_data, surface)
+        check_data(hooked, probe_data, tokens)
     fit_on, test_on = _halves(data, probe_data, seed)
 
     def stream_of(examples: Sequence[Example]) -> DeltaStream:
-        return DeltaStream(hooked, examples, surface, chosen, batch_size, progress)
+        return DeltaStream(hooked, examples, tokens, chosen, batch_size, progress)
 
     stream = stream_of(data)
     kinds: tuple[Kind, ...] = ("accumulated", "local")
@@ -145,7 +145,7 @@ def measure_assumptions(
         tuple(table.rows),
         chosen,
         kind,
-        surface,
+        tokens,
         len(data),
         len(fit_on),
         len(test_on) if has_test else 0,

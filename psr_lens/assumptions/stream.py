@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from psr_lens._types import Surface, exactly
+from psr_lens._types import AlignedTokens, exactly
 from psr_lens.deltas import Kind, iter_runs
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
@@ -20,7 +20,7 @@ class DeltaBatch:
     Attributes:
         indices: Places of its examples in the data.
         lengths: Surface tokens of each.
-        places: Place of every token of the batch among all surface tokens of the data.
+        places: Place of every token of the batch among all aligned tokens of the data.
         deltas: By kind, `[layer, token, d_model]` in the working precision.
         reads: By kind, the residual stream that a steering would read in front of its push:
             `A(xy')` for the accumulated delta, the replayed base run's `P` for the local one.
@@ -45,7 +45,7 @@ class DeltaStream:
     Attributes:
         model: The model.
         data: The examples.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         layers: The layers that are handed out; the replay goes through all of them.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
@@ -53,7 +53,7 @@ class DeltaStream:
 
     model: HookedModel
     data: Sequence[Example]
-    surface: Surface
+    tokens: AlignedTokens
     layers: tuple[int, ...]
     batch_size: int
     progress: bool
@@ -61,7 +61,7 @@ class DeltaStream:
     @property
     def lengths(self) -> list[int]:
         """Surface tokens of every example."""
-        return [example.surface_length(self.surface) for example in self.data]
+        return [example.aligned_length(self.tokens) for example in self.data]
 
     def batches(self, kinds: Sequence[Kind], description: str) -> Iterator[DeltaBatch]:
         """One pass over the data, three model runs per batch, two without the local deltas."""
@@ -70,7 +70,7 @@ class DeltaStream:
         for runs in iter_runs(
             self.model,
             self.data,
-            self.surface,
+            self.tokens,
             plain="accumulated" in kinds,
             # Every layer is replaced, whichever are looked at: that is what local means.
             local="local" in kinds,

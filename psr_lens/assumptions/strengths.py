@@ -25,7 +25,7 @@ PERCENTS: Final = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
 @dataclass(frozen=True)
 class Strengths:
-    """Norm and strength at every layer and surface token of the data, in its order."""
+    """Norm and strength at every layer and aligned token of the data, in its order."""
 
     norms: Float[Tensor, "layer token"]
     values: Float[Tensor, "layer token"]
@@ -91,7 +91,7 @@ def describe_strengths(
     sums = [_by_example(strengths.values, lengths, power) for power in (1, 2)]
     per_example = (_counted(stream, sums[0]), sums[0], sums[1])
     table.add("strength_variation", kind, bootstrap(_variation, per_example, counts))
-    classes = classify_tokens(stream.model.encoder, stream.data, stream.surface)
+    classes = classify_tokens(stream.model.encoder, stream.data, stream.tokens)
     whole = _by_example(strengths.norms, lengths, 2)
     for number, name in enumerate((*TOKEN_CLASSES, ALL_TOKENS)):
         mask = torch.ones_like(classes) > 0 if name == ALL_TOKENS else classes == number

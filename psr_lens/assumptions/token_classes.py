@@ -1,10 +1,10 @@
-"""What kind of token every surface token is: the classes that strengths are reported by.
+"""What kind of token every aligned token is: the classes that strengths are reported by.
 
 The place comes first, the text second:
 
-| class | which surface tokens |
+| class | which aligned tokens |
 | --- | --- |
-| `question` | prompt tokens before the last one; on surface `QR` only |
+| `question` | prompt tokens before the last one; of `question+response` only |
 | `last prompt token` | it decides the first response token, and in chats it is part of the template |
 | `first response token` | whatever its text: it decides the second |
 | `special` | later response tokens that the tokenizer or the model counts as special or end tokens |
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.examples import Example
 from psr_lens.models.chat import PromptEncoder
 from psr_lens.models.token_text import PART_OF_CHARACTER
@@ -52,14 +52,14 @@ def is_punctuation(text: str) -> bool:
 
 
 def classify_tokens(
-    encoder: PromptEncoder, data: Sequence[Example], surface: Surface
+    encoder: PromptEncoder, data: Sequence[Example], tokens: AlignedTokens
 ) -> Int[Tensor, " token"]:
-    """The class of every surface token of all examples, end to end in the data's order.
+    """The class of every aligned token of all examples, end to end in the data's order.
 
     Args:
         encoder: The model's, which knows the special tokens.
         data: The examples.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
 
     Returns:
         Places in `TOKEN_CLASSES`, int64.
@@ -76,7 +76,7 @@ def classify_tokens(
     classes: list[int] = []
     for example in data:
         response = example.response_ids
-        classes += [_QUESTION] * (example.surface_length(surface) - 1 - len(response))
+        classes += [_QUESTION] * (example.aligned_length(tokens) - 1 - len(response))
         classes.append(_LAST)
         classes += [_FIRST] * min(1, len(response))
         classes += [by_token(token_id) for token_id in response[1:]]

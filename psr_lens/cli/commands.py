@@ -137,7 +137,7 @@ class Decompose(DataOptions):
             model,
             data,
             self.out,
-            surface=self.surface,
+            tokens=self.tokens,
             show=self.show,
             batch_size=self.batch_size,
             effect=effect,
@@ -175,7 +175,7 @@ class _FitOptions(DataOptions):
             "layers": self._layers(),
             "objective": self.objective,
             "solver": self.solver,
-            "surface": self.surface,
+            "tokens": self.tokens,
             "recipe": self.recipe,
             "epochs": self.epochs,
             "lr": self.lr,
@@ -198,7 +198,7 @@ class _FitOptions(DataOptions):
         """How many groups of pairs the fits need, given how many something else does."""
         for plan in fits:
             try:
-                plan.method.check_options(plan.options, surface=plan.surface, has_dev=False)
+                plan.method.check_options(plan.options, tokens=plan.tokens, has_dev=False)
             except ValueError as error:
                 if least < 3:
                     return 3, f"3 are needed, for train, dev and test: add pairs ({error})"
@@ -251,7 +251,7 @@ class Fit(_FitOptions):
                 model,
                 [steering],
                 data.test,
-                surface=self.surface,
+                tokens=self.tokens,
                 oracle_ranks=(),
                 token_examples=0,
                 batch_size=self.batch_size,
@@ -389,7 +389,7 @@ class Faithfulness(DataOptions):
             steerings,
             measured,
             alpha=self.alpha,
-            surface=self.surface,
+            tokens=self.tokens,
             outputs=self.outputs,
             oracle_ranks=self.oracle_ranks,
             batch_size=self.batch_size,
@@ -438,7 +438,7 @@ class Faithfulness(DataOptions):
         if kind == "lens":
             return {f"lens/{name}": read_steering(model, own) for name, own in steerings.items()}
         options: dict[str, Any] = {
-            "surface": self.surface,
+            "tokens": self.tokens,
             "batch_size": self.batch_size,
             "seed": self.seed,
             "progress": True,

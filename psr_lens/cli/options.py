@@ -127,7 +127,7 @@ class DataOptions(PairOptions):
     data: Path | None = None
     """File that `psr-lens sample` or `SteeringDataset.save` wrote, in place of --pairs: nothing is sampled,
     and what is in train, dev and test stays there."""
-    surface: Literal["R", "QR"] = "R"
+    tokens: Literal["response", "question+response"] = "response"
     """Last prompt token and response, or the question's tokens too."""
 
     def check(self) -> None:
@@ -175,7 +175,7 @@ class DataOptions(PairOptions):
         model = self.load()
         if self.template_options is None:
             model.encoder.template_options = data.model.get("template_options", {})
-        check_data(model, data, self.surface)
+        check_data(model, data, self.tokens)
         return model, data
 
     def answered(

@@ -4,7 +4,7 @@ With `D[l]` the accumulated delta after block `l` and `D[-1]` the difference of 
 
 `D[l] - D[l-1] = d attn[l] + d mlp[l]`, and `d attn[l]` is a sum over heads (ours).
 
-Here `d` is the prompt-steered run minus the base run at the same surface token. An output bias
+Here `d` is the prompt-steered run minus the base run at the same aligned token. An output bias
 cancels in it.
 """
 
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.deltas import example_batches, working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenBatch
@@ -63,17 +63,21 @@ def instruction_span(example: Example) -> tuple[int, int]:
 
 @torch.no_grad()
 def component_deltas(
-    model: HookedModel, examples: Sequence[Example], surface: Surface = "R", *, heads: bool = True
+    model: HookedModel,
+    examples: Sequence[Example],
+    tokens: AlignedTokens = "response",
+    *,
+    heads: bool = True,
 ) -> ComponentDeltas:
     """Run both prompts with the response once each, and subtract the parts.
 
-    Holds three numbers per layer, surface token and dimension of one batch; what single heads add
+    Holds three numbers per layer, aligned token and dimension of one batch; what single heads add
     is made one head at a time, by `head_parts`.
 
     Args:
         model: The model.
         examples: One batch.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         heads: Whether to keep the heads and their attention too.
     """
     base, steered = example_batches(model, examples)
@@ -81,14 +85,14 @@ def component_deltas(
     spans = torch.tensor([instruction_span(example) for example in examples])
 
     def keep(parts: BlockParts) -> None:
-        for name, values in _on_surface(parts, steered, surface, model.n_layers, heads).items():
+        for name, values in _on_aligned(parts, steered, tokens, model.n_layers, heads).items():
             kept.setdefault(name, {})[parts.layer] = values
         if heads and parts.pattern is not None:
-            paid = _attention_to(spans, parts.pattern, steered, surface)
+            paid = _attention_to(spans, parts.pattern, steered, tokens)
             kept.setdefault("attention", {})[parts.layer] = paid
 
     def subtract(parts: BlockParts) -> None:
-        for name, values in _on_surface(parts, base, surface, model.n_layers, heads).items():
+        for name, values in _on_aligned(parts, base, tokens, model.n_layers, heads).items():
             kept[name][parts.layer] -= values
 
     run_with_parts(model, steered, keep)
@@ -121,8 +125,8 @@ def head_parts(
         yield mixed[:, head] @ matrix
 
 
-def _on_surface(
-    parts: BlockParts, batch: TokenBatch, surface: Surface, n_layers: int, heads: bool
+def _on_aligned(
+    parts: BlockParts, batch: TokenBatch, tokens: AlignedTokens, n_layers: int, heads: bool
 ) -> dict[str, Tensor]:
     found = {"attn": parts.attn, "mlp": parts.mlp}
     if heads:
@@ -131,7 +135,7 @@ def _on_surface(
         found["before"] = parts.before
     if parts.layer == n_layers - 1:
         found["after"] = parts.after
-    mask = batch.surface(surface)
+    mask = batch.on(tokens)
     return {name: own[mask].to(working_dtype(own.dtype)) for name, own in found.items()}
 
 
@@ -139,9 +143,9 @@ def _attention_to(
     spans: Int[Tensor, "batch 2"],
     pattern: Float[Tensor, "batch head query key"],
     batch: TokenBatch,
-    surface: Surface,
+    tokens: AlignedTokens,
 ) -> Float[Tensor, "token head"]:
     position, (start, end) = batch.columns.position, spans.to(pattern.device).T.unsqueeze(-1)
     inside = (position >= start) & (position < end)
     paid = (pattern @ inside[:, None, :, None].to(pattern))[..., 0]
-    return paid.transpose(1, 2)[batch.surface(surface)].to(working_dtype(pattern.dtype))
+    return paid.transpose(1, 2)[batch.on(tokens)].to(working_dtype(pattern.dtype))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface, TokenValues
+from psr_lens._types import AlignedTokens, TokenValues
 from psr_lens.examples import cut_off_of, ending_in
 from psr_lens.report import Figures, Report
 from psr_lens.statistics import Estimate, why_no_interval
@@ -30,13 +30,13 @@ class Component:
         kind: `embed` (the difference of the embeddings: positions, where they are learned), `attn`,
             `mlp` or `head`.
         head: Which query head, -1 where it is none.
-        norm: Root mean square over surface tokens of the length of its delta, in units of the
+        norm: Root mean square over aligned tokens of the length of its delta, in units of the
             residual stream.
         share: Its share of the accumulated delta after the last block. Those of embeddings,
             attention and MLP of all layers add up to 1, and heads to their attention.
         step_share: Its share of what its own block adds to the delta; attention and MLP of a block
             add up to 1. None for the embeddings.
-        instruction_attention: For a head, the share of its attention that a surface token of the
+        instruction_attention: For a head, the share of its attention that a aligned token of the
             prompt-steered run pays to the instruction's tokens, on average. None for the others.
     """
 
@@ -58,10 +58,10 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class ComponentTokens:
-    """The components' parts at every surface token of one example.
+    """The components' parts at every aligned token of one example.
 
     Attributes:
-        tokens: The surface tokens as text.
+        tokens: The aligned tokens as text.
         norms: Length of every component's delta, in the order of the report's components.
         shares: The same token's term of the share, over the example's whole energy: those of one
             component add up over the tokens to its share within this example.
@@ -83,7 +83,7 @@ class ComponentReport(Report):
     Attributes:
         components: Embeddings first, then for every layer attention, MLP and the heads.
         tokens: Values at every token of the first examples.
-        surface: Where it was measured.
+        measured_on: Which tokens: `response` or `question+response`.
         examples: Number of examples.
         provenance: Model, data and seed.
     """
@@ -92,7 +92,7 @@ class ComponentReport(Report):
 
     components: tuple[Component, ...]
     tokens: tuple[ComponentTokens, ...]
-    surface: Surface
+    measured_on: AlignedTokens
     examples: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -212,10 +212,11 @@ class ComponentReport(Report):
         attn = sum(component.share.value for component in self.of_kind("attn"))
         mlp = sum(component.share.value for component in self.of_kind("mlp"))
         few = why_no_interval(self.examples)
+        intervals = "" if few else ", 95 % intervals in brackets"
         lines = [
             *filter(None, [self.caution(), cut_off_of(self.provenance)]),
-            f"What writes the prompt's effect on the last layer's residual stream, {count}, surface "
-            f"{self.surface}; shares add up to 100 %{'' if few else ', 95 % intervals in brackets'}:",
+            f"What writes the prompt's effect on the last layer's residual stream, {count}, "
+            f"{self.measured_on} tokens; shares add up to 100 %{intervals}:",
             *filter(None, [few]),
             f"attention {attn:z.0%}, MLPs {mlp:z.0%}, embeddings {embed:z.0%}",
             "most: " + _strongest(self.of_kind("attn", "mlp"), "share", 3),
@@ -238,8 +239,8 @@ class ComponentReport(Report):
         heads = len(self.of_kind("head"))
         split = f"{heads} heads" if heads else "heads not split"
         return (
-            f"ComponentReport({self.n_layers} layers, {split}, {self.examples} examples, surface "
-            f"{self.surface})"
+            f"ComponentReport({self.n_layers} layers, {split}, {self.examples} examples, "
+            f"{self.measured_on} tokens)"
         )
 
     def table_html(self) -> str:

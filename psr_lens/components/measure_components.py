@@ -4,7 +4,7 @@ With `D[l]` the accumulated delta after block `l`, `D[-1]` that of the embedding
 component `c` (attention or MLP of a block, or one head) added in the prompt-steered run minus what
 it added in the base run, `D[L-1] = D[-1] + sum_l (d attn[l] + d mlp[l])`. Its share is
 
-`sum <d c, D[L-1]> / sum |D[L-1]|^2`, summed over examples and surface tokens (ours):
+`sum <d c, D[L-1]> / sum |D[L-1]|^2`, summed over examples and aligned tokens (ours):
 
 its direct contribution to what the prompt has done in the end. What a component brings about
 through later components is counted as theirs. Shares may be negative, for a component that writes
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface, check_count, check_seed, check_surface, exactly
+from psr_lens._types import AlignedTokens, check_aligned, check_count, check_seed, exactly
 from psr_lens.components.component_deltas import ComponentDeltas, component_deltas, head_parts
 from psr_lens.components.component_report import (
     Component,
@@ -40,7 +40,7 @@ def measure_components(
     model: Any,
     data: Sequence[Example],
     *,
-    surface: Surface = "R",
+    tokens: AlignedTokens = "response",
     heads: bool = True,
     batch_size: int = 32,
     n_bootstrap: int = 1000,
@@ -51,7 +51,7 @@ def measure_components(
     """What attention, its heads and the MLP of every block contribute to the prompt's delta.
 
     Two forward passes per batch. Streams over the data: one batch's differences of attention, MLP
-    and heads on the surface are held, `3 x layer x token x d_model` numbers. Sums in float64.
+    and heads on the aligned tokens are held, `3 x layer x token x d_model` numbers. Sums in float64.
 
     Heads are query heads. The heads of a layer add up to its attention; an output bias cancels
     between the runs. Where a norm follows attention (Gemma 2 and 3), each run's own scale of that
@@ -60,7 +60,7 @@ def measure_components(
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: The examples.
-        surface: Where to measure.
+        tokens: Which tokens to measure on, `response` or `question+response`.
         heads: Whether to split attention into heads, and to find what they read.
         batch_size: Examples per forward pass.
         n_bootstrap: Resamples of examples for the 95 % intervals.
@@ -85,7 +85,7 @@ def measure_components(
     hooked = unsteered_model(model, "measure_components(...)")
     if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass the test split of a data set")
-    check_data(hooked, data, check_surface(surface))
+    check_data(hooked, data, check_aligned(tokens))
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("token_examples", token_examples, 0)
@@ -94,9 +94,9 @@ def measure_components(
     kept: dict[int, ComponentTokens] = {}
     for indices in iter_batches(data, batch_size, progress=progress, description="components"):
         examples = [data[i] for i in indices]
-        deltas = component_deltas(hooked, examples, surface, heads=heads)
+        deltas = component_deltas(hooked, examples, tokens, heads=heads)
         values = _token_sums(hooked, deltas, len(names))
-        lengths = [example.surface_length(surface) for example in examples]
+        lengths = [example.aligned_length(tokens) for example in examples]
         for i, own in zip(indices, values.split(lengths, dim=-1), strict=True):
             sums.add(i, own)
             if i < token_examples:
@@ -109,7 +109,7 @@ def measure_components(
     return ComponentReport(
         sums.components(names, resamples(len(data), n_bootstrap, seed)),
         tuple(kept[i] for i in sorted(kept)),
-        surface,
+        tokens,
         len(data),
         provenance(
             hooked,
@@ -187,7 +187,7 @@ def _tokens(
 
 
 class _Sums:
-    """Sums over the surface of every example, and the measures made of them."""
+    """Sums over the aligned tokens of every example, and the measures made of them."""
 
     def __init__(self, n_examples: int, n_components: int):
         self._sums = torch.zeros(n_examples, 6, n_components, dtype=torch.float64)

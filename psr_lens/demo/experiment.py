@@ -193,8 +193,8 @@ def regenerate(
         examples = [data[i] for i in indices]
         batch = model.pad([example.base_row for example in examples])
         with oracle.applied(model, examples=examples):
-            logits = model.logits(batch)[batch.surface("R")]
-        lengths = [example.surface_length("R") for example in examples]
+            logits = model.logits(batch)[batch.on("response")]
+        lengths = [example.aligned_length("response") for example in examples]
         for i, example, own in zip(indices, examples, logits.split(lengths), strict=True):
             uniforms = uniform_stream(seed, i, len(own)).to(own.device)
             drawn = pick_tokens(own, uniforms, temperature).tolist()

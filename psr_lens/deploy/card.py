@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from psr_lens.models.sources import EMBEDDED_MODELS, SMOLLM2
+from psr_lens.models.token_rules import reach_of
 from psr_lens.steering.base import Steering
 from psr_lens.steering.sums import SumSteering
 
-_SURFACES: Final = {
-    "R": "the last prompt token and every response token",
-    "QR": "the question's tokens, the last prompt token and every response token",
+_TOKENS: Final = {
+    "response": "the last prompt token and every response token",
+    "question+response": "the question's tokens, the last prompt token and every response token",
+    "all": "every token, the chat template's included",
 }
 # Long, and in the file anyway.
 _LEFT_OUT: Final = ("fingerprint", "example_keys")
@@ -60,7 +62,7 @@ def _what(steering: Steering) -> str:
     facts = [
         ("kind", f"{type(steering).__name__} (`{steering.method}`), fitted by `{method}`"),
         ("layers", covered),
-        ("surface", f"{steering.surface}: {_SURFACES[steering.surface]}"),
+        ("tokens", _TOKENS.get(str(steering.tokens), repr(steering.tokens))),
         ("tensors", ", ".join(shapes) or "none"),
     ]
     return (
@@ -108,7 +110,7 @@ def _use(steering: Steering, repo_id: str) -> str:
     ]
     # transformers alone would read a GGUF file otherwise than it is read here.
     plain = base not in EMBEDDED_MODELS and "gguf" not in steering.provenance["model"]
-    if plain and steering.surface == "R":
+    if plain and reach_of(steering.tokens) != "question+response":
         text += [
             "The same on the plain transformers model:",
             _transformers(steering, address, base),

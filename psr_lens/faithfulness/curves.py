@@ -22,11 +22,13 @@ class Run:
         kind: A steering, a reference line, or one of several paraphrases.
         layers: The layers that a steering covers; empty for the others.
         sums: Per example, by name.
+        acts_on: Which tokens a steering acts on, where these are not those that are measured; else empty.
     """
 
     kind: Kind
     layers: tuple[int, ...]
     sums: Sums
+    acts_on: str = ""
 
     def has(self, measure: Measure) -> bool:
         """Whether all that the measure is made of was measured."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from psr_lens._types import Surface, TokenValues, check_count, resolve_layers
+from psr_lens._types import AlignedTokens, TokenValues, check_count, resolve_layers
 from psr_lens.examples import ending_in, prompts_in
 from psr_lens.faithfulness.curves import (
     Difference,
@@ -56,7 +56,7 @@ class FaithfulnessReport(Report):
         runs: Sums by name: the steerings first, then the reference lines, then single paraphrases
             where there are several.
         alpha: The strength at which the steerings acted.
-        surface: Where they were measured.
+        measured_on: Which tokens: `response` or `question+response`.
         n_bootstrap: Resamples behind every interval.
         seed: Their seed.
         tokens: The first examples token by token: one row per `steering`, `example`, `layer` and
@@ -73,7 +73,7 @@ class FaithfulnessReport(Report):
 
     runs: Mapping[str, Run]
     alpha: float
-    surface: Surface
+    measured_on: AlignedTokens
     n_bootstrap: int
     seed: int
     tokens: "pandas.DataFrame"
@@ -201,7 +201,7 @@ class FaithfulnessReport(Report):
         """The tokens where a steering fails most.
 
         One row per token, the worst first. Columns: `example` (its place in the data), `layer`, `pos`
-        (place on the surface), `token`, `context` (the token in brackets, between those around it),
+        (place among the aligned tokens), `token`, `context` (the token in brackets, between those around it),
         `delta` `|D|` and `error` `|S - A'|` in units of the residual stream, and `relative_error`, by
         which they are ordered: `|S - A'| / rms(D)`, the error in units of the root mean square of `|D|`
         over all tokens at that layer, so that layers compare. The root mean square of the relative
@@ -278,7 +278,7 @@ class FaithfulnessReport(Report):
         worst_tensors, worst = pack_frame("worst", self.worst)
         return {**tensors, **token_tensors, **worst_tensors}, {
             "alpha": self.alpha,
-            "surface": self.surface,
+            "measured_on": self.measured_on,
             "n_bootstrap": self.n_bootstrap,
             "seed": self.seed,
             "runs": runs,
@@ -301,7 +301,7 @@ class FaithfulnessReport(Report):
         return cls(
             unpack_runs(tensors, listed(header, "runs", mapping)),
             number(header, "alpha"),
-            choice(header, "surface", get_args(Surface)),
+            choice(header, "measured_on", get_args(AlignedTokens)),
             whole(header, "n_bootstrap"),
             whole(header, "seed"),
             tokens,
@@ -374,5 +374,5 @@ class FaithfulnessReport(Report):
     def __repr__(self) -> str:
         return (
             f"FaithfulnessReport({', '.join(self.steerings) or 'no steering'}; {self.examples} "
-            f"examples, {self.n_layers} layers, surface {self.surface})"
+            f"examples, {self.n_layers} layers, {self.measured_on} tokens)"
         )

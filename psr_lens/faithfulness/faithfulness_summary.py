@@ -25,13 +25,14 @@ def describe(report: FaithfulnessReport) -> str:
     count = "1 example" if report.examples == 1 else f"{report.examples} examples"
     lines = [
         *filter(None, [report.caution()]),
-        f"Faithfulness to the prompt, {count}, surface {report.surface}, alpha {report.alpha:g}.",
+        f"Faithfulness to the prompt, {count}, {report.measured_on} tokens, alpha {report.alpha:g}.",
         *filter(None, [cut_off_of(report.provenance), why_no_interval(report.examples)]),
         _READING + (", with 95 % intervals:" if report.has_intervals else ":"),
     ]
     for name in report.steerings:
         lines.append(f"- {_distance(report, name)}")
-        lines += [f"  {line}" for line in (_output(report, name), _cause(report, name)) if line]
+        about = (_elsewhere(report, name), _output(report, name), _cause(report, name))
+        lines += [f"  {line}" for line in about if line]
     lines += _ranking(report)
     return "\n".join([*lines, _references(report)])
 
@@ -61,6 +62,11 @@ def _distance(report: FaithfulnessReport, name: str) -> str:
     if since == len(gap.values) - 1:
         where = "at the last layer"
     return line + f"closer to the prompt than a paraphrase of it {where}."
+
+
+def _elsewhere(report: FaithfulnessReport, name: str) -> str:
+    acts_on = report.runs[name].acts_on
+    return f"It acts on {acts_on} tokens; measured is its effect on those above." if acts_on else ""
 
 
 def _output(report: FaithfulnessReport, name: str) -> str:

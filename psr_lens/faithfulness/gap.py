@@ -83,7 +83,7 @@ class GapSplit:
     """Follows a run up the layers and splits its error.
 
     Args:
-        target: `A'` on the surface, all layers.
+        target: `A'` on the aligned tokens, all layers.
         local: `D_loc` there.
         bases: Of the steering, from `bases_of`.
         covered: Where it acts, at every layer.

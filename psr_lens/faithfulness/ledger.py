@@ -78,7 +78,7 @@ class Ledger:
                 )
 
     def tokens(self) -> "pandas.DataFrame":
-        """One row per steering, example, layer and surface token; see `FaithfulnessReport.tokens`."""
+        """One row per steering, example, layer and aligned token; see `FaithfulnessReport.tokens`."""
         import pandas as pd
 
         order = {name: place for place, name in enumerate(self.sums)}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from psr_lens._types import Surface, check_alpha, check_count, check_seed, check_surface
+from psr_lens._types import AlignedTokens, check_aligned, check_alpha, check_count, check_seed
 from psr_lens.dataset import check_data
 from psr_lens.deltas import iter_batches, working_dtype
 from psr_lens.examples import Example, check_examples, describe_responses
@@ -36,7 +36,7 @@ def measure_faithfulness(
     data: Sequence[Example],
     *,
     alpha: float = 1.0,
-    surface: Surface = "R",
+    tokens: AlignedTokens = "response",
     outputs: bool = True,
     gap: bool = True,
     random_direction: bool = True,
@@ -51,6 +51,9 @@ def measure_faithfulness(
 ) -> FaithfulnessReport:
     """How close every steering comes to the prompt, by every measure, on the same examples.
 
+    A steering acts where it acts when the model generates, on all tokens say; what is compared with the
+    prompt is its effect on the aligned tokens, which the prompted run has too.
+
     Costs one run per steering and example, and those that are shared: two, one for the replay (with
     `gap` or `random_direction`), one for every reference line, and three more in a pass ahead for
     `oracle_ranks`. Streams over the data; of an example only sums are kept, in float64.
@@ -62,7 +65,7 @@ def measure_faithfulness(
         data: Examples that no steering was fitted on: `data.test`. Paraphrases are measured where
             every example has one; of a different number of them, the first that all have.
         alpha: Strength.
-        surface: Where to measure.
+        tokens: Which tokens to measure on, `response` or `question+response`.
         outputs: Compare next-token distributions too; needs the logits of every run.
         gap: Split every steering's error into its causes.
         random_direction: Measure the reference line of that name.
@@ -88,7 +91,7 @@ def measure_faithfulness(
     if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass the test split of a data set")
     alpha = check_alpha(alpha)
-    check_data(hooked, data, check_surface(surface))
+    check_data(hooked, data, check_aligned(tokens))
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("token_examples", token_examples, 0)
@@ -97,7 +100,7 @@ def measure_faithfulness(
     if isinstance(steerings, Steering):
         steerings = [steerings]
     named = dict(steerings) if isinstance(steerings, Mapping) else name_steerings(steerings, hooked)
-    wordings = references.paraphrases(data, surface)
+    wordings = references.paraphrases(data, tokens)
     lines: dict[str, Probe] = {NO_STEERING: references.no_steering, **wordings}
     if random_direction:
         lines[references.RANDOM_DIRECTION] = references.random_direction(hooked, seed)
@@ -108,7 +111,7 @@ def measure_faithfulness(
         if not allow_seen:
             refuse_seen(name, steering, data)
     lines |= references.oracles(
-        hooked, data, surface, ranks, batch_size=batch_size, progress=progress
+        hooked, data, tokens, ranks, batch_size=batch_size, progress=progress
     )
     probes = {name: _prober(hooked, steering, alpha, gap) for name, steering in named.items()}
     effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
@@ -117,7 +120,7 @@ def measure_faithfulness(
 
     def measure(indices: Sequence[int]) -> None:
         examples, local = [data[i] for i in indices], gap or random_direction
-        shared = SharedRuns.of(hooked, examples, surface, local=local, outputs=outputs)
+        shared = SharedRuns.of(hooked, examples, tokens, local=local, outputs=outputs)
         for name, probe in {**lines, **probes}.items():
             ledger.enter(name, indices, shared, probe(shared), keep_tokens=name in named)
 
@@ -130,7 +133,7 @@ def measure_faithfulness(
             "the steered prompts change nothing: base and steered prompt of every example are equal"
         )
     runs = {
-        name: Run("steering", steering.layers, ledger.sums[name])
+        name: Run("steering", steering.layers, ledger.sums[name], _elsewhere(steering, tokens))
         for name, steering in named.items()
     }
     runs[NO_STEERING] = Run("reference", (), ledger.sums[NO_STEERING])
@@ -145,7 +148,7 @@ def measure_faithfulness(
     return FaithfulnessReport(
         runs,
         alpha,
-        surface,
+        tokens,
         n_bootstrap,
         seed,
         ledger.tokens(),
@@ -157,7 +160,7 @@ def measure_faithfulness(
             seed=seed,
             n_bootstrap=n_bootstrap,
         ),
-        worst.table(hooked, data, surface, energy),
+        worst.table(hooked, data, tokens, energy),
         worst_tokens,
     )
 
@@ -189,6 +192,11 @@ def _prober(model: HookedModel, steering: Steering, alpha: float, gap: bool) -> 
             return shared.measured(shared.edits(steering, alpha), split=split)
 
     return probe
+
+
+def _elsewhere(steering: Steering, measured_on: AlignedTokens) -> str:
+    """Which tokens a steering acts on, if these are not those that are measured."""
+    return "" if steering.tokens == measured_on else str(steering.tokens)
 
 
 def _check_ranks(ranks: Any, d_model: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The measures: what is summed over the tokens of an example, and what is made of the sums.
 
 With `S` the residual stream under the steering, `A` the base run, `A'` the prompt-steered run and
-`D = A' - A` the accumulated delta, all on the surface. Every measure is a function of sums over
+`D = A' - A` the accumulated delta, all on the aligned tokens. Every measure is a function of sums over
 examples, so that its interval is a resampling of sums (`bootstrap`), and so that a report can
 compare any two steerings, by any measure, on the same resamples.
 """

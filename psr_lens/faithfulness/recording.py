@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.deltas import example_batches, local_deltas, working_dtype
 from psr_lens.examples import Example
 from psr_lens.faithfulness.gap import GapSplit
@@ -32,9 +32,9 @@ class SharedRuns:
     Attributes:
         model: The model.
         examples: The batch.
-        surface: Where is measured.
+        tokens: Where is measured.
         base: `x y'`, the batch that steerings act on.
-        plain: `A(xy')` on the surface.
+        plain: `A(xy')` on the aligned tokens.
         target: `A(x'y')` there.
         local: `D_loc` there, None where nothing needs it.
         prompted: The prompt-steered logits at the predicting positions, None without outputs.
@@ -43,7 +43,7 @@ class SharedRuns:
 
     model: HookedModel
     examples: Sequence[Example]
-    surface: Surface
+    tokens: AlignedTokens
     base: TokenBatch
     plain: Float[Tensor, "layer token d_model"]
     target: Float[Tensor, "layer token d_model"]
@@ -56,38 +56,38 @@ class SharedRuns:
         cls,
         model: HookedModel,
         examples: Sequence[Example],
-        surface: Surface,
+        tokens: AlignedTokens,
         *,
         local: bool,
         outputs: bool,
     ) -> "SharedRuns":
         """Run the batch without and with the prompt, and the replay if it is wanted."""
         base, steered = example_batches(model, examples)
-        rest, target, logits = _residuals(model, steered, surface, outputs)
+        rest, target, logits = _residuals(model, steered, tokens, outputs)
         prompted = None if logits is None else logits[predicting(rest, examples)]
-        rest, plain, logits = _residuals(model, base, surface, outputs)
+        rest, plain, logits = _residuals(model, base, tokens, outputs)
         layers = [token_products(*own) for own in zip(plain, plain, target, strict=True)]
         unsteered = _stacked(layers)
         if logits is not None and prompted is not None:
             unsteered |= _cpu(output_products(logits, predicting(rest, examples), prompted))
-        missing = local_deltas(model, base, target, surface) if local else None
-        return cls(model, examples, surface, base, plain, target, missing, prompted, unsteered)
+        missing = local_deltas(model, base, target, tokens) if local else None
+        return cls(model, examples, tokens, base, plain, target, missing, prompted, unsteered)
 
     @property
     def lengths(self) -> list[int]:
         """Surface tokens of every example."""
-        return [example.surface_length(self.surface) for example in self.examples]
+        return [example.aligned_length(self.tokens) for example in self.examples]
 
     def edits(self, steering: Steering, alpha: float) -> Mapping[int, ResidualEdit]:
         """The steering's edits for this batch."""
-        known = Context(self.model, self.examples, {self.surface: self.target})
+        known = Context(self.model, self.examples, {self.tokens: self.target})
         return steering.edits(self.model, alpha, known)
 
     def split(self, steering: Steering, bases: Mapping[int, Tensor]) -> GapSplit | None:
         """What splits this steering's error, where the local deltas are at hand."""
         if self.local is None:
             return None
-        columns, mask = self.base.columns, self.base.surface(self.surface)
+        columns, mask = self.base.columns, self.base.on(self.tokens)
         covered = [steering.covers(layer, columns)[mask] for layer in range(self.model.n_layers)]
         return GapSplit(self.target, self.local, bases, torch.stack(covered))
 
@@ -116,10 +116,8 @@ class SharedRuns:
 
         batch = self.base if batch is None else batch
         # Edits may be laid out for the batch as it is.
-        rest = Rest(batch) if edits else SharedPrefixes(self.model).rest(batch, self.surface)
-        logits = watch(
-            self.model, rest, self.surface, edits, see, unembed=self.prompted is not None
-        )
+        rest = Rest(batch) if edits else SharedPrefixes(self.model).rest(batch, self.tokens)
+        logits = watch(self.model, rest, self.tokens, edits, see, unembed=self.prompted is not None)
         products = _stacked(layers)
         lengths = products["size"].sqrt().to(working_dtype(self.model.dtype))
         check_recorded(lengths, self.model, batch, edits=edits)
@@ -133,24 +131,24 @@ class SharedRuns:
 def watch(
     model: HookedModel,
     rest: Rest,
-    surface: Surface,
+    tokens: AlignedTokens,
     edits: Mapping[int, ResidualEdit],
     see: Callable[[int, Tensor, Tensor], None],
     *,
     unembed: bool,
 ) -> Float[Tensor, "batch pos d_vocab"] | None:
-    """Run a batch under edits and show every layer's surface, in front of the edit and behind it.
+    """Run a batch under edits and show every layer's aligned tokens, in front of the edit and behind it.
 
     Args:
         model: The model.
         rest: What to run.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         edits: Interventions to run under.
         see: Called with the layer and both residual streams `[token, d_model]`, from layer 0 up, in
             the working precision.
         unembed: Whether to return logits.
     """
-    places = Places(rest.batch.surface(surface))
+    places = Places(rest.batch.on(tokens))
     before: dict[int, Tensor] = {}
 
     def ahead(layer: int) -> ResidualEdit:
@@ -184,7 +182,7 @@ def predicting(batch: TokenBatch, examples: Sequence[Example]) -> Bool[Tensor, "
     The last prompt token and every response token, but for the last one of a response that was cut
     off: nothing is known about what comes after it.
     """
-    mask = batch.surface("R").clone()
+    mask = batch.on("response").clone()
     unfinished = torch.tensor([not example.finished for example in examples], device=mask.device)
     mask[unfinished, -1] = False
     return mask
@@ -192,19 +190,19 @@ def predicting(batch: TokenBatch, examples: Sequence[Example]) -> Bool[Tensor, "
 
 def predicted_lengths(examples: Sequence[Example]) -> list[int]:
     """How many positions of every example `predicting` marks."""
-    return [example.surface_length("R") - (not example.finished) for example in examples]
+    return [example.aligned_length("response") - (not example.finished) for example in examples]
 
 
 def _residuals(
-    model: HookedModel, batch: TokenBatch, surface: Surface, unembed: bool
+    model: HookedModel, batch: TokenBatch, tokens: AlignedTokens, unembed: bool
 ) -> tuple[TokenBatch, Float[Tensor, "layer token d_model"], Tensor | None]:
     seen: list[Tensor] = []
 
     def see(layer: int, before: Tensor, after: Tensor) -> None:
         seen.append(after)
 
-    rest = SharedPrefixes(model).rest(batch, surface)
-    logits = watch(model, rest, surface, {}, see, unembed=unembed)
+    rest = SharedPrefixes(model).rest(batch, tokens)
+    logits = watch(model, rest, tokens, {}, see, unembed=unembed)
     found = torch.stack(seen)
     check_recorded(found, model, batch)
     return rest.batch, found, logits

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.delta_moments import leading_directions
 from psr_lens.deltas import add_at, working_dtype
 from psr_lens.examples import Example
@@ -44,7 +44,7 @@ def random_direction(model: HookedModel, seed: int) -> Probe:
         assert shared.local is not None
         lengths = shared.local.norm(dim=-1, keepdim=True)
         pushes = {layer: lengths[layer] * units[layer] for layer in range(model.n_layers)}
-        return shared.measured(add_at(shared.base.surface(shared.surface), pushes))
+        return shared.measured(add_at(shared.base.on(shared.tokens), pushes))
 
     return probe
 
@@ -52,7 +52,7 @@ def random_direction(model: HookedModel, seed: int) -> Probe:
 def oracles(
     model: HookedModel,
     data: Sequence[Example],
-    surface: Surface,
+    tokens: AlignedTokens,
     ranks: Sequence[int],
     *,
     batch_size: int,
@@ -65,14 +65,14 @@ def oracles(
     layer makes up for as much as it can and does not look ahead, as a fit to later layers may.
     """
     layers = range(model.n_layers)
-    made = {ORACLE: OracleSteering(layers, surface=surface)}
+    made = {ORACLE: OracleSteering(layers, tokens=tokens)}
     if ranks:
         leading = leading_directions(
-            model, data, surface, max(ranks), batch_size=batch_size, progress=progress
+            model, data, tokens, max(ranks), batch_size=batch_size, progress=progress
         )
         for rank in ranks:
             basis = leading[:, :rank]
-            made[f"{ORACLE} rank {rank}"] = OracleSteering(layers, basis=basis, surface=surface)
+            made[f"{ORACLE} rank {rank}"] = OracleSteering(layers, basis=basis, tokens=tokens)
 
     def prober(oracle: OracleSteering) -> Probe:
         return lambda shared: shared.measured(shared.edits(oracle, 1.0))
@@ -80,15 +80,15 @@ def oracles(
     return {name: prober(oracle) for name, oracle in made.items()}
 
 
-def paraphrases(data: Sequence[Example], surface: Surface) -> dict[str, Probe]:
+def paraphrases(data: Sequence[Example], tokens: AlignedTokens) -> dict[str, Probe]:
     """One probe for every wording that all examples have.
 
     Raises:
-        ValueError: If the surface is `QR` and a paraphrase changes the question, so that the
+        ValueError: If it is `question+response` and a paraphrase changes the question, so that the
             question's tokens cannot be compared.
     """
     count = min(len(example.equivalent_ids) for example in data)
-    if surface == "QR":
+    if tokens == "question+response":
         for example in data:
             for ids in example.equivalent_ids[:count]:
                 _check_question(example, ids)
@@ -121,5 +121,5 @@ def _check_question(example: Example, ids: tuple[int, ...]) -> None:
         raise ValueError(
             f"a paraphrase shares {shared} tokens with the end of its base prompt and the steered "
             f"prompt {example.question_length}: end both with the same question, or measure on "
-            "surface='R'"
+            "tokens='response'"
         )

@@ -53,7 +53,13 @@ def pack_runs(runs: Mapping[str, Run]) -> tuple[dict[str, Tensor], list[dict[str
         f"{i}.{key}": sums for i, run in enumerate(runs.values()) for key, sums in run.sums.items()
     }
     return tensors, [
-        {"name": name, "kind": run.kind, "layers": list(run.layers), "sums": list(run.sums)}
+        {
+            "name": name,
+            "kind": run.kind,
+            "layers": list(run.layers),
+            "sums": list(run.sums),
+            "acts_on": run.acts_on,
+        }
         for name, run in runs.items()
     ]
 
@@ -68,7 +74,7 @@ def unpack_runs(
     """
     runs: dict[str, Run] = {}
     for i, run in enumerate(described):
-        only(run, "name", "kind", "layers", "sums")
+        only(run, "name", "kind", "layers", "sums", "acts_on")
         name, keys = text(run, "name"), listed(run, "sums", text)
         if name in runs:
             raise ValueError(f"there are two runs {name!r}")
@@ -77,7 +83,10 @@ def unpack_runs(
             for key in keys
         }
         runs[name] = Run(
-            choice(run, "kind", get_args(Kind)), tuple(listed(run, "layers", whole)), sums
+            choice(run, "kind", get_args(Kind)),
+            tuple(listed(run, "layers", whole)),
+            sums,
+            text(run, "acts_on"),
         )
     if NO_STEERING not in runs or "energy" not in runs[NO_STEERING].sums:
         raise ValueError(f"the energy of {NO_STEERING!r} is missing")

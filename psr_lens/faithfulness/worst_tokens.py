@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.examples import Example
 from psr_lens.faithfulness.recording import Products
 from psr_lens.models import HookedModel
@@ -59,7 +59,7 @@ class WorstTokens:
         self,
         model: HookedModel,
         data: Sequence[Example],
-        surface: Surface,
+        tokens: AlignedTokens,
         energy: Float[Tensor, " layer"],
     ) -> "pandas.DataFrame":
         """One row per steering, layer and kept token; see `FaithfulnessReport.worst_tokens`.
@@ -67,12 +67,12 @@ class WorstTokens:
         Args:
             model: What the tokens belong to.
             data: The examples.
-            surface: Where was measured.
+            tokens: Where was measured.
             energy: `sum |D|^2` of every layer, over all tokens.
         """
         import pandas as pd
 
-        n_tokens = sum(example.surface_length(surface) for example in data)
+        n_tokens = sum(example.aligned_length(tokens) for example in data)
         scales = (energy / n_tokens).sqrt().tolist()
         texts = cache(lambda i: model.encoder.str_tokens(data[i].base_row.tokens))
         rows = []
@@ -80,7 +80,7 @@ class WorstTokens:
             for layer, own in enumerate(kept.unbind(dim=1)):
                 for missed, moved, *place in own.T.tolist():
                     i, pos = map(int, place)
-                    at = len(texts(i)) - data[i].surface_length(surface) + pos
+                    at = len(texts(i)) - data[i].aligned_length(tokens) + pos
                     shown = (texts(i)[at], _around(texts(i), at))
                     lengths = (moved**0.5, missed**0.5, missed**0.5 / scales[layer])
                     rows.append((name, i, layer, pos, *shown, *lengths))

@@ -5,8 +5,8 @@ from typing import final
 
 import torch
 
-from psr_lens._types import Surface
-from psr_lens.deltas import example_batches, iter_batches, iter_runs, surface_residuals
+from psr_lens._types import AlignedTokens
+from psr_lens.deltas import aligned_residuals, example_batches, iter_batches, iter_runs
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.batch import Places, right_pad
@@ -22,7 +22,7 @@ def relative_rmse(
     model: HookedModel,
     candidates: Sequence[Steering],
     data: Sequence[Example],
-    surface: Surface,
+    tokens: AlignedTokens,
     batch_size: int,
 ) -> list[tuple[float, ...]]:
     """Relative RMSE of every candidate at every layer; the prompt's runs are shared."""
@@ -32,11 +32,11 @@ def relative_rmse(
     def squares(difference: torch.Tensor) -> torch.Tensor:
         return difference.square().sum(dim=(1, 2)).cpu().double()
 
-    for runs in iter_runs(model, data, surface, batch_size=batch_size):
+    for runs in iter_runs(model, data, tokens, batch_size=batch_size):
         energy += squares(runs.accumulated)
         for i, candidate in enumerate(candidates):
             edits = candidate.edits(model, 1.0, runs.examples)
-            acted = surface_residuals(model, runs.batch, surface, edits)
+            acted = aligned_residuals(model, runs.batch, tokens, edits)
             missed[i] += squares(acted - runs.target)
     return [tuple(own.tolist()) for own in (missed / energy.clamp_min(1e-30)).sqrt()]
 
@@ -46,27 +46,27 @@ def last_layer_errors(
     model: HookedModel,
     candidates: Sequence[Steering],
     data: Sequence[Example],
-    surface: Surface,
+    tokens: AlignedTokens,
     batch_size: int,
 ) -> tuple[float, ...]:
     """Relative RMSE of every candidate at the last layer: the last of what `relative_rmse` finds.
 
     For many candidates of few layers each. The base run is taken once; a candidate's run begins at
-    the first layer that it acts on and takes the surface tokens alone through the blocks above, with
-    the prefix's keys and values kept. One that depends on the example, or reaches tokens before the
-    surface, is run in full.
+    the first layer that it acts on and takes the aligned tokens alone through the blocks above, with
+    the prefix's keys and values kept. One that depends on the example, or reaches tokens in front
+    of the aligned ones, is run in full.
 
     Args:
         model: The model.
         candidates: The steerings.
         data: The examples.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         batch_size: Examples per forward pass.
     """
     missed = torch.zeros(len(candidates), dtype=torch.float64)
     energy = 0.0
     for indices in iter_batches(data, batch_size, progress=False, description=""):
-        run = _BaseRun(model, [data[i] for i in indices], candidates, surface)
+        run = _BaseRun(model, [data[i] for i in indices], candidates, tokens)
         energy += run.missed_by(run.plain[model.n_layers - 1])
         for i, candidate in enumerate(candidates):
             missed[i] += run.missed_by(run.under(candidate))
@@ -82,14 +82,14 @@ class _BaseRun:
         model: HookedModel,
         examples: Sequence[Example],
         candidates: Sequence[Steering],
-        surface: Surface,
+        tokens: AlignedTokens,
     ):
         self.model, self.examples = model, examples
-        self.surface: Surface = surface
+        self.tokens: AlignedTokens = tokens
         self.base, steered = example_batches(model, examples)
-        self.target = surface_residuals(model, steered, surface)[-1]
-        self.places = Places(self.base.surface(surface))
-        self.lengths = [example.surface_length(surface) for example in examples]
+        self.target = aligned_residuals(model, steered, tokens)[-1]
+        self.places = Places(self.base.on(tokens))
+        self.lengths = [example.aligned_length(tokens) for example in examples]
         self.plain: dict[int, torch.Tensor] = {}
         layers = {model.n_layers - 1, *(min(candidate.layers) for candidate in candidates)}
         with model.edited({layer: self._recorder(layer) for layer in layers}):
@@ -105,11 +105,11 @@ class _BaseRun:
         return float((resid.to(self.target) - self.target).square().sum())
 
     def under(self, candidate: Steering) -> torch.Tensor:
-        """The surface's residual stream after the last layer, end to end, under a steering."""
-        beyond = candidate.acts_on(self.base.columns) & ~self.base.surface(self.surface)
+        """The aligned tokens' residual stream after the last layer, end to end, under a steering."""
+        beyond = candidate.acts_on(self.base.columns) & ~self.base.on(self.tokens)
         if candidate.depends_on_examples or bool(beyond.any()):
             edits = candidate.edits(self.model, 1.0, self.examples)
-            return surface_residuals(self.model, self.base, self.surface, edits)[-1]
+            return aligned_residuals(self.model, self.base, self.tokens, edits)[-1]
         edits = candidate.edits(self.model)
         first = min(edits)
         parts = list(self.plain[first].split(self.lengths))

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from psr_lens._types import Layers, Surface, resolve_layers
+from psr_lens._types import AlignedTokens, Layers, resolve_layers
 from psr_lens.dataset import SteeringDataset, check_data, split_groups
 from psr_lens.fitting.errors import relative_rmse
 from psr_lens.fitting.fit_checkpoint import FitCheckpoint
@@ -30,7 +30,7 @@ def fit(
     layers: Layers | Literal["best"] = "all",
     objective: str | None = None,
     solver: str = "auto",
-    surface: Surface = "R",
+    tokens: AlignedTokens = "response",
     recipe: str | Recipe = "default",
     epochs: int | None = None,
     lr: float | None = None,
@@ -76,7 +76,7 @@ def fit(
             and all above; `"ll"`, log-likelihood of the responses. By default `mse`, and `ll` for
             `reft_r1`.
         solver: `"auto"`, `"replay"`, `"refine"` or `"live"`.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         recipe: Of the live solver: `"default"` adapts to the model's scale and stops on the dev
             split, `"paper"` is Heyman & Vandeputte's; or a `Recipe`.
         epochs: In place of the recipe's.
@@ -108,7 +108,7 @@ def fit(
         >>> pairs = pl.make_pairs(["tell me about the fox ."], "be optimistic .")
         >>> data = pl.sample_responses(model, pairs, max_new_tokens=40, progress=False)
         >>> pl.fit(model, data, method="dim", layers=2)
-        DifferenceInMeans(dim, layer 2 of demo, surface R)
+        DifferenceInMeans(dim, layer 2 of demo, response tokens)
     """
     hooked = unsteered_model(model, "fit(...)")
     if not isinstance(data, SteeringDataset):
@@ -120,7 +120,7 @@ def fit(
         layers=layers,
         objective=objective,
         solver=solver,
-        surface=surface,
+        tokens=tokens,
         recipe=recipe,
         epochs=epochs,
         lr=lr,
@@ -132,12 +132,12 @@ def fit(
     )
     examples, dev = train_and_dev(data, seed)
     for part in (examples, dev):
-        check_data(hooked, part, surface)
+        check_data(hooked, part, tokens)
     if not plan.method.of_one_example:
         # The same examples in another order are the same data: batches, steps and sums do not depend
         # on it. A method that takes a single example takes the first that was given.
         examples, dev = examples.sorted(), dev.sorted()
-    plan.method.check_options(plan.options, solver=solver, surface=surface, has_dev=len(dev) > 0)
+    plan.method.check_options(plan.options, solver=solver, tokens=tokens, has_dev=len(dev) > 0)
     if plan.best:
         tried = tuple(range(hooked.n_layers))
     else:
@@ -148,7 +148,7 @@ def fit(
         method=plan.name,
         objective=plan.objective,
         solver=CLOSED if closed else solver,
-        surface=surface,
+        tokens=tokens,
         seed=seed,
         data=describe_data([*examples, *dev], data.provenance),
     )
@@ -176,7 +176,7 @@ def fit(
         steering = found.steering
         errors = found.dev_relative_rmse
         if not errors and dev and not plan.method.of_one_example:
-            errors = relative_rmse(hooked, [steering], dev, surface, batch_size)[0]
+            errors = relative_rmse(hooked, [steering], dev, tokens, batch_size)[0]
     if found.warning:
         warnings.warn(found.warning, stacklevel=2)
         warned.append(found.warning)

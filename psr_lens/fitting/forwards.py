@@ -25,6 +25,6 @@ def counting_forwards(model: HookedModel) -> Iterator[ForwardCount]:
         count.sequences += len(resid) / model.n_layers
 
     # An edit that changes nothing, for it counts what this thread runs and no other.
-    # What rows share and is run once, in front of the surface, is part of their own passes.
-    with model.edited(dict.fromkeys(range(model.n_layers), add), only_on="R"):
+    # What rows share and is run once, in front of the aligned tokens, is part of their own passes.
+    with model.edited(dict.fromkeys(range(model.n_layers), add), only_on="response"):
         yield count

@@ -1,7 +1,7 @@
 """The gradient solver: a steering is trained through the frozen model.
 
 Targets, prefixes and what lies below the first intervened layer come from `prepared`; a step costs
-the blocks above it, forwards and backwards, over the surface tokens.
+the blocks above it, forwards and backwards, over the aligned tokens.
 """
 
 from collections.abc import Callable, Sequence

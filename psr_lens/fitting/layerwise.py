@@ -54,7 +54,7 @@ class LayerFits:
             try:
                 check_tensors(cls, tensors, {"layer": 1, "d_model": data.x.shape[-1]})
                 placed: dict[str, Any] = {name: own.to(data.x) for name, own in tensors.items()}
-                steering = cls(**placed, layers=[layer], surface=data.surface, **arguments)
+                steering = cls(**placed, layers=[layer], tokens=data.tokens, **arguments)
             except (ValueError, TypeError) as error:
                 raise ValueError(
                     f"the checkpoint holds other tensors than layer {layer} of this fit has: name an "
@@ -111,7 +111,7 @@ def fit_layerwise(
         train: The examples to fit on.
         dev: The examples that a layer's fit may stop on; they carry the updates like the others.
         layers: The layers to fit, ascending.
-        fits: Called once per layer, from the lowest up. Its plan says the surface, the batch size, the
+        fits: Called once per layer, from the lowest up. Its plan says the tokens, the batch size, the
             number type of the regressions (by default float32, or float64 for a float64 model), and how
             many bytes of one layer's residual streams may stay in memory, all walks together; past that
             they lie in temporary files.
@@ -124,18 +124,18 @@ def fit_layerwise(
         where an example's strength is not 1.
     """
     plan = fits.plan
-    carry, surface = not plan.best, plan.surface
-    tokens = sum(
+    carry, tokens = not plan.best, plan.tokens
+    n_tokens = sum(
         len(row.tokens) for e in [*train, *dev] for row in (e.base_row, e.steered_row)
     ) + sum(len(e.base_row.tokens) for e in dev)
-    needed = tokens * model.d_model * model.dtype.itemsize
+    needed = n_tokens * model.d_model * model.dtype.itemsize
     with ExitStack() as stack:
         folder = None
         if plan.max_memory is not None and needed > plan.max_memory:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-lens-")))
         # What base prompts begin with, and what prompted ones do, training and dev alike.
         shared = SharedPrefixes(model), SharedPrefixes(model)
-        options: tuple[Any, ...] = (surface, plan.batch_size, folder, shared)
+        options: tuple[Any, ...] = (tokens, plan.batch_size, folder, shared)
         fitted_on = Walks(model, train, *options)
         checked_on = Walks(model, dev, *options) if dev else None
         possible = measure and carry and checked_on and checked_on.strength is None
@@ -153,7 +153,7 @@ def fit_layerwise(
                 steering = fits.fit(
                     LayerData(
                         layer=layer,
-                        surface=surface,
+                        tokens=tokens,
                         x=x,
                         missing=missing,
                         strength=strength,

@@ -12,12 +12,12 @@ def mse(
     target: Sequence[Float[Tensor, "batch pos d_model"]],
     on: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, ""]:
-    r"""$\sum_k \mathrm{mean}_{t, d} (S[k, t] - A(x'y')[k, t])^2$ over surface tokens (paper, eq. for MSE).
+    r"""$\sum_k \mathrm{mean}_{t, d} (S[k, t] - A(x'y')[k, t])^2$ over aligned tokens (paper, eq. for MSE).
 
     Args:
         acted: `S[k]`, the residual stream under the intervention, layer by layer.
         target: `A(x'y')[k]`, likewise.
-        on: The surface tokens; padding is not among them.
+        on: The aligned tokens; padding is not among them.
     """
     total = torch.zeros((), device=on.device)
     for own, goal in zip(acted, target, strict=True):
@@ -36,7 +36,7 @@ def cross_entropy(
     """Mean negative log-likelihood of `y'` with its end token, in nats per token.
 
     Args:
-        logits: At every surface column.
+        logits: At every aligned column.
         next_tokens: The response token that follows each.
         on: Columns that a response token or the end follows.
         ends: Columns that the end follows; any of the end tokens will do there.

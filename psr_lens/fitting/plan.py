@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import torch
 
-from psr_lens._types import Layers, Surface, check_count, check_seed, check_surface
+from psr_lens._types import AlignedTokens, Layers, check_aligned, check_count, check_seed
 from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
 from psr_lens.steering import Steering
 from psr_lens.steering.registry import fitted_methods, method_class
@@ -34,7 +34,7 @@ class FitPlan:
     layers: Layers | Literal["best"]
     objective: str
     solver: str
-    surface: Surface
+    tokens: AlignedTokens
     recipe: str | Recipe
     epochs: int | None
     lr: float | None
@@ -86,7 +86,7 @@ class FitPlan:
             "options": {key: repr(getattr(self.options, key)) for key in options_of(self.method)},
             "objective": self.objective,
             "solver": self.solver,
-            "surface": self.surface,
+            "tokens": self.tokens,
             "seed": self.seed,
             "best": self.best,
             "recipe": [asdict(recipe) for recipe in recipes],
@@ -100,7 +100,7 @@ def plan_fit(
     layers: Layers | Literal["best"] = "all",
     objective: str | None = None,
     solver: str = "auto",
-    surface: Surface = "R",
+    tokens: AlignedTokens = "response",
     recipe: str | Recipe = "default",
     epochs: int | None = None,
     lr: float | None = None,
@@ -122,7 +122,7 @@ def plan_fit(
         ValueError: If they do not go together, or one is wrong by itself.
     """
     cls = method_class(method)
-    check_surface(surface)
+    check_aligned(tokens)
     check_seed(seed)
     check_count("batch_size", batch_size)
     if solver not in ("auto", REPLAY, "refine", LIVE):
@@ -141,7 +141,7 @@ def plan_fit(
         layers=layers,
         objective=_objective(cls, objective, solver),
         solver=solver,
-        surface=surface,
+        tokens=tokens,
         recipe=recipe,
         epochs=epochs,
         lr=lr,
@@ -150,7 +150,7 @@ def plan_fit(
         precision=precision,
         max_memory=max_memory,
     )
-    cls.check_options(plan.options, solver=solver, surface=surface)
+    cls.check_options(plan.options, solver=solver, tokens=tokens)
     of_live = {"recipe": None if recipe == "default" else recipe, "epochs": epochs, "lr": lr}
     of_replay = {"precision": precision, "max_memory": max_memory}
     for name, given in ((LIVE, of_live), (REPLAY, of_replay)):

@@ -2,7 +2,7 @@
 
 Kept per example: the targets `A(x'y')`, the keys and values of the prefix, which no intervention
 reaches, and the base run's residual stream after the first intervened layer. A step then runs the
-blocks above that layer over the surface tokens alone.
+blocks above that layer over the aligned tokens alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from psr_lens._types import Surface, exactly
+from psr_lens._types import AlignedTokens, exactly
 from psr_lens.deltas import iter_runs, working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
@@ -31,10 +31,10 @@ class Prepared:
 
     Attributes:
         example: The triplet.
-        cut: Length of the prefix, which lies before the surface.
+        cut: Length of the prefix, which lies before the aligned tokens.
         prefix: Its keys and values.
-        start: The base run's residual stream after the first intervened layer, on the surface.
-        target: `A(x'y')` on the surface, from the first intervened layer on.
+        start: The base run's residual stream after the first intervened layer, on the aligned tokens.
+        target: `A(x'y')` on the aligned tokens, from the first intervened layer on.
         plain: Sum of squares of `A(xy') - A(x'y')` at each of these layers.
     """
 
@@ -51,7 +51,7 @@ def prepare(
     model: HookedModel,
     examples: Sequence[Example],
     first: int,
-    surface: Surface,
+    tokens: AlignedTokens,
     *,
     batch_size: int = 32,
     progress: bool = False,
@@ -62,7 +62,7 @@ def prepare(
         model: The model.
         examples: The triplets.
         first: The first intervened layer.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
     """
@@ -70,7 +70,7 @@ def prepare(
     for runs in iter_runs(
         model,
         examples,
-        surface,
+        tokens,
         plain=False,
         batch_size=batch_size,
         progress=progress,
@@ -78,7 +78,7 @@ def prepare(
     ):
         base, lengths, target = runs.batch, runs.lengths, runs.target[first:]
         seen: dict[int, Tensor] = {}
-        places = Places(base.surface(surface))
+        places = Places(base.on(tokens))
 
         def recorder(layer: int, seen: dict[int, Tensor] = seen, places: Places = places):
             def edit(resid: Tensor, columns: Columns) -> None:
@@ -166,7 +166,7 @@ class StepBatch:
         self.first = first
         self.suffix = right_pad(rows, cuts, model.encoder.pad_token_id, model.device)
         self.prefix = KeyValues.of([one.prefix for one in own])
-        # Right padding lies past the rows' ends, where the surface would go on.
+        # Right padding lies past the rows' ends, where the aligned tokens would go on.
         self.on: Bool[Tensor, "batch pos"] = self.suffix.attention_mask
         self.start = _right_padded([one.start for one in own])
         layers = range(model.n_layers - first)

@@ -94,7 +94,7 @@ class Solver:
         data = TrainingData(
             model=self.model,
             examples=self.train,
-            surface=plan.surface,
+            tokens=plan.tokens,
             batch_size=plan.batch_size,
             progress=self.progress,
         )
@@ -116,7 +116,7 @@ class Solver:
             self.model,
             candidates,
             self.dev or self.train,
-            self.plan.surface,
+            self.plan.tokens,
             self.plan.batch_size,
         )
         return (min(self.layers, key=lambda layer: last[layer]),), last
@@ -186,7 +186,7 @@ class Training:
                 solver.model,
                 part,
                 layers[0],
-                solver.plan.surface,
+                solver.plan.tokens,
                 batch_size=solver.plan.batch_size,
                 progress=solver.progress and bool(part),
             )
@@ -239,7 +239,7 @@ class Training:
             given = Start(
                 layers=self.layers,
                 d_model=model.d_model,
-                surface=plan.surface,
+                tokens=plan.tokens,
                 seed=plan.seed,
                 standardised=rescales,
                 contrast=lambda: contrast(self.train_examples, self.layers),

@@ -21,9 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._bars import tqdm
-from psr_lens.deltas import surface_residuals
+from psr_lens.deltas import aligned_residuals
 from psr_lens.models import HookedModel, TokenRow, unsteered_model
 from psr_lens.models.batch import length_sorted_batches
+from psr_lens.models.token_rules import described_tokens
 from psr_lens.statistics import RunningMoments, solve_ridge
 from psr_lens.steering import PSR
 from psr_lens.steering.provenance import provenance
@@ -90,11 +91,11 @@ def fit_activation_maps(
     moments = RunningMoments(source.n_layers, width, torch.device("cpu"), second=True)
     with tqdm(total=len(texts), desc="shared text", unit="text", disable=not progress) as bar:
         for indices in length_sorted_batches([len(text) for text in texts], batch_size):
-            # Every token is on the surface QR of a row whose question starts at its first.
+            # All tokens of a row whose question starts at its first.
             rows = [TokenRow(tuple(texts[i]), 0, len(texts[i]) - 1) for i in indices]
             both = torch.cat(
                 [
-                    surface_residuals(model, model.pad(rows), "QR").cpu()
+                    aligned_residuals(model, model.pad(rows), "question+response").cpu()
                     for model in (source, target)
                 ],
                 dim=-1,
@@ -154,11 +155,11 @@ def transfer(
         (b + (w * back.bias[layers].unsqueeze(1)).sum(dim=-1)).to(dtype),
         (z @ there.weight[layers]).to(dtype),
         layers,
-        surface=steering.surface,
+        tokens=steering.tokens,
         provenance=provenance(
             target,
             method="psr-transferred",
-            surface=steering.surface,
+            tokens=described_tokens(steering.tokens),
             # So that it is not measured on examples that the original was fitted on.
             data=dict(steering.provenance.get("data", {})),
             transferred_from=dict(steering.provenance),

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenRow
@@ -27,17 +27,17 @@ class Walks:
         self,
         model: HookedModel,
         examples: Sequence[Example],
-        surface: Surface,
+        tokens: AlignedTokens,
         batch_size: int,
         folder: Path | None,
         shared: tuple[SharedPrefixes, SharedPrefixes],
     ):
         rows = [e.base_row for e in examples], [e.steered_row for e in examples]
         self.base, self.steered = (
-            Walk(model, own, surface, batch_size, folder, prefixes)
+            Walk(model, own, tokens, batch_size, folder, prefixes)
             for own, prefixes in zip(rows, shared, strict=True)
         )
-        self.strength = _strengths(examples, surface)
+        self.strength = _strengths(examples, tokens)
         self._plain: Walk | None = None
 
     def up(self, layer: int) -> None:
@@ -81,7 +81,7 @@ class Walk:
         self,
         model: HookedModel,
         rows: Sequence[TokenRow],
-        surface: Surface,
+        tokens: AlignedTokens,
         batch_size: int,
         folder: Path | None,
         shared: SharedPrefixes,
@@ -90,8 +90,8 @@ class Walk:
         self.order = length_sorted_batches([len(row.tokens) for row in rows], batch_size)
         self.batches = [model.pad([rows[i] for i in indices]) for indices in self.order]
         # The longest first, as the batches are, so that what the first begin with does for all.
-        self.rests = [shared.rest(batch, surface) for batch in self.batches]
-        masks = [rest.batch.surface(surface) for rest in self.rests]
+        self.rests = [shared.rest(batch, tokens) for batch in self.batches]
+        masks = [rest.batch.on(tokens) for rest in self.rests]
         self.places = [Places(mask) for mask in masks]
         embedded = (model.embed(rest.batch, rest.prefix) for rest in self.rests)
         self.resid = _Stored(embedded, folder)
@@ -113,7 +113,7 @@ class Walk:
             self.resid[at] = self.model.run_block(layer, self.resid[at], rest.batch, rest.prefix)
 
     def residuals(self) -> Float[Tensor, "token d_model"]:
-        """The surface's residual streams in the working precision, in the examples' order.
+        """The aligned tokens' residual streams in the working precision, in the examples' order.
 
         Raises:
             NotFinite: If one of them holds NaN or infinity.
@@ -126,7 +126,7 @@ class Walk:
         return ordered.to(working_dtype(ordered.dtype))
 
     def add(self, push: Float[Tensor, "token d_model"]) -> None:
-        """Add to the surface, given in the examples' order."""
+        """Add to the aligned tokens, given in the examples' order."""
         lengths = [length for batch in self.lengths for length in batch]
         by_example = push.split([lengths[self.rank[i]] for i in range(len(lengths))])
         rows = iter(self.flat_order)
@@ -167,9 +167,9 @@ class _Stored:
         self._tensors[i] = path
 
 
-def _strengths(examples: Sequence[Example], surface: Surface) -> Tensor | None:
-    """Every surface token's strength; None where all are 1."""
+def _strengths(examples: Sequence[Example], tokens: AlignedTokens) -> Tensor | None:
+    """Every aligned token's strength; None where all are 1."""
     if all(example.alpha == 1 for example in examples):
         return None
-    lengths = torch.tensor([example.surface_length(surface) for example in examples])
+    lengths = torch.tensor([example.aligned_length(tokens) for example in examples])
     return torch.tensor([float(e.alpha) for e in examples]).repeat_interleave(lengths)

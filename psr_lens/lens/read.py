@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._types import Layers, check_count
-from psr_lens.deltas import PromptDeltas, surface_residuals, working_dtype
+from psr_lens.deltas import PromptDeltas, aligned_residuals, working_dtype
 from psr_lens.lens.reading import DirectionReading, LensReading, TokenLogit
 from psr_lens.models import HookedModel, as_hooked_model, unsteered_model
 from psr_lens.models.norms import linear_logits
@@ -113,7 +113,7 @@ def read_steering(model: Any, steering: Steering, *, top: int = 10) -> LensReadi
 def read_delta(
     model: Any, deltas: PromptDeltas, layer: Layers, position: int, *, top: int = 10
 ) -> LensReading:
-    """What the prompt has done to the next token's logits by a layer, at one surface token.
+    """What the prompt has done to the next token's logits by a layer, at one aligned token.
 
     `unembed(norm(A + D_acc)) - unembed(norm(A))` with `A = A(xy')[layer, position]`, through the
     model's own norm, unembedding and soft cap. At the last layer it is the difference of the logits
@@ -123,7 +123,7 @@ def read_delta(
         model: The model that the deltas were collected on.
         deltas: One example's deltas.
         layer: The layer, several, or `"all"`.
-        position: Index among the surface tokens; negative ones count from the end. The logits are
+        position: Index among the aligned tokens; negative ones count from the end. The logits are
             those of the token that comes after it.
         top: How many tokens on each side.
 
@@ -139,7 +139,7 @@ def read_delta(
         )
     (position,), layers = one.positions, one.layers
     batch = hooked.pad([deltas.example.base_row])
-    resid = surface_residuals(hooked, batch, deltas.surface)[list(layers), position]
+    resid = aligned_residuals(hooked, batch, deltas.measured_on)[list(layers), position]
     delta = one.accumulated[:, 0].to(resid)
     logits = hooked.unembed(resid + delta) - hooked.unembed(resid)
     where = f"position {position} {one.tokens[0]!r}"
@@ -148,7 +148,7 @@ def read_delta(
         for own, vector in zip(layers, delta, strict=True)
     ]
     readings = _readings(hooked, directions, logits.to(working_dtype(logits.dtype)), top)
-    return LensReading(tuple(readings), True, provenance(hooked, surface=deltas.surface))
+    return LensReading(tuple(readings), True, provenance(hooked, tokens=deltas.measured_on))
 
 
 def _directions_of(steering: Steering, weight: float = 1.0, lead: str = "") -> Iterator[_Direction]:

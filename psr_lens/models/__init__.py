@@ -9,14 +9,19 @@ from psr_lens.models.load import (
     unsteered_model,
 )
 from psr_lens.models.protocol import HookedModel
+from psr_lens.models.token_rules import FromResponseToken, LastPromptToken, TokenIds, TokenRule
 
 __all__ = [
+    "FromResponseToken",
     "HookedModel",
+    "LastPromptToken",
     "Message",
     "Prompt",
     "RawText",
     "TokenBatch",
+    "TokenIds",
     "TokenRow",
+    "TokenRule",
     "as_hooked_model",
     "editable_model",
     "load_model",

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from psr_lens._types import Surface, check_count
+from psr_lens._types import AlignedTokens, check_count
 from psr_lens.models.columns import Columns
 
 
@@ -23,7 +23,7 @@ class TokenRow:
     Attributes:
         tokens: Token ids of prompt and response.
         question_start: Index of the first question token.
-        response_start: Index of the last prompt token, where surface `R` begins.
+        response_start: Index of the last prompt token, where the aligned tokens begin without the question.
     """
 
     tokens: tuple[int, ...]
@@ -45,9 +45,9 @@ class TokenBatch:
     attention_mask: Bool[Tensor, "batch pos"]
     columns: Columns
 
-    def surface(self, surface: Surface) -> Bool[Tensor, "batch pos"]:
-        """Mask of the columns on the surface."""
-        return self.columns.surface(surface)
+    def on(self, tokens: AlignedTokens) -> Bool[Tensor, "batch pos"]:
+        """Mask of the columns on the aligned tokens."""
+        return self.columns.on(tokens)
 
     def kept(self, rows: Int[Tensor, " kept"]) -> "TokenBatch":
         """Some of the rows."""
@@ -102,12 +102,7 @@ def left_pad(
         tokens[i, offset:] = torch.tensor(row.tokens)
         mask[i, offset:] = True
     offsets = torch.tensor([[width - len(row.tokens)] for row in rows])
-    columns = Columns(
-        (torch.arange(width) - offsets).to(device),
-        torch.tensor([[row.response_start] for row in rows], device=device),
-        torch.tensor([[row.question_start] for row in rows], device=device),
-    )
-    return TokenBatch(tokens.to(device), mask.to(device), columns)
+    return _batch(rows, tokens, mask, torch.arange(width) - offsets, device)
 
 
 def right_pad(
@@ -134,12 +129,25 @@ def right_pad(
     for i, suffix in enumerate(suffixes):
         tokens[i, : len(suffix)] = torch.tensor(suffix)
         mask[i, : len(suffix)] = True
+    position = torch.arange(width) + torch.tensor([[cut] for cut in cuts])
+    return _batch(rows, tokens, mask, position, device)
+
+
+def _batch(
+    rows: Sequence[TokenRow],
+    tokens: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    position: Int[Tensor, "batch pos"],
+    device: torch.device | str,
+) -> TokenBatch:
+    ids = tokens.to(device)
     columns = Columns(
-        (torch.arange(width) + torch.tensor([[cut] for cut in cuts])).to(device),
+        position.to(device),
         torch.tensor([[row.response_start] for row in rows], device=device),
         torch.tensor([[row.question_start] for row in rows], device=device),
+        ids=ids,
     )
-    return TokenBatch(tokens.to(device), mask.to(device), columns)
+    return TokenBatch(ids, mask.to(device), columns)
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -102,7 +102,7 @@ class PromptTokens:
     Attributes:
         ids: Token ids.
         question_start: First token that a steering instruction in front leaves as it is: where a
-            `QR` steering begins to act.
+            `question+response` steering begins to act.
     """
 
     ids: tuple[int, ...]

@@ -1,10 +1,10 @@
 """What every column of a pass is: where its row starts, its question, its response.
 
 An edit of the residual stream is told this beside the residual stream itself, so that it finds the
-surface in a whole batch, in one cached step and in a direct call of TransformerLens alike.
+tokens in a whole batch, in one cached step and in a direct call of TransformerLens alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 
 UNKNOWN: Final = -1
 """A prompt token of a direct call of TransformerLens, where nothing says what it belongs to."""
 CONTEXT: Final = 0
 """Padding, and prompt tokens before the question."""
 QUESTION: Final = 1
-"""Question tokens: on surface `QR`, not on `R`."""
+"""Question tokens: among `question+response`, not among `response`."""
 RESPONSE: Final = 2
-"""The last prompt token and every response token: on both surfaces."""
+"""The last prompt token and every response token: among both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +31,12 @@ class Columns:
     Attributes:
         position: Place in the row's token sequence, 0 for its first token, negative on the left
             padding, and past `length` on padding on the right.
-        response_start: Position of the last prompt token, where surface `R` begins.
+        response_start: Position of the last prompt token, where the tokens `response` begin.
         question_start: Position of the first question token; None where nobody said.
         all_response: Every column is known to be a response token: a step of `generate`.
         padding_known: Whether `position` knows about padding; not so in direct calls.
         rows: Which of the rows that a generation began with these are; None while all are there.
+        ids: Token id of every column; None where the pass does not show them.
     """
 
     position: Int[Tensor, "batch pos"]
@@ -44,6 +45,7 @@ class Columns:
     all_response: bool = False
     padding_known: bool = True
     rows: Int[Tensor, " batch"] | None = None
+    ids: Int[Tensor, "batch pos"] | None = None
 
     @cached_property
     def region(self) -> Int[Tensor, "batch pos"]:
@@ -54,68 +56,52 @@ class Columns:
         question = self.position >= self.question_start
         return torch.where(response, RESPONSE, torch.where(question, QUESTION, CONTEXT))
 
-    def start(self, surface: Surface) -> Int[Tensor, "batch 1"]:
-        """Position of the first surface token of every row.
+    def start(self, tokens: AlignedTokens) -> Int[Tensor, "batch 1"]:
+        """Position of the first aligned token of every row.
 
         Raises:
-            ValueError: If the surface is `QR` and nothing says where the question starts.
+            ValueError: If it is `question+response` and nothing says where the question starts.
         """
-        if surface == "R":
+        if tokens == "response":
             return self.response_start
         if self.question_start is None:
             raise ValueError(
-                "surface='QR' but this call does not say where the question starts: use the "
+                "tokens='question+response' but this call does not say where the question starts: use the "
                 "HookedModel's own methods, or pass question_start= to applied(...)"
             )
         return self.question_start
 
-    def surface(self, surface: Surface) -> Bool[Tensor, "batch pos"]:
-        """Which columns lie on the surface.
+    def on(self, tokens: AlignedTokens) -> Bool[Tensor, "batch pos"]:
+        """Which columns are among the aligned tokens.
 
         Raises:
-            ValueError: If the surface is `QR` and nothing says where the question starts.
+            ValueError: If it is `question+response` and nothing says where the question starts.
         """
-        return self.position >= self.start(surface)
+        return self.position >= self.start(tokens)
 
-    def next(self) -> "Columns":
-        """The column after the last one: a response token."""
-        return Columns(
-            self.position[:, -1:] + 1,
-            self.response_start,
-            self.question_start,
-            all_response=True,
-            padding_known=self.padding_known,
-            rows=self.rows,
-        )
+    def next(self, ids: Int[Tensor, "batch 1"]) -> "Columns":
+        """The column after the last one: a response token, with these ids."""
+        return replace(self, position=self.position[:, -1:] + 1, all_response=True, ids=ids)
 
-    def grown(self) -> "Columns":
+    def grown(self, ids: Int[Tensor, "batch 1"]) -> "Columns":
         """These columns and the next one."""
-        return Columns(
-            torch.cat([self.position, self.position[:, -1:] + 1], dim=1),
-            self.response_start,
-            self.question_start,
-            padding_known=self.padding_known,
-            rows=self.rows,
-        )
+        position = torch.cat([self.position, self.position[:, -1:] + 1], dim=1)
+        known = None if self.ids is None else torch.cat([self.ids, ids], dim=1)
+        return replace(self, position=position, all_response=False, ids=known)
 
     def kept(self, rows: Int[Tensor, " kept"]) -> "Columns":
         """Some of the rows."""
         start = self.question_start
-        return Columns(
-            self.position[rows],
-            self.response_start[rows],
-            None if start is None else start[rows],
-            all_response=self.all_response,
-            padding_known=self.padding_known,
+        return replace(
+            self,
+            position=self.position[rows],
+            response_start=self.response_start[rows],
+            question_start=None if start is None else start[rows],
             rows=rows if self.rows is None else self.rows[rows],
+            ids=None if self.ids is None else self.ids[rows],
         )
 
     def __getitem__(self, columns: slice) -> "Columns":
         """Some of the columns."""
-        return Columns(
-            self.position[:, columns],
-            self.response_start,
-            self.question_start,
-            padding_known=self.padding_known,
-            rows=self.rows,
-        )
+        ids = None if self.ids is None else self.ids[:, columns]
+        return replace(self, position=self.position[:, columns], all_response=False, ids=ids)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.models.binding import BoundHook, Owner, is_suspended, suspended
 from psr_lens.models.columns import Columns
 from psr_lens.models.decoder_layers import residual_of, with_residual
@@ -67,7 +67,7 @@ class EditableModel(ABC):
         prompt_length: int | None = None,
         question_start: int | Sequence[int] | None = None,
         steering: str = "",
-        only_on: Surface | None = None,
+        only_on: AlignedTokens | None = None,
         all_threads: bool = False,
     ) -> Iterator[None]:
         """Apply residual edits to every forward pass inside the context; none is left after it.
@@ -83,9 +83,9 @@ class EditableModel(ABC):
             edits: For every layer, what to do with the residual stream after its block.
             prompt_length: Columns of the prompt, for whole sequences given to `raw`.
             question_start: Place of the first question token in its row, of all rows or of each, for
-                a `QR` edit under direct calls of `raw`.
+                a `question+response` edit under direct calls of `raw`.
             steering: What `steerings_on` says of it, where it is a steering.
-            only_on: The surface outside of which the edits neither change nor look at anything, so
+            only_on: The aligned tokens outside of which the edits neither change nor look at anything, so
                 that what lies in front of it may be run without them, and not in the same pass. None:
                 they are shown all columns.
             all_threads: Whether they act on the passes of every thread.
@@ -119,17 +119,19 @@ class EditableModel(ABC):
         """The steerings that act on a pass of this thread just now, in words."""
         return [own.steering for own in self._acting() if own.steering]
 
-    def shown_from(self) -> Surface | None:
-        """The surface from which on everything that listens to a pass has to be shown it.
+    def shown_from(self) -> AlignedTokens | None:
+        """The aligned tokens that everything that listens to a pass has to be shown.
 
         Raises:
             LookupError: If something may look at every column: edits that do not say where they act,
                 or hooks that are not ours.
         """
-        surfaces = [own.only_on for own in self._acting()]
-        if None in surfaces or any(map(_is_foreign, _all_hooks(self.raw))):
+        told = [own.only_on for own in self._acting()]
+        if None in told or any(map(_is_foreign, _all_hooks(self.raw))):
             raise LookupError("something may look at every column")
-        return "QR" if "QR" in surfaces else "R" if surfaces else None
+        if not told:
+            return None
+        return "question+response" if "question+response" in told else "response"
 
     def columns_of(self, resid: Tensor) -> Columns:
         """What the columns of the pass are that a residual stream belongs to."""
@@ -197,7 +199,7 @@ class _Edits:
         prompt_length: int | None,
         question_start: int | Sequence[int] | None,
         steering: str,
-        only_on: Surface | None,
+        only_on: AlignedTokens | None,
         all_threads: bool,
     ):
         self.prompt_length, self.question_start = prompt_length, question_start

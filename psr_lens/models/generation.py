@@ -203,7 +203,7 @@ def _looking_at_the_end(model: "HookedModel", batch: TokenBatch) -> Iterator[Non
     def look(resid: Tensor, columns: Columns) -> None:
         seen.append(resid[:, -1])
 
-    with model.edited({model.n_layers - 1: look}, only_on="R"):
+    with model.edited({model.n_layers - 1: look}, only_on="response"):
         yield
     check_recorded(seen[-1], model, batch)
 
@@ -214,7 +214,7 @@ def _append(batch: TokenBatch, tokens: Int[Tensor, " batch"]) -> TokenBatch:
     return TokenBatch(
         torch.cat([batch.tokens, column], dim=1),
         torch.cat([batch.attention_mask, torch.ones_like(column, dtype=torch.bool)], dim=1),
-        batch.columns.grown(),
+        batch.columns.grown(column),
     )
 
 
@@ -252,7 +252,7 @@ class _Cached:
         """Take the next token of every row, or of those that are kept."""
         column = tokens.unsqueeze(-1)
         real = torch.ones_like(column, dtype=torch.bool)
-        self._new = TokenBatch(column, real, self._new.columns.next())
+        self._new = TokenBatch(column, real, self._new.columns.next(column))
         self._mask = torch.cat([self._mask, real], dim=1)
         if kept is not None:
             self._new, self._mask = self._new.kept(kept), self._mask[kept]

@@ -38,12 +38,14 @@ class Pass:
         past: Columns that the cache holds already.
         mask: Attention mask, `[batch, past and new columns]`, or of the prompt only; None if unknown.
         prompt: Columns of the prompt where this belongs to a `generate`.
+        ids: Token ids of the new columns; None where something else went in.
         worked_out: Columns by who asked and on which device: worked out once, for all layers.
     """
 
     past: int = 0
     mask: Tensor | None = None
     prompt: int | None = None
+    ids: Tensor | None = None
     worked_out: dict[Any, Columns] = field(default_factory=dict)
 
 
@@ -80,9 +82,9 @@ class Passes(threading.local):
                 # A compiled generate hands over finished masks of queries and keys, and one that
                 # takes the prompt in pieces the mask of the pieces so far.
                 mask = prompt.mask
-            self._pass = Pass(past, mask, prompt.columns)
+            self._pass = Pass(past, mask, prompt.columns, _ids_in(given))
         else:
-            self._pass = Pass(past, mask)
+            self._pass = Pass(past, mask, ids=_ids_in(given))
         self._opened_by = id(module)
 
     def close(self, module: object) -> None:
@@ -127,6 +129,15 @@ class Passes(threading.local):
 
 _INPUTS = ("inputs_embeds", "input_ids", "input", "inputs")
 """Where a pass or a `generate` is given its tokens; embeddings stand for them where both are there."""
+
+
+def _ids_in(given: Mapping[str, Any]) -> Tensor | None:
+    """The token ids that a pass is given, if it is given any."""
+    for name in _INPUTS:
+        own = given.get(name)
+        if isinstance(own, Tensor):
+            return None if own.is_floating_point() else own
+    return None
 
 
 def _past_and_mask(given: Mapping[str, Any]) -> tuple[int, Tensor | None]:
@@ -188,12 +199,14 @@ def columns_of(
     if question_start is not None:
         starts = torch.as_tensor(question_start, device=device).reshape(-1, 1)
         question = _per_row(starts, batch)
+    ids = one_pass.ids
     return Columns(
         torch.arange(one_pass.past, end, device=device) - first,
         last - first,
         question,
         all_response=one_pass.past >= prompt_end,
         padding_known=padding_known,
+        ids=ids.to(device) if ids is not None and ids.shape == (batch, pos) else None,
     )
 
 

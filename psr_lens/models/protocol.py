@@ -416,7 +416,7 @@ class HookedModel(EditableModel):
         return listed
 
     def to_batch(self, prompts: Prompt | Sequence[Prompt]) -> TokenBatch:
-        """Prompts as a left-padded batch; the surface `R` is each prompt's last token."""
+        """Prompts as a left-padded batch; its `response` tokens are each prompt's last one."""
         rendering = self.encoder.rendering()
         encoded = [self.encoder.encode(prompt, rendering) for prompt in self.to_prompts(prompts)]
         rows = [TokenRow(p.ids, p.question_start, len(p.ids) - 1) for p in encoded]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.models.batch import TokenBatch, TokenRow
 from psr_lens.models.prefix import KeyValues
 
@@ -71,12 +71,12 @@ class SharedPrefixes:
         self._kept: KeyValues | None = None
 
     @torch.no_grad()
-    def rest(self, batch: TokenBatch, surface: Surface = "R") -> Rest:
+    def rest(self, batch: TokenBatch, tokens: AlignedTokens = "response") -> Rest:
         """What is left to be run of a left-padded batch, and the keys of what it shares.
 
         Args:
             batch: The batch.
-            surface: All columns that the caller needs lie on this one, whatever is shared.
+            tokens: All columns that the caller needs are among these, whatever is shared.
         """
         try:
             shown = self._model.shown_from() if self._model.can_share else "nothing"
@@ -84,8 +84,8 @@ class SharedPrefixes:
             return Rest(batch)
         if shown == "nothing":
             return Rest(batch)
-        starts = [batch.columns.start("R")]
-        if "QR" in (surface, shown):
+        starts = [batch.columns.start("response")]
+        if "question+response" in (tokens, shown):
             if batch.columns.question_start is None:
                 return Rest(batch)
             starts.append(batch.columns.question_start)
@@ -101,7 +101,7 @@ class SharedPrefixes:
         if alike * (rows - 1) < WORTH_SHARING:
             return Rest(batch)
         self._tokens = first[:alike]
-        # Nothing acts in front of the surface that it was promised for.
+        # Nothing acts in front of the tokens that it was promised for.
         with self._model.unedited():
             self._kept = self._model.prefill(
                 self._model.pad([TokenRow(self._tokens, alike, alike)])

@@ -210,7 +210,7 @@ def token_heatmaps(
         token_heatmaps({"prompt": prompt, "constant": constant, "PSR": psr}, shared_scale=True)
 
     What is added at a token acts on the next one: the model chooses every token at the one before
-    it. On surface `R` the first token is therefore the prompt's last one, and it is there that the
+    it. The first of the `response` tokens is therefore the prompt's last one, and it is there that the
     response's first word is chosen.
 
     Zero is white, positive values orange, negative ones blue. By default every layer of every

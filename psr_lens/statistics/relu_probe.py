@@ -91,7 +91,7 @@ def fit_heads(
     """Fit the heads of one layer.
 
     Args:
-        x: Residual streams on the surface.
+        x: Residual streams on the aligned tokens.
         y: What is missing there: vectors of the residual stream, or of any other length.
         n_heads: Heads per layer. With dev tokens as many of them are used as make the dev loss
             better, and the others are zero; `"auto"`: up to 16, and only those that are used.

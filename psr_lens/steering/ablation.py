@@ -27,7 +27,7 @@ class DirectionalAblation(Steering):
         directions: The direction of every layer (one direction, repeated, in the source); rescaled
             to norm 1.
         layers: The layers, ascending.
-        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
+        common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
         ValueError: If there is not one direction per layer, or a number is not finite.
@@ -64,7 +64,7 @@ class DirectionalAblation(Steering):
         shares = torch.tensor(deltas.share_left(deltas.mean))
         direction = deltas.mean[int(shares.argmin())].to(data.dtype)
         rows = direction.repeat(len(shares), 1)
-        return cls(rows, range(len(shares)), surface=data.surface), ()
+        return cls(rows, range(len(shares)), tokens=data.tokens), ()
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """The layer's direction."""

@@ -1,25 +1,23 @@
 """Activation addition: the difference of one contrastive pair, added position by position."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Unpack, final, get_args
+from typing import Any, ClassVar, Unpack, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from psr_lens._types import Layers, Surface, resolve_layers
-from psr_lens.deltas import example_batches, surface_residuals
+from psr_lens._types import AlignedTokens, Layers, resolve_layers
+from psr_lens.deltas import aligned_residuals, example_batches
 from psr_lens.models import unsteered_model
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.columns import Columns
 from psr_lens.models.numerics import record_residuals
+from psr_lens.models.token_rules import aligned_reach
 from psr_lens.steering.base import Common, Resid, Role, Steering
 from psr_lens.steering.provenance import provenance as provenance_of
 from psr_lens.steering.registry import register
 from psr_lens.steering.training import TrainingData
-
-Alignment = Literal["start", "surface"]
-"""Where row 0 goes: the first token of the sequence, or the first token of the surface."""
 
 
 @final
@@ -28,21 +26,20 @@ class ActAdd(Steering):
     r"""$A[l, a + j] \leftarrow A[l, a + j] + \alpha\, (h^+_l[j] - h^-_l[j])$ for $j$ up to the pair's length.
 
     Turner et al. (arXiv 2308.10248, algorithm 1): both texts of one pair are run alone, and the
-    differences are added to the first positions of the prompt (`aligned="start"`, see
-    `from_texts`). `fit(..., method="actadd")` takes one example instead and lays its accumulated
-    delta from the start of the surface on (`aligned="surface"`): on that very example, at one
-    layer, this is exactly what the prompt did. Later positions get nothing.
+    differences are added to the first positions of the prompt (`tokens="all"`, see `from_texts`).
+    `fit(..., method="actadd")` takes one example instead and lays its accumulated delta from the first
+    aligned token on: on that very example, at one layer, this is exactly what the prompt did. Later
+    positions get nothing.
 
     Args:
         rows: The differences, in units of the residual stream.
         layers: The layers, ascending.
-        aligned: Where row 0 goes.
-        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them; where
-            the surface starts does not matter with `aligned="start"`.
+        common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them. Row 0 goes
+            to the first of the tokens, which are given by name.
 
     Raises:
-        ValueError: If there is not one set of rows per layer, a number is not finite, or the alignment
-            is unknown.
+        ValueError: If there is not one set of rows per layer, a number is not finite, or the tokens are
+            given by a rule.
     """
 
     method: ClassVar[str] = "actadd"
@@ -56,15 +53,15 @@ class ActAdd(Steering):
         self,
         rows: Float[Tensor, "layer shift d_model"],
         layers: Sequence[int],
-        *,
-        aligned: Alignment = "surface",
         **common: Unpack[Common],
     ):
         super().__init__(layers, **common)
-        if aligned not in get_args(Alignment):
-            raise ValueError(f"aligned={aligned!r}: choose one of {', '.join(get_args(Alignment))}")
+        if not isinstance(self.tokens, str):
+            raise ValueError(
+                f"tokens={self.tokens!r}: the rows of ActAdd lie one behind the other from the first token "
+                "on: choose 'response', 'question+response' or 'all'"
+            )
         self.hold(rows=rows)
-        self.aligned: Alignment = aligned
 
     @classmethod
     def from_texts(
@@ -96,16 +93,16 @@ class ActAdd(Steering):
         chosen = resolve_layers(layers, hooked.n_layers)
         rows = (seen[:, 0] - seen[:, 1])[list(chosen)].float()
         origin = provenance_of(hooked, method="actadd", texts=[positive, negative])
-        return cls(rows, chosen, aligned="start", provenance=origin)
+        return cls(rows, chosen, tokens="all", provenance=origin)
 
     @classmethod
     @torch.no_grad()
     def closed_form(cls, data: TrainingData, options: Any) -> "tuple[ActAdd, Sequence[float]]":
         """The accumulated delta of the first example."""
-        model, surface = data.model, data.surface
+        model, tokens = data.model, data.tokens
         base, steered = example_batches(model, [data.examples[0]])
-        rows = surface_residuals(model, steered, surface) - surface_residuals(model, base, surface)
-        return cls(rows.cpu(), range(len(rows)), surface=surface), ()
+        rows = aligned_residuals(model, steered, tokens) - aligned_residuals(model, base, tokens)
+        return cls(rows.cpu(), range(len(rows)), tokens=tokens), ()
 
     def acts_on(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
         """The columns that have a row."""
@@ -113,9 +110,9 @@ class ActAdd(Steering):
         return (place >= 0) & (place < self.rows.shape[1])
 
     @property
-    def only_on(self) -> Surface | None:
-        """Its surface, where the rows begin there and not at the first token."""
-        return self.surface if self.aligned == "surface" else None
+    def only_on(self) -> AlignedTokens | None:
+        """Its tokens, where these are not all."""
+        return aligned_reach(self.tokens)
 
     def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
         """Every column's own row.
@@ -135,13 +132,10 @@ class ActAdd(Steering):
         """The rows of all positions."""
         return self.rows[self.row(layer)]
 
-    def arguments(self) -> dict[str, Any]:
-        """The alignment."""
-        return {"aligned": self.aligned}
-
     def _place(self, columns: Columns) -> Tensor:
-        if self.aligned == "surface":
-            return columns.position - columns.start(self.surface)
+        aligned = aligned_reach(self.tokens)
+        if aligned is not None:
+            return columns.position - columns.start(aligned)
         if not columns.padding_known and len(columns.position) > 1:
             raise ValueError(
                 "this call does not say which columns are padding, and the rows are added from each "

@@ -1,6 +1,6 @@
 """`Steering`: the thing that acts. Every intervention on the residual stream goes through here.
 
-All act as `A[l, i] <- A[l, i] + alpha * update_l(A[l, i])` on the surface, at the layers they cover. A
+All act as `A[l, i] <- A[l, i] + alpha * update_l(A[l, i])` on their tokens, at the layers they cover. A
 layer reads the residual stream that already carries the earlier layers' updates.
 
 A method is one class in one file. What it must have: a name (`method`), tensors (`hold`) and what they add
@@ -21,11 +21,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from psr_lens._types import (
-    Surface,
+    AlignedTokens,
     check_alpha,
     check_alphas,
     check_finite,
-    check_surface,
     check_whole,
 )
 from psr_lens.deltas import working_dtype
@@ -34,6 +33,14 @@ from psr_lens.models import HookedModel, editable_model, unsteered_model
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import at_strength
+from psr_lens.models.token_rules import (
+    Tokens,
+    aligned_reach,
+    check_tokens,
+    described_tokens,
+    mask_of,
+    reach_of,
+)
 from psr_lens.steering.coefficients import Coefficients, measure_updates
 from psr_lens.steering.context import Context
 from psr_lens.steering.provenance import check_model
@@ -55,7 +62,7 @@ Mask = Bool[Tensor, "batch pos"]
 """Which columns are meant."""
 
 ACTING: Final = ("acts_on", "acting", "edits", "edit")
-"""What a class overrides that acts in a way of its own: elsewhere than on its surface, say."""
+"""What a class overrides that acts in a way of its own: elsewhere than on its tokens, say."""
 
 Own = TypeVar("Own", bound="Steering")
 
@@ -75,7 +82,7 @@ Strength = float | Float[Tensor, " batch"] | Mapping[int, float] | Sequence[floa
 class Common(TypedDict, total=False):
     """What every steering takes beside its tensors and its layers: see `Steering`."""
 
-    surface: Surface
+    tokens: Tokens
     hook_point: HookPoint
     provenance: Mapping[str, Any] | None
     fit_report: Any
@@ -88,12 +95,12 @@ class Steering(nn.Module, ABC):
     and `state_dict` are torch's. They take no gradient unless `requires_grad_()` says so, or a tensor that it
     was made of did.
 
-    Steerings compose: `a + b` adds the sum of what both would add, each on its own layers and surface;
+    Steerings compose: `a + b` adds the sum of what both would add, each on its own layers and tokens;
     `0.5 * a` and `-a` scale.
 
     Args:
         layers: The layers that it covers, ascending.
-        surface: Where it acts, `R` or `QR`.
+        tokens: Which tokens it acts on: `response`, `question+response`, `all`, or a rule.
         hook_point: What it acts on in a block.
         provenance: The model, the numerics, the data and the seed that it comes from.
         fit_report: How the fit went; None for one that was not fitted.
@@ -105,7 +112,7 @@ class Steering(nn.Module, ABC):
         index: What several vectors of one layer are called there.
 
     Raises:
-        ValueError: If layers, surface or hook point are no such thing.
+        ValueError: If layers, tokens or hook point are no such thing.
     """
 
     method: ClassVar[str]
@@ -117,7 +124,7 @@ class Steering(nn.Module, ABC):
         self,
         layers: Sequence[int],
         *,
-        surface: Surface = "R",
+        tokens: Tokens = "response",
         hook_point: HookPoint = "resid_post",
         provenance: Mapping[str, Any] | None = None,
         fit_report: Any = None,
@@ -126,7 +133,7 @@ class Steering(nn.Module, ABC):
         self.layers = tuple(check_whole("layers", layer) for layer in layers)
         if list(self.layers) != sorted(set(self.layers)) or any(i < 0 for i in self.layers):
             raise ValueError(f"layers={list(self.layers)}: name each once, from the lowest up")
-        self.surface: Surface = check_surface(surface)
+        self.tokens: Tokens = check_tokens(tokens)
         self.hook_point: HookPoint = check_hook_point(hook_point)
         self.provenance: Mapping[str, Any] = dict(provenance or {})
         self.fit_report = fit_report
@@ -177,10 +184,15 @@ class Steering(nn.Module, ABC):
         self: "Own", tensors: Mapping[str, Tensor], layers: Sequence[int] | None = None
     ) -> "Own":
         """The same steering with other numbers, for other layers if they are given."""
+        return self._remade(tensors, self.layers if layers is None else layers, self.tokens)
+
+    def _remade(
+        self: "Own", tensors: Mapping[str, Tensor], layers: Sequence[int], tokens: Tokens
+    ) -> "Own":
         return type(self)(
             **tensors,
-            layers=self.layers if layers is None else layers,
-            surface=self.surface,
+            layers=layers,
+            tokens=tokens,
             hook_point=self.hook_point,
             provenance=self.provenance,
             fit_report=self.fit_report,
@@ -212,18 +224,32 @@ class Steering(nn.Module, ABC):
 
     def acts_on(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
         """Which columns it may act on."""
-        return columns.surface(self.surface)
+        return mask_of(self.tokens, columns)
 
     @property
-    def only_on(self) -> Surface | None:
-        """The surface outside of which it neither adds nor reads, None where that is not known.
+    def only_on(self) -> AlignedTokens | None:
+        """The aligned tokens outside of which it neither adds nor reads; None where it may.
 
-        What lies before it may be run once for rows that share it, without the steering. A class that
-        acts in a way of its own is not known to keep to its surface.
+        What lies in front of them may be run once for rows that share it, without the steering. A class
+        that acts in a way of its own is not known to keep to its tokens.
         """
         own = type(self)
         as_usual = all(getattr(own, name) is getattr(Steering, name) for name in ACTING)
-        return self.surface if as_usual else None
+        return aligned_reach(self.tokens) if as_usual else None
+
+    def on(self: "Own", tokens: Tokens) -> "Own":
+        """The same steering on other tokens than it was made for.
+
+        Fits take place on the tokens that base and prompted run share; where the result acts is a choice
+        of its own, and `measure_faithfulness` measures it as it acts.
+
+        Args:
+            tokens: `response`, `question+response`, `all`, or a `TokenRule`.
+
+        Raises:
+            ValueError: If they are none of these, or the method cannot act there.
+        """
+        return self._remade(self.state_dict(), self.layers, tokens)
 
     def check(self, model: HookedModel) -> None:
         """Refuse a model that this steering does not belong to.
@@ -273,14 +299,19 @@ class Steering(nn.Module, ABC):
 
     @classmethod
     def check_options(
-        cls, options: Any, *, solver: str = "auto", surface: Surface = "R", has_dev: bool = True
+        cls,
+        options: Any,
+        *,
+        solver: str = "auto",
+        tokens: AlignedTokens = "response",
+        has_dev: bool = True,
     ) -> None:
         """Refuse options of this method that do not go with the rest of a fit.
 
         Args:
             options: An `Options` of this class, valid by itself.
             solver: Which solver.
-            surface: `R` or `QR`.
+            tokens: `response` or `question+response`.
             has_dev: Whether there are dev examples.
 
         Raises:
@@ -303,7 +334,7 @@ class Steering(nn.Module, ABC):
     def fit_layer(cls, data: LayerData, options: Any) -> LayerFit:
         """Fit one layer to what is missing there: the layerwise solver's part of the work.
 
-        What it finds acts on all tokens of the surface while it is fitted, with no columns given.
+        What it finds acts on all aligned tokens while it is fitted, with no columns given.
         """
         raise NotImplementedError
 
@@ -350,7 +381,7 @@ class Steering(nn.Module, ABC):
         Args:
             layer: The layer.
             resid: Residual streams of whole responses.
-            on: The tokens on the surface; the others are padding.
+            on: The aligned tokens; the others are padding.
             regulariser: The recipe's.
         """
         return self.update(layer, resid), 0.0
@@ -470,7 +501,7 @@ class Steering(nn.Module, ABC):
         def edit(resid: Tensor, columns: Columns) -> Tensor:
             exact = resid.to(working_dtype(resid.dtype))
             steered = added(exact, self.update(layer, exact, columns), columns).to(resid.dtype)
-            if columns.all_response:
+            if columns.all_response and isinstance(self.tokens, str):
                 return steered
             return torch.where(self.acts_on(columns).unsqueeze(-1), steered, resid)
 
@@ -486,6 +517,7 @@ class Steering(nn.Module, ABC):
         question_start: int | Sequence[int] | None = None,
         examples: Sequence[Example] | None = None,
         all_threads: bool = False,
+        tokens: Tokens | None = None,
     ) -> Iterator[HookedModel]:
         """Steer everything that the model runs inside the context; nothing is left after it.
 
@@ -508,10 +540,11 @@ class Steering(nn.Module, ABC):
                 batches that run inside, a dict one for every layer, `{14: 1.0, 15: 0.5}`, and a list one
                 for every part of a sum.
             prompt_length: Columns of the prompt, where whole sequences are run by hand.
-            question_start: For a `QR` steering run by hand, the place of the first question token in
-                its row, padding not counted: one number, or one for every row.
+            question_start: For a `question+response` steering run by hand, the place of the first question
+                token in its row, padding not counted: one number, or one for every row.
             examples: The rows of the batch, for a steering that depends on the example.
             all_threads: Steer the passes of every thread; enter and leave while none runs.
+            tokens: Which tokens to act on, where these are other than the steering's own; see `on`.
 
         Yields:
             The `HookedModel`.
@@ -534,16 +567,17 @@ class Steering(nn.Module, ABC):
             True
         """
         hooked = editable_model(model)
-        self.check(hooked)
-        edits = self.edits(hooked, alpha, examples)
+        acting = self if tokens is None else self.on(tokens)
+        acting.check(hooked)
+        edits = acting.edits(hooked, alpha, examples)
         with (
             at_strength(_largest(alpha)),
             hooked.edited(
                 edits,
                 prompt_length=prompt_length,
                 question_start=question_start,
-                steering=repr(self),
-                only_on=self.only_on,
+                steering=repr(acting),
+                only_on=acting.only_on,
                 all_threads=all_threads,
             ),
         ):
@@ -560,7 +594,8 @@ class Steering(nn.Module, ABC):
     ) -> list[Coefficients]:
         """How much every layer and token of every response is changed, in the data's order.
 
-        Runs `x y'` under the steering and takes down the length of each update, whatever the method.
+        Runs `x y'` under the steering and takes down the length of each update, whatever the method: of
+        the aligned tokens that hold those it acts on, or of all tokens where it acts on more.
 
         Args:
             model: The model.
@@ -581,7 +616,7 @@ class Steering(nn.Module, ABC):
                 data,
                 lambda examples: self.edits(hooked, alpha, examples),
                 self.layers,
-                self.surface,
+                reach_of(self.tokens),
                 batch_size,
                 progress,
             )
@@ -665,7 +700,7 @@ class Steering(nn.Module, ABC):
         return fitted | {
             "method": self.method,
             "layers": list(self.layers),
-            "surface": self.surface,
+            "tokens": described_tokens(self.tokens),
             "hook_point": self.hook_point,
             "arguments": self.arguments(),
             "provenance": dict(self.provenance),
@@ -697,7 +732,7 @@ class Steering(nn.Module, ABC):
     def __repr__(self) -> str:
         origin = self.provenance.get("model", {}).get("name", "an unnamed model")
         where = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"{len(self.layers)} layers"
-        return f"{type(self).__name__}({self.method}, {where} of {origin}, surface {self.surface})"
+        return f"{type(self).__name__}({self.method}, {where} of {origin}, {self.tokens} tokens)"
 
 
 def _largest(alpha: Strength) -> float | Tensor:

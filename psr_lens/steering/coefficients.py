@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import LENGTH_ADDED, RESIDUAL_UNIT, Surface, TokenValues
+from psr_lens._types import LENGTH_ADDED, RESIDUAL_UNIT, TokenValues
 from psr_lens.dataset import check_data
 from psr_lens.deltas import iter_batches, token_regions, working_dtype
 from psr_lens.examples import Example
@@ -17,6 +17,7 @@ from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import check_recorded
+from psr_lens.models.token_rules import NamedTokens, mask_of
 
 if TYPE_CHECKING:
     import pandas
@@ -28,7 +29,8 @@ class Coefficients:
 
     Attributes:
         example: The triplet.
-        tokens: The surface tokens as text.
+        tokens: The tokens as text: the aligned ones that hold those it acts on, or all where it acts on
+            more.
         layers: The layers that the steering covers.
         values: Length of the push at every layer and token, in units of the residual stream, so
             that it compares with delta norms and across methods. 0 where nothing is pushed. For
@@ -55,7 +57,7 @@ class Coefficients:
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per layer and token.
 
-        Columns: `layer`, `pos` (place on the surface), `token`, `region` (see `token_regions`) and
+        Columns: `layer`, `pos` (place among the aligned tokens), `token`, `region` (see `token_regions`) and
         `value`, the length of what is added.
         """
         return self.token_values().to_dataframe()
@@ -79,18 +81,18 @@ def measure_updates(
     data: Sequence[Example],
     edits_for: Callable[[Sequence[Example]], Mapping[int, ResidualEdit]],
     layers: tuple[int, ...],
-    surface: Surface,
+    tokens: NamedTokens,
     batch_size: int,
     progress: bool,
 ) -> list[Coefficients]:
     """Run `x y'` under the edits and take down the length of each push, in the data's order."""
-    check_data(model, data, surface)
+    check_data(model, data, "response" if tokens == "all" else tokens)
     found: dict[int, Coefficients] = {}
     for indices in iter_batches(data, batch_size, progress=progress, description="coefficients"):
         examples = [data[i] for i in indices]
         batch = model.pad([example.base_row for example in examples])
-        places = Places(batch.surface(surface))
-        lengths = [example.surface_length(surface) for example in examples]
+        mask = mask_of(tokens, batch.columns) & batch.attention_mask
+        places, lengths = Places(mask), mask.sum(dim=1).tolist()
         pushes = {layer: torch.zeros(sum(lengths)) for layer in layers}
         edits = edits_for(examples)
         with model.edited(
@@ -100,8 +102,8 @@ def measure_updates(
         values = torch.stack([pushes[layer] for layer in layers])
         check_recorded(values, model, batch, edits=edits)
         for i, example, own in zip(indices, examples, values.split(lengths, 1), strict=True):
-            tokens = model.encoder.str_tokens(example.base_row.tokens[-own.shape[1] :])
-            found[i] = Coefficients(example, tokens, layers, own)
+            texts = model.encoder.str_tokens(example.base_row.tokens[-own.shape[1] :])
+            found[i] = Coefficients(example, texts, layers, own)
     return [found[i] for i in range(len(data))]
 
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
 from psr_lens.models import as_hooked_model
 from psr_lens.models.columns import Columns
+from psr_lens.models.token_rules import Tokens
 from psr_lens.steering.base import ACTING, Common, Resid, Role, Steering
 from psr_lens.steering.handles import FoldedSteering
 from psr_lens.steering.registry import register
@@ -35,7 +35,7 @@ class ConstantSteering(Steering):
     Args:
         vectors: The steering vectors `z`, one row per layer, in units of the residual stream.
         layers: The layers, ascending.
-        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
+        common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
         ValueError: If there is not one vector per layer, or they are no table of finite numbers.
@@ -64,7 +64,7 @@ class ConstantSteering(Steering):
         vector: VectorLike,
         *,
         layer: int,
-        surface: Surface = "R",
+        tokens: Tokens = "response",
         provenance: Mapping[str, Any] | None = None,
     ) -> "ConstantSteering":
         """A steering vector of one's own at one layer.
@@ -73,7 +73,7 @@ class ConstantSteering(Steering):
             vector: The vector, `[d_model]`, in units of the residual stream: a torch tensor, a NumPy
                 array or a list. It is copied.
             layer: The block to whose output it is added, counted from 0.
-            surface: Where it acts.
+            tokens: Which tokens it acts on.
             provenance: Where it comes from.
 
         Raises:
@@ -88,21 +88,21 @@ class ConstantSteering(Steering):
             >>> with steering.applied(model, alpha=0.5):
             ...     answer = model.generate("describe the fox .", max_new_tokens=4)
         """
-        return cls.from_vectors({layer: vector}, surface=surface, provenance=provenance)
+        return cls.from_vectors({layer: vector}, tokens=tokens, provenance=provenance)
 
     @classmethod
     def from_vectors(
         cls,
         vectors: Mapping[int, VectorLike],
         *,
-        surface: Surface = "R",
+        tokens: Tokens = "response",
         provenance: Mapping[str, Any] | None = None,
     ) -> "ConstantSteering":
         """Steering vectors of one's own at several layers.
 
         Args:
             vectors: The vector, `[d_model]`, of every layer: see `from_vector`.
-            surface: Where it acts.
+            tokens: Which tokens it acts on.
             provenance: Where it comes from.
 
         Raises:
@@ -110,7 +110,7 @@ class ConstantSteering(Steering):
                 a layer not a whole number from 0 up.
         """
         table, layers = stack_vectors(vectors)
-        return cls(table, layers, surface=surface, provenance=provenance)
+        return cls(table, layers, tokens=tokens, provenance=provenance)
 
     @classmethod
     def from_file(
@@ -121,7 +121,7 @@ class ConstantSteering(Steering):
         numbering: Numbering | None = None,
         key: str | int | None = None,
         model: Any = None,
-        surface: Surface = "R",
+        tokens: Tokens = "response",
     ) -> "ConstantSteering":
         """The steering vectors in a file of another tool.
 
@@ -151,7 +151,7 @@ class ConstantSteering(Steering):
                 model says how a table does.
             key: Which of several entries holds the vectors.
             model: The model that they are for, which is checked at once; without, `applied` does.
-            surface: Where it acts.
+            tokens: Which tokens it acts on.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -176,7 +176,7 @@ class ConstantSteering(Steering):
             n_layers=None if hooked is None else hooked.n_layers,
         )
         steering = cls.from_vectors(
-            vectors, surface=surface, provenance={"file": Path(path).name, "method": cls.method}
+            vectors, tokens=tokens, provenance={"file": Path(path).name, "method": cls.method}
         )
         if hooked is not None:
             steering.check(hooked)
@@ -196,13 +196,13 @@ class ConstantSteering(Steering):
         else:
             weight = data.strength.square().sum().clamp_min(1e-30)
             vector = (data.strength @ data.missing) / weight
-        return LayerFit(cls(vector[None], [data.layer], surface=data.surface))
+        return LayerFit(cls(vector[None], [data.layer], tokens=data.tokens))
 
     @classmethod
     def start(cls, given: Start, options: Any) -> "ConstantSteering":
         """Zeros: no steering."""
         zeros = torch.zeros(len(given.layers), given.d_model)
-        return cls(zeros, given.layers, surface=given.surface)
+        return cls(zeros, given.layers, tokens=given.tokens)
 
     @classmethod
     def recipe(cls, n_layers: int) -> Mapping[str, Any]:
@@ -224,8 +224,8 @@ class ConstantSteering(Steering):
         r"""Add $\alpha z_l$ to the weights of a plain transformers model: no hook.
 
         The vector goes into the bias of the last module that writes in the block, which is made
-        where the architecture has none. Weights know no surface, so this acts at **every**
-        position, the whole prompt included: it is more than `applied` does, and gives other tokens.
+        where the architecture has none. Weights know no tokens, so this acts at **every**
+        position, the whole prompt included: what `applied` does with `tokens="all"`.
 
         `save_pretrained` stores the bias, and `from_pretrained` reads it back where the
         architecture can have a bias there: GPT-2, GPT-NeoX and Llama, whose `mlp_bias` is switched

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
-from psr_lens.deltas import surface_residuals
+from psr_lens._types import AlignedTokens
+from psr_lens.deltas import aligned_residuals
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 
@@ -17,23 +17,23 @@ class Context:
     Args:
         model: The model.
         examples: The rows of the batch.
-        known: `A(x'y')` on a surface, where it has been found already.
+        known: `A(x'y')` on aligned tokens, where it has been found already.
     """
 
     def __init__(
         self,
         model: HookedModel,
         examples: Sequence[Example],
-        known: Mapping[Surface, Float[Tensor, "all_layers token d_model"]] | None = None,
+        known: Mapping[AlignedTokens, Float[Tensor, "all_layers token d_model"]] | None = None,
     ):
         self.model, self.examples = model, examples
         self._prompt_steered = dict(known or {})
 
-    def prompt_steered(self, surface: Surface) -> Float[Tensor, "all_layers token d_model"]:
-        """`A(x'y')` on a surface; runs the prompts where that is not known yet."""
-        if surface not in self._prompt_steered:
+    def prompt_steered(self, tokens: AlignedTokens) -> Float[Tensor, "all_layers token d_model"]:
+        """`A(x'y')` on aligned tokens; runs the prompts where that is not known yet."""
+        if tokens not in self._prompt_steered:
             steered = self.model.pad([example.steered_row for example in self.examples])
             # What the prompt does to the model as it is, whatever steering is on around this one.
             with self.model.unedited():
-                self._prompt_steered[surface] = surface_residuals(self.model, steered, surface)
-        return self._prompt_steered[surface]
+                self._prompt_steered[tokens] = aligned_residuals(self.model, steered, tokens)
+        return self._prompt_steered[tokens]

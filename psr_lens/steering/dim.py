@@ -13,7 +13,7 @@ from psr_lens.steering.training import TrainingData
 class DifferenceInMeans(ConstantSteering):
     r"""$A \leftarrow A + \alpha z_l$ with $z_l = \mathrm{mean}(A(x'y')[l] - A(xy')[l])$.
 
-    The mean accumulated delta over the surface of the training set: contrastive activation addition
+    The mean accumulated delta over the aligned tokens of the training set: contrastive activation addition
     (Rimsky et al. 2023, arXiv 2312.06681).
     """
 
@@ -27,5 +27,5 @@ class DifferenceInMeans(ConstantSteering):
         """The means, and the share of the energy that they leave."""
         deltas = data.moments().deltas
         vectors = deltas.mean.to(data.dtype)
-        steering = cls(vectors, range(len(vectors)), surface=data.surface)
+        steering = cls(vectors, range(len(vectors)), tokens=data.tokens)
         return steering, deltas.share_left(deltas.mean)

@@ -8,9 +8,10 @@ from typing import Any, Final, get_args
 import torch
 from torch import Tensor
 
-from psr_lens._types import Surface, check_finite
+from psr_lens._types import check_finite
 from psr_lens.model_record import recorded_fingerprint
 from psr_lens.models import as_hooked_model
+from psr_lens.models.token_rules import tokens_from
 from psr_lens.steering.base import KIND, HookPoint, Steering
 from psr_lens.steering.fit_report import FitReport
 from psr_lens.steering.provenance import checked_provenance
@@ -83,12 +84,12 @@ def build_steering(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
         found.fit_report = FitReport.unpacked({}, mapping(header, "fit_report"))
         found.fit_report.check()
         return found
-    only(header, "method", "layers", "surface", "hook_point", "arguments", "provenance")
+    only(header, "method", "layers", "tokens", "hook_point", "arguments", "provenance")
     classes = known_methods()
     method = choice(header, "method", [*sorted(classes), SumSteering.method])
     arguments, origin = mapping(header, "arguments"), checked_provenance(header)
     fingerprint = recorded_fingerprint(origin)
-    surface = choice(header, "surface", get_args(Surface))
+    tokens = tokens_from(header.get("tokens"))
     hook_point = choice(header, "hook_point", get_args(HookPoint))
     layers = listed(header, "layers", whole)
     if method != SumSteering.method:
@@ -100,7 +101,7 @@ def build_steering(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
         found = cls(
             **tensors,
             layers=layers,
-            surface=surface,
+            tokens=tokens,
             hook_point=hook_point,
             provenance=origin,
             **arguments,
@@ -125,10 +126,10 @@ def build_steering(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
     if left or not parts:
         raise ValueError(f"a sum of {len(parts)} parts, and tensors {sorted(left)} beside them")
     total = SumSteering(parts, provenance=origin)
-    if (list(total.layers), total.surface) != (layers, surface):
+    if (list(total.layers), total.tokens) != (layers, tokens):
         raise ValueError(
-            f"layers {layers} and surface {surface!r}, but its parts have {list(total.layers)} and "
-            f"{total.surface!r}"
+            f"layers {layers} and {tokens} tokens, but its parts have {list(total.layers)} and "
+            f"{total.tokens}"
         )
     return total
 

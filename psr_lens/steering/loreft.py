@@ -30,7 +30,7 @@ class LoReFT(Steering):
         change: `W - R`.
         bias: `b`.
         layers: The layers, ascending.
-        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
+        common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
         ValueError: If there is not one map per layer, a number is not finite, or the rows of `R` are
@@ -88,7 +88,7 @@ class LoReFT(Steering):
         shape = (len(given.layers), given.d_model, options.rank)
         rotation = torch.linalg.qr(torch.randn(shape, generator=generator)).Q.mT
         zeros = torch.zeros_like(rotation)
-        return cls(rotation, zeros, zeros[..., 0], given.layers, surface=given.surface)
+        return cls(rotation, zeros, zeros[..., 0], given.layers, tokens=given.tokens)
 
     @classmethod
     def recipe(cls, n_layers: int) -> Mapping[str, Any]:

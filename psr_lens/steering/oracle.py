@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface, check_count
+from psr_lens._types import AlignedTokens, check_aligned, check_count
 from psr_lens.models.columns import Columns
 from psr_lens.steering.base import Common, Resid, Role, Steering
 from psr_lens.steering.context import Context
@@ -23,7 +23,7 @@ class OracleSteering(Steering):
 
     $P_l$ is the identity (the full oracle) or the projection on the span of some directions. At
     `alpha = 1` the full oracle adds exactly the local delta at every layer, so it reproduces the
-    prompt-steered residual stream and logits on the surface. With the directions of a steering
+    prompt-steered residual stream and logits on the aligned tokens. With the directions of a steering
     (`along`), it shows what that steering would reach with perfect coefficients; with the leading
     principal directions of the local deltas, what any k directions per layer can reach. Each layer
     makes up for what the earlier ones left, as a fitted steering's does.
@@ -34,10 +34,11 @@ class OracleSteering(Steering):
     Args:
         layers: The layers; with all of them the steered run is reproduced at every layer.
         basis: Orthonormal directions per layer, zero rows where a layer has fewer; None: full.
-        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
+        common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
-        ValueError: If there is not one basis per layer, or a number is not finite.
+        ValueError: If there is not one basis per layer, a number is not finite, or its tokens are not
+            `response` or `question+response`, of which alone the deltas are known.
     """
 
     method: ClassVar[str] = "oracle"
@@ -74,6 +75,7 @@ class OracleSteering(Steering):
         **common: Unpack[Common],
     ):
         super().__init__(layers, **common)
+        check_aligned(self.tokens)
         if basis is None:
             self.register_parameter("basis", None)
         else:
@@ -100,18 +102,23 @@ class OracleSteering(Steering):
         return cls(
             steering.layers,
             basis=torch.stack([orthonormal_rows(own) for own in padded]),
-            surface=steering.surface,
+            tokens=steering.tokens,
             provenance={**steering.provenance, "method": "oracle-along"},
         )
 
     @classmethod
     def check_options(
-        cls, options: Any, *, solver: str = "auto", surface: Surface = "R", has_dev: bool = True
+        cls,
+        options: Any,
+        *,
+        solver: str = "auto",
+        tokens: AlignedTokens = "response",
+        has_dev: bool = True,
     ) -> None:
         """It acts where the steering acts that it follows."""
-        if options.along is not None and options.along.surface != surface:
+        if options.along is not None and options.along.tokens != tokens:
             raise ValueError(
-                f"surface={surface!r} but the steering given as along= has {options.along.surface!r}"
+                f"tokens={tokens!r} but the steering given as along= acts on {options.along.tokens!r}"
             )
 
     @classmethod
@@ -122,7 +129,7 @@ class OracleSteering(Steering):
         if options.along is not None:
             return cls.along(options.along), ()
         basis = None if options.rank is None else data.leading_directions(options.rank)
-        return cls(range(data.model.n_layers), basis=basis, surface=data.surface), ()
+        return cls(range(data.model.n_layers), basis=basis, tokens=data.tokens), ()
 
     def acting(
         self, device: torch.device, dtype: torch.dtype, context: Context | None = None
@@ -138,7 +145,7 @@ class OracleSteering(Steering):
             )
         tensors = {name: own.to(device, dtype) for name, own in self.state_dict().items()}
         ready = self.with_tensors(tensors)
-        ready._target = context.prompt_steered(self.surface)
+        ready._target = context.prompt_steered(self._aligned)
         return ready
 
     def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
@@ -151,7 +158,7 @@ class OracleSteering(Steering):
             raise ValueError(
                 "the oracle replays the deltas of given examples: apply it with examples="
             )
-        mask = columns.surface(self.surface)
+        mask = columns.on(self._aligned)
         missing = self._target[layer].to(resid) - resid[mask]
         basis = self.span(layer)
         if basis is not None:
@@ -161,9 +168,13 @@ class OracleSteering(Steering):
         return update
 
     @property
-    def only_on(self) -> Surface:
-        """Its surface."""
-        return self.surface
+    def only_on(self) -> AlignedTokens:
+        """Its tokens."""
+        return self._aligned
+
+    @property
+    def _aligned(self) -> AlignedTokens:
+        return check_aligned(self.tokens)
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """The layer's basis, if it has one."""

@@ -31,5 +31,5 @@ class PrincipalDirection(ConstantSteering):
         assert deltas.products is not None
         direction = principal_directions(deltas.products, 1)[1].squeeze(1).cpu()
         vectors = (deltas.mean * direction).sum(dim=1, keepdim=True) * direction
-        steering = cls(vectors.to(data.dtype), range(len(vectors)), surface=data.surface)
+        steering = cls(vectors.to(data.dtype), range(len(vectors)), tokens=data.tokens)
         return steering, deltas.share_left(vectors)

@@ -23,9 +23,9 @@ class ProjectionMatch(Steering):
 
     Args:
         directions: Unit directions `u`; rescaled to norm 1.
-        targets: Projections `m` that every surface token gets at `alpha = 1`.
+        targets: Projections `m` that every aligned token gets at `alpha = 1`.
         layers: The layers, ascending.
-        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
+        common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
         ValueError: If there is not one direction and target per layer, or a number is not finite.
@@ -63,7 +63,7 @@ class ProjectionMatch(Steering):
         units = torch.nn.functional.normalize(moments.at_prompt.mean, dim=1)
         targets = (units * moments.prompted.mean).sum(dim=1)
         made = cls(
-            units.to(data.dtype), targets.to(data.dtype), range(len(units)), surface=data.surface
+            units.to(data.dtype), targets.to(data.dtype), range(len(units)), tokens=data.tokens
         )
         return made, ()
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from psr_lens._types import Surface, check_finite
+from psr_lens._types import AlignedTokens, check_finite
 from psr_lens.models.columns import Columns
 from psr_lens.statistics import fit_heads
 from psr_lens.steering.base import Common, Mask, Own, Padded, Resid, Role, Steering
@@ -31,7 +31,7 @@ class PSR(Steering):
         b: Probe biases.
         z: Directions; rescaled to norm 1, with `w` and `b` taking the norm over.
         layers: The layers, ascending.
-        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
+        common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
         ValueError: If there is not one set of heads per layer, or a number is not finite.
@@ -92,7 +92,12 @@ class PSR(Steering):
 
     @classmethod
     def check_options(
-        cls, options: Any, *, solver: str = "auto", surface: Surface = "R", has_dev: bool = True
+        cls,
+        options: Any,
+        *,
+        solver: str = "auto",
+        tokens: AlignedTokens = "response",
+        has_dev: bool = True,
     ) -> None:
         """`n_heads="auto"` needs the layerwise solver, and dev examples to choose on."""
         if options.n_heads == "auto" and solver == "live":
@@ -113,7 +118,7 @@ class PSR(Steering):
             data.x, data.missing, n_heads=options.n_heads, strength=data.strength, dev=data.dev
         )
         tensors = (heads.w[None], heads.b[None], heads.z[None])
-        psr = cls(*tensors, [data.layer], surface=data.surface)
+        psr = cls(*tensors, [data.layer], tokens=data.tokens)
         return LayerFit(psr, heads.steps, heads.used, heads.penalty)
 
     @classmethod
@@ -147,8 +152,8 @@ class PSR(Steering):
         w, z = (torch.randn(shape, generator=generator) / given.d_model**0.5 for _ in range(2))
         b = torch.full(shape[:2], 0.1)
         if given.standardised:
-            return cls(0.1 * w, b, z, given.layers, surface=given.surface)
-        psr = cls(w, b, z, given.layers, surface=given.surface)
+            return cls(0.1 * w, b, z, given.layers, tokens=given.tokens)
+        psr = cls(w, b, z, given.layers, tokens=given.tokens)
         # The source's, which rescales no direction.
         with torch.no_grad():
             psr.w.copy_(w / given.d_model**0.5)

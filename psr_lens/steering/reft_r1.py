@@ -35,7 +35,7 @@ class ReFTr1(Steering):
         w: Directions; rescaled to norm 1.
         strength: The strength `s` of every layer, in units of the residual stream.
         layers: The layers, ascending.
-        common: `surface`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
+        common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
         ValueError: If there is not one direction and strength per layer, or a number is not finite.
@@ -74,7 +74,7 @@ class ReFTr1(Steering):
     def start(cls, given: Start, options: Any) -> "ReFTr1":
         """What tells responses with the concept from those without."""
         w = given.contrast()
-        return cls(w, torch.zeros(len(w)).to(w), given.layers, surface=given.surface)
+        return cls(w, torch.zeros(len(w)).to(w), given.layers, tokens=given.tokens)
 
     def constrain(self) -> None:
         """`w` stays of norm 1; the strength is not trained."""

@@ -29,7 +29,7 @@ TAKEN: Final = frozenset(
             "precision",
             "progress",
         ),
-        *("recipe", "revision", "seed", "solver", "surface", "temperature", "template_options"),
+        *("recipe", "revision", "seed", "solver", "tokens", "temperature", "template_options"),
     )
 )
 """Names of options that `fit` and the command line have already."""
@@ -89,7 +89,7 @@ def _check(cls: type[Steering]) -> None:
     if others and solvers:
         raise ValueError(
             f"{cls.__name__} overrides {', '.join(others)}, but {' and '.join(solvers)} fit what acts on "
-            "its whole surface: give it a closed_form, or leave that as it is"
+            "all of its tokens: give it a closed_form, or leave that as it is"
         )
 
 

@@ -8,17 +8,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from psr_lens._types import Surface, check_alpha
+from psr_lens._types import AlignedTokens, check_alpha
 from psr_lens.deltas import working_dtype
 from psr_lens.models import HookedModel
 from psr_lens.models.columns import Columns
+from psr_lens.models.token_rules import NAMED, NamedTokens, Tokens, aligned_reach, reach_of
 from psr_lens.steering.base import Resid, Steering, Strength
 from psr_lens.steering.constant import ConstantSteering, adds_vectors_alone
 from psr_lens.steering.context import Context
 
 
 def add_up(parts: Sequence[tuple[float, Steering]]) -> Steering:
-    """Weighted steerings as one: constants of one model and surface are a constant again.
+    """Weighted steerings as one: constants of one model and one rule of tokens are a constant again.
 
     All else is a `SumSteering`.
     """
@@ -28,7 +29,7 @@ def add_up(parts: Sequence[tuple[float, Steering]]) -> Steering:
         for weight, own in parts
         if isinstance(own, ConstantSteering) and adds_vectors_alone(own)
     ]
-    alike = {(_fingerprint(own), own.surface, own.vectors.shape[-1]) for _, own in constants}
+    alike = {(_fingerprint(own), own.tokens, own.vectors.shape[-1]) for _, own in constants}
     if (
         len(constants) < len(parts)
         or len(alike) != 1
@@ -49,7 +50,7 @@ def add_up(parts: Sequence[tuple[float, Steering]]) -> Steering:
     return ConstantSteering(
         total.to(first.device, torch.float64 if torch.float64 in exact else torch.float32),
         layers,
-        surface=constants[0][1].surface,
+        tokens=constants[0][1].tokens,
         provenance=origin,
     )
 
@@ -67,6 +68,16 @@ def _with_weights(parts: Sequence[tuple[float, Steering]]) -> tuple[tuple[float,
     return found
 
 
+def _together(tokens: Sequence[Tokens]) -> Tokens:
+    """The tokens of several parts: those of all if they are the same, else the name that holds them."""
+    if len(set(tokens)) == 1:
+        return tokens[0]
+    together: NamedTokens = "response"
+    for own in map(reach_of, tokens):
+        together = own if NAMED.index(own) > NAMED.index(together) else together
+    return together
+
+
 def _fingerprint(part: Steering) -> str:
     """Of the model that a steering belongs to, empty where it does not say."""
     return repr(part.provenance.get("model", {}).get("fingerprint", ""))
@@ -76,7 +87,7 @@ def _fingerprint(part: Steering) -> str:
 class SumSteering(Steering):
     r"""$A \leftarrow A + \alpha \sum_p a_p\, \mathrm{update}_p(A)$: several steerings at once (ours).
 
-    Made by `a + b`, `0.5 * a`, `-a`, where these are not constants of one model and surface, whose
+    Made by `a + b`, `0.5 * a`, `-a`, where these are not constants of one model and one rule of tokens, whose
     sum is a constant. Every part reads the same residual stream. The parts are in the sum as they are, not
     copied: `to` and `requires_grad_` of a sum are theirs.
 
@@ -97,9 +108,9 @@ class SumSteering(Steering):
         provenance: Mapping[str, Any] | None = None,
     ):
         layers = sorted({layer for _, part in parts for layer in part.layers})
-        surface: Surface = "QR" if any(part.surface == "QR" for _, part in parts) else "R"
+        tokens = _together([part.tokens for _, part in parts])
         super().__init__(
-            layers, surface=surface, provenance=_origin(parts) if provenance is None else provenance
+            layers, tokens=tokens, provenance=_origin(parts) if provenance is None else provenance
         )
         weighted = _with_weights(parts)
         self.weights = tuple(weight for weight, _ in weighted)
@@ -135,7 +146,7 @@ class SumSteering(Steering):
         return SumSteering(parts, provenance=self.provenance).with_strength(1.0)
 
     def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
-        """The weighted sum of what the parts with that layer add, each on its own surface."""
+        """The weighted sum of what the parts with that layer add, each on its own tokens."""
         total = torch.zeros_like(resid)
         for weight, part in self.parts:
             if layer in part.layers:
@@ -152,6 +163,12 @@ class SumSteering(Steering):
             raise ValueError(f"layers={list(layers)} but {self!r} covers {list(self.layers)}")
         return SumSteering([(w, own.at(layers)) for w, own in kept], provenance=self.provenance)
 
+    def on(self, tokens: Tokens) -> "SumSteering":
+        """The same sum, with every part on these tokens."""
+        return SumSteering(
+            [(w, own.on(tokens)) for w, own in self.parts], provenance=self.provenance
+        )
+
     def weighted_parts(self) -> Sequence[tuple[float, Steering]]:
         """Its own parts, so that sums of sums stay flat."""
         return self.parts
@@ -162,10 +179,10 @@ class SumSteering(Steering):
         return torch.stack(masks).any(dim=0)
 
     @property
-    def only_on(self) -> Surface | None:
-        """Where all parts say where they act, the surface of all of them."""
+    def only_on(self) -> AlignedTokens | None:
+        """Where all parts say where they act, the tokens of all of them."""
         known = all(part.only_on is not None for _, part in self.parts)
-        return self.surface if known else None
+        return aligned_reach(self.tokens) if known else None
 
     def covers(self, layer: int, columns: Columns) -> Bool[Tensor, "batch pos"]:
         """Where a part with that layer acts."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from psr_lens._types import Surface
+from psr_lens._types import AlignedTokens
 from psr_lens.delta_moments import DeltaMoments, delta_moments, leading_directions
 from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
@@ -25,14 +25,14 @@ class TrainingData:
     Attributes:
         model: The model.
         examples: The training examples.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         batch_size: Examples per forward pass.
         progress: Whether to show bars.
     """
 
     model: HookedModel
     examples: Sequence[Example]
-    surface: Surface
+    tokens: AlignedTokens
     batch_size: int
     progress: bool
 
@@ -46,7 +46,7 @@ class TrainingData:
         return delta_moments(
             self.model,
             self.examples,
-            self.surface,
+            self.tokens,
             second=second,
             batch_size=self.batch_size,
             progress=self.progress,
@@ -57,7 +57,7 @@ class TrainingData:
         return leading_directions(
             self.model,
             self.examples,
-            self.surface,
+            self.tokens,
             rank,
             batch_size=self.batch_size,
             progress=self.progress,
@@ -70,7 +70,7 @@ class LayerData:
 
     Attributes:
         layer: The layer.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         x: Residual streams of the training tokens, with the earlier layers' updates.
         missing: `A(x'y')[layer] - x`: what the layer is to add.
         strength: The strength of every token's example; None where all are 1.
@@ -78,7 +78,7 @@ class LayerData:
     """
 
     layer: int
-    surface: Surface
+    tokens: AlignedTokens
     x: Float[Tensor, "token d_model"]
     missing: Float[Tensor, "token d_model"]
     strength: Float[Tensor, " token"] | None = None
@@ -109,7 +109,7 @@ class Start:
     Attributes:
         layers: The layers.
         d_model: Width of the residual stream.
-        surface: `R` or `QR`.
+        tokens: `response` or `question+response`.
         seed: Of random starts: same seed, same start.
         standardised: Whether the steering will read residual streams of mean 0 and variance 1 and add in
             units of the accumulated delta, which `Steering.rescaled` makes possible.
@@ -119,14 +119,14 @@ class Start:
 
     layers: tuple[int, ...]
     d_model: int
-    surface: Surface
+    tokens: AlignedTokens
     seed: int
     standardised: bool
     contrast: Callable[[], Float[Tensor, "layer d_model"]]
 
 
 Watcher = Callable[[int, Tensor, Tensor], None]
-"""Called with a layer, the residual streams `[batch, pos, d_model]` there and the tokens on the surface."""
+"""Called with a layer, the residual streams `[batch, pos, d_model]` there and the aligned tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ class Scale:
     It reads $(A - \mathrm{mean}) / \mathrm{std}$, and what it adds counts `size` times.
 
     Attributes:
-        mean: Mean residual stream on the surface of the base runs.
+        mean: Mean residual stream on the aligned tokens of the base runs.
         std: Its standard deviation, coordinate by coordinate.
         size: Root mean square of the accumulated delta's norm.
     """

@@ -53,11 +53,13 @@ def _unstable(name: str, **options: Any) -> Fit:
 FITS: Final = (
     Fit("dim", {"method": "dim"}, part_of="few"),
     Fit("dim best", {"method": "dim", "layers": "best"}, part_of="few"),
-    Fit("dim QR", {"method": "dim", "layers": [1, 3], "surface": "QR"}, part_of="all"),
+    Fit(
+        "dim QR", {"method": "dim", "layers": [1, 3], "tokens": "question+response"}, part_of="all"
+    ),
     Fit("pca", {"method": "pca"}),
     Fit("pca best", {"method": "pca", "layers": "best"}, part_of="all"),
     Fit("actadd", {"method": "actadd", "layers": 2}),
-    Fit("actadd best", {"method": "actadd", "layers": "best", "surface": "QR"}),
+    Fit("actadd best", {"method": "actadd", "layers": "best", "tokens": "question+response"}),
     Fit("projection", {"method": "projection"}, part_of="few"),
     Fit("projection best", {"method": "projection", "layers": "best"}, part_of="all"),
     Fit("ablation", {"method": "ablation"}),
@@ -79,7 +81,7 @@ FITS: Final = (
     _trained("const auto best", "all", method="const", layers="best"),
     _trained("const refine", "all", method="const", solver="refine"),
     _replayed("psr replay", "few"),
-    _replayed("psr replay QR", surface="QR"),
+    _replayed("psr replay QR", tokens="question+response"),
     _replayed("psr replay best", layers="best"),
     # Further up a search for what explains next to nothing ends here or there, in float64 too.
     _replayed("psr replay weighted", weighted=True, layers=[0, 1]),

@@ -41,9 +41,12 @@ def record_model(given: Given, record: Record) -> None:
 
 def record_deltas(given: Given, record: Record) -> None:
     """Accumulated and local deltas, layer by layer."""
-    for surface, examples in (("R", given.data.test[:3]), ("QR", given.data.test[:2])):
-        for i, own in enumerate(pl.collect_deltas(given.model, examples, surface=surface)):
-            part = record.within(f"{surface}, example {i}")
+    for tokens, examples in (
+        ("response", given.data.test[:3]),
+        ("question+response", given.data.test[:2]),
+    ):
+        for i, own in enumerate(pl.collect_deltas(given.model, examples, tokens=tokens)):
+            part = record.within(f"{tokens}, example {i}")
             part.add_tensor("accumulated", own.accumulated)
             part.add_tensor("local", own.local)
             part.add_exact("tokens", list(own.tokens))

@@ -69,20 +69,20 @@ def _columns(table: pd.DataFrame, names: Sequence[str]) -> Tensor:
 
 
 def record_faithfulness(given: Given, record: Record, found: Mapping[str, pl.Steering]) -> None:
-    """All tables of `measure_faithfulness`, on both surfaces."""
+    """All tables of `measure_faithfulness`, on both kinds of tokens."""
     on_r = {name: found[name] for name in ("psr replay", "dim best", "projection")}
     on_r["sum"] = 0.5 * found["psr replay"] + 0.25 * found["dim best"]
     on_qr = {name: found[name] for name in ("psr replay QR",) if name in found}
-    for surface, steerings, alpha in (("R", on_r, 0.9), ("QR", on_qr, 1.0)):
+    for tokens, steerings, alpha in (("response", on_r, 0.9), ("question+response", on_qr, 1.0)):
         if not steerings:
             continue
-        part = record.within(surface)
+        part = record.within(tokens)
         report = pl.measure_faithfulness(
             given.model,
             steerings,
             given.data.test,
             alpha=alpha,
-            surface=surface,
+            tokens=tokens,
             n_bootstrap=200,
             token_examples=2,
             oracle_ranks=(1, 3),
@@ -135,7 +135,7 @@ def record_assumptions(given: Given, record: Record) -> None:
 
     settings: Sequence[dict[str, Any]] = (
         {"probe_data": given.data.train},
-        {"kind": "accumulated", "surface": "QR", "layers": [1, 4]},
+        {"kind": "accumulated", "tokens": "question+response", "layers": [1, 4]},
     )
     for options in settings:
         part = record.within(str(options.get("kind", "local")))

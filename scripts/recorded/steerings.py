@@ -14,7 +14,7 @@ def record_steering(
     given: Given, record: Record, steering: pl.Steering, tolerance: str = "rounding"
 ) -> None:
     """What a steering is made of, how strongly it pushes, what the model then says."""
-    record.add_exact("layers", [*steering.layers, steering.surface, len(tensors_of(steering))])
+    record.add_exact("layers", [*steering.layers, steering.tokens, len(tensors_of(steering))])
     for name, tensor in tensors_of(steering).items():
         record.add_tensor(name, tensor, tolerance)
     examples = given.data.test[:2]
@@ -44,7 +44,7 @@ def record_by_hand(given: Given, record: Record) -> None:
 
     n, d = len(layers), model.d_model
     rotation = torch.linalg.qr(random(n, d, 2)).Q.mT
-    psr = pl.PSR(random(n, 2, d), random(n, 2), random(n, 2, d), layers, surface="QR")
+    psr = pl.PSR(random(n, 2, d), random(n, 2), random(n, 2, d), layers, tokens="question+response")
     constant = pl.ConstantSteering.from_vectors({layer: random(d) for layer in layers})
     made = {
         "constant": constant,
@@ -52,11 +52,11 @@ def record_by_hand(given: Given, record: Record) -> None:
         "actadd": pl.ActAdd(random(n, 3, d), layers),
         "actadd of texts": pl.ActAdd.from_texts(model, "be optimistic", "shout", [2], pad="."),
         "projection": pl.ProjectionMatch(random(n, d), 5 * random(n), layers),
-        "ablation": pl.DirectionalAblation(random(n, d), layers, surface="QR"),
+        "ablation": pl.DirectionalAblation(random(n, d), layers, tokens="question+response"),
         "reft_r1": pl.ReFTr1(random(n, d), 3 * random(n).abs(), layers),
         "loreft": pl.LoReFT(rotation, 0.1 * random(n, 2, d), random(n, 2), layers),
         "sum": 0.5 * psr - constant,
-        "oracle": pl.OracleSteering(layers, surface="QR"),
+        "oracle": pl.OracleSteering(layers, tokens="question+response"),
         "oracle along": pl.OracleSteering.along(psr),
     }
     same = {}

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import plain
 from psr_lens.delta_collection import collect_deltas
-from psr_lens.deltas import example_batches, surface_residuals
+from psr_lens.deltas import aligned_residuals, example_batches
 from psr_lens.responses import sample_responses
 from tests.models.cases import LENS_BACKENDS
 from tests.tiny_models import instructed, tiny_model
@@ -42,7 +42,9 @@ def test_unsteered_residuals_are_those_of_the_package(model, data):
     with torch.no_grad():
         found = plain.residuals(model, base, None, ())
     # The package's attention on the bridge is fused, where nobody listens to its parts.
-    torch.testing.assert_close(found, surface_residuals(model, base, "R"), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        found, aligned_residuals(model, base, "response"), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_without_a_push_the_loss_is_the_energy_of_the_accumulated_deltas(model, data):
@@ -60,12 +62,12 @@ def test_the_gradient_at_the_last_layer_is_the_closed_form(model, data):
     own = heads(model, [last])
     plain.mse_loss(model, data, own, [last]).backward()
     base, steered = example_batches(model, data)
-    x = surface_residuals(model, base, "R")[last]
+    x = aligned_residuals(model, base, "response")[last]
     w, b, z = (part.detach()[0] for part in own.parts)
     inner = x @ w.T + b
     c = inner.relu()
     # d/dS of the mean of (S - A(x'y'))^2, and from there by hand.
-    outer = 2 * (x + c @ z - surface_residuals(model, steered, "R")[last]) / x.numel()
+    outer = 2 * (x + c @ z - aligned_residuals(model, steered, "response")[last]) / x.numel()
     through = (outer @ z.T) * (inner > 0)
     assert (inner > 0).any()
     assert (inner < 0).any()

@@ -70,7 +70,7 @@ def model(request, demo):
 def test_deltas(model):
     examples = make_examples(3, 8, 5)
     held = sum(own.accumulated.nbytes + own.local.nbytes for own in collect_deltas(model, examples))
-    tokens = sum(example.surface_length("R") for example in examples)
+    tokens = sum(example.aligned_length("response") for example in examples)
     assert held == delta_bytes(model.n_layers, model.d_model, tokens, model.dtype.itemsize)
 
 

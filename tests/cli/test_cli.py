@@ -381,7 +381,7 @@ WRONG = {
     },
     "decompose": {
         "--data DATA --pairs ONE": "--data FILE, which psr-lens sample writes: both were given",
-        "--surface R": "--data FILE, which psr-lens sample writes: neither was given",
+        "--tokens response": "--data FILE, which psr-lens sample writes: neither was given",
         "--data NONE": "no dataset file",
         "--data VECTOR": "holds a steering, not a dataset",
         "--data ONE": "was not written by psr_lens",
@@ -467,7 +467,7 @@ def test_options_that_do_not_go_together_are_refused_before_a_model_is_loaded(
     with places["NUMPY"].open("wb") as file:
         np.save(file, np.ones(4))
     pairs = ["--prompt", "hi ."] if command == "steer" else ["--pairs", str(pairs_file)]
-    if any(own in options for own in ("--pairs", "--prompt", "--data", "--surface")):
+    if any(own in options for own in ("--pairs", "--prompt", "--data", "--tokens")):
         pairs = []
     given = [str(places.get(word, word)) for word in options.split()]
     # A method comes before the options.

@@ -39,7 +39,7 @@ def test_folded_is_hooked_at_every_position_and_undone_is_untouched(family):
     model, steering = hf_model(family), constant()
     before, weights = logits(model), bits(model)
     classes = [type(module) for module in model.modules()]
-    # A prompt of one column: everything lies on the surface.
+    # A prompt of one column: every token is one of the response's.
     with steering.applied(model, alpha=1.3, prompt_length=1):
         hooked = logits(model)
     folded = steering.fold_into(model, alpha=1.3)
@@ -150,7 +150,7 @@ def test_constants_of_two_models_do_not_become_one():
 def test_what_cannot_be_one_constant_stays_a_sum():
     narrow = ConstantSteering(torch.ones(1, 16), (1,))
     assert isinstance(constant() + narrow, SumSteering)
-    assert isinstance(constant() + constant(surface="QR"), SumSteering)
+    assert isinstance(constant() + constant(tokens="question+response"), SumSteering)
     half = ConstantSteering(torch.full((1, 32), 1 / 3, dtype=torch.bfloat16), (0,))
     total = 3.0 * half
     assert total.state_dict()["vectors"].dtype == torch.float32

@@ -65,14 +65,14 @@ def test_round_trip(hub):
 def test_revisions_and_files(hub):
     steering().push_to_hub("someone/kind", private=True)
     assert hub.private == {"someone/kind"}
-    other = steering(surface="QR")
+    other = steering(tokens="question+response")
     other.push_to_hub("someone/kind", revision="v2")
     other.push_to_hub("someone/kind", revision="v2")
-    assert load_steering("hf://someone/kind").surface == "R"
-    assert load_steering("hf://someone/kind@v2").surface == "QR"
+    assert load_steering("hf://someone/kind").tokens == "response"
+    assert load_steering("hf://someone/kind@v2").tokens == "question+response"
     files = hub.repos["someone/kind"]["v2"]
     files["deep/other.safetensors"] = files["steering.safetensors"]
-    assert load_steering("hf://someone/kind/deep/other@v2").surface == "QR"
+    assert load_steering("hf://someone/kind/deep/other@v2").tokens == "question+response"
     with pytest.raises(FileNotFoundError, match=r"no such file: name it, as in hf://owner/name"):
         load_steering("hf://someone/kind/nothing")
     with pytest.raises(FileNotFoundError, match="no such revision: name a branch"):
@@ -186,7 +186,7 @@ def test_the_card_of_a_fitted_steering_tells_and_runs(hub):
     assert r"\mathrm{ReLU}(w_{l,k} \cdot A + b_{l,k})" in card
     assert "arXiv 2605.03907" in card
     assert "| layers | 1, 4 (of 6) |" in card
-    assert "| surface | R: the last prompt token and every response token |" in card
+    assert "| tokens | the last prompt token and every response token |" in card
     assert f"| model.chat_template | {model.encoder.template_hash} |" in card
     assert "## Fit report" in card
     stages = card[card.index("### stages") :].splitlines()

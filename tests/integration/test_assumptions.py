@@ -13,7 +13,7 @@ from psr_lens.assumptions.probe import fit_probes
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES, classify_tokens
 from psr_lens.dataset import SteeringDataset, split_examples
 from psr_lens.delta_collection import collect_deltas
-from psr_lens.deltas import example_batches, surface_residuals
+from psr_lens.deltas import aligned_residuals, example_batches
 from psr_lens.prompts import PromptPair
 from psr_lens.responses import sample_responses
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model
@@ -49,9 +49,9 @@ def report(model, data, kind):
     return measure_assumptions(model, data, kind=kind, n_bootstrap=100)
 
 
-def deltas_of(model, data, kind, surface="R"):
+def deltas_of(model, data, kind, tokens="response"):
     """All deltas at once, `[layer, token, d_model]`, the tokens of each example apart."""
-    return [getattr(one, kind) for one in collect_deltas(model, data, surface=surface)]
+    return [getattr(one, kind) for one in collect_deltas(model, data, tokens=tokens)]
 
 
 def reads_of(model, data, kind):
@@ -59,9 +59,9 @@ def reads_of(model, data, kind):
     found = []
     for example, local in zip(data, deltas_of(model, data, "local"), strict=True):
         base, steered = example_batches(model, [example])
-        read = surface_residuals(model, base, "R")
+        read = aligned_residuals(model, base, "response")
         found.append(
-            read if kind == "accumulated" else surface_residuals(model, steered, "R") - local
+            read if kind == "accumulated" else aligned_residuals(model, steered, "response") - local
         )
     return found
 
@@ -88,7 +88,7 @@ def test_shares_are_those_of_the_singular_values(model, data, report):
 
 def test_strengths_are_projections_on_the_leading_direction(model, data, kind, report):
     whole = torch.cat(deltas_of(model, data, kind), dim=1)
-    classes = classify_tokens(model.encoder, data, "R")
+    classes = classify_tokens(model.encoder, data, "response")
     energy = whole.square().sum(dim=(1, 2))
     for layer in range(model.n_layers):
         c = whole[layer] @ leading(whole[layer])
@@ -130,7 +130,7 @@ def test_probes_are_fitted_on_one_half_and_tested_on_the_other(model, data, kind
     assert report.probe_examples == len(sides[0])
     assert report.held_out_examples == len(sides[1])
     inner = split_examples([data[i] for i in sides[0]], (0.75, 0.25, 0.0), 0)
-    lengths = torch.tensor([data[i].surface_length("R") for i in sides[0]])
+    lengths = torch.tensor([data[i].aligned_length("response") for i in sides[0]])
     dev = torch.tensor([inner[data[i].pair.group] == "dev" for i in sides[0]])
     for layer in range(model.n_layers):
         z = leading(whole[layer])
@@ -193,8 +193,10 @@ def test_data_for_the_probes_of_its_own(model, data):
 
 
 def test_surface_qr(model, data):
-    found = measure_assumptions(model, data, surface="QR", kind="accumulated", n_bootstrap=0)
-    whole = torch.cat(deltas_of(model, data, "accumulated", "QR"), dim=1)
+    found = measure_assumptions(
+        model, data, tokens="question+response", kind="accumulated", n_bootstrap=0
+    )
+    whole = torch.cat(deltas_of(model, data, "accumulated", "question+response"), dim=1)
     assert found.token_classes[0] == "question"
     asked = sum(example.question_length - 1 for example in data)
     assert found.curve("tokens", token_class="question").values[0] == asked > 0
@@ -319,7 +321,7 @@ def test_memory_does_not_grow_with_the_data(demo, shouting):
         return peak
 
     once, sixfold = alive(short), alive(short * 6)
-    grown = sum(e.surface_length("R") for e in short * 5)
+    grown = sum(e.aligned_length("response") for e in short * 5)
     # Norm and strength in float32 at two layers, and indices in int64 for every token.
     assert sixfold - once < grown * (2 * 2 * 4 + 4 * 8) + 300_000
     assert grown * demo.d_model * 4 > 500_000, "one layer's deltas would not be noticed"

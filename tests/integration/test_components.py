@@ -38,13 +38,15 @@ def demo_data(name, dtype="float32", n=4):
 
 def check_that_it_adds_up(model, data, tolerance, heads_tolerance):
     examples = list(data)
-    found = component_deltas(model, examples, "QR")
-    accumulated = [d.accumulated for d in collect_deltas(model, data, surface="QR", local=False)]
+    found = component_deltas(model, examples, "question+response")
+    accumulated = [
+        d.accumulated for d in collect_deltas(model, data, tokens="question+response", local=False)
+    ]
     accumulated = torch.cat(accumulated, dim=1)
     base, steered = example_batches(model, examples)
     with torch.no_grad():
-        embedded = model.embed(steered)[steered.surface("QR")]
-        embedded = embedded - model.embed(base)[base.surface("QR")]
+        embedded = model.embed(steered)[steered.on("question+response")]
+        embedded = embedded - model.embed(base)[base.on("question+response")]
     scale = float(accumulated.abs().max())
     assert scale > 0.1
     before = torch.cat([embedded.unsqueeze(0), accumulated[:-1]])
@@ -76,10 +78,10 @@ def test_parts_add_up_on_the_demo_models(name, dtype):
 def test_half_precision_adds_up_to_its_rounding(family, backend):
     model = tiny_model(family, backend, "bfloat16")
     data = sampled(model)
-    report = measure_components(model, data, surface="QR", n_bootstrap=0)
+    report = measure_components(model, data, tokens="question+response", n_bootstrap=0)
     assert total(report, "share", "embed", "attn", "mlp") == pytest.approx(1, abs=0.05)
     exact = measure_components(
-        tiny_model(family, backend, "float32"), data, surface="QR", n_bootstrap=0
+        tiny_model(family, backend, "float32"), data, tokens="question+response", n_bootstrap=0
     )
     for rounded, own in zip(report.components, exact.components, strict=True):
         assert rounded.share.value == pytest.approx(own.share.value, abs=0.05)
@@ -92,7 +94,7 @@ def test_head_parts_are_the_results_that_transformer_lens_computes(family):
     model = tiny_model(family, "hooked", "float64")
     data = sampled(model)
     # Of the question too: on the response nothing local sees the instruction.
-    found = component_deltas(model, list(data), "QR")
+    found = component_deltas(model, list(data), "question+response")
     results = []
     model.raw.set_use_attn_result(True)
     try:
@@ -105,7 +107,7 @@ def test_head_parts_are_the_results_that_transformer_lens_computes(family):
             if family == "gemma3":
                 scale = cache["blocks.1.ln1_post.hook_scale"].unsqueeze(-1)
                 result = result / scale * model.raw.blocks[1].ln1_post.w
-            results.append(result[batch.surface("QR")])
+            results.append(result[batch.on("question+response")])
     finally:
         model.raw.set_use_attn_result(False)
     expected = (results[1] - results[0]).transpose(0, 1)
@@ -119,7 +121,7 @@ def test_both_backends_find_the_same(family):
     data = sampled(tiny_model(family, "bridge", "float64"), n=3)
     frames = [
         measure_components(
-            tiny_model(family, backend, "float64"), data, surface="QR", n_bootstrap=0
+            tiny_model(family, backend, "float64"), data, tokens="question+response", n_bootstrap=0
         )
         .to_dataframe()
         .set_index(["component", "measure"])
@@ -143,7 +145,7 @@ def data(model):
 
 @pytest.fixture(scope="module")
 def report(model, data):
-    return measure_components(model, data, surface="QR", n_bootstrap=200, seed=1)
+    return measure_components(model, data, tokens="question+response", n_bootstrap=200, seed=1)
 
 
 def total(report, measure, *kinds):
@@ -165,7 +167,7 @@ def test_shares_add_up(model, report):
 
 def test_measures_are_the_formulas_over_all_tokens(model, data, report):
     """Recomputed from single examples, without batches and streaming sums."""
-    alone = [component_deltas(model, [example], "QR") for example in data]
+    alone = [component_deltas(model, [example], "question+response") for example in data]
     last = torch.cat([d.last for d in alone])
     attn = torch.cat([d.attn[1] for d in alone])
     step = attn + torch.cat([d.mlp[1] for d in alone])
@@ -222,7 +224,9 @@ def test_the_instruction_lies_between_what_the_prompts_share():
 
 
 def test_batch_size_does_not_matter(model, data, report):
-    single = measure_components(model, data, surface="QR", batch_size=1, n_bootstrap=200, seed=1)
+    single = measure_components(
+        model, data, tokens="question+response", batch_size=1, n_bootstrap=200, seed=1
+    )
     left, right = (r.to_dataframe().set_index(["component", "measure"]) for r in (report, single))
     for column in ("value", "low", "high"):
         assert float((left[column] - right[column]).abs().max()) < 1e-6
@@ -232,8 +236,8 @@ def test_batch_size_does_not_matter(model, data, report):
 
 
 def test_intervals_hold_the_value_and_follow_the_seed(model, data, report):
-    again = measure_components(model, data, surface="QR", n_bootstrap=200, seed=1)
-    other = measure_components(model, data, surface="QR", n_bootstrap=200, seed=2)
+    again = measure_components(model, data, tokens="question+response", n_bootstrap=200, seed=1)
+    other = measure_components(model, data, tokens="question+response", n_bootstrap=200, seed=2)
     assert again.components == report.components
     widths = []
     for component, same in zip(report.components, other.components, strict=True):
@@ -247,11 +251,11 @@ def test_intervals_hold_the_value_and_follow_the_seed(model, data, report):
 def test_tokens_of_the_first_examples_are_kept(model, data, report):
     assert len(report.tokens) == 4
     first = report.tokens[0]
-    (deltas,) = collect_deltas(model, data[:1], surface="QR", local=False)
+    (deltas,) = collect_deltas(model, data[:1], tokens="question+response", local=False)
     assert first.tokens == deltas.tokens
     rows = [i for i, c in enumerate(report.components) if c.kind != "head"]
     assert float(first.shares[rows].sum()) == pytest.approx(1, abs=1e-10)
-    alone = component_deltas(model, [data[0]], "QR")
+    alone = component_deltas(model, [data[0]], "question+response")
     drawn = report.token_values(0, kind="mlp")
     assert torch.allclose(drawn.values, alone.mlp.norm(dim=-1), rtol=1e-6)
     assert drawn.layers == tuple(range(model.n_layers))
@@ -262,7 +266,7 @@ def test_tokens_of_the_first_examples_are_kept(model, data, report):
 def test_a_report_comes_back_from_disk_as_it_was(report, model, data, tmp_path):
     back = ComponentReport.load(report.save(tmp_path / "report"))
     assert back.components == report.components
-    assert (back.surface, back.examples) == (report.surface, report.examples)
+    assert (back.measured_on, back.examples) == (report.measured_on, report.examples)
     assert back.provenance == report.provenance
     for own, other in zip(back.tokens, report.tokens, strict=True):
         assert own.tokens == other.tokens

@@ -27,7 +27,7 @@ def data(model):
 
 @pytest.fixture(scope="module")
 def deltas(model, data):
-    return collect_deltas(model, data, surface="QR")
+    return collect_deltas(model, data, tokens="question+response")
 
 
 def test_it_is_a_sequence(deltas, data):
@@ -146,7 +146,7 @@ def test_the_summary_says_how_long_they_are(deltas):
     said = deltas.summary()
     assert said.startswith("Deltas of 4 examples")
     n_tokens = sum(len(own.tokens) for own in deltas)
-    assert f"{n_tokens} tokens on surface QR, 3 layers." in said
+    assert f"{n_tokens} tokens (question+response), 3 layers." in said
     mean = sum(float(own.norms()[-1].sum()) for own in deltas) / n_tokens
     assert f"{mean:.3g} at layer 2." in said
     assert deltas[:0].summary() == "Deltas of 0 examples."

@@ -136,5 +136,5 @@ def test_the_report_shows_itself(model, data, steerings):
     assert report.plot().data
     assert repr(report) == (
         f"FaithfulnessReport(a-psr, s-dim; {len(data.test)} examples, {model.n_layers} layers, "
-        "surface R)"
+        "response tokens)"
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from psr_lens.delta_collection import collect_deltas
-from psr_lens.deltas import example_batches, local_deltas, surface_residuals
+from psr_lens.deltas import aligned_residuals, example_batches, local_deltas
 from psr_lens.examples import cut_off_words
 from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
 from psr_lens.faithfulness.recording import SharedRuns
@@ -52,13 +52,13 @@ def report(model, data, steerings):
     return measure_faithfulness(model, steerings, data, oracle_ranks=(1, 3), batch_size=3)
 
 
-def one_by_one(model, data, steering, surface="R"):
-    """Of every example: surface streams under the steering, without it, under the prompt."""
+def one_by_one(model, data, steering, tokens="response"):
+    """Of every example: aligned tokens' streams under the steering, without it, under the prompt."""
     for example in data:
         base, steered = example_batches(model, [example])
-        acted = surface_residuals(model, base, surface, steering.edits(model, 1.0, [example]))
-        plain = surface_residuals(model, base, surface)
-        yield acted, plain, surface_residuals(model, steered, surface)
+        acted = aligned_residuals(model, base, tokens, steering.edits(model, 1.0, [example]))
+        plain = aligned_residuals(model, base, tokens)
+        yield acted, plain, aligned_residuals(model, steered, tokens)
 
 
 @pytest.mark.parametrize("name", ["psr", "v"])
@@ -113,7 +113,7 @@ def test_outputs_are_compared_where_the_response_is_predicted(model, data, steer
 
 
 def test_outputs_do_not_depend_on_the_surface(model, data, steerings, report):
-    wide = measure_faithfulness(model, steerings, data, surface="QR", oracle_ranks=())
+    wide = measure_faithfulness(model, steerings, data, tokens="question+response", oracle_ranks=())
     narrow = report.curve("psr", "kl")
     assert wide.curve("psr", "kl").values == pytest.approx(narrow.values, rel=1e-9)
     assert wide.relative_rmse["psr"].values != pytest.approx(report.relative_rmse["psr"].values)
@@ -127,8 +127,8 @@ def test_the_random_direction_has_the_strengths_of_the_local_deltas(model, data,
     missed = energy = 0.0
     for example in data:
         base, steered = example_batches(model, [example])
-        target = surface_residuals(model, steered, "R")
-        local = local_deltas(model, base, target, "R")[0]
+        target = aligned_residuals(model, steered, "response")
+        local = local_deltas(model, base, target, "response")[0]
         missed += float((local.norm(dim=1, keepdim=True) * unit - local).square().sum())
         energy += float(local.square().sum())
     found = report.reference["random direction"].values[0]
@@ -151,10 +151,14 @@ def test_every_wording_is_measured_and_their_mean_square_is_the_line(model, data
         missed = energy = 0.0
         for example in data:
             base, steered = example_batches(model, [example])
-            target = surface_residuals(model, steered, "R")[-1]
-            own = surface_residuals(model, model.pad([example.equivalent_rows[number]]), "R")[-1]
+            target = aligned_residuals(model, steered, "response")[-1]
+            own = aligned_residuals(
+                model, model.pad([example.equivalent_rows[number]]), "response"
+            )[-1]
             missed += float((own - target).square().sum())
-            energy += float((surface_residuals(model, base, "R")[-1] - target).square().sum())
+            energy += float(
+                (aligned_residuals(model, base, "response")[-1] - target).square().sum()
+            )
         assert curve.values[-1] == pytest.approx(math.sqrt(missed / energy), rel=1e-9)
     first, second = (curve.values[-1] for curve in report.paraphrases.values())
     line = report.reference["equivalent prompt"].values[-1]
@@ -179,14 +183,14 @@ def test_a_paraphrase_that_changes_the_question_is_refused_on_the_question(model
         pair, example.base_ids, example.steered_ids, (5, 6), (other.steered and (9, 8, 7),)
     )
     measure_faithfulness(model, {}, [wrong], oracle_ranks=())
-    with pytest.raises(ValueError, match=r"end both with the same question, or measure on surface"):
-        measure_faithfulness(model, {}, [wrong], surface="QR", oracle_ranks=())
+    with pytest.raises(ValueError, match=r"end both with the same question, or measure on tokens"):
+        measure_faithfulness(model, {}, [wrong], tokens="question+response", oracle_ranks=())
 
 
-@pytest.mark.parametrize("surface", ["R", "QR"])
-def test_the_batch_size_does_not_matter_for_any_measure(model, data, steerings, surface):
+@pytest.mark.parametrize("tokens", ["response", "question+response"])
+def test_the_batch_size_does_not_matter_for_any_measure(model, data, steerings, tokens):
     one, all_ = (
-        measure_faithfulness(model, steerings, data, batch_size=size, surface=surface)
+        measure_faithfulness(model, steerings, data, batch_size=size, tokens=tokens)
         for size in (1, 8)
     )
     for name, run in one.runs.items():
@@ -277,7 +281,9 @@ def test_tokens_say_what_the_steering_does_to_each(model, data, steerings, repor
 
 
 def test_tokens_of_the_question_have_no_kl(model, data, steerings):
-    wide = measure_faithfulness(model, steerings, data[:1], surface="QR", token_examples=1)
+    wide = measure_faithfulness(
+        model, steerings, data[:1], tokens="question+response", token_examples=1
+    )
     kl = wide.token_values("psr", 0, "kl").values[0]
     question = data[0].question_length - 1
     assert question > 0
@@ -420,7 +426,7 @@ def test_the_worst_tokens_are_those_with_the_largest_error(
         pd.testing.assert_frame_equal(back.worst_tokens(name, n=5), everywhere, check_exact=True)
     row = report.worst_tokens("psr", 1, n=1).iloc[0]
     texts = model.encoder.str_tokens(data[row.example].base_row.tokens)
-    at = len(texts) - data[row.example].surface_length("R") + row["pos"]
+    at = len(texts) - data[row.example].aligned_length("response") + row["pos"]
     assert row.token == texts[at]
     assert (
         f"{''.join(texts[at - 4 : at])}[{texts[at]}]{''.join(texts[at + 1 : at + 5])}"

@@ -17,7 +17,7 @@ from tests.tiny_steerings import KINDS, made_up
 
 PROMPTS = ["the cat", "what is a dog like today", "tell me about the small old house in the wood"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
-both_surfaces = pytest.mark.parametrize("surface", ["R", "QR"])
+both_kinds = pytest.mark.parametrize("tokens", ["response", "question+response"])
 
 
 @pytest.fixture(scope="module", params=CORE_MODELS, ids="-".join)
@@ -37,9 +37,9 @@ def logits_of(model, examples):
 
 
 @every_kind
-@both_surfaces
-def test_cached_is_uncached_is_batched_is_single(model, kind, surface):
-    steering = made_up(kind, model, surface)
+@both_kinds
+def test_cached_is_uncached_is_batched_is_single(model, kind, tokens):
+    steering = made_up(kind, model, tokens)
     options = {"max_new_tokens": 6, "temperature": 0.0}
     with steering.applied(model, alpha=1.5):
         cached = model.generate(PROMPTS, **options)
@@ -49,9 +49,9 @@ def test_cached_is_uncached_is_batched_is_single(model, kind, surface):
 
 
 @every_kind
-@both_surfaces
-def test_it_acts_on_its_columns_alone_and_leaves_no_trace(model, data, kind, surface):
-    steering = made_up(kind, model, surface)
+@both_kinds
+def test_it_acts_on_its_columns_alone_and_leaves_no_trace(model, data, kind, tokens):
+    steering = made_up(kind, model, tokens)
     batch = model.pad([example.base_row for example in data[:3]])
     before = model.logits(batch)
     seen = {}
@@ -67,7 +67,7 @@ def test_it_acts_on_its_columns_alone_and_leaves_no_trace(model, data, kind, sur
             during = model.logits(batch)
     on = steering.acts_on(batch.columns)
     if kind != "actadd-start":
-        assert torch.equal(on & ~batch.surface(surface), torch.zeros_like(on))
+        assert torch.equal(on & ~batch.on(tokens), torch.zeros_like(on))
     assert torch.equal(seen["layer 1"][~on], plain[~on])
     changed = (seen["layer 1"] != plain).any(dim=-1)
     assert bool(
@@ -81,7 +81,7 @@ def test_it_acts_on_its_columns_alone_and_leaves_no_trace(model, data, kind, sur
 
 @every_kind
 def test_batched_left_padded_rows_are_single_rows(model, data, kind):
-    steering = made_up(kind, model, "QR")
+    steering = made_up(kind, model, "question+response")
     examples = sorted(data, key=lambda e: len(e.base_row.tokens))
     with steering.applied(model):
         together = logits_of(model, examples)
@@ -94,11 +94,11 @@ def test_batched_left_padded_rows_are_single_rows(model, data, kind):
 
 @every_kind
 def test_a_file_holds_the_steering(model, data, kind, tmp_path):
-    steering = made_up(kind, model, "QR")
+    steering = made_up(kind, model, "question+response")
     path = steering.save(tmp_path / "s")
     loaded = load_steering(path)
     assert type(loaded) is type(steering)
-    assert (loaded.layers, loaded.surface) == (steering.layers, steering.surface)
+    assert (loaded.layers, loaded.tokens) == (steering.layers, steering.tokens)
     with steering.applied(model):
         expected = logits_of(model, data)
     with loaded.applied(model):
@@ -121,7 +121,7 @@ def test_coefficients_are_lengths_of_pushes(model, data, kind):
 
 
 def test_projection_match_gives_every_surface_token_the_target(model, data):
-    steering = made_up("projection", model, "QR")
+    steering = made_up("projection", model, "question+response")
     batch = model.pad([example.base_row for example in data])
     seen = {}
     recorders = {
@@ -131,12 +131,12 @@ def test_projection_match_gives_every_surface_token_the_target(model, data):
     with steering.applied(model), model.edited(recorders), torch.no_grad():
         model.run(batch)
     for row, layer in enumerate(steering.layers):
-        projections = seen[layer][batch.surface("QR")] @ steering.directions[row]
+        projections = seen[layer][batch.on("question+response")] @ steering.directions[row]
         assert torch.allclose(projections, steering.targets[row].expand_as(projections), atol=1e-9)
 
 
 def test_ablation_leaves_nothing_along_the_direction(model, data):
-    steering = made_up("ablation", model, "QR")
+    steering = made_up("ablation", model, "question+response")
     batch = model.pad([example.base_row for example in data])
     seen = {}
     recorders = {
@@ -146,7 +146,7 @@ def test_ablation_leaves_nothing_along_the_direction(model, data):
     with steering.applied(model), model.edited(recorders), torch.no_grad():
         model.run(batch)
     for row, layer in enumerate(steering.layers):
-        left = seen[layer][batch.surface("QR")] @ steering.directions[row]
+        left = seen[layer][batch.on("question+response")] @ steering.directions[row]
         assert float(left.abs().max()) < 1e-6
 
 
@@ -197,11 +197,11 @@ def test_sums_and_multiples_are_what_they_say(model, data):
     total = 0.5 * (psr + constant)
     assert isinstance(total, SumSteering)
     assert [weight for weight, _ in total.parts] == [0.5, 0.5]
-    # Every part keeps to its own surface.
-    mixed = made_up("constant", model, "QR") + made_up("psr", model, "R")
-    assert mixed.surface == "QR"
+    # Every part keeps to its own tokens.
+    mixed = made_up("constant", model, "question+response") + made_up("psr", model, "response")
+    assert mixed.tokens == "question+response"
     batch = model.pad([example.base_row for example in data])
-    assert torch.equal(mixed.acts_on(batch.columns), batch.surface("QR"))
+    assert torch.equal(mixed.acts_on(batch.columns), batch.on("question+response"))
 
 
 def test_the_oracle_ladder_goes_down(model, data):
@@ -211,7 +211,7 @@ def test_the_oracle_ladder_goes_down(model, data):
 
     full = fit(model, data, method="oracle")
     ladder = [fit(model, data, method="oracle", rank=rank) for rank in (1, 4, model.d_model)]
-    errors = relative_rmse(model, [*ladder, full], data.train, "R", 8)
+    errors = relative_rmse(model, [*ladder, full], data.train, "response", 8)
     lasts = [own[-1] for own in errors]
     assert 1 > lasts[0] > lasts[1] > lasts[2] - 1e-6
     assert max(errors[2]) < 1e-4
@@ -219,21 +219,21 @@ def test_the_oracle_ladder_goes_down(model, data):
     psr = fit(model, data, method="psr", solver="replay")
     along = fit(model, data, method="oracle", along=psr)
     assert isinstance(along, OracleSteering)
-    probed, perfect = relative_rmse(model, [psr, along], data.train, "R", 8)
+    probed, perfect = relative_rmse(model, [psr, along], data.train, "response", 8)
     # The best coefficients for the same direction cannot be worse where both start alike.
     assert perfect[0] <= probed[0] + 1e-6
 
 
-@both_surfaces
-def test_a_run_from_the_first_steered_layer_on_ends_where_the_whole_run_does(model, data, surface):
+@both_kinds
+def test_a_run_from_the_first_steered_layer_on_ends_where_the_whole_run_does(model, data, tokens):
     """What `layers="best"` chooses by: every kind, all of its layers and each of them alone."""
     from psr_lens.fitting.errors import last_layer_errors, relative_rmse
 
     uneven = torch.linspace(-0.5, 0.9, model.d_model).unsqueeze(0)
-    whole = [made_up(kind, model, surface) for kind in KINDS]
-    one = [ConstantSteering(uneven, [layer], surface=surface) for layer in range(model.n_layers)]
+    whole = [made_up(kind, model, tokens) for kind in KINDS]
+    one = [ConstantSteering(uneven, [layer], tokens=tokens) for layer in range(model.n_layers)]
     candidates = [*whole, *one]
-    expected = [own[-1] for own in relative_rmse(model, candidates, data, surface, 4)]
-    found = last_layer_errors(model, candidates, data, surface, 4)
+    expected = [own[-1] for own in relative_rmse(model, candidates, data, tokens, 4)]
+    found = last_layer_errors(model, candidates, data, tokens, 4)
     assert found == pytest.approx(expected, rel=1e-9)
     assert len({round(error, 6) for error in found}) == len(candidates)

@@ -7,7 +7,7 @@ import torch
 
 from psr_lens.dataset import SteeringDataset
 from psr_lens.delta_collection import collect_deltas
-from psr_lens.deltas import example_batches, surface_residuals
+from psr_lens.deltas import aligned_residuals, example_batches
 from psr_lens.fitting import fit
 from psr_lens.models.batch import TokenRow
 from psr_lens.responses import sample_responses
@@ -30,15 +30,15 @@ def data(model):
     return sample_responses(model, pairs, max_new_tokens=8, seed=0, progress=False)
 
 
-def stacked(model, data, surface="R"):
-    deltas = collect_deltas(model, data, surface=surface)
+def stacked(model, data, tokens="response"):
+    deltas = collect_deltas(model, data, tokens=tokens)
     return torch.cat([d.accumulated for d in deltas], dim=1)
 
 
-@pytest.mark.parametrize("surface", ["R", "QR"])
-def test_dim_is_the_mean_accumulated_delta(model, data, surface):
-    steering = fit(model, data, method="dim", surface=surface)
-    means = stacked(model, data.train, surface).mean(dim=1)
+@pytest.mark.parametrize("tokens", ["response", "question+response"])
+def test_dim_is_the_mean_accumulated_delta(model, data, tokens):
+    steering = fit(model, data, method="dim", tokens=tokens)
+    means = stacked(model, data.train, tokens).mean(dim=1)
     assert steering.layers == tuple(range(model.n_layers))
     assert (steering.vectors - means).abs().max() < 1e-6 * means.abs().max()
 
@@ -53,10 +53,10 @@ def test_const_adds_the_mean_of_what_is_still_missing(model, data):
     """After stage `l` the mean difference to the prompted run at layer `l` is zero."""
     steering = fit(model, data, method="const", solver="replay")
     base, steered = example_batches(model, list(data.train))
-    target = surface_residuals(model, steered, "R")
-    found = surface_residuals(model, base, "R", steering.edits(model))
+    target = aligned_residuals(model, steered, "response")
+    found = aligned_residuals(model, base, "response", steering.edits(model))
     missing = (target - found).mean(dim=1).norm(dim=-1)
-    plain = (target - surface_residuals(model, base, "R")).mean(dim=1).norm(dim=-1)
+    plain = (target - aligned_residuals(model, base, "response")).mean(dim=1).norm(dim=-1)
     assert bool((missing < 1e-6 * plain).all())
     assert [stage.layer for stage in steering.fit_report.stages] == list(range(model.n_layers))
 
@@ -65,12 +65,12 @@ def test_stage_losses_are_those_of_a_run_under_the_steering(model, data):
     """What a stage reports is what a plain forward pass under the earlier stages leaves."""
     psr = fit(model, data, method="psr", solver="replay")
     base, steered = example_batches(model, list(data.train))
-    target = surface_residuals(model, steered, "R")
+    target = aligned_residuals(model, steered, "response")
     for stage in psr.fit_report.stages:
         under = [row for row, layer in enumerate(psr.layers) if layer < stage.layer]
         below = PSR(psr.w[under], psr.b[under], psr.z[under], [psr.layers[row] for row in under])
-        before = surface_residuals(model, base, "R", below.edits(model))[stage.layer]
-        after = surface_residuals(model, base, "R", psr.edits(model))[stage.layer]
+        before = aligned_residuals(model, base, "response", below.edits(model))[stage.layer]
+        after = aligned_residuals(model, base, "response", psr.edits(model))[stage.layer]
         goal = target[stage.layer]
         left = (after - goal).square().sum() / (before - goal).square().sum()
         assert float(left) == pytest.approx(stage.train_loss, rel=1e-3)
@@ -195,7 +195,7 @@ def test_provenance_names_everything(model, data):
     assert origin["model"]["numerics"] == "unprocessed"
     assert origin["model"]["hook_point"] == "blocks.{layer}.hook_resid_post"
     assert origin["model"]["chat_template"] == model.encoder.template_hash
-    assert origin["surface"] == "R"
+    assert origin["tokens"] == "response"
     assert origin["seed"] == 3
     assert origin["method"] == "psr"
     assert origin["data"]["sampling"]["responses_from"] == model.name
@@ -233,7 +233,10 @@ def test_bad_arguments_are_one_line(model, data):
         ({"method": "pca", "recipe": "paper"}, "recipe='paper' with method='pca'"),
         ({"solver": "live", "precision": torch.float64}, "only the replay solver takes it"),
         ({"method": "oracle", "rank": 2, "along": ZERO}, "rank=2 and along="),
-        ({"method": "oracle", "along": ZERO, "surface": "QR"}, "surface='QR' but the steering"),
+        (
+            {"method": "oracle", "along": ZERO, "tokens": "question+response"},
+            "tokens='question+response' but the steering",
+        ),
         ({"method": "oracle", "along": ZERO, "layers": 1}, "layers=[1] but OracleSteering"),
     ]:
         with pytest.raises(ValueError) as error:  # noqa: PT011

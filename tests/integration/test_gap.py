@@ -1,10 +1,10 @@
-"""The parts of a steering's error add up to it, whatever the steering, the model and the surface."""
+"""The parts of a steering's error add up to it, whatever the steering, the model and the tokens."""
 
 import pytest
 import torch
 
 from psr_lens.delta_collection import collect_deltas
-from psr_lens.deltas import example_batches, local_deltas, surface_residuals
+from psr_lens.deltas import aligned_residuals, example_batches, local_deltas
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.responses import make_example, sample_responses
@@ -43,12 +43,16 @@ def check_sum(report):
         )
 
 
-@pytest.mark.parametrize("surface", ["R", "QR"])
+@pytest.mark.parametrize("tokens", ["response", "question+response"])
 @pytest.mark.parametrize("model", CORE_MODELS, ids="-".join)
-def test_the_parts_add_up_for_every_kind_of_steering(model, surface):
+def test_the_parts_add_up_for_every_kind_of_steering(model, tokens):
     model = tiny_model(*model, dtype="float64")
-    kinds = {f"{kind} {own}": made_up(kind, model, own) for kind in KINDS for own in ("R", "QR")}
-    report = lean(model, kinds, examples(model), surface=surface, alpha=0.7)
+    kinds = {
+        f"{kind} {own}": made_up(kind, model, own)
+        for kind in KINDS
+        for own in ("response", "question+response")
+    }
+    report = lean(model, kinds, examples(model), tokens=tokens, alpha=0.7)
     assert len(report.steerings) == 2 * len(KINDS)
     check_sum(report)
 
@@ -106,14 +110,14 @@ def test_the_parts_are_those_of_the_unrolled_sum(model, data):
     steering = made_up("psr", model)
     report = lean(model, {"psr": steering}, one)
     base, steered = example_batches(model, one)
-    plain, target = (surface_residuals(model, batch, "R") for batch in (base, steered))
-    local = local_deltas(model, base, target, "R")
-    acted = surface_residuals(model, base, "R", steering.edits(model))
+    plain, target = (aligned_residuals(model, batch, "response") for batch in (base, steered))
+    local = local_deltas(model, base, target, "response")
+    acted = aligned_residuals(model, base, "response", steering.edits(model))
     # The stream in front of a push is what the same steering gives without its push there.
     fronts = []
     for layer in range(model.n_layers):
         edits = {k: edit for k, edit in steering.edits(model).items() if k != layer}
-        fronts.append(surface_residuals(model, base, "R", edits)[layer])
+        fronts.append(aligned_residuals(model, base, "response", edits)[layer])
     sums = {cause: torch.zeros_like(target[0]) for cause in PARTS}
     error = torch.zeros_like(target[0])
     for layer, front in enumerate(fronts):
@@ -156,8 +160,8 @@ def test_the_full_oracle_has_no_error_to_split(model, data):
 def test_question_tokens_are_uncovered_by_a_steering_of_the_response(model, data):
     z = torch.ones(model.n_layers, model.d_model).double()
     steering = ConstantSteering(z, range(model.n_layers))
-    narrow = lean(model, {"v": steering}, data, surface="R")
-    wide = lean(model, {"v": steering}, data, surface="QR")
+    narrow = lean(model, {"v": steering}, data, tokens="response")
+    wide = lean(model, {"v": steering}, data, tokens="question+response")
     assert part(narrow, "v", "uncovered", model.n_layers - 1) == 0.0
     assert wide.runs["v"].sums["uncovered"].abs().sum() > 0
 
@@ -176,7 +180,7 @@ def test_without_named_directions_the_push_is_the_direction(model, data):
     check_sum(report)
     coefficient = outside = energy = 0.0
     base, steered = example_batches(model, data)
-    plain, target = (surface_residuals(model, batch, "R")[0] for batch in (base, steered))
+    plain, target = (aligned_residuals(model, batch, "response")[0] for batch in (base, steered))
     for resid, delta in zip(plain, target - plain, strict=True):
         push = 0.3 * resid.roll(1)
         unit = push / push.norm()

@@ -6,11 +6,11 @@ import torch
 from psr_lens.delta_collection import collect_deltas
 from psr_lens.deltas import (
     add_at,
+    aligned_residuals,
     example_batches,
     iter_deltas,
     iter_runs,
     local_deltas,
-    surface_residuals,
 )
 from psr_lens.prompts import PromptPair
 from psr_lens.responses import sample_responses
@@ -18,7 +18,7 @@ from psr_lens.steering import OracleSteering
 from tests.tiny_models import CORE_MODELS, MODELS, instructed, tiny_model
 
 EXACT = 1e-10
-SURFACES = ("R", "QR")
+SURFACES = ("response", "question+response")
 
 
 on_core_models = pytest.mark.parametrize("model", CORE_MODELS, ids="-".join, indirect=True)
@@ -40,37 +40,37 @@ def scale(residuals):
     return float(residuals.abs().max())
 
 
-@pytest.mark.parametrize("surface", SURFACES)
-def test_local_deltas_at_every_layer_reproduce_the_prompted_run(model, data, surface):
+@pytest.mark.parametrize("tokens", SURFACES)
+def test_local_deltas_at_every_layer_reproduce_the_prompted_run(model, data, tokens):
     base, steered = example_batches(model, data)
-    target = surface_residuals(model, steered, surface)
-    local = local_deltas(model, base, target, surface)
-    edits = add_at(base.surface(surface), dict(enumerate(local)))
-    found = surface_residuals(model, base, surface, edits)
+    target = aligned_residuals(model, steered, tokens)
+    local = local_deltas(model, base, target, tokens)
+    edits = add_at(base.on(tokens), dict(enumerate(local)))
+    found = aligned_residuals(model, base, tokens, edits)
     assert scale(found - target) < EXACT * scale(target)
     # The prompt does something, or the identity would say nothing.
-    assert scale(surface_residuals(model, base, surface) - target) > 1e-3 * scale(target)
+    assert scale(aligned_residuals(model, base, tokens) - target) > 1e-3 * scale(target)
 
 
 def test_local_deltas_reproduce_the_prompted_logits(model, data):
     base, steered = example_batches(model, data)
     with torch.no_grad():
-        prompted = model.logits(steered)[steered.surface("R")]
-        plain = model.logits(base)[base.surface("R")]
+        prompted = model.logits(steered)[steered.on("response")]
+        plain = model.logits(base)[base.on("response")]
         with OracleSteering(range(model.n_layers)).applied(model, examples=data):
-            oracle = model.logits(base)[base.surface("R")]
+            oracle = model.logits(base)[base.on("response")]
     assert scale(oracle - prompted) < EXACT * scale(prompted)
     assert scale(plain - prompted) > 1e-3 * scale(prompted)
 
 
-@pytest.mark.parametrize("surface", SURFACES)
-def test_the_accumulated_delta_at_one_layer_reproduces_that_layer(model, data, surface):
+@pytest.mark.parametrize("tokens", SURFACES)
+def test_the_accumulated_delta_at_one_layer_reproduces_that_layer(model, data, tokens):
     base, steered = example_batches(model, data)
-    target = surface_residuals(model, steered, surface)
-    accumulated = target - surface_residuals(model, base, surface)
+    target = aligned_residuals(model, steered, tokens)
+    accumulated = target - aligned_residuals(model, base, tokens)
     for layer in range(model.n_layers):
-        edits = add_at(base.surface(surface), {layer: accumulated[layer]})
-        found = surface_residuals(model, base, surface, edits)[layer]
+        edits = add_at(base.on(tokens), {layer: accumulated[layer]})
+        found = aligned_residuals(model, base, tokens, edits)[layer]
         assert scale(found - target[layer]) < EXACT * scale(target[layer])
 
 
@@ -83,11 +83,11 @@ def test_equal_prompts_give_zero_deltas(model, data):
 
 
 @on_core_models
-@pytest.mark.parametrize("surface", SURFACES)
-def test_batches_are_singles(model, data, surface):
-    batched = collect_deltas(model, data, surface=surface, batch_size=8)
+@pytest.mark.parametrize("tokens", SURFACES)
+def test_batches_are_singles(model, data, tokens):
+    batched = collect_deltas(model, data, tokens=tokens, batch_size=8)
     for example, together in zip(data, batched, strict=True):
-        alone = collect_deltas(model, [example], surface=surface)[0]
+        alone = collect_deltas(model, [example], tokens=tokens)[0]
         assert together.tokens == alone.tokens
         assert together.accumulated.shape == alone.accumulated.shape
         assert scale(together.accumulated - alone.accumulated) < 1e-5 * scale(alone.accumulated)
@@ -113,7 +113,10 @@ def test_streaming_gives_the_same_in_another_order(model, data):
 @on_core_models
 def test_surfaces_cover_the_right_tokens(model, data):
     for example, r, qr in zip(
-        data, collect_deltas(model, data), collect_deltas(model, data, surface="QR"), strict=True
+        data,
+        collect_deltas(model, data),
+        collect_deltas(model, data, tokens="question+response"),
+        strict=True,
     ):
         assert len(r.tokens) == len(example.response_ids) + 1
         assert len(qr.tokens) == len(example.response_ids) + example.question_length
@@ -144,14 +147,14 @@ def test_without_the_local_deltas_a_batch_costs_two_passes(model, data):
 
 
 @on_core_models
-@pytest.mark.parametrize("surface", SURFACES)
-def test_the_paired_runs_of_all_batches_are_those_of_single_examples(model, data, surface):
+@pytest.mark.parametrize("tokens", SURFACES)
+def test_the_paired_runs_of_all_batches_are_those_of_single_examples(model, data, tokens):
     seen = []
-    for runs in iter_runs(model, data, surface, local=True, batch_size=2):
+    for runs in iter_runs(model, data, tokens, local=True, batch_size=2):
         assert runs.examples == [data[i] for i in runs.indices]
         parts = zip(runs.indices, runs.split(runs.accumulated), runs.split(runs.local), strict=True)
         for i, accumulated, local in parts:
-            (alone,) = collect_deltas(model, [data[i]], surface=surface)
+            (alone,) = collect_deltas(model, [data[i]], tokens=tokens)
             assert (accumulated - alone.accumulated).abs().max() < EXACT * scale(accumulated)
             assert (local - alone.local).abs().max() < EXACT * scale(accumulated)
             seen.append(i)
@@ -160,7 +163,7 @@ def test_the_paired_runs_of_all_batches_are_those_of_single_examples(model, data
 
 @on_core_models
 def test_runs_that_were_not_asked_for_are_left_out(model, data):
-    (runs,) = iter_runs(model, data, "R", plain=False)
+    (runs,) = iter_runs(model, data, "response", plain=False)
     assert runs.plain is None
     assert runs.local is None
     with pytest.raises(ValueError, match="plain=True"):

@@ -103,7 +103,7 @@ def test_the_last_layers_delta_is_the_difference_of_the_logits(name):
 @pytest.mark.parametrize(("family", "backend"), CORE_MODELS)
 def test_the_same_on_tiny_models_with_the_soft_cap(family, backend):
     model = tiny_model(family, backend, "float64")
-    deltas = collect_deltas(model, sampled(model), surface="QR", local=False)[1]
+    deltas = collect_deltas(model, sampled(model), tokens="question+response", local=False)[1]
     check_exact(model, deltas, -1, TOLERANCE)
 
 

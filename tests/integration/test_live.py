@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from psr_lens.deltas import example_batches, surface_residuals
+from psr_lens.deltas import aligned_residuals, example_batches
 from psr_lens.fitting import DEFAULT, PAPER, fit
 from psr_lens.fitting.errors import relative_rmse
 from psr_lens.fitting.gradient import Objective, Trained
@@ -32,11 +32,11 @@ def data(model):
     return sample_responses(model, pairs, max_new_tokens=8, seed=0, progress=False)
 
 
-def start(method, model, layers, surface="R", **options):
+def start(method, model, layers, tokens="response", **options):
     given = Start(
         layers=layers,
         d_model=model.d_model,
-        surface=surface,
+        tokens=tokens,
         seed=3,
         standardised=False,
         contrast=lambda: torch.ones(len(layers), model.d_model),
@@ -44,26 +44,26 @@ def start(method, model, layers, surface="R", **options):
     return method.start(given, method.Options(**options)).double()
 
 
-def trained_psr(model, layers, surface="R"):
-    return Trained(start(PSR, model, layers, surface, n_heads=2), None)
+def trained_psr(model, layers, tokens="response"):
+    return Trained(start(PSR, model, layers, tokens, n_heads=2), None)
 
 
 def nothing_to_read_off(watcher):
     raise AssertionError("these methods read nothing off the examples")
 
 
-@pytest.mark.parametrize("surface", ["R", "QR"])
+@pytest.mark.parametrize("tokens", ["response", "question+response"])
 @pytest.mark.parametrize("layers", [(0, 1, 2), (1,), (2,), (0, 2)])
-def test_the_loss_is_that_of_whole_runs(model, data, layers, surface):
+def test_the_loss_is_that_of_whole_runs(model, data, layers, tokens):
     """Prefixes from the cache, no layer below the first, against a plain pass under the steering."""
     examples = list(data[:5])
-    trained = trained_psr(model, layers, surface)
-    prepared = prepare(model, examples, layers[0], surface)
+    trained = trained_psr(model, layers, tokens)
+    prepared = prepare(model, examples, layers[0], tokens)
     problem = Objective(model, prepared, layers[0], "mse", PLAIN)
     found = float(problem.loss(range(5), trained).detach())
     base, steered = example_batches(model, examples)
-    target = surface_residuals(model, steered, surface)
-    acted = surface_residuals(model, base, surface, trained.steering.edits(model))
+    target = aligned_residuals(model, steered, tokens)
+    acted = aligned_residuals(model, base, tokens, trained.steering.edits(model))
     expected = sum(
         float((acted[k] - target[k]).square().mean()) for k in range(layers[0], model.n_layers)
     )
@@ -73,7 +73,7 @@ def test_the_loss_is_that_of_whole_runs(model, data, layers, surface):
 def test_the_likelihood_is_that_of_whole_runs(model, data):
     examples = list(data[:5])
     trained = trained_psr(model, (0, 1, 2))
-    prepared = prepare(model, examples, 0, "R")
+    prepared = prepare(model, examples, 0, "response")
     problem = Objective(model, prepared, 0, "ll", PLAIN)
     found = float(problem.loss(range(5), trained).detach())
     ends = sorted(model.encoder.end_token_ids)
@@ -91,7 +91,7 @@ def test_the_likelihood_is_that_of_whole_runs(model, data):
 
 def test_the_gradient_is_that_of_the_loss(model, data):
     examples = list(data[:3])
-    prepared = prepare(model, examples, 0, "R")
+    prepared = prepare(model, examples, 0, "response")
     problem = Objective(model, prepared, 0, "mse", PLAIN)
     trained = trained_psr(model, (0, 1, 2))
     # Alive whatever the token, so that the step of a finite difference crosses no kink.
@@ -120,7 +120,7 @@ def test_the_gradient_is_that_of_the_loss(model, data):
 )
 def test_units_change_the_coordinates_and_not_the_steering(model, data, method, options):
     layers = (0, 1, 2)
-    scale = scale_of(prepare(model, list(data.train), 0, "R"), model, layers)
+    scale = scale_of(prepare(model, list(data.train), 0, "response"), model, layers)
     plain = start(method, model, layers, **options)
     plain = plain.with_tensors(
         {
@@ -154,7 +154,7 @@ def test_live_learns_and_auto_is_no_worse_than_either(model, data):
     assert tried["live"] == min(alone.fit_report.dev_losses)
     assert min(report.dev_losses) <= min(alone.fit_report.dev_losses)
     dev = data.dev
-    errors = relative_rmse(model, [auto, replayed], dev, "R", 8)
+    errors = relative_rmse(model, [auto, replayed], dev, "response", 8)
     tokens = sum(own * own for own in errors[0]), sum(own * own for own in errors[1])
     assert tokens[0] <= tokens[1] * 1.05
     assert report.dev_relative_rmse == pytest.approx(errors[0], rel=1e-6)
@@ -195,7 +195,7 @@ def test_the_papers_recipe(model, data):
 
 def test_dead_relus_are_felt(model, data):
     """A head that never fires gets no gradient, but the objective says so."""
-    prepared = prepare(model, list(data[:4]), 0, "R")
+    prepared = prepare(model, list(data[:4]), 0, "response")
     trained = trained_psr(model, (0, 1, 2))
     with torch.no_grad():
         trained.parameters["b"].fill_(-1e4)
@@ -207,7 +207,7 @@ def test_dead_relus_are_felt(model, data):
 
 
 def test_normalised_loss_without_steering_is_one(model, data):
-    prepared = prepare(model, list(data[:4]), 1, "R")
+    prepared = prepare(model, list(data[:4]), 1, "response")
     nothing = Trained(start(ConstantSteering, model, (1,)), None)
     recipe = replace(PLAIN, normalise=True)
     problem = Objective(model, prepared, 1, "mse", recipe)
@@ -330,26 +330,26 @@ def test_past_the_memory_limit_replay_uses_the_disk_and_gives_the_same(model, da
 
 
 @pytest.mark.parametrize(
-    ("method", "layers", "surface", "max_memory"),
+    ("method", "layers", "tokens", "max_memory"),
     [
-        ("psr", "all", "R", None),
-        ("psr", [1], "QR", None),
-        ("const", [0, 2], "R", 1000),
+        ("psr", "all", "response", None),
+        ("psr", [1], "question+response", None),
+        ("const", [0, 2], "response", 1000),
     ],
 )
 def test_the_dev_errors_that_replay_comes_by_are_those_of_the_steering(
-    model, data, method, layers, surface, max_memory
+    model, data, method, layers, tokens, max_memory
 ):
     steering = fit(
         model,
         data,
         method=method,
         layers=layers,
-        surface=surface,
+        tokens=tokens,
         solver="replay",
         max_memory=max_memory,
     )
-    found = relative_rmse(model, [steering], data.dev, surface, 3)[0]
+    found = relative_rmse(model, [steering], data.dev, tokens, 3)[0]
     assert len(found) == model.n_layers
     assert steering.fit_report.dev_relative_rmse == pytest.approx(found, rel=1e-5, abs=1e-6)
     assert found[max(steering.layers)] != pytest.approx(1, abs=1e-3)

@@ -67,14 +67,14 @@ class Pull(Steering):
         """The least-squares centre."""
         centre = data.x.mean(dim=0) + data.missing.mean(dim=0) / options.rate
         rate = torch.full((1,), options.rate).to(centre)
-        return LayerFit(cls(centre[None], rate, [data.layer], surface=data.surface))
+        return LayerFit(cls(centre[None], rate, [data.layer], tokens=data.tokens))
 
     @classmethod
     def start(cls, given: Start, options: Any) -> "Pull":
         """From the origin."""
         n = len(given.layers)
         centre = torch.zeros(n, given.d_model)
-        return cls(centre, torch.full((n,), options.rate), given.layers, surface=given.surface)
+        return cls(centre, torch.full((n,), options.rate), given.layers, tokens=given.tokens)
 
 
 @pytest.fixture(autouse=True)
@@ -322,7 +322,7 @@ class Loud(Pull):
     def fit_layer(cls, data, options):
         found = super().fit_layer(data, options).steering
         return LayerFit(
-            cls(**found.state_dict(), layers=[data.layer], surface=data.surface, gain=3.0)
+            cls(**found.state_dict(), layers=[data.layer], tokens=data.tokens, gain=3.0)
         )
 
 

@@ -1,4 +1,4 @@
-"""A `QR` steering is fitted and measured on the tokens that it acts on in generation, or refused."""
+"""A `question+response` steering is fitted and measured where it acts in generation, or refused."""
 
 import pytest
 import torch
@@ -46,13 +46,13 @@ def pushed_places(model, prompt, steering):
 def test_the_same_tokens_in_fitting_and_in_generation(family, make):
     model = tiny_model(family, BACKENDS[0])
     data = sampled(model, [make(question) for question in ASKED])
-    vector = fit(model, data, method="dim", layers=0, surface="QR")
+    vector = fit(model, data, method="dim", layers=0, tokens="question+response")
     assert isinstance(vector, ConstantSteering)
     for example in data:
         acts = pushed_places(model, example.pair.base, vector)
         assert int(acts.sum()) == example.question_length > 1
         assert acts[-example.question_length :].all()
-        deltas = collect_deltas(model, [example], surface="QR")[0]
+        deltas = collect_deltas(model, [example], tokens="question+response")[0]
         fitted_on = example.base_ids[-example.question_length :] + example.response_ids
         assert deltas.tokens == model.encoder.str_tokens(fitted_on)
 
@@ -64,21 +64,22 @@ BEHIND = [PromptPair(q, f"{q} You are a pirate.", response="It eats.") for q in 
 def test_an_instruction_behind_the_question_is_refused_on_qr_and_taken_on_r(family):
     model = tiny_model(family, BACKENDS[0])
     data = sampled(model, BEHIND)
-    vector = ConstantSteering(torch.ones(1, model.d_model), [1], surface="QR")
+    vector = ConstantSteering(torch.ones(1, model.d_model), [1], tokens="question+response")
     words = (
-        r"surface='QR' but the steered prompt of 'Tell me about .*: put the instruction in front"
+        r"tokens='question\+response' but the steered prompt of 'Tell me about .*: put "
+        "the instruction in front"
     )
     for refused in (
-        lambda: fit(model, data, method="dim", layers=1, surface="QR"),
-        lambda: fit(model, data, layers=1, solver="replay", surface="QR"),
-        lambda: measure_faithfulness(model, vector, data, surface="QR"),
-        lambda: collect_deltas(model, data, surface="QR"),
-        lambda: measure_components(model, data, surface="QR"),
+        lambda: fit(model, data, method="dim", layers=1, tokens="question+response"),
+        lambda: fit(model, data, layers=1, solver="replay", tokens="question+response"),
+        lambda: measure_faithfulness(model, vector, data, tokens="question+response"),
+        lambda: collect_deltas(model, data, tokens="question+response"),
+        lambda: measure_components(model, data, tokens="question+response"),
         lambda: vector.coefficients(model, data),
     ):
         with pytest.raises(ValueError, match=words):
             refused()
-    assert fit(model, data, method="dim", layers=1).surface == "R"
+    assert fit(model, data, method="dim", layers=1).tokens == "response"
     assert len(collect_deltas(model, data)) == 5
 
 
@@ -86,6 +87,6 @@ def test_measured_on_r_it_acts_where_it_acts_in_generation():
     model = tiny_model("llama", BACKENDS[0])
     example = sampled(model, BEHIND)[0]
     generating, measuring = model.to_batch(example.pair.base), model.pad([example.base_row])
-    acts = measuring.surface("QR")[:, : len(example.base_ids)]
-    assert torch.equal(acts, generating.surface("QR"))
+    acts = measuring.on("question+response")[:, : len(example.base_ids)]
+    assert torch.equal(acts, generating.on("question+response"))
     assert example.question_length < int(acts.sum())

@@ -28,11 +28,12 @@ def data(model):
     return sample_responses(model, pairs, max_new_tokens=6, seed=1, progress=False)
 
 
-@pytest.fixture(scope="module", params=["psr", "const", "dim", "psr-QR"])
+@pytest.fixture(scope="module", params=["psr", "const", "dim", "psr-question"])
 def steering(request, model, data):
-    method, _, surface = request.param.partition("-")
+    method, _, question = request.param.partition("-")
+    tokens = "question+response" if question else "response"
     solver = "auto" if method == "dim" else "replay"
-    return fit(model, data, method=method, layers="all", surface=surface or "R", solver=solver)
+    return fit(model, data, method=method, layers="all", tokens=tokens, solver=solver)
 
 
 on_responses = pytest.mark.parametrize("steering", ["psr", "const", "dim"], indirect=True)
@@ -100,17 +101,17 @@ def test_single_prompt_is_its_place_in_a_batch(model, steering):
 
 
 def test_steered_logits_are_the_formula_token_for_token(model, steering, data):
-    """Every surface token of a whole sequence is pushed by the rule, and no other token."""
+    """Every aligned token of a whole sequence is pushed by the rule, and no other token."""
     example = max(data, key=lambda e: len(e.response_ids))
     batch = model.pad([example.base_row])
-    surface = batch.surface(steering.surface)[0]
+    tokens = batch.on(steering.tokens)[0]
     seen = {}
 
     def by_hand(layer):
         def edit(resid, columns):
             pushed = resid.clone()
             for i in range(resid.shape[1]):
-                if surface[i] and layer in steering.layers:
+                if tokens[i] and layer in steering.layers:
                     pushed[0, i] += 1.5 * steering.update(layer, resid[0, i])
             seen[layer] = pushed
             return pushed
@@ -124,8 +125,8 @@ def test_steered_logits_are_the_formula_token_for_token(model, steering, data):
             found = model.logits(batch)
         plain = model.logits(batch)
     assert (found - expected).abs().max() < 1e-9 * expected.abs().max()
-    assert torch.equal(found[0, ~surface], plain[0, ~surface])
-    assert not torch.allclose(found[0, surface], plain[0, surface])
+    assert torch.equal(found[0, ~tokens], plain[0, ~tokens])
+    assert not torch.allclose(found[0, tokens], plain[0, tokens])
 
 
 def test_generation_steps_equal_one_pass_over_the_finished_text(model, steering):
@@ -225,7 +226,7 @@ def test_a_whole_sequence_by_hand_needs_the_prompt_length(model, steering, data)
 
 
 def test_a_direct_call_cannot_guess_where_the_question_starts(model, data):
-    steering = fit(model, data, method="dim", surface="QR")
+    steering = fit(model, data, method="dim", tokens="question+response")
     batch = model.to_batch([PROMPTS[0]])
     with steering.applied(model):
         with pytest.raises(ValueError, match="does not say where the question starts"):
@@ -234,7 +235,7 @@ def test_a_direct_call_cannot_guess_where_the_question_starts(model, data):
 
 
 def test_question_start_steers_the_question_by_hand(model, data):
-    steering = fit(model, data, method="dim", surface="QR")
+    steering = fit(model, data, method="dim", tokens="question+response")
     example = data[0]
     batch = model.pad([example.base_row])
     start = len(example.base_ids) - example.question_length
@@ -253,7 +254,7 @@ def test_coefficients_are_the_lengths_of_the_pushes(model, steering, data):
         assert coefficients.example is example
         assert coefficients.values.shape == (
             len(steering.layers),
-            example.surface_length(steering.surface),
+            example.aligned_length(steering.tokens),
         )
         if isinstance(steering, ConstantSteering):
             lengths = steering.vectors.norm(dim=-1).unsqueeze(-1).expand_as(coefficients.values)
@@ -277,7 +278,7 @@ def test_save_and_load_steer_alike(model, steering, tmp_path):
     loaded = load_steering(tmp_path / "s", model)
     assert type(loaded) is type(steering)
     assert loaded.provenance == {**steering.provenance}
-    assert loaded.surface == steering.surface
+    assert loaded.tokens == steering.tokens
     with steering.applied(model):
         expected = plain_logits(model)
     with loaded.applied(model):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psr_lens.deltas import surface_residuals
+from psr_lens.deltas import aligned_residuals
 from psr_lens.fitting import fit, transfer
 from psr_lens.fitting.transfer import fit_activation_maps
 from psr_lens.models import TokenRow
@@ -30,7 +30,7 @@ def texts(data):
 def test_from_a_model_to_itself_nothing_changes(model, data, texts):
     psr = fit(model, data, method="psr", solver="replay")
     carried = transfer(psr, model, model, texts, penalty=1e-13)
-    resid = surface_residuals(model, model.pad([data[0].base_row]), "R")
+    resid = aligned_residuals(model, model.pad([data[0].base_row]), "response")
     for layer in psr.layers:
         expected = psr.update(layer, resid[layer])
         assert float(expected.norm()) > 0
@@ -47,7 +47,7 @@ def test_the_maps_are_ridge_regressions_over_all_tokens(model, texts):
     layer = 1
     tokens = torch.cat(
         [
-            surface_residuals(model, model.pad([row]), "QR")[layer]
+            aligned_residuals(model, model.pad([row]), "question+response")[layer]
             for row in (TokenRow(tuple(text), 0, len(text) - 1) for text in texts)
         ]
     ).double()

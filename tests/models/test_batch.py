@@ -1,4 +1,4 @@
-"""Padding, regions and surfaces."""
+"""Padding, regions and aligned tokens."""
 
 import pytest
 import torch
@@ -38,26 +38,31 @@ def test_every_token_keeps_its_region_and_padding_has_none(drawn):
             for j in range(len(row.tokens))
         ]
         assert batch.columns.region[i].tolist() == [CONTEXT] * offset + regions
-        # The response is aligned from the right, on both surfaces to its last token.
-        assert int(batch.surface("R")[i].sum()) == len(row.tokens) - row.response_start
-        assert int(batch.surface("QR")[i].sum()) == len(row.tokens) - row.question_start
-        assert bool(batch.surface("R")[i, -1])
+        # The response is aligned from the right, with and without the question to its last token.
+        assert int(batch.on("response")[i].sum()) == len(row.tokens) - row.response_start
+        assert int(batch.on("question+response")[i].sum()) == len(row.tokens) - row.question_start
+        assert bool(batch.on("response")[i, -1])
 
 
 def test_a_worked_example():
     batch = left_pad([TokenRow((1, 2, 3, 4), 1, 2), TokenRow((5, 6), 0, 1)], pad_token_id=9)
     assert batch.tokens.tolist() == [[1, 2, 3, 4], [9, 9, 5, 6]]
     assert batch.columns.region.tolist() == [[0, 1, 2, 2], [0, 0, 1, 2]]
-    assert batch.surface("R").tolist() == [[False, False, True, True], [False] * 3 + [True]]
-    assert batch.surface("QR").tolist() == [[False, True, True, True], [False, False, True, True]]
+    assert batch.on("response").tolist() == [[False, False, True, True], [False] * 3 + [True]]
+    assert batch.on("question+response").tolist() == [
+        [False, True, True, True],
+        [False, False, True, True],
+    ]
 
 
 def test_an_unknown_question_is_on_no_surface():
     columns = Columns(torch.tensor([[0, 1, 2]]), torch.tensor([[2]]), None)
     assert columns.region.tolist() == [[UNKNOWN, UNKNOWN, RESPONSE]]
-    assert columns.surface("R").tolist() == [[False, False, True]]
-    with pytest.raises(ValueError, match="surface='QR' but this call does not say where the quest"):
-        columns.surface("QR")
+    assert columns.on("response").tolist() == [[False, False, True]]
+    with pytest.raises(
+        ValueError, match="tokens='question\\+response' but this call does not say where the quest"
+    ):
+        columns.on("question+response")
 
 
 @pytest.mark.parametrize(

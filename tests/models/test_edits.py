@@ -1,4 +1,4 @@
-"""Edits reach the surface and nothing else, come and go, and follow direct calls."""
+"""Edits reach their tokens and nothing else, come and go, and follow direct calls."""
 
 from copy import deepcopy
 
@@ -35,7 +35,7 @@ def test_edits_reach_exactly_the_response(family, backend):
     before = record_residuals(model, rows)
     with model.edited({0: push(0)}):
         during = record_residuals(model, rows)
-    on = batch.surface("R")
+    on = batch.on("response")
     moved = (during[0] - before[0]).norm(dim=-1)
     assert bool((moved[on] > 1).all())
     assert bool((moved[~on & batch.attention_mask] == 0).all())

@@ -52,10 +52,10 @@ def draw(seed, *shape):
     return torch.randn(*shape, generator=generator)
 
 
-def psr(model, surface="R", **options):
+def psr(model, tokens="response", **options):
     layers = (0, 2)
     w, b, z = draw(1, 2, 2, model.d_model) / 4, draw(2, 2, 2), draw(3, 2, 2, model.d_model)
-    return PSR(w, b, 0.6 * z, layers, surface=surface, **options)
+    return PSR(w, b, 0.6 * z, layers, tokens=tokens, **options)
 
 
 def steerings(model) -> dict[str, Steering]:
@@ -70,7 +70,7 @@ def steerings(model) -> dict[str, Steering]:
         "reft_r1": ReFTr1(draw(8, 1, d), torch.tensor([3.0]), (1,)),
         "loreft": LoReFT(orthonormal, draw(9, 1, 2, d) / 3, draw(10, 1, 2), (1,)),
         "actadd": ActAdd(draw(11, 1, 3, d), (1,)),
-        "actadd-start": ActAdd(draw(12, 1, 3, d), (1,), aligned="start"),
+        "actadd-start": ActAdd(draw(12, 1, 3, d), (1,), tokens="all"),
         "sum": psr(model) - 0.5 * constant,
     }
 
@@ -220,14 +220,17 @@ def test_whole_sequences_with_a_prompt_length():
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_the_question_is_on_the_surface_qr(family):
     model, plain = hooked(family), hf_model(family)
-    steering = psr(model, "QR")
+    steering = psr(model, "question+response")
     starts = [model.encoder.encode(p).question_start for p in PROMPTS]
     expected = expected_tokens(model, steering)
     with steering.applied(plain, alpha=1.5, question_start=starts):
         assert hf_texts(model, plain, PROMPTS) == expected
         assert hf_texts(model, plain, PROMPTS, use_cache=False) == expected
     assert expected != expected_tokens(model, psr(model))
-    with steering.applied(plain), pytest.raises(ValueError, match=r"surface='QR'.*question_start="):
+    with (
+        steering.applied(plain),
+        pytest.raises(ValueError, match=r"tokens='question\+response'.*question_start="),
+    ):
         hf_texts(model, plain, PROMPTS)
     with (
         steering.applied(plain, question_start=[0, 1]),
@@ -417,7 +420,9 @@ def test_a_thread_that_put_nothing_on_is_refused_or_steered_on_request():
         steered = last_logits(plain)
         error = in_thread(lambda: last_logits(plain))()
         assert isinstance(error, RuntimeError)
-        assert str(error).startswith("PSR(psr, 2 layers of an unnamed model, surface R) was put on")
+        assert str(error).startswith(
+            "PSR(psr, 2 layers of an unnamed model, response tokens) was put on"
+        )
         assert "applied(..., all_threads=True)" in str(error)
         assert "alpha=0.0" in str(error)
         assert torch.equal(last_logits(plain), steered)

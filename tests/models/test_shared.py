@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import psr_lens.models.shared as shared_prefixes
-from psr_lens.deltas import local_deltas, surface_residuals
+from psr_lens.deltas import aligned_residuals, local_deltas
 from psr_lens.models import TokenRow, load_model
 from psr_lens.models.generation import generate_tokens
 from psr_lens.models.shared import SharedPrefixes
@@ -66,11 +66,11 @@ def unshared(monkeypatch, run):
         return run()
 
 
-def psr_on(model, surface="R", seed=0):
+def psr_on(model, tokens="response", seed=0):
     generator = torch.Generator().manual_seed(seed)
     shape = (model.n_layers, 2, model.d_model)
     w, z = torch.randn(2, *shape, generator=generator)
-    return PSR(w, torch.ones(shape[:2]), z / 4, range(model.n_layers), surface=surface)
+    return PSR(w, torch.ones(shape[:2]), z / 4, range(model.n_layers), tokens=tokens)
 
 
 def gap(ours, theirs):
@@ -78,13 +78,13 @@ def gap(ours, theirs):
 
 
 @core_models
-@pytest.mark.parametrize("surface", ["R", "QR"])
-def test_surfaces_are_those_of_the_whole_run(family, backend, surface, monkeypatch):
+@pytest.mark.parametrize("tokens", ["response", "question+response"])
+def test_surfaces_are_those_of_the_whole_run(family, backend, tokens, monkeypatch):
     model = fresh_model(family, backend, dtype="float64")
     batch = model.pad(list(ROWS))
-    whole = unshared(monkeypatch, lambda: surface_residuals(model, batch, surface))
+    whole = unshared(monkeypatch, lambda: aligned_residuals(model, batch, tokens))
     with Passes(model) as seen:
-        ours = surface_residuals(model, batch, surface)
+        ours = aligned_residuals(model, batch, tokens)
     # The bridge takes attention scores to float32.
     assert gap(ours, whole) < (1e-12 if backend == "hooked" else 1e-6)
     longest = max(len(row.tokens) for row in ROWS)
@@ -108,34 +108,34 @@ def test_single_precision_is_as_close_as_rounding(family, backend):
 
 
 @every_backend
-@pytest.mark.parametrize("surface", ["R", "QR"])
-def test_steerings_act_as_on_the_whole_run(backend, surface, monkeypatch):
+@pytest.mark.parametrize("tokens", ["response", "question+response"])
+def test_steerings_act_as_on_the_whole_run(backend, tokens, monkeypatch):
     model = fresh_model("llama", backend, dtype="float64")
     batch = model.pad(list(ROWS))
     strengths = torch.tensor([1.0, 0.5, -1.0, 0.0])
-    steering = psr_on(model, surface) + 0.5 * ConstantSteering(
-        torch.ones(1, model.d_model), [1], surface="R"
+    steering = psr_on(model, tokens) + 0.5 * ConstantSteering(
+        torch.ones(1, model.d_model), [1], tokens="response"
     )
 
     def run():
         with steering.applied(model, strengths):
-            return surface_residuals(model, batch, "R")
+            return aligned_residuals(model, batch, "response")
 
     whole = unshared(monkeypatch, run)
     with Passes(model) as seen:
         ours = run()
     assert seen[0] == (1, 40)
     assert gap(ours, whole) < (1e-12 if backend == "hooked" else 1e-6)
-    assert gap(ours, surface_residuals(model, batch, "R")) > 1e-2
+    assert gap(ours, aligned_residuals(model, batch, "response")) > 1e-2
 
 
 @every_backend
 def test_the_replay_is_that_of_the_whole_run(backend, monkeypatch):
     model = fresh_model("llama", backend, dtype="float64")
     batch = model.pad(list(ROWS))
-    other = surface_residuals(model, batch, "R").flip(1)
-    whole = unshared(monkeypatch, lambda: local_deltas(model, batch, other, "R"))
-    assert gap(local_deltas(model, batch, other, "R"), whole) < (
+    other = aligned_residuals(model, batch, "response").flip(1)
+    whole = unshared(monkeypatch, lambda: local_deltas(model, batch, other, "response"))
+    assert gap(local_deltas(model, batch, other, "response"), whole) < (
         1e-12 if backend == "hooked" else 1e-6
     )
 
@@ -199,7 +199,7 @@ def test_nothing_is_kept_from_who_may_look_at_it(backend):
     assert not whole_batch(model, batch)
     with model.edited(pushes(model)):
         assert whole_batch(model, batch)
-    with model.edited(pushes(model), only_on="R"):
+    with model.edited(pushes(model), only_on="response"):
         assert not whole_batch(model, batch)
     for module in (model.hook_point(1), model.final_norm(), model.raw):
         handle = module.register_forward_hook(lambda *args: None)
@@ -214,11 +214,11 @@ def test_nothing_is_kept_from_who_may_look_at_it(backend):
     if backend != "transformers":
         with model.raw.hooks([("blocks.0.hook_resid_pre", lambda resid, hook: None)]):
             assert whole_batch(model, batch)
-    # From the first token on: not on a surface.
+    # From the first token on: more than the aligned tokens.
     rows = torch.ones(1, 3, model.d_model)
-    with ActAdd(rows, [0], aligned="start").applied(model):
+    with ActAdd(rows, [0], tokens="all").applied(model):
         assert whole_batch(model, batch)
-    with ActAdd(rows, [0], aligned="surface").applied(model):
+    with ActAdd(rows, [0]).applied(model):
         assert not whole_batch(model, batch)
     assert not whole_batch(model, batch)
 
@@ -249,12 +249,12 @@ def test_only_what_lies_in_front_of_the_surface_is_shared(backend):
     same = [TokenRow((*PREFIX, 4, 5, 6, 7), 40, 42)] * 3
     batch = model.pad(same)
     left = {
-        surface: SharedPrefixes(model).rest(batch, surface).batch.tokens.shape[1]
-        for surface in ("R", "QR")
+        tokens: SharedPrefixes(model).rest(batch, tokens).batch.tokens.shape[1]
+        for tokens in ("response", "question+response")
     }
-    assert left == {"R": 2, "QR": 4}
-    with psr_on(model, "QR").applied(model):
-        assert SharedPrefixes(model).rest(batch, "R").batch.tokens.shape[1] == 4
+    assert left == {"response": 2, "question+response": 4}
+    with psr_on(model, "question+response").applied(model):
+        assert SharedPrefixes(model).rest(batch, "response").batch.tokens.shape[1] == 4
 
 
 def test_a_pass_more_has_to_be_worth_it(monkeypatch):

@@ -72,7 +72,7 @@ def test_a_response_that_is_cut_off_in_a_character_ends_with_its_bytes():
     ids = ids_of(encoder, "a🐋")
     assert encoder.str_tokens(ids) == ("a", "⟨F09F⟩", "⟨90⟩", "🐋")
     assert encoder.str_tokens(ids[:-1]) == ("a", "⟨F09F⟩", "⟨90⟩")
-    # A surface that begins inside a character.
+    # Aligned tokens that begin inside a character.
     assert encoder.str_tokens(ids[-1:] + ids_of(encoder, "é")) == ("⟨8B⟩", "⟨C3⟩", "é")
 
 

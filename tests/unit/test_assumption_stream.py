@@ -57,11 +57,11 @@ def data(model):
 
 def plant(model, data, deltas, reads=None, batch_size=5):
     reads = torch.zeros_like(deltas) if reads is None else reads
-    return Planted(model, data, "R", (0, 2), batch_size, False, deltas, reads)
+    return Planted(model, data, "response", (0, 2), batch_size, False, deltas, reads)
 
 
 def tokens(data):
-    return sum(example.surface_length("R") for example in data)
+    return sum(example.aligned_length("response") for example in data)
 
 
 def noise(*shape, seed=0):
@@ -111,7 +111,7 @@ def test_a_constant_delta_is_even_and_all_in_its_mean(model, data):
 
 def test_strength_by_class_is_what_was_planted(model, data):
     """Strength 6 at the last prompt token, -1 at punctuation, 2 elsewhere."""
-    classes = classify_tokens(model.encoder, data, "R")
+    classes = classify_tokens(model.encoder, data, "response")
     strength = torch.full((len(classes),), 2.0, dtype=torch.float64)
     strength[classes == TOKEN_CLASSES.index("last prompt token")] = 6.0
     strength[classes == TOKEN_CLASSES.index("punctuation")] = -1.0
@@ -146,7 +146,7 @@ def probed(model, data, strength, reads, max_tokens=8192, batch_size=5):
     """Held-out R^2 of the ReLU probe and the linear one, at both layers."""
     z = torch.nn.functional.normalize(noise(2, model.d_model, seed=5), dim=-1)
     deltas = strength.unsqueeze(-1) * z.unsqueeze(1)
-    half = sum(example.surface_length("R") for example in data[:12])
+    half = sum(example.aligned_length("response") for example in data[:12])
     fit_on = plant(model, data[:12], deltas[:, :half], reads[:, :half], batch_size)
     test_on = plant(model, data[12:], deltas[:, half:], reads[:, half:], batch_size)
     probes = fit_layer_probes(fit_on, "local", z, max_tokens, 0)
@@ -176,7 +176,7 @@ def test_a_random_strength_cannot(model, data):
 def test_r2_is_one_minus_the_errors_over_the_spread(model, data):
     """A constant strength of the fit half, tested on another: worse than the best constant."""
     n = tokens(data)
-    half = sum(example.surface_length("R") for example in data[:12])
+    half = sum(example.aligned_length("response") for example in data[:12])
     strength = torch.full((2, n), 1.0).double()
     strength[:, half:] = 2 + noise(2, n - half)
     found = probed(model, data, strength, noise(2, n, model.d_model, seed=9))

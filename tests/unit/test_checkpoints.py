@@ -9,12 +9,20 @@ import torch
 
 from psr_lens.fitting.fit_checkpoint import FitCheckpoint
 from psr_lens.fitting.gradient import TrainingState
-from psr_lens.steering import ActAdd
+from psr_lens.steering import ConstantSteering
 from psr_lens.steering.fit_report import StageReport
 from psr_lens.storage import read_container, write_container
 from tests.stored_steerings import FOLDER
 
-STEERING = ActAdd(torch.ones(1, 2, 3), [1], aligned="start")
+
+class Sized(ConstantSteering):
+    """One with an argument beside its tensors."""
+
+    def arguments(self):
+        return {"size": 2}
+
+
+STEERING = Sized(torch.ones(1, 3), [1])
 FIT = {"method": "psr", "seed": 0, "recipe": [{"lr": 0.01}], "data": {"responses": "a"}}
 STATE = TrainingState(3, (0.5,), (0.4, 0.3), 1, {"w": torch.ones(2)})
 
@@ -31,8 +39,8 @@ def test_what_was_kept_comes_back(directory):
     kept = FitCheckpoint(directory, FIT)
     ((report, tensors, arguments),) = kept.stages().values()
     assert report == StageReport(1, 0.5, None, 3)
-    assert torch.equal(tensors["rows"], torch.ones(1, 2, 3))
-    assert arguments == {"aligned": "start"}
+    assert torch.equal(tensors["vectors"], torch.ones(1, 3))
+    assert arguments == {"size": 2}
     state = kept.training("live")
     assert state is not None
     assert (state.epoch, state.losses, state.dev_losses, state.stale) == (3, (0.5,), (0.4, 0.3), 1)

@@ -124,7 +124,18 @@ def test_flips_and_cuts_are_noticed(tmp_path, kind):
 
 JUNK = (
     *(None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, -(2**63), 10**400, 0.0, -0.5, 1.5, 1e308),
-    *("", "R", "QR", "0", "x" * 500, "ä\ud800\n", "../../x", "float64", "steering", "local"),
+    *(
+        "",
+        "response",
+        "question+response",
+        "0",
+        "x" * 500,
+        "ä\ud800\n",
+        "../../x",
+        "float64",
+        "steering",
+        "local",
+    ),
     *([], {}, [[]], [{}], [None], {"": 0}, [1, 2], [0.5], ["a"], {"a": [1]}, [1] * 1000),
 )
 

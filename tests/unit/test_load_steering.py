@@ -61,7 +61,7 @@ def test_every_tensor_is_checked(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_is_checked(tmp_path, kind):
     _, header = read_container(FOLDER / kind, "steering")
-    for name in ("method", "layers", "surface", "hook_point", "arguments", "provenance"):
+    for name in ("method", "layers", "tokens", "hook_point", "arguments", "provenance"):
         refused(written(tmp_path, kind, lambda _, h, n=name: h.pop(n)))
         more = written(tmp_path, kind, lambda _, h: h.update({"more": 1}))
         assert "unknown" in refused(more)
@@ -148,7 +148,7 @@ def test_the_parts_of_a_sum_are_checked(tmp_path):
 
     for key, value in (
         *(("weight", 10**400), ("weight", "2"), ("weight", True), ("weight", None)),
-        *(("layers", [1]), ("method", "sum"), ("surface", "B")),
+        *(("layers", [1]), ("method", "sum"), ("tokens", "B")),
     ):
         refused(written(tmp_path, "sum", of_part(key, value)))
     refused(
@@ -163,7 +163,7 @@ def test_deep_nesting_and_arguments_of_another_kind(tmp_path):
             header["arguments"] = {"parts": [{**inner, "weight": 1.0}]}
 
     assert "\n" not in refused(written(tmp_path, "sum", nested))
-    for arguments in ({"aligned": "end"}, {"fit_report": "mine"}, {"layers": [1, 2]}, {}):
+    for arguments in ({"aligned": "end"}, {"fit_report": "mine"}, {"layers": [1, 2]}):
         refused(written(tmp_path, "actadd", lambda _, h, v=arguments: h.update({"arguments": v})))
 
 
@@ -173,8 +173,8 @@ def test_what_was_saved_is_loaded(tmp_path):
             OracleSteering([0, 2]),
             OracleSteering([0], basis=torch.eye(8)[None, :3]),
             ConstantSteering(torch.ones(1, 8).bfloat16(), [2]),
-            ActAdd(torch.ones(1, 3, 8).double(), [2], aligned="start", surface="QR"),
-            made_up("sum", Shape()) + made_up("psr", Shape(), "QR"),
+            ActAdd(torch.ones(1, 3, 8).double(), [2], tokens="question+response"),
+            made_up("sum", Shape()) + made_up("psr", Shape(), "question+response"),
         ]
     ):
         back = load_steering(steering.save(tmp_path / str(number)))

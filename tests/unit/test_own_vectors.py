@@ -45,9 +45,9 @@ def table(rows: int) -> torch.Tensor:
     ],
 )
 def test_a_vector_of_ones_own(vector, dtype):
-    steering = ConstantSteering.from_vector(vector, layer=5, surface="QR")
+    steering = ConstantSteering.from_vector(vector, layer=5, tokens="question+response")
     assert steering.layers == (5,)
-    assert steering.surface == "QR"
+    assert steering.tokens == "question+response"
     assert steering.vectors.dtype == dtype
     assert not steering.vectors.requires_grad
     assert steering.vectors.tolist() == [[0, 1, 2, 3]]

@@ -118,7 +118,11 @@ def test_every_missing_or_wrong_tensor_is_one_line(tmp_path, kind):
     [
         ("faithfulness", {"alpha": True}, "alpha=True: it must be a finite number"),
         ("faithfulness", {"alpha": 10**400}, "alpha=1000"),
-        ("faithfulness", {"surface": "B"}, "surface='B': it is one of R, QR"),
+        (
+            "faithfulness",
+            {"measured_on": "B"},
+            "measured_on='B': it is one of response, question+response",
+        ),
         ("faithfulness", {"n_bootstrap": 10**15}, "n_bootstrap would take"),
         ("faithfulness", {"n_bootstrap": 1.5}, "n_bootstrap=1.5: it must be a whole number"),
         (
@@ -210,7 +214,10 @@ def test_deltas_that_do_not_fit_their_tokens_do_not_load(tmp_path):
 
     for change, message in (
         (lambda _, own: own.update(layers=[1, 0]), "layers=[1, 0]: each once, from the lowest up"),
-        (lambda _, own: own.update(positions=[0, 1, 3]), "positions=3, and the surface has 3"),
+        (
+            lambda _, own: own.update(positions=[0, 1, 3]),
+            "positions=3, and there are 3 aligned tokens",
+        ),
         (lambda _, own: own.update(tokens=["a"]), "deltas of shape"),
         (lambda _, own: own["example"].update(base_ids=[-1, 2]), "a token id is below 0"),
         (lambda _, own: own["example"]["pair"].update(group=""), "group='' of a PromptPair"),

@@ -12,7 +12,7 @@ from tests.tiny_steerings import KINDS, made_up
 def test_a_stored_file_is_read(kind):
     loaded, expected = load_steering(FOLDER / kind), made_up(kind, Shape())
     assert type(loaded) is type(expected)
-    assert (loaded.layers, loaded.surface) == (expected.layers, expected.surface)
+    assert (loaded.layers, loaded.tokens) == (expected.layers, expected.tokens)
     tensors = expected.state_dict()
     assert loaded.state_dict().keys() == tensors.keys()
     for name, tensor in loaded.state_dict().items():

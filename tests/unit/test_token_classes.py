@@ -1,4 +1,4 @@
-"""Every surface token is in exactly one class, by its place first and its text second."""
+"""Every aligned token is in exactly one class, by its place first and its text second."""
 
 import pytest
 
@@ -14,8 +14,8 @@ def demo():
     return load_model("demo")
 
 
-def names(model, example, surface):
-    return [TOKEN_CLASSES[i] for i in classify_tokens(model.encoder, [example], surface)]
+def names(model, example, tokens):
+    return [TOKEN_CLASSES[i] for i in classify_tokens(model.encoder, [example], tokens)]
 
 
 def spelt(model, response):
@@ -27,7 +27,7 @@ def spelt(model, response):
 
 def test_classes_of_a_response(demo):
     example = spelt(demo, [".", "the", "bat", ",", "<user>", "!", "<eos>", "blue"])
-    assert names(demo, example, "R") == [
+    assert names(demo, example, "response") == [
         "last prompt token",
         "first response token",
         "content",
@@ -42,21 +42,21 @@ def test_classes_of_a_response(demo):
 
 def test_the_question_comes_first_on_surface_qr(demo):
     example = spelt(demo, ["the", "bat"])
-    found = names(demo, example, "QR")
+    found = names(demo, example, "question+response")
     assert found[: example.question_length - 1] == ["question"] * (example.question_length - 1)
-    assert found[example.question_length - 1 :] == names(demo, example, "R")
-    assert len(found) == example.surface_length("QR")
+    assert found[example.question_length - 1 :] == names(demo, example, "response")
+    assert len(found) == example.aligned_length("question+response")
     assert example.question_length > 3
 
 
 def test_an_empty_response_has_the_last_prompt_token_only(demo):
-    assert names(demo, spelt(demo, []), "R") == ["last prompt token"]
+    assert names(demo, spelt(demo, []), "response") == ["last prompt token"]
 
 
 def test_examples_lie_end_to_end(demo):
     both = [spelt(demo, ["the", "."]), spelt(demo, ["a", "bat", "!"])]
-    together = classify_tokens(demo.encoder, both, "R").tolist()
-    apart = [classify_tokens(demo.encoder, [one], "R").tolist() for one in both]
+    together = classify_tokens(demo.encoder, both, "response").tolist()
+    apart = [classify_tokens(demo.encoder, [one], "response").tolist() for one in both]
     assert together == apart[0] + apart[1]
 
 
@@ -70,7 +70,9 @@ def test_other_tokenizers(family):
     if model.encoder.has_template:
         (pair,) = make_pairs(["hello"], "be kind")
     example = make_example(model, pair, ids)
-    found = dict(zip(model.encoder.str_tokens(ids), names(model, example, "R")[1:], strict=True))
+    found = dict(
+        zip(model.encoder.str_tokens(ids), names(model, example, "response")[1:], strict=True)
+    )
     assert {kind for text, kind in found.items() if text.strip() in (",", "!")} == {"punctuation"}
     assert list(found.values())[-1] == "special"
     assert "content" in found.values()

@@ -27,7 +27,7 @@ def report(steerings, paraphrase=None, wordings=()):
         runs["equivalent prompt"] = Run("reference", (), sums(paraphrase, n_examples))
     for number, rmse in enumerate(wordings):
         runs[f"equivalent prompt {number + 1}"] = Run("paraphrase", (), sums(rmse))
-    return FaithfulnessReport(runs, 1.0, "R", 100, 0, pd.DataFrame({"example": []}))
+    return FaithfulnessReport(runs, 1.0, "response", 100, 0, pd.DataFrame({"example": []}))
 
 
 def line(found, name):
@@ -123,7 +123,7 @@ def test_below_five_examples_there_is_no_interval_and_nothing_is_clear():
 def test_a_curve_without_an_interval_is_drawn_whole():
     far = report({"far": sums([1.2, 3.0])})
     assert far.plot().layout.yaxis.range[1] >= 3.0
-    alone = FaithfulnessReport(far.runs, 1.0, "R", 0, 0, far.tokens)
+    alone = FaithfulnessReport(far.runs, 1.0, "response", 0, 0, far.tokens)
     assert alone.plot().layout.yaxis.range[1] >= 3.0
 
 
@@ -131,7 +131,7 @@ def test_a_prompt_that_did_nothing_is_said_first():
     found = report({"psr": sums([0.2])})
     assert found.summary().startswith("Faithfulness to the prompt")
     told = {"prompt_effect": {"warning": "It <hardly> changes."}}
-    weak = FaithfulnessReport(found.runs, 1.0, "R", 100, 0, found.tokens, told)
+    weak = FaithfulnessReport(found.runs, 1.0, "response", 100, 0, found.tokens, told)
     assert weak.summary().startswith("It <hardly> changes.\nFaithfulness to the prompt")
     shown = weak._repr_mimebundle_()
     assert shown["text/html"].startswith("<p><b>It &lt;hardly&gt; changes.</b></p>")

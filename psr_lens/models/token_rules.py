@@ -1,0 +1,216 @@
+"""Which tokens a steering acts on: three names, or a rule.
+
+| `tokens` | what it acts on |
+| --- | --- |
+| `"response"` | the last prompt token and every response token |
+| `"question+response"` | the question's tokens as well |
+| `"all"` | every token, the chat template's included |
+| a `TokenRule` | what the rule says: `LastPromptToken`, `FromResponseToken`, `TokenIds`, or one of your own |
+
+The first two are the tokens that base and prompted run share, on which steerings are fitted and measured.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Final, Literal, cast, final, get_args
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from psr_lens._types import AlignedTokens, check_count, check_whole
+from psr_lens.models.columns import Columns
+
+NamedTokens = AlignedTokens | Literal["all"]
+NAMED: Final[tuple[NamedTokens, ...]] = (*get_args(AlignedTokens), "all")
+_RULES: "dict[str, type[TokenRule]]" = {}
+"""Every rule that is known in this process, by the name of its class."""
+
+
+class TokenRule(ABC):
+    """A rule of one's own: a frozen dataclass whose fields are numbers, texts or tuples of them.
+
+    Steerings are saved with it. What loads them has to have imported the class.
+
+    Attributes:
+        reach: The smallest of the names that holds every token that the rule can choose. What lies in front
+            of `response` tokens is run once for rows that share it, where this says that it may.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import psr_lens as pl
+        >>> @dataclass(frozen=True)
+        ... class EveryOther(pl.TokenRule):
+        ...     reach = "response"
+        ...     def chosen(self, columns):
+        ...         after = columns.position - columns.response_start
+        ...         return (after >= 0) & (after % 2 == 0)
+        >>> pl.ConstantSteering(torch.ones(1, 4), [2], tokens=EveryOther())
+        ConstantSteering(const, layer 2 of an unnamed model, EveryOther() tokens)
+    """
+
+    reach: "NamedTokens" = "all"
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        _RULES[cls.__name__] = cls
+
+    @abstractmethod
+    def chosen(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
+        """Which columns of a pass are meant; what it says of padding does not matter.
+
+        Args:
+            columns: What every column is: its position in its row, where the response begins, its token.
+        """
+
+
+Tokens = NamedTokens | TokenRule
+"""Which tokens a steering acts on."""
+
+
+@final
+@dataclass(frozen=True)
+class LastPromptToken(TokenRule):
+    """The last token of the prompt, and no other: at it the first response token is predicted."""
+
+    reach = "response"
+
+    def chosen(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
+        """Where the aligned tokens begin."""
+        return columns.position == columns.response_start
+
+
+@final
+@dataclass(frozen=True)
+class FromResponseToken(TokenRule):
+    """The response from its n-th token on.
+
+    Attributes:
+        n: Which is the first; 1 for the whole response, without the last prompt token.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+
+    n: int = 1
+    reach = "response"
+
+    def __post_init__(self):
+        object.__setattr__(self, "n", check_count("n", self.n))
+
+    def chosen(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
+        """What lies `n` tokens or more behind the last prompt token."""
+        return columns.position >= columns.response_start + self.n
+
+
+@final
+@dataclass(frozen=True)
+class TokenIds(TokenRule):
+    """Tokens by id, wherever they stand among others.
+
+    Attributes:
+        ids: The ids.
+        within: The tokens among which they are looked for.
+
+    Raises:
+        ValueError: If there is no id, or one is no whole number from 0 up.
+    """
+
+    ids: Sequence[int]
+    within: NamedTokens = "response"
+
+    def __post_init__(self):
+        found = tuple(sorted({check_whole("ids", one) for one in self.ids}))
+        if not found or found[0] < 0:
+            raise ValueError(f"ids={self.ids!r}: name at least one token id, from 0 up")
+        object.__setattr__(self, "ids", found)
+        if self.within not in NAMED:
+            raise ValueError(f"within={self.within!r}: choose one of {', '.join(NAMED)}")
+
+    @property
+    def reach(self) -> NamedTokens:  # type: ignore[override]
+        """What they are looked for among."""
+        return self.within
+
+    def chosen(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
+        """The columns with one of the ids.
+
+        Raises:
+            ValueError: If the pass does not show its token ids.
+        """
+        if columns.ids is None:
+            raise ValueError(
+                f"{self!r} goes by token ids and this call does not show any (embeddings or text went "
+                "in): use the HookedModel's own methods, or pass token ids"
+            )
+        wanted = torch.tensor(self.ids, device=columns.ids.device)
+        return torch.isin(columns.ids, wanted) & mask_of(self.within, columns)
+
+
+def mask_of(tokens: Tokens, columns: Columns) -> Bool[Tensor, "batch pos"]:
+    """Which columns of a pass are meant.
+
+    Raises:
+        ValueError: If the pass does not say what the rule goes by.
+    """
+    if isinstance(tokens, TokenRule):
+        return tokens.chosen(columns)
+    return columns.position >= 0 if tokens == "all" else columns.on(tokens)
+
+
+def reach_of(tokens: Tokens) -> NamedTokens:
+    """The smallest of the names that holds them."""
+    return tokens.reach if isinstance(tokens, TokenRule) else tokens
+
+
+def aligned_reach(tokens: Tokens) -> AlignedTokens | None:
+    """The smallest set of aligned tokens that holds them; None where they reach further."""
+    reach = reach_of(tokens)
+    return None if reach == "all" else reach
+
+
+def check_tokens(tokens: Any) -> Tokens:
+    """The tokens that are meant, if that is what they are.
+
+    Raises:
+        ValueError: If it is no name and no rule, or a rule that cannot be kept or compared.
+    """
+    if isinstance(tokens, str) and tokens in NAMED:
+        return cast(NamedTokens, tokens)
+    if not isinstance(tokens, TokenRule):
+        raise ValueError(
+            f"tokens={tokens!r}: choose 'response' (last prompt token and response), "
+            "'question+response', 'all', or a rule such as LastPromptToken()"
+        )
+    kind = type(tokens)
+    if not (is_dataclass(tokens) and kind.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+        raise ValueError(f"{kind.__name__} must be a frozen dataclass: put @dataclass(frozen=True)")
+    if tokens.reach not in NAMED:
+        raise ValueError(f"reach={tokens.reach!r} of {tokens!r}: choose one of {', '.join(NAMED)}")
+    return tokens
+
+
+def described_tokens(tokens: Tokens) -> str | dict[str, Any]:
+    """As JSON values."""
+    if isinstance(tokens, TokenRule):
+        return {"rule": type(tokens).__name__, **asdict(cast(Any, tokens))}
+    return tokens
+
+
+def tokens_from(described: Any) -> Tokens:
+    """The inverse of `described_tokens`.
+
+    Raises:
+        ValueError: If it describes none, or a rule whose class is not known.
+    """
+    if not isinstance(described, Mapping):
+        return check_tokens(described)
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in described.items()}
+    name = given.pop("rule", None)
+    cls = _RULES.get(str(name))
+    if cls is None:
+        raise ValueError(f"tokens follow a rule {name!r}: import the module that defines it first")
+    if set(given) != {own.name for own in fields(cast(Any, cls))}:
+        raise ValueError(f"tokens follow {name} with {given}, which has other fields")
+    return check_tokens(cls(**given))
