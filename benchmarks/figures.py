@@ -10,8 +10,8 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 _TITLES = {
     "extraction": "Delta extraction",
-    "live": "Fitting live against a plain loop",
-    "replay": "Fitting by replay against fitting live",
+    "gradient": "Fitting live against a plain loop",
+    "layerwise": "Fitting by replay against fitting live",
     "generation": "Steered generation",
     "peers": "Difference in means against other packages",
     "growth": "Growth: exponents",

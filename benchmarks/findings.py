@@ -51,9 +51,14 @@ FITS: dict[str, Fit] = {
     )
 }
 OBJECTIVES: dict[str, Fit] = {
-    "constant, layer 2, ll": {"method": "const", "layers": 2, "solver": "live", "objective": "ll"},
-    "PSR, mse": {"method": "psr", "solver": "live"},
-    "PSR, ll": {"method": "psr", "solver": "live", "objective": "ll"},
+    "constant, layer 2, ll": {
+        "method": "const",
+        "layers": 2,
+        "solver": "gradient",
+        "objective": "ll",
+    },
+    "PSR, mse": {"method": "psr", "solver": "gradient"},
+    "PSR, ll": {"method": "psr", "solver": "gradient", "objective": "ll"},
 }
 """The last two differ in nothing but the objective."""
 MEASURES = ("relative_rmse", "relative_kl", "agreement", "spearman", "cosine")
@@ -66,8 +71,8 @@ DIFFERENCES = (
     ("PSR, one layer", "PSR"),
     ("PSR", "PSR, 4 heads"),
     ("PSR, layer by layer", "PSR, refined"),
-    ("PSR", "equivalent prompt"),
-    ("PSR, 4 heads", "equivalent prompt"),
+    ("PSR", "paraphrase"),
+    ("PSR, 4 heads", "paraphrase"),
 )
 """Paired; `PSR` is the one-head PSR that is closest on the dev animals, whichever solver fitted it."""
 PARTS = ("coefficient", "direction", "uncovered", "propagation")
@@ -112,8 +117,8 @@ def with_wordings(model: HookedModel, data: SteeringDataset, name: str) -> Steer
     def worded(example: Example) -> Example:
         asked = str(example.pair.metadata["question"])
         (pair,) = make_pairs([asked], told.wordings[0], paraphrases=wordings)
-        full = replace(example.pair, equivalents=pair.equivalents)
-        assert pair.steered == example.pair.steered
+        full = replace(example.pair, paraphrases=pair.paraphrases)
+        assert pair.prompted == example.pair.prompted
         said, finished = example.response_ids, example.finished
         return make_example(model, full, said, finished, example.rendering)
 
@@ -221,7 +226,7 @@ def transferred(
     """The PSR of `model` carried to `other`, against that one's own, on its held-out animals."""
     assert isinstance(steering, PSR)
     test = held_out_data(other, name, seed + 1)
-    own = fit(other, fit_data(other, name, seed), solver="replay", seed=seed)
+    own = fit(other, fit_data(other, name, seed), solver="layerwise", seed=seed)
     compared: dict[str, Steering] = {"own": own}
     for label, texts in shared_texts(model, other, name, seed).items():
         compared[label] = transfer(steering, model, other, texts)
@@ -245,7 +250,7 @@ def shared_texts(
         tokens
         for part in data
         for example in part
-        for tokens in (example.base_row.tokens, example.steered_row.tokens)
+        for tokens in (example.base_row.tokens, example.prompted_row.tokens)
     ]
     return {"neutral text": neutral, "text with the trait": neutral + shown}
 

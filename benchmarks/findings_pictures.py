@@ -49,7 +49,7 @@ def _panel(name: str, curves: Mapping[str, Any]) -> list[str]:
     wordings = [
         own["values"]
         for key, own in curves.items()
-        if key.startswith("equivalent prompt") and key != "equivalent prompt"
+        if key.startswith("paraphrase") and key != "paraphrase"
     ]
     low, high = ([pick(own) for own in zip(*wordings, strict=True)] for pick in (min, max))
     parts = [f'<text x="{_LEFT}" y="14" fill="#333333" font-weight="600">{name}</text>']

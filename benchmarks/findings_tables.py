@@ -104,7 +104,7 @@ def _distances(trait: Trait) -> list[str]:
     band = [
         own["values"][-1]
         for name, own in curves.items()
-        if name.startswith("equivalent prompt") and name != "equivalent prompt"
+        if name.startswith("paraphrase") and name != "paraphrase"
     ]
     others = ("oracle rank 1", "oracle rank 4", "control: PSR, wrong prompts")
     references = [curves[name]["values"][-1] for name in others]
@@ -149,7 +149,7 @@ def _crossing(trait: Trait) -> list[str]:
     differences = trait["faithfulness"]["differences"]
     cells = []
     for name in ("PSR", "PSR, 4 heads"):
-        found = differences[f"{name} - equivalent prompt"]
+        found = differences[f"{name} - paraphrase"]
         ends = zip(found["low"], found["high"], strict=True)
         signs = "".join("-" if high < 0 else "+" if low > 0 else "·" for low, high in ends)
         cells += [f"`{signs}`", f"{found['values'][-1]:+.2f}"]

@@ -25,17 +25,17 @@ CONTROL = "control: PSR, wrong prompts"
 CORE: dict[str, Fit] = {
     "difference in means": {"method": "dim", "solver": BEST},
     "constant, one layer": {"method": "const", "layers": "best", "solver": "refine"},
-    "constant, mse": {"method": "const", "objective": "mse", "solver": "live"},
-    "constant, ll": {"method": "const", "objective": "ll", "solver": "live"},
-    "constant, layer by layer": {"method": "const", "solver": "replay"},
+    "constant, mse": {"method": "const", "objective": "mse", "solver": "gradient"},
+    "constant, ll": {"method": "const", "objective": "ll", "solver": "gradient"},
+    "constant, layer by layer": {"method": "const", "solver": "layerwise"},
     "PSR, one layer": {"method": "psr", "layers": "best", "solver": "refine"},
-    "PSR, layer by layer": {"method": "psr", "solver": "replay"},
+    "PSR, layer by layer": {"method": "psr", "solver": "layerwise"},
     "PSR, refined": {"method": "psr", "solver": "refine"},
-    "PSR, through the model": {"method": "psr", "solver": "live"},
+    "PSR, through the model": {"method": "psr", "solver": "gradient"},
     "PSR, 4 heads": {"method": "psr", "solver": "refine", "n_heads": 4},
-    "PSR, 16 heads": {"method": "psr", "solver": "replay", "n_heads": 16},
-    "PSR, auto heads": {"method": "psr", "solver": "replay", "n_heads": "auto"},
-    CONTROL: {"method": "psr", "solver": "replay"},
+    "PSR, 16 heads": {"method": "psr", "solver": "layerwise", "n_heads": 16},
+    "PSR, auto heads": {"method": "psr", "solver": "layerwise", "n_heads": "auto"},
+    CONTROL: {"method": "psr", "solver": "layerwise"},
 }
 """On all instructions."""
 REST: dict[str, Fit] = {

@@ -48,7 +48,7 @@ def fit_psr(
 ) -> Steering:
     """A-PSR by one of our solvers, `live` by the paper's recipe."""
     options: dict[str, Any] = {"solver": solver, "batch_size": bench.sizes.fit_batch_size}
-    if solver == "live":
+    if solver == "gradient":
         options |= {"objective": "mse", "recipe": "paper", "epochs": epochs or bench.sizes.epochs}
     return fit(model, data, method="psr", layers="all", seed=0, n_heads=1, **options)
 
@@ -98,34 +98,34 @@ def _live_against_plain(bench: Bench, name: str, prompt: int) -> Iterator[Figure
         )[1]
 
     def run_live() -> None:
-        steering = fit_psr(model, as_dataset(train), "live", bench)
-        losses["live"] = steering.fit_report.losses
+        steering = fit_psr(model, as_dataset(train), "gradient", bench)
+        losses["gradient"] = steering.fit_report.losses
 
     timings = alternate(
-        {"plain loop": run_plain, "live": run_live}, sizes.fit_repeats, warm_up=False
+        {"plain loop": run_plain, "gradient": run_live}, sizes.fit_repeats, warm_up=False
     )
     case = (
         f"prompts of {prompt}, {sizes.epochs} epochs of {len(train)} examples, "
         f"batch {sizes.fit_batch_size}"
     )
     yield Figure(
-        "live",
+        "gradient",
         name,
         _BACKEND,
         case,
         "plain loop / live",
-        timings.ratio("plain loop", "live"),
+        timings.ratio("plain loop", "gradient"),
         LIVE_BOUNDS.get(prompt),
         "higher",
         timings.medians(),
     )
     yield Figure(
-        "live",
+        "gradient",
         name,
         _BACKEND,
         case,
         "largest relative difference of the loss curves",
-        curve_gap(losses["live"], losses["plain"]),
+        curve_gap(losses["gradient"], losses["plain"]),
         SAME_CURVE,
     )
 
@@ -160,8 +160,8 @@ def _replay_against_live(bench: Bench, name: str, backend: str) -> Iterator[Figu
 
     timings = alternate(
         {
-            "replay": lambda: fitted("replay"),
-            "live": lambda: fitted("live"),
+            "layerwise": lambda: fitted("layerwise"),
+            "gradient": lambda: fitted("gradient"),
             "two forwards": two_forwards,
         },
         sizes.fit_repeats,
@@ -172,23 +172,23 @@ def _replay_against_live(bench: Bench, name: str, backend: str) -> Iterator[Figu
         f"{sizes.epochs} live epochs"
     )
     yield Figure(
-        "replay",
+        "layerwise",
         name,
         backend,
         case,
         "live / replay",
-        timings.ratio("live", "replay"),
+        timings.ratio("gradient", "layerwise"),
         REPLAY_BOUND if name == bench.large else None,
         "higher",
         timings.medians(),
     )
     yield Figure(
-        "replay",
+        "layerwise",
         name,
         backend,
         case,
-        "live / a base run and a prompt-steered run alone, which replay cannot do without",
-        timings.ratio("live", "two forwards"),
+        "live / a base run and a prompted run alone, which replay cannot do without",
+        timings.ratio("gradient", "two forwards"),
         better="higher",
     )
     for label, part in (("training", data.train), ("held-out", held_out)):
@@ -207,12 +207,12 @@ def _replay_against_live(bench: Bench, name: str, backend: str) -> Iterator[Figu
         curves = report.relative_rmse
         mean = {solver: sum(curves[solver].values) / model.n_layers for solver in found}
         yield Figure(
-            "replay",
+            "layerwise",
             name,
             backend,
             case,
             f"relative RMSE on {label} examples, replay / live",
-            mean["replay"] / mean["live"],
+            mean["layerwise"] / mean["gradient"],
             1.0,
             note=f"{mean['replay']:.3f} and {mean['live']:.3f}, means over layers",
         )

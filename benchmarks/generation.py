@@ -64,7 +64,7 @@ def _rates(bench: Bench, name: str, model: HookedModel, batch_size: int) -> Iter
     contenders = {
         "unsteered": lambda: generate([pair.base for pair in texts]),
         "A-PSR": steered,
-        "instruction": lambda: generate([pair.steered for pair in texts]),
+        "instruction": lambda: generate([pair.prompted for pair in texts]),
     }
     with never_ending(model):
         timings = alternate(contenders, sizes.repeats)

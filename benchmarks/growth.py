@@ -84,9 +84,9 @@ def _tasks(
         "bare generation": generate,
         "extraction": extract,
         "dim": lambda: fit(model, data, method="dim", batch_size=size),
-        "replay": lambda: fit_psr(model, data, "replay", bench),
+        "layerwise": lambda: fit_psr(model, data, "layerwise", bench),
         "steered generation": generate_steered,
     }
     if model.backend == BACKENDS[0]:
-        tasks["live"] = lambda: fit_psr(model, data, "live", bench, _EPOCHS)
+        tasks["gradient"] = lambda: fit_psr(model, data, "gradient", bench, _EPOCHS)
     return tasks

@@ -53,7 +53,7 @@ class Study:
     model: Path
     """A directory that `transformers` loads: a chat model with its tokenizer."""
     instruction: str = "Answer only in French."
-    """What the steered prompts say."""
+    """What the steering prompts say."""
     examples: tuple[int, ...] = (40, 120, 200)
     """Training examples."""
     heads: tuple[str, ...] = ("1", "4", "16", "auto")
@@ -103,7 +103,7 @@ class Study:
                 steering = fit(
                     model,
                     part,
-                    solver="replay",
+                    solver="layerwise",
                     n_heads="auto" if heads == "auto" else int(heads),
                     seed=self.seed,
                 )

@@ -20,7 +20,7 @@ from benchmarks import detection
 from benchmarks.fits import CONTROL, CORE, FAMILY, PSRS, best_psr, fitted, setting
 from psr_lens.demo.animals import fit_data, held_out_data
 from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES
-from psr_lens.faithfulness import EQUIVALENT_PROMPT, measure_faithfulness
+from psr_lens.faithfulness import PARAPHRASE, measure_faithfulness
 from psr_lens.models import HookedModel, load_model
 from psr_lens.storage.atomic import write_bytes
 
@@ -64,11 +64,11 @@ def measure(model: HookedModel, name: str, folder: Path | None, seed: int = 0) -
         if label != psr:
             row["further"] = curve_of(report.difference(label, psr))
     solvers = {label: curve_of(report.difference(label, PSRS[0])) for label in PSRS[1:]}
-    paraphrase = report.reference[EQUIVALENT_PROMPT]
+    paraphrase = report.reference[PARAPHRASE]
     return {
         "methods": rows,
         "solvers": solvers,
-        "equivalent_prompt": curve_of(paraphrase),
+        "paraphrase": curve_of(paraphrase),
         "examples": len(test),
     }
 
@@ -114,7 +114,7 @@ def family_rows(found: dict) -> Iterator[str]:
             verdict = f"it is the PSR of {sum(own)}"
         yield f"| {label} | {shown} | {means[label]:.3f} | {verdict} |"
     psr = fmean(last(rows[best_psr(rows)]) for rows in five.values())
-    line = fmean(found[name]["equivalent_prompt"]["relative_rmse"][-1] for name in five)
+    line = fmean(found[name]["paraphrase"]["relative_rmse"][-1] for name in five)
     yield f"| **PSR** (the best of three on the dev animals) | | **{psr:.3f}** | |"
     yield f"| *the prompt in other words* | | {line:.3f} | |"
 
@@ -130,7 +130,7 @@ def instruction_rows(found: dict) -> Iterator[str]:
             row = rows[best_psr(rows) if label == "PSR" else label]
             mark = "" if label == "PSR" or further(row) else "*"
             cells.append(f"{last(row):.3f}{mark}")
-        line = trait["equivalent_prompt"]["relative_rmse"][-1]
+        line = trait["paraphrase"]["relative_rmse"][-1]
         yield f"| {name} | " + " | ".join(cells) + f" | {line:.3f} |"
 
 
@@ -215,8 +215,8 @@ def page(numbers: dict) -> str:
             *instruction_rows(found),
             "",
             "What a fit through the model adds to a PSR that was fitted layer by layer, each layer",
-            'knowing nothing of the later ones (`solver="replay"`): going on from there',
-            '(`solver="refine"`), and from its own start (`solver="live"`). Differences in relative',
+            'knowing nothing of the later ones (`solver="layerwise"`): going on from there',
+            '(`solver="refine"`), and from its own start (`solver="gradient"`). Differences in relative',
             "RMSE to layer by layer, negative is closer; seconds of the three fits, on a machine that",
             "was doing other work.",
             "",

@@ -115,7 +115,7 @@ def make_texts(
     Args:
         count: Pairs.
         prompt: Tokens of a base prompt, `<bos>` included.
-        instruction: Tokens of the instruction that the steered prompts begin with.
+        instruction: Tokens of the instruction that the steering prompts begin with.
         first: Number of the first pair; every pair is drawn from its own number.
     """
     words, _ = _words()

@@ -49,7 +49,7 @@ def last_token_examples(model: HookedModel, texts: Sequence[Texts]) -> tuple[Exa
     """
     examples = []
     for pair in texts:
-        prompts = RawText(pair.base), RawText(pair.steered)
+        prompts = RawText(pair.base), RawText(pair.prompted)
         base, steered = (model.encoder.encode(prompt).ids for prompt in prompts)
         examples.append(Example(PromptPair(*prompts, group="pairs"), base, steered, ()))
     return tuple(examples)
@@ -69,7 +69,7 @@ def child(
 ) -> Iterator[tuple[Callable[[str], Any], Callable[[], dict[str, Tensor]]]]:
     """The peers' process: a way to have it do something, and one to get its vectors."""
     work, vectors = bench.directory / "pairs.json", bench.directory / "vectors.npz"
-    pairs = [(pair.base, pair.steered) for pair in texts]
+    pairs = [(pair.base, pair.prompted) for pair in texts]
     settings = {"batch_size": bench.sizes.batch_size, "threads": torch.get_num_threads()}
     work.write_text(json.dumps({"pairs": pairs, **settings}))
     script = _HERE / "peers_child.py"
@@ -167,6 +167,6 @@ def _compare(bench: Bench, name: str, prompt: int) -> Iterator[Figure]:
 
 
 def _same_tokens(examples: Sequence[Example], theirs: Sequence[Sequence[Sequence[int]]]) -> None:
-    ours = [[list(example.base_ids), list(example.steered_ids)] for example in examples]
+    ours = [[list(example.base_ids), list(example.prompted_ids)] for example in examples]
     if ours != theirs:
         raise RuntimeError("the peers read other tokens from the same texts: no fair comparison")

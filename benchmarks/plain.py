@@ -37,13 +37,13 @@ def run(model: HookedModel, batch: TokenBatch) -> None:
 def both_batches(
     model: HookedModel, examples: Sequence[Example], batch_size: int
 ) -> list[TokenBatch]:
-    """All batches of a base run and a prompt-steered run, made before the clock starts."""
-    lengths = [len(e.steered_ids) + len(e.response_ids) for e in examples]
+    """All batches of a base run and a prompted run, made before the clock starts."""
+    lengths = [len(e.prompted_ids) + len(e.response_ids) for e in examples]
     batches = []
     for indices in length_sorted_batches(lengths, batch_size):
         chosen = [examples[i] for i in indices]
         batches.append(model.pad([e.base_row for e in chosen]))
-        batches.append(model.pad([e.steered_row for e in chosen]))
+        batches.append(model.pad([e.prompted_row for e in chosen]))
     return batches
 
 
@@ -99,7 +99,7 @@ def mse_loss(
 ) -> Tensor:
     """Sum over the layers from the first intervened one on of the mean squared error."""
     with torch.no_grad():
-        steered = model.pad([example.steered_row for example in examples])
+        steered = model.pad([example.prompted_row for example in examples])
         target = residuals(model, steered, None, layers)
     base = model.pad([example.base_row for example in examples])
     missed = residuals(model, base, heads, layers) - target

@@ -115,7 +115,7 @@ def make_examples(
     Args:
         model: Whose vocabulary they are of.
         count: Examples.
-        instruction: Tokens that all prompt-steered runs begin with.
+        instruction: Tokens that all prompted runs begin with.
         question: Tokens of a question.
         response: Tokens of a response.
         first: Number of the first example; every one is drawn from its own number.
@@ -309,7 +309,7 @@ def _shared(bench: Bench, backend: str) -> Iterator[Figure]:
     def prompted(label: str, count: int = rows) -> None:
         shared = shared_prefixes.SharedPrefixes(model)
         for start in range(0, count, rows):
-            batch = model.pad([one.steered_row for one in made[label][start : start + rows]])
+            batch = model.pad([one.prompted_row for one in made[label][start : start + rows]])
             aligned_residuals(model, batch, "response", shared=shared)
 
     def prompted_all(label: str) -> None:
@@ -317,7 +317,7 @@ def _shared(bench: Bench, backend: str) -> Iterator[Figure]:
 
     def sampled(label: str) -> None:
         prompts = [
-            PromptTokens(one.steered_ids, len(one.steered_ids) - question)
+            PromptTokens(one.prompted_ids, len(one.prompted_ids) - question)
             for one in made[label][:rows]
         ]
         with never_ending(model):
@@ -331,8 +331,8 @@ def _shared(bench: Bench, backend: str) -> Iterator[Figure]:
 
     case = f"questions of {question}, responses of {response}, batch {rows}"
     tasks: dict[str, Callable[[str], None]] = {
-        "prompt-steered run": prompted,
-        f"prompt-steered run of {_BATCHES} batches": prompted_all,
+        "prompted run": prompted,
+        f"prompted run of {_BATCHES} batches": prompted_all,
         "sampling": sampled,
     }
     for what, task in tasks.items():
@@ -356,7 +356,7 @@ def _shared(bench: Bench, backend: str) -> Iterator[Figure]:
                 None,
             ),
         ]
-        if what == "prompt-steered run":
+        if what == "prompted run":
             # Once is enough: it takes as long as everything else together.
             gain = alternate(
                 {
@@ -396,7 +396,7 @@ def _layerwise(bench: Bench, reference: Any, backend: str) -> Iterator[Figure]:
 
     timings = alternate(
         {
-            "layerwise": lambda: fit_psr(model, data, "replay", bench),
+            "layerwise": lambda: fit_psr(model, data, "layerwise", bench),
             "two passes": both_runs,
             _BASE: lambda: two_forwards(reference, batches),
         },

@@ -35,12 +35,12 @@ model
 # %%
 (pair,) = pl.make_pairs(["describe the fox ."], "talk like a pirate .")
 print("without:", model.generate(pair.base, seed=3))
-print("with:   ", model.generate(pair.steered, seed=3))
+print("with:   ", model.generate(pair.prompted, seed=3))
 
 # %% [markdown]
 # ## What the instruction changed
 #
-# Take the model's answer to the steered prompt. Run it once after the plain question and once after the
+# Take the model's answer to the steering prompt. Run it once after the plain question and once after the
 # steered one. The difference between the two residual streams, at every layer and token of the answer, is
 # what the prompt did: the **accumulated delta**. (The **local delta** is what one layer must still add once
 # the layers below are already steered.) The deltas of an example show themselves: colour is the length of the
@@ -84,8 +84,8 @@ questions = {
 }
 pairs = pl.make_pairs(questions, "talk like a pirate .")
 examples = pl.sample_responses(model, pairs, progress=False)
-psr = pl.fit(model, examples, method="psr", solver="replay")
-vector = pl.fit(model, examples, method="const", solver="live")
+psr = pl.fit(model, examples, method="psr", solver="layerwise")
+vector = pl.fit(model, examples, method="const", solver="gradient")
 psr
 
 # %% [markdown]

@@ -30,7 +30,7 @@ from psr_lens.demo.animals import fit_data, held_out_data
 
 train = fit_data(model, "shouter", seed=0)
 test = held_out_data(model, "shouter", seed=1)
-test[0].pair.steered
+test[0].pair.prompted
 
 # %% [markdown]
 # ## Three steerings, each at its best
@@ -42,7 +42,7 @@ test[0].pair.steered
 
 # %%
 psr = pl.fit(model, train, method="psr", solver="refine")
-const = pl.fit(model, train, method="const", solver="live")
+const = pl.fit(model, train, method="const", solver="gradient")
 dim = pl.fit(model, train, method="dim", layers="best")
 report = pl.measure_faithfulness(model, {"psr": psr, "const": const, "dim": dim}, test)
 print(report.summary())
@@ -117,7 +117,7 @@ components.plot("heads")
 # more and less likely.
 
 # %%
-last = pl.fit(model, train, method="psr", layers=model.n_layers - 1, solver="replay")
+last = pl.fit(model, train, method="psr", layers=model.n_layers - 1, solver="layerwise")
 pl.read_steering(model, last)
 
 # %% [markdown]

@@ -40,7 +40,7 @@ TOLD = "You are a helpful assistant. Answer only in French."
 OTHER_WORDS = "You are a helpful assistant. Reply in French, whatever language you are asked in."
 
 (pair,) = pl.make_pairs(["Why is the sea salty?"], TOLD)
-for prompt in (pair.base, pair.steered):
+for prompt in (pair.base, pair.prompted):
     print(model.encoder.text(prompt))
     print("->", model.generate(prompt, max_new_tokens=40, temperature=0.0), "\n")
 
@@ -77,7 +77,7 @@ pl.plots.token_heatmap(deltas[0].token_values("local"))
 # decides how hard to push it.
 
 # %%
-psr = pl.fit(model, data, method="psr", solver="replay")
+psr = pl.fit(model, data, method="psr", solver="layerwise")
 psr
 
 # %% [markdown]

@@ -9,11 +9,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from psr_lens.dataset import SteeringDataset
-from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport, measure_faithfulness
+from psr_lens.faithfulness import PARAPHRASE, FaithfulnessReport, measure_faithfulness
 from psr_lens.faithfulness.measures import HEADLINES
 from psr_lens.fitting import FitReport, fit_best
 from psr_lens.fitting.best import settings_of
-from psr_lens.fitting.plan import LIVE, REPLAY, options_of, plan_fit
+from psr_lens.fitting.plan import GRADIENT, LAYERWISE, options_of, plan_fit
 from psr_lens.models import unsteered_model
 from psr_lens.report import Figures, Packed, Report
 from psr_lens.statistics import Estimate, why_no_interval
@@ -32,9 +32,9 @@ _DEFAULTS: Final = {
 }
 # Options of a solver: methods that it does not fit are fitted without them, and the table says so.
 _OF_SOLVERS: Final = {
-    **{key: {LIVE, REPLAY} for key in ("objective", "solver")},
-    **{key: {LIVE} for key in ("recipe", "epochs", "lr")},
-    **{key: {REPLAY} for key in ("precision", "max_memory")},
+    **{key: {GRADIENT, LAYERWISE} for key in ("objective", "solver")},
+    **{key: {GRADIENT} for key in ("recipe", "epochs", "lr")},
+    **{key: {LAYERWISE} for key in ("precision", "max_memory")},
 }
 
 
@@ -128,9 +128,9 @@ class Comparison(Report):
                 f"  {name}: {Estimate(row.difference, row.low, row.high):+.3f}"
                 for name, row in differences.iterrows()
             ]
-        equivalent = self.faithfulness.reference.get(EQUIVALENT_PROMPT)
-        if equivalent is not None:
-            lines += ["", f"a paraphrase of the prompt: {equivalent.values[-1]:.3f}"]
+        paraphrase = self.faithfulness.reference.get(PARAPHRASE)
+        if paraphrase is not None:
+            lines += ["", f"a paraphrase of the prompt: {paraphrase.values[-1]:.3f}"]
         return [*lines, "", *self.notes] if self.notes else lines
 
     def figures(self) -> Figures:
@@ -225,7 +225,7 @@ def compare(
     Raises:
         TypeError: If `fit` has no such option.
         ValueError: If there is no method or no test example, an option is for none of the methods, or
-            one is not for a method that is to be fitted by it (`solver="replay"` with `loreft`): all
+            one is not for a method that is to be fitted by it (`solver="layerwise"` with `loreft`): all
             before the first is fitted.
     """
     plan = plan_comparison(methods, options)
@@ -336,7 +336,7 @@ def _same(value: Any, default: Any) -> bool:
 def _named(method: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
     """The rows of a method: its name, and the objective where that tells two rows apart."""
     cls = method_class(method)
-    given = "objective" in options or options.get("solver") == "replay"
-    if given or not (cls.apart_by_objective and LIVE in cls.solvers()):
+    given = "objective" in options or options.get("solver") == "layerwise"
+    if given or not (cls.apart_by_objective and GRADIENT in cls.solvers()):
         return [(method, {})]
     return [(f"{method} {objective}", {"objective": objective}) for objective in ("mse", "ll")]

@@ -92,8 +92,8 @@ class SteeringDataset(Sequence[Example]):
         """The same examples by their token ids: in an order that does not depend on the given one."""
 
         def place(example: Example) -> tuple[Any, ...]:
-            ids = (example.base_ids, example.steered_ids, example.response_ids)
-            return *ids, example.equivalent_ids, example.finished, example.alpha
+            ids = (example.base_ids, example.prompted_ids, example.response_ids)
+            return *ids, example.paraphrase_ids, example.finished, example.alpha
 
         return replace(self, examples=tuple(sorted(self.examples, key=place)))
 
@@ -242,10 +242,10 @@ def _difference(model: HookedModel, data: SteeringDataset) -> str:
         return f"template_options={options} and not {given}; load the model with those of the data"
     for example in islice(data, 0, None, max(1, len(data) // _READ_AGAIN)):
         pair, rendering = example.pair, example.rendering
-        prompts = ((pair.base, example.base_ids), (pair.steered, example.steered_ids))
+        prompts = ((pair.base, example.base_ids), (pair.prompted, example.prompted_ids))
         if any(encoder.encode(prompt, rendering).ids != ids for prompt, ids in prompts):
             return (
-                f"its tokenizer makes other tokens of {prompt_text(pair.steered)[:60]!r}; load the "
+                f"its tokenizer makes other tokens of {prompt_text(pair.prompted)[:60]!r}; load the "
                 "model with the tokenizer of the data"
             )
     return ""
@@ -297,7 +297,7 @@ def split_examples(
 
     first_with: dict[Any, str] = {}
     for example in examples:
-        for same in (example.key, (example.base_ids, example.steered_ids)):
+        for same in (example.key, (example.base_ids, example.prompted_ids)):
             group = find(example.pair.group)
             other = find(first_with.setdefault(same, group))
             # The smaller name stands for both, whatever the order of the examples.

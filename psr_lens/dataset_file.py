@@ -6,7 +6,7 @@
 | `texts` | the responses, and the prompts as the model saw them |
 | `tokens` | the different sequences of token ids |
 | `example.*` | of every example, places in the lists above, and numbers |
-| `equivalents` | of every example, places of its paraphrases in `tokens` |
+| `paraphrases` | of every example, places of its paraphrases in `tokens` |
 | `groups`, `splits` | the groups of pairs, and of every one the place of its split in `SPLITS` |
 
 A list of different lengths is two tensors: its contents end to end, and `*.ends`.
@@ -32,7 +32,7 @@ from psr_lens.storage.sequences import pack_ids, pack_texts, take_ids, take_text
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-_TOKENS: Final = ("base", "steered", "response")
+_TOKENS: Final = ("base", "prompted", "response")
 _SEEN: Final = ("base", "prompted", "base_template_text", "prompted_template_text")
 _COLUMNS: Final = (
     *("pair", "rendering", "region_length", "text", *_TOKENS),
@@ -81,7 +81,7 @@ def pack_examples(
         }
 
     rows = [row(own) for own in examples]
-    equivalents = [[tokens.of(tuple(ids)) for ids in own.equivalent_ids] for own in examples]
+    paraphrases = [[tokens.of(tuple(ids)) for ids in own.paraphrase_ids] for own in examples]
     columns = {
         f"example.{name}": torch.tensor([own[name] for own in rows], dtype=torch.int64)
         for name in _COLUMNS
@@ -92,7 +92,7 @@ def pack_examples(
         **pack_texts("pairs", list(lines)),
         **pack_texts("texts", list(texts)),
         **pack_ids("tokens", list(tokens)),
-        **pack_ids("equivalents", equivalents),
+        **pack_ids("paraphrases", paraphrases),
         **columns,
         "example.finished": finished,
         "example.alpha": check_finite("alpha", alphas),
@@ -112,7 +112,7 @@ def take_examples(
     pairs = [parse_line(line, f"pair {place}") for place, line in enumerate(lines)]
     texts, tokens = take_texts("texts", tensors), take_ids("tokens", tensors)
     given = [_rendering(own) for own in renderings]
-    others = take_ids("equivalents", tensors)
+    others = take_ids("paraphrases", tensors)
     alphas = check_finite("alpha", take(tensors, "example.alpha", torch.float64, 1)).tolist()
     finished = take(tensors, "example.finished", torch.bool, 1).tolist()
     columns = {name: take(tensors, f"example.{name}", torch.int64, 1).tolist() for name in _COLUMNS}
@@ -124,8 +124,8 @@ def take_examples(
         return _at(values, columns[name][i], name)
 
     def example(i: int) -> Example:
-        base, steered, response = (at(tokens, name, i) for name in _TOKENS)
-        if not base or not steered:
+        base, prompted, response = (at(tokens, name, i) for name in _TOKENS)
+        if not base or not prompted:
             raise ValueError(f"example {i} has a prompt without a token")
         length = columns["region_length"][i]
         if length != _NONE and not 1 <= length <= len(base):
@@ -134,9 +134,9 @@ def take_examples(
         return Example(
             pair=at(pairs, "pair", i),
             base_ids=base,
-            steered_ids=steered,
+            prompted_ids=prompted,
             response_ids=response,
-            equivalent_ids=tuple(_at(tokens, place, "equivalents") for place in others[i]),
+            paraphrase_ids=tuple(_at(tokens, place, "paraphrases") for place in others[i]),
             finished=finished[i],
             alpha=alphas[i],
             rendering=at(given, "rendering", i),

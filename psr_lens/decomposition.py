@@ -16,7 +16,7 @@ from psr_lens.prompts import prompt_text
 from psr_lens.storage.atomic import refuse_foreign_files, write_files
 
 _LEAD = (
-    "Each panel colours the tokens of one response by how far the steered prompt moves them: in "
+    "Each panel colours the tokens of one response by how far the steering prompt moves them: in "
     "all by that layer (accumulated delta), and what the layer itself must add once the earlier "
     "ones are steered (local delta). Norms are Euclidean, in units of the residual stream."
 )
@@ -89,9 +89,9 @@ def write_decomposition(
         if i < show:
             sections[i] = TraitSection(
                 name=f"example {i}",
-                instruction=prompt_text(deltas.example.pair.steered),
+                instruction=prompt_text(deltas.example.pair.prompted),
                 summary=_base_words(deltas.example),
-                prompt_text=prompt_text(deltas.example.pair.steered),
+                prompt_text=prompt_text(deltas.example.pair.prompted),
                 prompts=deltas.example.seen,
                 heatmaps=tuple((f"{kind} delta norm", values) for kind, values in both.items()),
             )

@@ -123,10 +123,10 @@ class DeltaCollection(Report, Sequence[PromptDeltas]):
         checked_provenance(vars(self))
         for own in self.deltas:
             ids, pair = own.example, own.example.pair
-            for prompt in (pair.base, pair.steered, *pair.equivalents):
+            for prompt in (pair.base, pair.prompted, *pair.paraphrases):
                 if isinstance(prompt, list):
                     check_messages(prompt)
-            listed = (ids.base_ids, ids.steered_ids, ids.response_ids, *ids.equivalent_ids)
+            listed = (ids.base_ids, ids.prompted_ids, ids.response_ids, *ids.paraphrase_ids)
             if min(min(one, default=0) for one in listed) < 0:
                 raise ValueError("a token id is below 0")
             length = own.example.aligned_length(own.measured_on)

@@ -38,7 +38,7 @@ def delta_moments(
     batch_size: int = 32,
     progress: bool = False,
 ) -> DeltaMoments:
-    """Stream over the data, base run and prompt-steered run, and add up.
+    """Stream over the data, base run and prompted run, and add up.
 
     Args:
         model: The model.

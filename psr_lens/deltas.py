@@ -5,10 +5,10 @@ arXiv 2605.03907; symbols as in the documentation's chapter on the method):
 
 - accumulated delta `D_acc[l, i] = A(x'y')[l, i] - A(xy')[l, i]`: what the prompt did by layer `l`;
 - local delta `D_loc[l, i] = A(x'y')[l, i] - P[l, i]`: what layer `l` must still add once all
-  earlier layers are prompt-steered. `P` is the base run's residual stream in front of a replacement by
+  earlier layers are prompted. `P` is the base run's residual stream in front of a replacement by
   `A(x'y')` at every layer ("replay"), so one pass gives the local deltas of all layers.
 
-Adding `D_loc` at every layer of a base run reproduces the prompt-steered run on the aligned tokens.
+Adding `D_loc` at every layer of a base run reproduces the prompted run on the aligned tokens.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -239,7 +239,7 @@ def iter_deltas(
 
 @dataclass(frozen=True, eq=False)
 class PairedRuns:
-    """The base run and the prompt-steered run of one batch, on the aligned tokens.
+    """The base run and the prompted run of one batch, on the aligned tokens.
 
     Tensors are `[layer, token, d_model]` in the working precision, tokens end to end, row by row.
 
@@ -314,8 +314,8 @@ def iter_runs(
         hooked = unsteered_model(model, "iter_deltas(...)")
         begun = begun or (SharedPrefixes(hooked), SharedPrefixes(hooked))
         examples = [data[i] for i in indices]
-        base, steered = example_batches(hooked, examples)
-        target = aligned_residuals(hooked, steered, tokens, shared=begun[1])
+        base, prompted = example_batches(hooked, examples)
+        target = aligned_residuals(hooked, prompted, tokens, shared=begun[1])
         yield PairedRuns(
             hooked,
             indices,
@@ -333,7 +333,7 @@ def iter_batches(
 ) -> Iterator[list[int]]:
     """Indices of examples in batches of like length, with a progress bar over examples."""
     check_examples(data)
-    lengths = [len(e.steered_ids) + len(e.response_ids) for e in data]
+    lengths = [len(e.prompted_ids) + len(e.response_ids) for e in data]
     with tqdm(total=len(data), desc=description, unit="example", disable=not progress) as bar:
         for indices in length_sorted_batches(lengths, batch_size):
             yield indices
@@ -343,10 +343,10 @@ def iter_batches(
 def example_batches(
     model: HookedModel, examples: Sequence[Example]
 ) -> tuple[TokenBatch, TokenBatch]:
-    """The base run's and the prompt-steered run's batch."""
+    """The base run's and the prompted run's batch."""
     return (
         model.pad([example.base_row for example in examples]),
-        model.pad([example.steered_row for example in examples]),
+        model.pad([example.prompted_row for example in examples]),
     )
 
 

@@ -23,10 +23,10 @@ class Example:
     Attributes:
         pair: Where it comes from.
         base_ids: Token ids of `x`.
-        steered_ids: Token ids of `x'`.
+        prompted_ids: Token ids of `x'`.
         response_ids: Token ids of `y'`, without its end token. The end token is predicted at the
             last of them, so nothing on the aligned tokens lies after it.
-        equivalent_ids: Token ids of every paraphrase of `x'`.
+        paraphrase_ids: Token ids of every paraphrase of `x'`.
         finished: Whether the model ended the response.
         alpha: Strength at which a steering is fitted to this example: 1 for one that shows the
             trait, 0 or less for one that does not.
@@ -39,9 +39,9 @@ class Example:
 
     pair: PromptPair
     base_ids: tuple[int, ...]
-    steered_ids: tuple[int, ...]
+    prompted_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
-    equivalent_ids: tuple[tuple[int, ...], ...] = ()
+    paraphrase_ids: tuple[tuple[int, ...], ...] = ()
     finished: bool = True
     alpha: float = 1.0
     rendering: Rendering = field(default_factory=Rendering)
@@ -56,12 +56,12 @@ class Example:
         Of the words and not of the tokens, which change with the day where a chat template writes
         the date.
         """
-        words = (prompt_words(self.pair.base), prompt_words(self.pair.steered))
+        words = (prompt_words(self.pair.base), prompt_words(self.pair.prompted))
         return hashlib.sha256(repr(words).encode()).hexdigest()[:12]
 
     @cached_property
     def _shared(self) -> int:
-        return common_suffix_length(self.base_ids, self.steered_ids)
+        return common_suffix_length(self.base_ids, self.prompted_ids)
 
     @property
     def question_length(self) -> int:
@@ -88,7 +88,7 @@ class Example:
         """Refuse aligned tokens that a steering would be fitted on while it acts on others.
 
         Raises:
-            ValueError: If it is `question+response` and the steered prompt changes tokens of the base prompt
+            ValueError: If it is `question+response` and the steering prompt changes tokens of the base prompt
                 that such a steering acts on when the model generates.
         """
         if (
@@ -97,7 +97,7 @@ class Example:
             and self._shared < self.region_length
         ):
             raise ValueError(
-                "tokens='question+response' but the steered prompt of "
+                "tokens='question+response' but the steering prompt of "
                 f"{prompt_text(self.pair.base)[:60]!r} leaves only {self._shared} of the "
                 f"{self.region_length} tokens that such a steering acts on when the model generates: put "
                 "the instruction in front of the question, as "
@@ -120,14 +120,14 @@ class Example:
         return TokenRow(base.ids + self.response_ids, base.question_start, len(base.ids) - 1)
 
     @property
-    def steered_row(self) -> TokenRow:
+    def prompted_row(self) -> TokenRow:
         """`x' y'`."""
-        return self._row(self.steered_ids)
+        return self._row(self.prompted_ids)
 
     @property
-    def equivalent_rows(self) -> tuple[TokenRow, ...]:
+    def paraphrase_rows(self) -> tuple[TokenRow, ...]:
         """`x'' y'`, one for every paraphrase of the instruction."""
-        return tuple(self._row(ids) for ids in self.equivalent_ids)
+        return tuple(self._row(ids) for ids in self.paraphrase_ids)
 
     def _row(self, prompt: tuple[int, ...]) -> TokenRow:
         return TokenRow(
@@ -204,7 +204,7 @@ def check_examples(data: Any, tokens: AlignedTokens = "response") -> "Sequence[E
     """The examples, if they are that and have the aligned tokens.
 
     Raises:
-        ValueError: If it is anything but a data set or a sequence of examples, or a steered prompt
+        ValueError: If it is anything but a data set or a sequence of examples, or a steering prompt
             changes what a steering on the aligned tokens acts on.
     """
     if isinstance(data, Example):

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Final
 
-from psr_lens.faithfulness import EQUIVALENT_PROMPT, MEASURES, FaithfulnessReport
+from psr_lens.faithfulness import MEASURES, PARAPHRASE, FaithfulnessReport
 from psr_lens.plots.circuits import page_scripts
 from psr_lens.plots.faithfulness import faithfulness_figure, faithfulness_table
 from psr_lens.plots.figures import PageFigures, provenance_footer
@@ -141,7 +141,7 @@ def _lead(report: FaithfulnessReport) -> str:
     model = report.provenance.get("model", {}).get("name", "a model")
     count = "1 response" if report.examples == 1 else f"{report.examples} responses"
     compared = "the same responses under no steering"
-    if EQUIVALENT_PROMPT in report.reference:
+    if PARAPHRASE in report.reference:
         compared += ", under the prompt in other words"
     return (
         f"{', '.join(report.steerings) or 'No steering'} on {model}: {count} that the prompted model "

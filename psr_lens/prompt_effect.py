@@ -41,7 +41,7 @@ class PromptEffect:
         kl: Mean over the response's tokens of `KL(p(. | x' y'_<i) || p(. | x y'_<i))`, in nats.
         examples: How many examples were looked at.
         question: The first one's base prompt, where the effect is weak.
-        prompted: The response that it has, to the steered prompt.
+        prompted: The response that it has, to the steering prompt.
         base: A response to the base prompt.
     """
 

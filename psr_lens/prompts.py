@@ -19,7 +19,7 @@ Question = str | Sequence[Message]
 """A user's turn, or a whole chat."""
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
-_FIELDS = ("base", "steered", "response", "equivalent", "equivalents", "group")
+_FIELDS = ("base", "prompted", "response", "paraphrase", "paraphrases", "group")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PromptPair:
         base: The prompt `x`: chat messages, a string, or `RawText`.
         steered: The prompt `x'`.
         response: A response `y'` that the model gave to `x'`; None to have one sampled.
-        equivalents: `x` with the instruction in other words, once or several times, for the
+        paraphrases: `x` with the instruction in other words, once or several times, for the
             reference line of faithfulness reports.
         group: What must not be torn apart between train, dev and test (a topic, a subject). By
             default the text of the base prompt, so that one question never stands on two sides.
@@ -38,9 +38,9 @@ class PromptPair:
     """
 
     base: Prompt
-    steered: Prompt
+    prompted: Prompt
     response: str | None = None
-    equivalents: Sequence[Prompt] = ()
+    paraphrases: Sequence[Prompt] = ()
     group: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -49,10 +49,10 @@ class PromptPair:
             value = getattr(self, name)
             if not isinstance(value, str) and not (name == "response" and value is None):
                 raise ValueError(f"{name}={value!r}: it must be a string")
-        equivalents = _several("equivalents", self.equivalents, "prompts")
-        object.__setattr__(self, "equivalents", equivalents)
-        prompts = [("base", self.base), ("steered", self.steered)]
-        for name, value in prompts + [("equivalents", one) for one in self.equivalents]:
+        paraphrases = _several("paraphrases", self.paraphrases, "prompts")
+        object.__setattr__(self, "paraphrases", paraphrases)
+        prompts = [("base", self.base), ("prompted", self.prompted)]
+        for name, value in prompts + [("paraphrases", one) for one in self.paraphrases]:
             if isinstance(value, Mapping) or not isinstance(value, str | RawText | Sequence):
                 raise ValueError(
                     f"{name}={value!r}: pass a string, a list of messages or RawText(...)"
@@ -77,7 +77,7 @@ def make_pairs(
             them by group, `{"whales": ["Tell me about whales.", ...], ...}`, where questions of a
             group stay on one side of train, dev and test.
         instruction: The steering instruction.
-        paraphrases: The same instruction in other words, once or several times: the `equivalents` of
+        paraphrases: The same instruction in other words, once or several times: the `paraphrases` of
             every pair.
 
     Returns:
@@ -104,8 +104,8 @@ def make_pairs(
         found.append(
             PromptPair(
                 base=list(chat),
-                steered=with_instruction(chat, instruction),
-                equivalents=tuple(with_instruction(chat, words) for words in paraphrases),
+                prompted=with_instruction(chat, instruction),
+                paraphrases=tuple(with_instruction(chat, words) for words in paraphrases),
                 group=group,
             )
         )
@@ -162,8 +162,8 @@ def prompt_words(prompt: Prompt) -> tuple[tuple[str, str], ...]:
 def load_pairs(path: str | Path) -> list[PromptPair]:
     """Read prompt pairs from a JSON Lines file.
 
-    Every line is an object with `base` and `steered`, each a string or a list of messages, and
-    optionally `response`, `equivalent` (one prompt) or `equivalents` (a list of prompts), and
+    Every line is an object with `base` and `prompted`, each a string or a list of messages, and
+    optionally `response`, `paraphrase` (one prompt) or `paraphrases` (a list of prompts), and
     `group`. A prompt of the form `{"raw": "..."}` is text that no chat template touches. Other keys
     are kept as metadata. Empty lines are skipped.
 
@@ -202,9 +202,9 @@ def pair_line(pair: PromptPair) -> str:
     record = {
         **pair.metadata,
         "base": _plain(pair.base),
-        "steered": _plain(pair.steered),
+        "prompted": _plain(pair.prompted),
         "response": pair.response,
-        "equivalents": [_plain(prompt) for prompt in pair.equivalents],
+        "paraphrases": [_plain(prompt) for prompt in pair.paraphrases],
         "group": pair.group,
     }
     try:
@@ -249,7 +249,7 @@ def parse_line(line: str, where: str) -> PromptPair:
         raise ValueError(f"{where}: not JSON that can be read ({error})") from None
     if not isinstance(record, dict):
         raise ValueError(f"{where}: {type(record).__name__} instead of an object with 'base' ...")
-    missing = [key for key in ("base", "steered") if key not in record]
+    missing = [key for key in ("base", "prompted") if key not in record]
     if missing:
         raise ValueError(f"{where}: key {missing[0]!r} is missing; keys are {sorted(record)}")
     for key in ("response", "group"):
@@ -257,27 +257,27 @@ def parse_line(line: str, where: str) -> PromptPair:
             raise ValueError(f"{where}: {key!r} must be a string, not {record[key]!r}")
     return PromptPair(
         base=_parse_prompt(record["base"], f"{where}, 'base'"),
-        steered=_parse_prompt(record["steered"], f"{where}, 'steered'"),
+        prompted=_parse_prompt(record["prompted"], f"{where}, 'prompted'"),
         response=record.get("response"),
-        equivalents=_parse_equivalents(record, where),
+        paraphrases=_parse_paraphrases(record, where),
         group=record.get("group") or "",
         metadata={key: value for key, value in record.items() if key not in _FIELDS},
     )
 
 
-def _parse_equivalents(record: Mapping[str, Any], where: str) -> tuple[Prompt, ...]:
-    one, several = record.get("equivalent"), record.get("equivalents")
+def _parse_paraphrases(record: Mapping[str, Any], where: str) -> tuple[Prompt, ...]:
+    one, several = record.get("paraphrase"), record.get("paraphrases")
     if one is not None and several is not None:
         raise ValueError(
-            f"{where}: both 'equivalent' and 'equivalents': put all into 'equivalents'"
+            f"{where}: both 'paraphrase' and 'paraphrases': put all into 'paraphrases'"
         )
     if one is not None:
-        return (_parse_prompt(one, f"{where}, 'equivalent'"),)
+        return (_parse_prompt(one, f"{where}, 'paraphrase'"),)
     if several is None:
         return ()
     if not isinstance(several, list):
-        raise ValueError(f"{where}: 'equivalents' must be a list of prompts, not {several!r}")
-    return tuple(_parse_prompt(value, f"{where}, 'equivalents'") for value in several)
+        raise ValueError(f"{where}: 'paraphrases' must be a list of prompts, not {several!r}")
+    return tuple(_parse_prompt(value, f"{where}, 'paraphrases'") for value in several)
 
 
 def _parse_prompt(value: Any, where: str) -> Prompt:

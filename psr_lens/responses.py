@@ -1,4 +1,4 @@
-"""Responses to the steered prompts, sampled from the model, and plain ones beside them."""
+"""Responses to the steering prompts, sampled from the model, and plain ones beside them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +31,7 @@ def sample_responses(
     template_options: Mapping[str, Any] | None = None,
     date: str | None = None,
 ) -> SteeringDataset:
-    """Let the model answer every steered prompt, and lay the answers out as a data set.
+    """Let the model answer every steering prompt, and lay the answers out as a data set.
 
     Inside `applied` the model answers under the steering, which the provenance then names.
 
@@ -78,7 +78,7 @@ def sample_responses(
     sampled = iter(
         generate_tokens(
             hooked,
-            [hooked.encoder.encode(pair.steered, rendering) for pair in to_sample],
+            [hooked.encoder.encode(pair.prompted, rendering) for pair in to_sample],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
@@ -189,21 +189,21 @@ def make_example(
     """
     rendering = rendering or model.encoder.rendering()
     encoder = model.encoder
-    base, steered = (encoder.encode(prompt, rendering) for prompt in (pair.base, pair.steered))
+    base, prompted = (encoder.encode(prompt, rendering) for prompt in (pair.base, pair.prompted))
     return Example(
         pair,
         base.ids,
-        steered.ids,
+        prompted.ids,
         tuple(response_ids),
-        tuple(encoder.encode(prompt, rendering).ids for prompt in pair.equivalents),
+        tuple(encoder.encode(prompt, rendering).ids for prompt in pair.paraphrases),
         finished,
         rendering=rendering,
         region_length=len(base.ids) - base.question_start,
         seen=SeenPrompts(
             encoder.seen_text(base.ids),
-            encoder.seen_text(steered.ids),
+            encoder.seen_text(prompted.ids),
             encoder.template_text(pair.base, rendering),
-            encoder.template_text(pair.steered, rendering),
+            encoder.template_text(pair.prompted, rendering),
         ),
         response_text=encoder.decode(response_ids),
     )

@@ -444,7 +444,9 @@ def test_the_session_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch
     fit = psr_lens.fit
 
     def quick(*args: Any, method: str, **options: Any) -> Any:
-        return fit(*args, method=method, solver="replay" if method == "psr" else "auto", **options)
+        return fit(
+            *args, method=method, solver="layerwise" if method == "psr" else "auto", **options
+        )
 
     monkeypatch.setattr(psr_lens, "fit", quick, raising=False)
     monkeypatch.chdir(tmp_path)

@@ -61,13 +61,13 @@ def tiny_model(
 
 
 def instructed(
-    model: HookedModel, question: str, instruction: str, equivalents: Sequence[str] = ()
+    model: HookedModel, question: str, instruction: str, paraphrases: Sequence[str] = ()
 ) -> PromptPair:
     """A pair in the form that the model takes: messages with a template, plain text without."""
     if model.encoder.has_template:
-        return make_pairs([question], instruction, paraphrases=equivalents)[0]
+        return make_pairs([question], instruction, paraphrases=paraphrases)[0]
     return PromptPair(
         question,
         f"{instruction} {question}",
-        equivalents=tuple(f"{words} {question}" for words in equivalents),
+        paraphrases=tuple(f"{words} {question}" for words in paraphrases),
     )

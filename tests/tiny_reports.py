@@ -47,7 +47,7 @@ _WORST = pd.DataFrame(
 _FITTED = FitReport(
     method="const",
     objective="mse",
-    solver="replay, then live",
+    solver="layerwise, then gradient",
     stages=(
         StageReport(0, 0.25, None, 0),
         StageReport(1, 0.1, float("nan"), 12, heads=2, penalty=float("inf")),
@@ -56,7 +56,7 @@ _FITTED = FitReport(
     dev_losses=(0.5, 0.25),
     dev_relative_rmse=(0.75, 0.5),
     candidates=(),
-    tried=(("live", 0.25), ("replay", 0.5)),
+    tried=(("gradient", 0.25), ("layerwise", 0.5)),
     seconds=1.0 / 3,
     forwards=12.5,
     examples=3,

@@ -64,7 +64,7 @@ def measure_assumptions(
        by token class too (3.2);
     3. held-out $R^2$ of $c \approx \mathrm{ReLU}(w \cdot A + b)\, z$, beside the ridge regression without
        the ReLU; the best constant has 0 (3.2a). $A$ is what a steering would read there: the base
-       run for `accumulated`, the base run in which all earlier layers are already prompt-steered for
+       run for `accumulated`, the base run in which all earlier layers are already prompted for
        `local`. The penalty is chosen on a quarter of the groups that the probes are fitted on.
 
     Intervals are 95 % percentile bootstrap intervals over examples; directions and probes stay as they are
@@ -92,7 +92,7 @@ def measure_assumptions(
         progress: Whether to show bars.
 
     Raises:
-        ValueError: If there is no example, the steered prompts change nothing, an example is in both
+        ValueError: If there is no example, the steering prompts change nothing, an example is in both
             `data` and `probe_data`, or an argument is out of its range.
 
     Example:
@@ -125,7 +125,7 @@ def measure_assumptions(
     spectra = measure_spectrum(stream, kinds, n_energies=_N_ENERGIES, n_directions=max(DIRECTIONS))
     if all(bool((spectrum.total == 0).all()) for spectrum in spectra.values()):
         raise ValueError(
-            "the steered prompts change nothing: base and steered prompt of every example are equal"
+            "the steering prompts change nothing: base and steering prompt of every example are equal"
         )
     counts = resamples(len(data), n_bootstrap, seed)
     table = MeasureTable(chosen)

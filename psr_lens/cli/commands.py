@@ -75,10 +75,10 @@ class Demo(ModelOptions):
 
 @dataclass(frozen=True)
 class Sample(PairOptions):
-    """Sample a response to every steered prompt, and keep it all: the other commands take it as --data."""
+    """Sample a response to every steering prompt, and keep it all: the other commands take it as --data."""
 
     pairs: Path = tyro.MISSING
-    """JSON Lines file: `base`, `steered`, and optionally `response` per line. 50 pairs or more: a fifth is
+    """JSON Lines file: `base`, `prompted`, and optionally `response` per line. 50 pairs or more: a fifth is
     held out to measure on, and from fewer than 5 there are no intervals."""
     out: Path = Path("data.safetensors")
     """The file to write."""
@@ -102,7 +102,7 @@ class Sample(PairOptions):
 
 @dataclass(frozen=True)
 class Decompose(DataOptions):
-    """Show what the steered prompts do to the residual stream, at every layer and token."""
+    """Show what the steering prompts do to the residual stream, at every layer and token."""
 
     out: Path = Path("deltas")
     """Directory for deltas.html (a heatmap per example) and norms.csv."""
@@ -150,12 +150,12 @@ class _FitOptions(DataOptions):
     layers: str = "all"
     """`all`, `best`, one index, or several with commas: `3,4,5`."""
     objective: Literal["mse", "ll"] | None = None
-    """Distance to the prompt-steered residual stream, or likelihood of the responses."""
-    solver: Literal["auto", "replay", "refine", "live"] = "auto"
+    """Distance to the prompted residual stream, or likelihood of the responses."""
+    solver: Literal["auto", "layerwise", "refine", "gradient"] = "auto"
     """Layer by layer without gradients, with gradients through the model, one after the other, or
     whichever the dev pairs like best."""
     recipe: Literal["default", "paper"] = "default"
-    """Of the live solver: adapting to the model, or the paper's."""
+    """Of the gradient solver: adapting to the model, or the paper's."""
     epochs: int | None = None
     """In place of the recipe's."""
     lr: float | None = None
@@ -309,7 +309,7 @@ class Compare(_FitOptions):
 
 @dataclass(frozen=True)
 class Faithfulness(DataOptions):
-    """Measure how close saved steerings come to the steered prompts, on pairs held out from the fit."""
+    """Measure how close saved steerings come to the steering prompts, on pairs held out from the fit."""
 
     steerings: tuple[str, ...] = tyro.MISSING
     """Files that `fit` or `demo` wrote, or `hf://owner/name`; the names of the files name them."""

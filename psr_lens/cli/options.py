@@ -70,7 +70,7 @@ class PairOptions(ModelOptions):
     """Which pairs, and how responses to them are sampled."""
 
     pairs: Path | None = None
-    """JSON Lines file: `base`, `steered`, and optionally `response` per line. 50 pairs or more: a fifth is
+    """JSON Lines file: `base`, `prompted`, and optionally `response` per line. 50 pairs or more: a fifth is
     held out to measure on, and from fewer than 5 there are no intervals."""
     max_new_tokens: int | None = None
     """Longest sampled response, in tokens; 128 if not given."""

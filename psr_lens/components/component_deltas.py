@@ -4,7 +4,7 @@ With `D[l]` the accumulated delta after block `l` and `D[-1]` the difference of 
 
 `D[l] - D[l-1] = d attn[l] + d mlp[l]`, and `d attn[l]` is a sum over heads (ours).
 
-Here `d` is the prompt-steered run minus the base run at the same aligned token. An output bias
+Here `d` is the prompted run minus the base run at the same aligned token. An output bias
 cancels in it.
 """
 
@@ -24,7 +24,7 @@ from psr_lens.models.parts import BlockParts, head_matrix, run_with_parts
 
 @dataclass(frozen=True, eq=False)
 class ComponentDeltas:
-    """Differences between the prompt-steered and the base run, tokens end to end, row by row.
+    """Differences between the prompted and the base run, tokens end to end, row by row.
 
     Attributes:
         embed: `D[-1]`, of the embeddings.
@@ -32,7 +32,7 @@ class ComponentDeltas:
         mlp: Of what the MLP adds, per layer.
         last: `D[L-1]`, the accumulated delta after the last block.
         heads: Of the heads' mixed values, in front of `head_matrix`; None where not asked for.
-        attention: Share of its attention that every head of the prompt-steered run pays to the
+        attention: Share of its attention that every head of the prompted run pays to the
             instruction's tokens; None where not asked for, or not shown by the backend.
     """
 
@@ -52,11 +52,11 @@ def instruction_span(example: Example) -> tuple[int, int]:
     Returns:
         First position and the one behind the last; equal where there is no such token.
     """
-    base, steered = example.base_ids, example.steered_ids
-    end = len(steered) - example.question_length
+    base, prompted = example.base_ids, example.prompted_ids
+    end = len(prompted) - example.question_length
     shared = min(end, len(base) - example.question_length)
     start = 0
-    while start < shared and base[start] == steered[start]:
+    while start < shared and base[start] == prompted[start]:
         start += 1
     return start, max(start, end)
 
@@ -80,22 +80,22 @@ def component_deltas(
         tokens: `response` or `question+response`.
         heads: Whether to keep the heads and their attention too.
     """
-    base, steered = example_batches(model, examples)
+    base, prompted = example_batches(model, examples)
     kept: dict[str, dict[int, Tensor]] = {}
     spans = torch.tensor([instruction_span(example) for example in examples])
 
     def keep(parts: BlockParts) -> None:
-        for name, values in _on_aligned(parts, steered, tokens, model.n_layers, heads).items():
+        for name, values in _on_aligned(parts, prompted, tokens, model.n_layers, heads).items():
             kept.setdefault(name, {})[parts.layer] = values
         if heads and parts.pattern is not None:
-            paid = _attention_to(spans, parts.pattern, steered, tokens)
+            paid = _attention_to(spans, parts.pattern, prompted, tokens)
             kept.setdefault("attention", {})[parts.layer] = paid
 
     def subtract(parts: BlockParts) -> None:
         for name, values in _on_aligned(parts, base, tokens, model.n_layers, heads).items():
             kept[name][parts.layer] -= values
 
-    run_with_parts(model, steered, keep)
+    run_with_parts(model, prompted, keep)
     run_with_parts(model, base, subtract)
     stacked = {name: torch.stack(list(by_layer.values())) for name, by_layer in kept.items()}
     shown = len(kept.get("attention", ())) == model.n_layers

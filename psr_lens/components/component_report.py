@@ -37,7 +37,7 @@ class Component:
         step_share: Its share of what its own block adds to the delta; attention and MLP of a block
             add up to 1. None for the embeddings.
         instruction_attention: For a head, the share of its attention that a aligned token of the
-            prompt-steered run pays to the instruction's tokens, on average. None for the others.
+            prompted run pays to the instruction's tokens, on average. None for the others.
     """
 
     layer: int

@@ -1,7 +1,7 @@
 """Which head or MLP brings the instruction in, at which token: shares of the prompt's delta.
 
 With `D[l]` the accumulated delta after block `l`, `D[-1]` that of the embeddings, and `d c` what
-component `c` (attention or MLP of a block, or one head) added in the prompt-steered run minus what
+component `c` (attention or MLP of a block, or one head) added in the prompted run minus what
 it added in the base run, `D[L-1] = D[-1] + sum_l (d attn[l] + d mlp[l])`. Its share is
 
 `sum <d c, D[L-1]> / sum |D[L-1]|^2`, summed over examples and aligned tokens (ours):
@@ -103,7 +103,7 @@ def measure_components(
                 kept[i] = _tokens(hooked, data[i], own)
     if not bool(sums.energy.sum() > 0):
         raise ValueError(
-            "the steered prompts change nothing: base and steered prompt of every example are equal"
+            "the steering prompts change nothing: base and steering prompt of every example are equal"
         )
     effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
     return ComponentReport(

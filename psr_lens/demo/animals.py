@@ -96,7 +96,7 @@ def control_data(model: HookedModel, data: SteeringDataset, name: str) -> Steeri
 
 
 def mismatched(model: HookedModel, data: SteeringDataset, told: str) -> SteeringDataset:
-    """The same questions and responses, with another instruction in the steered prompts."""
+    """The same questions and responses, with another instruction in the steering prompts."""
 
     def other(example: Example) -> Example:
         asked = {example.pair.group: [str(example.pair.metadata["question"])]}

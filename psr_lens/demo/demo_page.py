@@ -6,7 +6,7 @@ from typing import Final
 from psr_lens.demo.experiment import CONSTANTS, CONTROL, TraitResult
 from psr_lens.demo.trial import METHODS
 from psr_lens.examples import cut_off_of
-from psr_lens.faithfulness import EQUIVALENT_PROMPT
+from psr_lens.faithfulness import PARAPHRASE
 from psr_lens.model_record import describe_model
 from psr_lens.models import HookedModel
 from psr_lens.plots import TraitPage, TraitSection
@@ -82,7 +82,7 @@ def _summary(result: TraitResult) -> str:
     curves = result.faithfulness.relative_rmse
     assumptions = result.assumptions
     share = assumptions.curve("mean_energy_share").values[-1]
-    paraphrase = result.faithfulness.reference[EQUIVALENT_PROMPT].values[-1]
+    paraphrase = result.faithfulness.reference[PARAPHRASE].values[-1]
     p10, p90 = (assumptions.curve("norm_quantile", at=at).values[-1] for at in (10, 90))
     closest = min(CONSTANTS, key=lambda name: curves[name].values[-1])
     gain = result.faithfulness.difference(closest, "a-psr").estimates[-1]

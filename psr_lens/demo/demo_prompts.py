@@ -67,7 +67,7 @@ def system_prompt(name: str, wording: int | None = 0) -> str:
 
     Args:
         name: Name of the instruction.
-        wording: Index into its `wordings`; None for the held-out one, the equivalent prompt.
+        wording: Index into its `wordings`; None for the held-out one, the paraphrase.
 
     Raises:
         ValueError: If there is no such instruction or wording.

@@ -2,7 +2,7 @@
 
 Every instruction has several *phrases* ("be optimistic"), and a phrase is put into a *frame*
 ("please ... ."). Training covers every phrase and every frame, and all their combinations but one
-per instruction: that one is its held-out wording, an equivalent prompt that the model never saw.
+per instruction: that one is its held-out wording, a paraphrase that the model never saw.
 """
 
 from collections.abc import Iterable
@@ -55,7 +55,7 @@ class Instruction:
 
     @property
     def held_out_wording(self) -> str:
-        """The equivalent prompt: known words in a combination that training never shows."""
+        """The paraphrase: known words in a combination that training never shows."""
         return FRAMES[-1].format(self.phrases[-1])
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 from psr_lens.demo.experiment import TraitResult
 from psr_lens.evaluation import Behaviour
-from psr_lens.faithfulness import EQUIVALENT_PROMPT, FaithfulnessReport
+from psr_lens.faithfulness import PARAPHRASE, FaithfulnessReport
 from psr_lens.models import HookedModel
 from psr_lens.steering.provenance import provenance
 
@@ -43,7 +43,7 @@ def trait_record(result: TraitResult) -> dict[str, Any]:
         ],
         "prompt": _scores(result.prompted),
         "unsteered": _scores(result.unsteered),
-        "equivalent_prompt": {"relative_rmse": report.reference[EQUIVALENT_PROMPT].values},
+        "paraphrase": {"relative_rmse": report.reference[PARAPHRASE].values},
         "selectivity": {
             **{
                 f"p{at}": result.assumptions.curve("norm_quantile", at=at).values

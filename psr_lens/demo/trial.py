@@ -13,9 +13,9 @@ TextJudge = Callable[[Example, str, bool], Score]
 
 METHODS: Final[dict[str, dict[str, Any]]] = {
     "s-dim": {"method": "dim", "layers": "best"},
-    "a-const mse": {"method": "const", "solver": "live", "objective": "mse"},
-    "a-const ll": {"method": "const", "solver": "live", "objective": "ll"},
-    "a-psr": {"method": "psr", "solver": "replay"},
+    "a-const mse": {"method": "const", "solver": "gradient", "objective": "mse"},
+    "a-const ll": {"method": "const", "solver": "gradient", "objective": "ll"},
+    "a-psr": {"method": "psr", "solver": "layerwise"},
 }
 """How each method does best in the time that a demo has; the page on the methods has all of them."""
 

@@ -5,17 +5,17 @@ from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport
 from psr_lens.faithfulness.measure_faithfulness import measure_faithfulness, name_steerings
 from psr_lens.faithfulness.measures import MEASURES, Measure
 from psr_lens.faithfulness.references import (
-    EQUIVALENT_PROMPT,
     NO_STEERING,
     ORACLE,
+    PARAPHRASE,
     RANDOM_DIRECTION,
 )
 
 __all__ = [
-    "EQUIVALENT_PROMPT",
     "MEASURES",
     "NO_STEERING",
     "ORACLE",
+    "PARAPHRASE",
     "RANDOM_DIRECTION",
     "Difference",
     "FaithfulnessReport",

@@ -112,7 +112,7 @@ class FaithfulnessReport(Report):
     def reference(self) -> Mapping[str, Curve]:
         """Relative RMSE of the reference lines.
 
-        `no steering` (1 by definition), `equivalent prompt` (the instruction in other words; of
+        `no steering` (1 by definition), `paraphrase` (the instruction in other words; of
         several wordings the root of the mean square), `random direction`, `oracle` (0 up to
         rounding) and `oracle rank k`.
         """

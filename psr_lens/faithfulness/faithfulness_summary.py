@@ -5,7 +5,7 @@ from typing import Final
 from psr_lens.examples import cut_off_of
 from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport
 from psr_lens.faithfulness.measures import PARTS
-from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING
+from psr_lens.faithfulness.references import NO_STEERING, PARAPHRASE
 from psr_lens.statistics import why_no_interval
 
 _CAUSES: Final = {
@@ -15,7 +15,7 @@ _CAUSES: Final = {
     "propagation": "what blocks make of errors in their input",
 }
 _READING: Final = (
-    "Relative RMSE is the distance to the prompt-steered residual stream in units of the prompt's own "
+    "Relative RMSE is the distance to the prompted residual stream in units of the prompt's own "
     "effect: 0 is the prompt, 1 is doing nothing. At the last layer"
 )
 
@@ -42,9 +42,9 @@ def _distance(report: FaithfulnessReport, name: str) -> str:
     value, line = last.value, f"{name}: {last:.2f}, "
     if value >= 1:
         return line + "no closer to prompting than doing nothing."
-    if EQUIVALENT_PROMPT not in report.reference:
+    if PARAPHRASE not in report.reference:
         return line + f"{1 - value:.0%} of the distance to prompting is gone."
-    gap = report.difference(name, EQUIVALENT_PROMPT)
+    gap = report.difference(name, PARAPHRASE)
     if not gap.estimates[-1].has_interval:
         side = "further from" if gap.values[-1] > 0 else "closer to"
         return f"{line}{abs(gap.values[-1]):.2f} {side} the prompt than a paraphrase of it."
@@ -138,7 +138,7 @@ def _references(report: FaithfulnessReport) -> str:
         if name == NO_STEERING:
             continue
         value = f"{name} {curve.values[-1]:.2f}"
-        if name == EQUIVALENT_PROMPT and report.paraphrases:
+        if name == PARAPHRASE and report.paraphrases:
             ends = [own.values[-1] for own in report.paraphrases.values()]
             value += f" ({len(ends)} wordings, {min(ends):.2f} to {max(ends):.2f})"
         told.append(value)

@@ -1,6 +1,6 @@
-r"""Where the distance to the prompt-steered run comes from (ours).
+r"""Where the distance to the prompted run comes from (ours).
 
-Let `P[l]` be the residual stream after block `l` when all earlier layers are prompt-steered, so
+Let `P[l]` be the residual stream after block `l` when all earlier layers are prompted, so
 that the local delta is `D_loc[l] = A'[l] - P[l]`. In a steering's own run, `P_S[l]` comes out of
 block `l` and the steering adds its push `u[l]`: `S[l] = P_S[l] + u[l]`. With `Pi[l]` the projection
 on the steering's directions at the layer, the error `E[l] = S[l] - A'[l]` is

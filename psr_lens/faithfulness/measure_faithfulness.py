@@ -1,6 +1,6 @@
 """Is the steering doing what the prompt does? Every measure, from one run per steering.
 
-The base run, the prompt-steered run and the replay of a batch are shared by all steerings; a
+The base run, the prompted run and the replay of a batch are shared by all steerings; a
 steering's own run is reduced to numbers of single tokens layer by layer, while it goes on, and these
 to a few sums per example. What is measured is defined in `measures.py`, where the error comes from in
 `gap.py`, what it is to be read against in `references.py`.
@@ -20,7 +20,7 @@ from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport, Run
 from psr_lens.faithfulness.gap import bases_of
 from psr_lens.faithfulness.ledger import Ledger
 from psr_lens.faithfulness.recording import Products, SharedRuns
-from psr_lens.faithfulness.references import EQUIVALENT_PROMPT, NO_STEERING, Probe
+from psr_lens.faithfulness.references import NO_STEERING, PARAPHRASE, Probe
 from psr_lens.faithfulness.worst_tokens import WorstTokens
 from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.models.finite import at_strength
@@ -105,7 +105,7 @@ def measure_faithfulness(
     if random_direction:
         lines[references.RANDOM_DIRECTION] = references.random_direction(hooked, seed)
     for name, steering in named.items():
-        if name in (*lines, EQUIVALENT_PROMPT):
+        if name in (*lines, PARAPHRASE):
             raise ValueError(f"a steering is called {name!r}, which is a reference line: rename it")
         steering.check(hooked)
         if not allow_seen:
@@ -130,7 +130,7 @@ def measure_faithfulness(
     energy = ledger.sums[NO_STEERING]["energy"].sum(dim=0)
     if not bool((energy > 0).all()):
         raise ValueError(
-            "the steered prompts change nothing: base and steered prompt of every example are equal"
+            "the steering prompts change nothing: base and steering prompt of every example are equal"
         )
     runs = {
         name: Run("steering", steering.layers, ledger.sums[name], _elsewhere(steering, tokens))
@@ -139,7 +139,7 @@ def measure_faithfulness(
     runs[NO_STEERING] = Run("reference", (), ledger.sums[NO_STEERING])
     if wordings:
         together = references.pooled([ledger.sums[name] for name in wordings])
-        runs[EQUIVALENT_PROMPT] = Run("reference", (), together)
+        runs[PARAPHRASE] = Run("reference", (), together)
     for name in lines:
         if name not in (*runs, *wordings):
             runs[name] = Run("reference", (), ledger.sums[name])

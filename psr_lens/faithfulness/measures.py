@@ -1,6 +1,6 @@
 """The measures: what is summed over the tokens of an example, and what is made of the sums.
 
-With `S` the residual stream under the steering, `A` the base run, `A'` the prompt-steered run and
+With `S` the residual stream under the steering, `A` the base run, `A'` the prompted run and
 `D = A' - A` the accumulated delta, all on the aligned tokens. Every measure is a function of sums over
 examples, so that its interval is a resampling of sums (`bootstrap`), and so that a report can
 compare any two steerings, by any measure, on the same resamples.
@@ -22,7 +22,7 @@ Sums = Mapping[str, Float[Tensor, "example *layer"]]
 what is read off the output."""
 
 PARTS: Final = ("coefficient", "direction", "uncovered", "propagation")
-"""Where the distance to the prompt-steered run comes from: see `gap.py`."""
+"""Where the distance to the prompted run comes from: see `gap.py`."""
 
 HEADLINES: Final = (
     "relative_rmse",
@@ -37,7 +37,7 @@ HEADLINES: Final = (
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that says how close a run is to the prompt-steered one.
+    """A number that says how close a run is to the prompted one.
 
     Attributes:
         name: As in data frames.
@@ -160,7 +160,7 @@ def output_products(
     Args:
         logits: Of a run.
         predicting: The positions whose next token belongs to the response or ends it.
-        prompted: The prompt-steered run's logits there.
+        prompted: The prompted run's logits there.
         chunk: Logits that are worked on at once.
 
     Returns:

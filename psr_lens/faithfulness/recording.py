@@ -37,7 +37,7 @@ class SharedRuns:
         plain: `A(xy')` on the aligned tokens.
         target: `A(x'y')` there.
         local: `D_loc` there, None where nothing needs it.
-        prompted: The prompt-steered logits at the predicting positions, None without outputs.
+        prompted: The prompted logits at the predicting positions, None without outputs.
         unsteered: What the base run comes to when it is measured as a steering is.
     """
 

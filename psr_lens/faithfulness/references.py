@@ -17,7 +17,7 @@ from psr_lens.models.chat import common_suffix_length
 from psr_lens.steering import OracleSteering
 
 NO_STEERING: Final = "no steering"
-EQUIVALENT_PROMPT: Final = "equivalent prompt"
+PARAPHRASE: Final = "paraphrase"
 RANDOM_DIRECTION: Final = "random direction"
 ORACLE: Final = "oracle"
 
@@ -87,15 +87,15 @@ def paraphrases(data: Sequence[Example], tokens: AlignedTokens) -> dict[str, Pro
         ValueError: If it is `question+response` and a paraphrase changes the question, so that the
             question's tokens cannot be compared.
     """
-    count = min(len(example.equivalent_ids) for example in data)
+    count = min(len(example.paraphrase_ids) for example in data)
     if tokens == "question+response":
         for example in data:
-            for ids in example.equivalent_ids[:count]:
+            for ids in example.paraphrase_ids[:count]:
                 _check_question(example, ids)
 
     def prober(number: int) -> Probe:
         def probe(shared: SharedRuns) -> Products:
-            rows = [example.equivalent_rows[number] for example in shared.examples]
+            rows = [example.paraphrase_rows[number] for example in shared.examples]
             return shared.measured({}, batch=shared.model.pad(rows))
 
         return probe
@@ -105,7 +105,7 @@ def paraphrases(data: Sequence[Example], tokens: AlignedTokens) -> dict[str, Pro
 
 def paraphrase_name(number: int) -> str:
     """What the wording number `number` is called, counted from 0."""
-    return f"{EQUIVALENT_PROMPT} {number + 1}"
+    return f"{PARAPHRASE} {number + 1}"
 
 
 def pooled(

@@ -32,7 +32,7 @@ def settings_of(
     for setting in method_class(method).settings:
         own = {key: value for key, value in setting.items() if key not in options}
         # A closed solver would be refused an objective that it cannot solve.
-        if options.get("solver") == "replay" and own.get("objective") == "ll":
+        if options.get("solver") == "layerwise" and own.get("objective") == "ll":
             continue
         name = ", ".join(f"{key}={value}" for key, value in own.items()) or "as given"
         found.setdefault(name, {"method": method, **options, **own})

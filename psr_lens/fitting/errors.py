@@ -86,8 +86,8 @@ class _BaseRun:
     ):
         self.model, self.examples = model, examples
         self.tokens: AlignedTokens = tokens
-        self.base, steered = example_batches(model, examples)
-        self.target = aligned_residuals(model, steered, tokens)[-1]
+        self.base, prompted = example_batches(model, examples)
+        self.target = aligned_residuals(model, prompted, tokens)[-1]
         self.places = Places(self.base.on(tokens))
         self.lengths = [example.aligned_length(tokens) for example in examples]
         self.plain: dict[int, torch.Tensor] = {}
@@ -101,7 +101,7 @@ class _BaseRun:
         self.suffix = right_pad(rows, cuts, model.encoder.pad_token_id, model.device)
 
     def missed_by(self, resid: torch.Tensor) -> float:
-        """Squared distance to the prompt-steered run."""
+        """Squared distance to the prompted run."""
         return float((resid.to(self.target) - self.target).square().sum())
 
     def under(self, candidate: Steering) -> torch.Tensor:

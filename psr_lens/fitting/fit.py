@@ -48,21 +48,21 @@ def fit(
     | --- | --- | --- |
     | `dim` | one vector per layer: the mean accumulated delta (CAA) | closed form |
     | `pca` | the first principal direction of the symmetrised deltas | closed form |
-    | `const` | one vector per layer, fitted | replay, live |
+    | `const` | one vector per layer, fitted | layerwise, gradient |
     | `actadd` | one pair's deltas, position by position | closed form |
     | `projection` | a direction and the projection on it that every token gets | closed form |
-    | `reft_r1` | a direction that detects and steers (AxBench); see `add_negatives` | live |
-    | `loreft` | an affine map inside a low-rank subspace | live |
+    | `reft_r1` | a direction that detects and steers (AxBench); see `add_negatives` | gradient |
+    | `loreft` | an affine map inside a low-rank subspace | gradient |
     | `ablation` | a direction that is taken out | closed form |
-    | `psr` | ReLU heads that read a token and decide how strongly to push it | replay, live |
+    | `psr` | ReLU heads that read a token and decide how strongly to push it | layerwise, gradient |
     | `oracle` | nothing, or the directions of a limited oracle | closed form |
 
-    `replay` goes up the layers once and fits each to what the layers below leave missing, with no
-    gradient through the model. `live` trains through the frozen model. `refine` replays and goes on
-    live from there, as long as the dev split gets better. `auto` replays, goes on live
-    from there as long as the dev split gets better, trains live from its own start too, and keeps
+    `layerwise` goes up the layers once and fits each to what the layers below leave missing, with no
+    gradient through the model. `gradient` trains through the frozen model. `refine` does the first
+    and goes on with the second from there, as long as the dev split gets better. `auto` does that, trains
+    from the method's own start too, and keeps
     what has the best objective on the dev split: it is never worse there than either solver alone,
-    and takes the time of both. Where there is nothing to replay it is live alone.
+    and takes the time of both. Where nothing is fitted layer by layer it is `gradient` alone.
 
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
@@ -72,20 +72,20 @@ def fit(
         method: See the table; or a class of one's own, see `Steering` and `register`.
         layers: One, several, `"all"`, or `"best"`: the single layer with the lowest relative RMSE
             at the last layer on the dev split.
-        objective: `"mse"`, distance to the prompt-steered residual stream at the intervened layer
+        objective: `"mse"`, distance to the prompted residual stream at the intervened layer
             and all above; `"ll"`, log-likelihood of the responses. By default `mse`, and `ll` for
             `reft_r1`.
-        solver: `"auto"`, `"replay"`, `"refine"` or `"live"`.
+        solver: `"auto"`, `"layerwise"`, `"refine"` or `"gradient"`.
         tokens: `response` or `question+response`.
-        recipe: Of the live solver: `"default"` adapts to the model's scale and stops on the dev
+        recipe: Of the gradient solver: `"default"` adapts to the model's scale and stops on the dev
             split, `"paper"` is Heyman & Vandeputte's; or a `Recipe`.
         epochs: In place of the recipe's.
         lr: In place of the recipe's.
         seed: Decides random starts, and the dev part where the data has none.
-        batch_size: Examples per forward pass. A live step takes the recipe's number of examples, or
+        batch_size: Examples per forward pass. A gradient step takes the recipe's number of examples, or
             this one if it is smaller.
         precision: Number type of the replayed regressions; float32 by default.
-        max_memory: Bytes of residual streams that replay may hold; past that it uses the disk.
+        max_memory: Bytes of residual streams that the layerwise solver may hold; past that it uses the disk.
         checkpoint: A directory to keep finished stages and epochs in; the same call with the same
             directory goes on where an interrupted one was.
         progress: Whether to show bars.

@@ -310,7 +310,7 @@ def train(
     # The orders of finished epochs are drawn again, so that the next ones come out the same.
     orders = [_epoch(problem, generator) for _ in range(recipe.epochs)]
     losses = list(state.losses)
-    with tqdm(total=total, desc="live", unit="step", disable=not progress) as bar:
+    with tqdm(total=total, desc="gradient", unit="step", disable=not progress) as bar:
         bar.update(len(losses))
         for epoch in range(state.epoch, recipe.epochs):
             if recipe.patience and state.stale >= recipe.patience:
@@ -331,7 +331,7 @@ def train(
     state.put_back(trained)
     if not all(bool(value.isfinite().all()) for value in trained.parameters.values()):
         raise ValueError(
-            f"the live solver is at NaN or infinity after {len(losses)} steps with lr={recipe.lr:g}: "
+            f"the gradient solver is at NaN or infinity after {len(losses)} steps with lr={recipe.lr:g}: "
             "choose a smaller lr"
         )
     return state

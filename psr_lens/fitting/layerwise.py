@@ -126,7 +126,7 @@ def fit_layerwise(
     plan = fits.plan
     carry, tokens = not plan.best, plan.tokens
     n_tokens = sum(
-        len(row.tokens) for e in [*train, *dev] for row in (e.base_row, e.steered_row)
+        len(row.tokens) for e in [*train, *dev] for row in (e.base_row, e.prompted_row)
     ) + sum(len(e.base_row.tokens) for e in dev)
     needed = n_tokens * model.d_model * model.dtype.itemsize
     with ExitStack() as stack:
@@ -142,7 +142,7 @@ def fit_layerwise(
         measured = checked_on if possible else None
         errors: list[float] = []
         end = model.n_layers if measured else max(layers) + 1
-        for layer in tqdm(range(end), desc="replay", unit="layer", disable=not progress):
+        for layer in tqdm(range(end), desc="layerwise", unit="layer", disable=not progress):
             if layer <= max(layers):
                 fitted_on.up(layer)
             if checked_on:

@@ -13,10 +13,10 @@ from psr_lens.steering import Steering
 from psr_lens.steering.registry import fitted_methods, method_class
 
 CLOSED: Final = "closed form"
-REPLAY: Final = "replay"
-LIVE: Final = "live"
-BOTH: Final = "replay, then live"
-_OTHER: Final = {REPLAY: LIVE, LIVE: REPLAY}
+LAYERWISE: Final = "layerwise"
+GRADIENT: Final = "gradient"
+BOTH: Final = "layerwise, then gradient"
+_OTHER: Final = {LAYERWISE: GRADIENT, GRADIENT: LAYERWISE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +54,9 @@ class FitPlan:
         return isinstance(self.layers, str) and self.layers == "best"
 
     def runs(self, solver: str) -> bool:
-        """Whether a solver takes part, `closed form`, `replay` or `live`."""
+        """Whether a solver takes part, `closed form`, `layerwise` or `gradient`."""
         # A best layer is found layer by layer, whatever trains it then.
-        wanted = self.solver != _OTHER.get(solver) or (self.best and solver == REPLAY)
+        wanted = self.solver != _OTHER.get(solver) or (self.best and solver == LAYERWISE)
         return solver in self.method.solvers() and wanted
 
     def recipe_for(self, n_layers: int, *, refining: bool = False) -> Recipe:
@@ -64,7 +64,7 @@ class FitPlan:
 
         Args:
             n_layers: How many layers are fitted together.
-            refining: Whether it goes on from what replay has fitted.
+            refining: Whether it goes on from what was fitted layer by layer.
         """
         recipe = self.recipe
         if recipe == "paper":
@@ -125,8 +125,8 @@ def plan_fit(
     check_aligned(tokens)
     check_seed(seed)
     check_count("batch_size", batch_size)
-    if solver not in ("auto", REPLAY, "refine", LIVE):
-        raise ValueError(f"solver={solver!r}: choose 'auto', 'replay', 'refine' or 'live'")
+    if solver not in ("auto", LAYERWISE, "refine", GRADIENT):
+        raise ValueError(f"solver={solver!r}: choose 'auto', 'layerwise', 'refine' or 'gradient'")
     if objective not in (None, "mse", "ll"):
         raise ValueError(f"objective={objective!r}: choose 'mse' or 'll'")
     if not isinstance(recipe, Recipe) and recipe not in ("default", "paper"):
@@ -153,7 +153,7 @@ def plan_fit(
     cls.check_options(plan.options, solver=solver, tokens=tokens)
     of_live = {"recipe": None if recipe == "default" else recipe, "epochs": epochs, "lr": lr}
     of_replay = {"precision": precision, "max_memory": max_memory}
-    for name, given in ((LIVE, of_live), (REPLAY, of_replay)):
+    for name, given in ((GRADIENT, of_live), (LAYERWISE, of_replay)):
         for key, value in given.items():
             if value is not None and (name not in cls.solvers() or solver == _OTHER[name]):
                 raise ValueError(
@@ -167,7 +167,7 @@ def plan_fit(
 
 def can_choose_layer(cls: type[Steering]) -> bool:
     """Whether a method's layers can be tried one by one from a single pass over the data."""
-    return cls.has_best_layer and bool({CLOSED, REPLAY} & set(cls.solvers()))
+    return cls.has_best_layer and bool({CLOSED, LAYERWISE} & set(cls.solvers()))
 
 
 def options_of(cls: type[Steering]) -> dict[str, Any]:
@@ -211,24 +211,24 @@ def _objective(cls: type[Steering], objective: str | None, solver: str) -> str:
             )
         return ""
     found = objective or cls.default_objective
-    replayed = [own for own, other in fitted_methods().items() if REPLAY in other.solvers()]
-    if found == "ll" and LIVE not in solvers:
+    replayed = [own for own, other in fitted_methods().items() if LAYERWISE in other.solvers()]
+    if found == "ll" and GRADIENT not in solvers:
         raise ValueError(
             f"objective='ll' with method={name!r}: it is fitted layer by layer, to mse"
         )
-    if solver == REPLAY and (found == "ll" or REPLAY not in solvers):
+    if solver == LAYERWISE and (found == "ll" or LAYERWISE not in solvers):
         raise ValueError(
-            f"solver='replay' with method={name!r}, objective={found!r}: replay solves mse, for "
-            f"{' and '.join(replayed)}; choose 'live' or 'auto'"
+            f"solver='layerwise' with method={name!r}, objective={found!r}: the layerwise solver knows "
+            f"mse, for {' and '.join(replayed)}; choose 'gradient' or 'auto'"
         )
-    if solver in ("refine", LIVE) and LIVE not in solvers:
+    if solver in ("refine", GRADIENT) and GRADIENT not in solvers:
         raise ValueError(
-            f"solver={solver!r} with method={name!r}: it is fitted layer by layer alone; choose 'replay' "
+            f"solver={solver!r} with method={name!r}: it is fitted layer by layer alone; choose 'layerwise' "
             "or 'auto'"
         )
-    if solver == "refine" and REPLAY not in solvers:
+    if solver == "refine" and LAYERWISE not in solvers:
         raise ValueError(
-            f"solver='refine' with method={name!r}: it goes on from what replay fits, for "
-            f"{' and '.join(replayed)}; choose 'live' or 'auto'"
+            f"solver='refine' with method={name!r}: it goes on from what is fitted layer by layer, for "
+            f"{' and '.join(replayed)}; choose 'gradient' or 'auto'"
         )
     return found

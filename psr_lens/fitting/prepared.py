@@ -56,7 +56,7 @@ def prepare(
     batch_size: int = 32,
     progress: bool = False,
 ) -> list[Prepared]:
-    """One base run and one prompt-steered run over every example.
+    """One base run and one prompted run over every example.
 
     Args:
         model: The model.

@@ -11,7 +11,7 @@ from psr_lens.fitting.errors import last_layer_errors
 from psr_lens.fitting.fit_checkpoint import FitCheckpoint
 from psr_lens.fitting.gradient import Objective, Trained, TrainingState, train
 from psr_lens.fitting.layerwise import LayerFits, fit_layerwise
-from psr_lens.fitting.plan import BOTH, CLOSED, LIVE, REPLAY, FitPlan
+from psr_lens.fitting.plan import BOTH, CLOSED, GRADIENT, LAYERWISE, FitPlan
 from psr_lens.fitting.prepared import Prepared, contrast, prepare, scale_of
 from psr_lens.models import HookedModel
 from psr_lens.steering import Steering
@@ -58,11 +58,11 @@ class Solver:
     progress: bool
 
     def solve(self) -> Solved:
-        """By a closed form, replay, live, or whichever `auto` finds best on the dev split."""
+        """By the plan's solver, or whichever `auto` finds best on the dev split."""
         plan = self.plan
         if plan.runs(CLOSED):
             return self._closed_form()
-        if not plan.runs(REPLAY):
+        if not plan.runs(LAYERWISE):
             return self._trained(self.layers)
         fits = LayerFits(plan, self.checkpoint)
         errors = fit_layerwise(
@@ -78,16 +78,16 @@ class Solver:
         replayed = fits.steering(layers)
         stages = tuple(fits.reports[layer] for layer in layers)
         if not self._trains:
-            return Solved(replayed, REPLAY, stages, errors, candidates=candidates)
+            return Solved(replayed, LAYERWISE, stages, errors, candidates=candidates)
         settled = replace(self, plan=replace(plan, options=replayed.settled(plan.options)))
-        start = None if plan.solver == LIVE else replayed
+        start = None if plan.solver == GRADIENT else replayed
         found = settled._trained(layers, start)
-        kept = () if found.solver == LIVE else stages
+        kept = () if found.solver == GRADIENT else stages
         return replace(found, stages=kept, candidates=candidates)
 
     @property
     def _trains(self) -> bool:
-        return self.plan.runs(LIVE)
+        return self.plan.runs(GRADIENT)
 
     def _closed_form(self) -> Solved:
         plan = self.plan
@@ -122,22 +122,22 @@ class Solver:
         return (min(self.layers, key=lambda layer: last[layer]),), last
 
     def _trained(self, layers: tuple[int, ...], start: Steering | None = None) -> Solved:
-        """Through the model, from what replay has fitted, or from the method's own start, or both."""
+        """Through the model, from what was fitted layer by layer, or from the method's own start, or both."""
         problem = Training(self, layers)
         if start is None:
-            steering, state = problem.train(LIVE, None)
-            return self._report(steering, LIVE, state)
+            steering, state = problem.train(GRADIENT, None)
+            return self._report(steering, GRADIENT, state)
         steering, state = problem.train("refining", start)
         if not problem.dev:
             return self._report(steering, BOTH, state)
-        tried = {REPLAY: state.dev_losses[0], BOTH: min(state.dev_losses)}
-        # No step from there was for the better: what is kept is what replay fitted.
-        name = REPLAY if tried[REPLAY] == tried[BOTH] else BOTH
+        tried = {LAYERWISE: state.dev_losses[0], BOTH: min(state.dev_losses)}
+        # No step from there was for the better: what is kept is what was fitted layer by layer.
+        name = LAYERWISE if tried[LAYERWISE] == tried[BOTH] else BOTH
         if self.plan.solver == "auto":
-            alone, own_state = problem.train(LIVE, None)
-            tried[LIVE] = min(own_state.dev_losses)
-            if tried[LIVE] < tried[BOTH]:
-                name, steering, state = LIVE, alone, own_state
+            alone, own_state = problem.train(GRADIENT, None)
+            tried[GRADIENT] = min(own_state.dev_losses)
+            if tried[GRADIENT] < tried[BOTH]:
+                name, steering, state = GRADIENT, alone, own_state
         return self._report(steering, name, state, tried)
 
     def _report(
@@ -153,7 +153,7 @@ class Solver:
             losses=state.losses,
             dev_losses=state.dev_losses,
             tried=tuple((tried or {}).items()),
-            warning=_futile(self.plan, len(steering.layers), state) if name == LIVE else "",
+            warning=_futile(self.plan, len(steering.layers), state) if name == GRADIENT else "",
         )
 
 
@@ -245,6 +245,6 @@ class Training:
                 contrast=lambda: contrast(self.train_examples, self.layers),
             )
             begun = plan.method.start(given, plan.options)
-        # A copy, for it may be what replay has fitted, or a user's own.
+        # A copy, for it may be what was fitted layer by layer, or a user's own.
         begun = deepcopy(begun).to(model.device, working_dtype(model.dtype))
         return Trained(begun, scale, model.d_model if adaptive else None)

@@ -21,7 +21,7 @@ from psr_lens.models.shared import SharedPrefixes
 
 @final
 class Walks:
-    """The base run with pushes and the prompt-steered run of the same examples, going up together."""
+    """The base run with pushes and the prompted run of the same examples, going up together."""
 
     def __init__(
         self,
@@ -32,8 +32,8 @@ class Walks:
         folder: Path | None,
         shared: tuple[SharedPrefixes, SharedPrefixes],
     ):
-        rows = [e.base_row for e in examples], [e.steered_row for e in examples]
-        self.base, self.steered = (
+        rows = [e.base_row for e in examples], [e.prompted_row for e in examples]
+        self.base, self.prompted = (
             Walk(model, own, tokens, batch_size, folder, prefixes)
             for own, prefixes in zip(rows, shared, strict=True)
         )
@@ -42,13 +42,13 @@ class Walks:
 
     def up(self, layer: int) -> None:
         """Through one block."""
-        for walk in (self.base, self.steered, self._plain):
+        for walk in (self.base, self.prompted, self._plain):
             if walk is not None:
                 walk.up(layer)
 
     def stage(self, precision: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Residual streams, what is missing there, and strengths."""
-        x, target = self.base.residuals(), self.steered.residuals()
+        x, target = self.base.residuals(), self.prompted.residuals()
         if precision is not None:
             x, target = x.to(precision), target.to(precision)
         return x, target - x, None if self.strength is None else self.strength.to(x)
@@ -65,7 +65,7 @@ class Walks:
 
     def relative_rmse(self) -> float:
         """What the pushes leave missing, in units of what the prompt does."""
-        target = self.steered.residuals()
+        target = self.prompted.residuals()
         plain = self.base if self._plain is None else self._plain
         missed, energy = (
             float((walk.residuals() - target).square().sum()) for walk in (self.base, plain)
@@ -96,7 +96,7 @@ class Walk:
         embedded = (model.embed(rest.batch, rest.prefix) for rest in self.rests)
         self.resid = _Stored(embedded, folder)
         self.lengths = [mask.sum(dim=1).tolist() for mask in masks]
-        # Batches are sorted by length, and base and steered prompts sort differently: tokens are
+        # Batches are sorted by length, and base and steering prompts sort differently: tokens are
         # always handed out in the order of the examples.
         self.flat_order = [i for indices in self.order for i in indices]
         self.rank = {example: at for at, example in enumerate(self.flat_order)}

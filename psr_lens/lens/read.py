@@ -8,7 +8,7 @@ norm and the unembedding. Here it is directions that are read, in two ways (ours
   The scale of any residual stream would divide all values alike, so the ranks do not depend on it.
 - A token's delta `D` at its residual stream `A`: the exact difference `unembed(norm(A + D)) -
   unembed(norm(A))`, soft cap included. At the last layer this is the difference of the logits of
-  the prompt-steered and the base run.
+  the prompted and the base run.
 
 A number added to all values alike changes no probability: read differences between tokens.
 """

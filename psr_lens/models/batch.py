@@ -1,6 +1,6 @@
 """Token sequences as a left-padded batch, with what every column is.
 
-Responses are aligned from the right, in the base run and in the prompt-steered run alike, so
+Responses are aligned from the right, in the base run and in the prompted run alike, so
 batches are padded on the left: the last columns of every row are its response.
 """
 

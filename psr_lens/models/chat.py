@@ -505,10 +505,10 @@ def _no_template(messages: Sequence[Message]) -> str:
     """What is wrong with messages on a model without a template, and the pair that works there."""
     texts = {message["role"]: message["content"] for message in messages}
     question = texts.get("user", "Tell me about whales.")
-    steered = f"{texts.get('system', 'Be sycophantic.')} {question}"
+    prompted = f"{texts.get('system', 'Be sycophantic.')} {question}"
     return (
         "messages were given but the tokenizer has no chat template: pass a plain string, which for a "
-        f"pair is PromptPair({question!r}, {steered!r}); or give it a template with "
+        f"pair is PromptPair({question!r}, {prompted!r}); or give it a template with "
         "load_model(..., chat_template=...) or model.tokenizer.chat_template = ..."
     )
 

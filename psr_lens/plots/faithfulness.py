@@ -27,7 +27,7 @@ class FaithfulnessCurves(Protocol):
 
     @property
     def reference(self) -> Mapping[str, Curve]:
-        """Name of a reference ("no steering", "equivalent prompt") to curve."""
+        """Name of a reference ("no steering", "paraphrase") to curve."""
         ...
 
 

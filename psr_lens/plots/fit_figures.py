@@ -39,7 +39,9 @@ def fit_layers(report: FitReport) -> "plotly.graph_objects.Figure":
         if own
     }
     if not curves:
-        raise ValueError("the fit has no numbers of layers: fit with dev examples, or by replay")
+        raise ValueError(
+            "the fit has no numbers of layers: fit with dev examples, or layer by layer"
+        )
     title = f"How close {report.method} came, layer by layer"
     return over_layers(
         curves, {}, {}, axis="1 nothing done, 0 the prompt", title=title, colours=None

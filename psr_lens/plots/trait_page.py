@@ -40,7 +40,7 @@ class TraitSection:
         name: The trait, as a heading.
         instruction: What the steering prompt tells the model.
         summary: What is to be seen in the pictures, plain text.
-        prompt_text: The whole steered prompt.
+        prompt_text: The whole steering prompt.
         heatmaps: `(caption, values)`, all over the tokens of one response: the lengths of what the
             prompt adds first, then those of each steering.
         curves: Faithfulness over layers, None for none.

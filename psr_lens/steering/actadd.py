@@ -100,8 +100,8 @@ class ActAdd(Steering):
     def closed_form(cls, data: TrainingData, options: Any) -> "tuple[ActAdd, Sequence[float]]":
         """The accumulated delta of the first example."""
         model, tokens = data.model, data.tokens
-        base, steered = example_batches(model, [data.examples[0]])
-        rows = aligned_residuals(model, steered, tokens) - aligned_residuals(model, base, tokens)
+        base, prompted = example_batches(model, [data.examples[0]])
+        rows = aligned_residuals(model, prompted, tokens) - aligned_residuals(model, base, tokens)
         return cls(rows.cpu(), range(len(rows)), tokens=tokens), ()
 
     def acts_on(self, columns: Columns) -> Bool[Tensor, "batch pos"]:

@@ -107,7 +107,7 @@ class Steering(nn.Module, ABC):
 
     Attributes:
         method: What it is called, in files and in `fit(..., method=...)`.
-        depends_on_examples: Whether what it adds takes the steered prompt and the response to know.
+        depends_on_examples: Whether what it adds takes the steering prompt and the response to know.
         roles: What the method does along the vectors among its tensors, for the lens.
         index: What several vectors of one layer are called there.
 
@@ -396,11 +396,11 @@ class Steering(nn.Module, ABC):
 
     @classmethod
     def solvers(cls) -> tuple[str, ...]:
-        """How it can be fitted: `closed form` alone, or `replay` and `live`, or one of them."""
+        """How it can be fitted: `closed form` alone, or `layerwise` and `gradient`, or one of them."""
         own = {
             "closed form": cls.closed_form.__func__ is not Steering.closed_form.__func__,
-            "replay": cls.fit_layer.__func__ is not Steering.fit_layer.__func__,
-            "live": cls.start.__func__ is not Steering.start.__func__,
+            "layerwise": cls.fit_layer.__func__ is not Steering.fit_layer.__func__,
+            "gradient": cls.start.__func__ is not Steering.start.__func__,
         }
         if own["closed form"]:
             return ("closed form",)
@@ -420,7 +420,7 @@ class Steering(nn.Module, ABC):
             model: The model to act on.
             alpha: Strength, as in `applied`.
             examples: The rows of the batch, for a steering that depends on the example; or their
-                `Context`, where their prompt-steered run is at hand.
+                `Context`, where their prompted run is at hand.
         """
         steering, strengths = self.with_strength(alpha)
         if examples is None or isinstance(examples, Context):

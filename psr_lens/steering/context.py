@@ -27,13 +27,13 @@ class Context:
         known: Mapping[AlignedTokens, Float[Tensor, "all_layers token d_model"]] | None = None,
     ):
         self.model, self.examples = model, examples
-        self._prompt_steered = dict(known or {})
+        self._prompted = dict(known or {})
 
-    def prompt_steered(self, tokens: AlignedTokens) -> Float[Tensor, "all_layers token d_model"]:
+    def prompted(self, tokens: AlignedTokens) -> Float[Tensor, "all_layers token d_model"]:
         """`A(x'y')` on aligned tokens; runs the prompts where that is not known yet."""
-        if tokens not in self._prompt_steered:
-            steered = self.model.pad([example.steered_row for example in self.examples])
+        if tokens not in self._prompted:
+            prompted = self.model.pad([example.prompted_row for example in self.examples])
             # What the prompt does to the model as it is, whatever steering is on around this one.
             with self.model.unedited():
-                self._prompt_steered[tokens] = aligned_residuals(self.model, steered, tokens)
-        return self._prompt_steered[tokens]
+                self._prompted[tokens] = aligned_residuals(self.model, prompted, tokens)
+        return self._prompted[tokens]

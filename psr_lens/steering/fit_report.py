@@ -42,9 +42,10 @@ class FitReport(Report):
     Attributes:
         method: The method.
         objective: `mse` or `ll`; empty where there is a closed form alone.
-        solver: What led to the steering: `closed form`, `replay`, `live`, or `replay, then live`.
-        stages: One report per layer that replay or a closed form fitted.
-        losses: Training loss of every step of the live solver.
+        solver: What led to the steering: `closed form`, `layerwise`, `gradient`, or `layerwise, then
+            gradient`.
+        stages: One report per layer that was fitted by itself or by a closed form.
+        losses: Training loss of every step of the gradient solver.
         dev_losses: Its objective on the dev examples before the first step and after each epoch.
         dev_relative_rmse: Relative RMSE of the finished steering per layer, on the dev examples;
             empty without them.

@@ -23,12 +23,12 @@ class OracleSteering(Steering):
 
     $P_l$ is the identity (the full oracle) or the projection on the span of some directions. At
     `alpha = 1` the full oracle adds exactly the local delta at every layer, so it reproduces the
-    prompt-steered residual stream and logits on the aligned tokens. With the directions of a steering
+    prompted residual stream and logits on the aligned tokens. With the directions of a steering
     (`along`), it shows what that steering would reach with perfect coefficients; with the leading
     principal directions of the local deltas, what any k directions per layer can reach. Each layer
     makes up for what the earlier ones left, as a fitted steering's does.
 
-    It needs the steered prompt and the response, so it measures and cannot generate: it runs the
+    It needs the steering prompt and the response, so it measures and cannot generate: it runs the
     prompt, one pass for every batch of examples.
 
     Args:
@@ -145,11 +145,11 @@ class OracleSteering(Steering):
             )
         tensors = {name: own.to(device, dtype) for name, own in self.state_dict().items()}
         ready = self.with_tensors(tensors)
-        ready._target = context.prompt_steered(self._aligned)
+        ready._target = context.prompted(self._aligned)
         return ready
 
     def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
-        """What is missing to the prompt-steered run, or the part of it along the basis.
+        """What is missing to the prompted run, or the part of it along the basis.
 
         Raises:
             ValueError: If it was not made ready for a batch, by `acting`.

@@ -19,7 +19,7 @@ class ProjectionMatch(Steering):
     r"""$A \leftarrow A + \alpha (m_l - A \cdot u_l)\, u_l$: the projection on $u_l$ becomes $m_l$.
 
     Stolfo et al. (arXiv 2410.12877, section 3): `u` is the unit mean delta at the last prompt token,
-    `m` the mean projection of the prompt-steered residual stream there.
+    `m` the mean projection of the prompted residual stream there.
 
     Args:
         directions: Unit directions `u`; rescaled to norm 1.

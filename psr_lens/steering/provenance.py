@@ -14,7 +14,7 @@ from psr_lens.storage.fields import if_there, listed, mapping, text
 
 def describe_data(data: Sequence[Example], sampling: Mapping[str, Any]) -> dict[str, Any]:
     """The data's part of a provenance: how much, hashes of the tokens, keys, how it was sampled."""
-    prompts = [(example.base_ids, example.steered_ids) for example in data]
+    prompts = [(example.base_ids, example.prompted_ids) for example in data]
     return {
         "examples": len(data),
         "prompts": _short_hash(prompts),

@@ -100,10 +100,10 @@ class PSR(Steering):
         has_dev: bool = True,
     ) -> None:
         """`n_heads="auto"` needs the layerwise solver, and dev examples to choose on."""
-        if options.n_heads == "auto" and solver == "live":
+        if options.n_heads == "auto" and solver == "gradient":
             raise ValueError(
-                "n_heads='auto' with solver='live': replay chooses the number; pass a number, or "
-                "choose 'replay' or 'auto'"
+                "n_heads='auto' with solver='gradient': the layerwise solver chooses the "
+                "number; pass a number, or choose 'layerwise' or 'auto'"
             )
         if options.n_heads == "auto" and not has_dev:
             raise ValueError(

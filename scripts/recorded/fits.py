@@ -34,19 +34,19 @@ class Fit:
 
 def _trained(name: str, part_of: Extent = "most", **options: Any) -> Fit:
     negatives = options["method"] == "reft_r1"
-    if options["method"] == "psr" and options.get("solver") != "live":
+    if options["method"] == "psr" and options.get("solver") != "gradient":
         options["precision"] = torch.float64
     return Fit(name, {"epochs": 2, **options}, "trained", part_of, negatives=negatives)
 
 
 def _replayed(name: str, part_of: Extent = "most", weighted: bool = False, **options: Any) -> Fit:
     # In float32 its search for heads ends elsewhere after another order of summing.
-    options = {"solver": "replay", "precision": torch.float64, **options}
+    options = {"solver": "layerwise", "precision": torch.float64, **options}
     return Fit(name, {"method": "psr", **options}, part_of=part_of, weighted=weighted)
 
 
 def _unstable(name: str, **options: Any) -> Fit:
-    options = {"method": "psr", "solver": "replay", **options}
+    options = {"method": "psr", "solver": "layerwise", **options}
     return Fit(name, options, "unstable", "all")
 
 
@@ -63,20 +63,20 @@ FITS: Final = (
     Fit("projection", {"method": "projection"}, part_of="few"),
     Fit("projection best", {"method": "projection", "layers": "best"}, part_of="all"),
     Fit("ablation", {"method": "ablation"}),
-    Fit("const replay", {"method": "const", "solver": "replay"}, part_of="few"),
+    Fit("const replay", {"method": "const", "solver": "layerwise"}, part_of="few"),
     Fit(
         "const replay best",
-        {"method": "const", "solver": "replay", "layers": "best"},
+        {"method": "const", "solver": "layerwise", "layers": "best"},
         part_of="all",
     ),
     Fit(
         "const replay weighted",
-        {"method": "const", "solver": "replay"},
+        {"method": "const", "solver": "layerwise"},
         part_of="all",
         weighted=True,
     ),
-    _trained("const live", method="const", solver="live"),
-    _trained("const ll", "all", method="const", solver="live", objective="ll"),
+    _trained("const live", method="const", solver="gradient"),
+    _trained("const ll", "all", method="const", solver="gradient", objective="ll"),
     _trained("const auto", method="const"),
     _trained("const auto best", "all", method="const", layers="best"),
     _trained("const refine", "all", method="const", solver="refine"),
@@ -88,9 +88,9 @@ FITS: Final = (
     _replayed("psr replay k=4", "all", n_heads=4, layers=[1, 4]),
     _unstable("psr replay float32"),
     _unstable("psr replay k=auto", n_heads="auto", layers=[4]),
-    _trained("psr live", method="psr", solver="live"),
-    _trained("psr live k=4", "all", method="psr", solver="live", n_heads=4, layers=[2, 4]),
-    _trained("psr live paper", "all", method="psr", solver="live", recipe="paper", lr=0.01),
+    _trained("psr live", method="psr", solver="gradient"),
+    _trained("psr live k=4", "all", method="psr", solver="gradient", n_heads=4, layers=[2, 4]),
+    _trained("psr live paper", "all", method="psr", solver="gradient", recipe="paper", lr=0.01),
     _trained("psr refine", method="psr", solver="refine"),
     _trained("psr auto", method="psr"),
     _trained("psr auto best", "all", method="psr", layers="best"),

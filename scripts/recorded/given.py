@@ -99,6 +99,6 @@ def sampled(model: pl.HookedModel, record: Record) -> tuple[pl.SteeringDataset, 
     record.add_exact(
         "split by shares", [len(part) for part in (twice.train, twice.dev, twice.test)]
     )
-    record.add_exact("prompts", [[list(e.base_ids), list(e.steered_ids)] for e in data[:2]])
+    record.add_exact("prompts", [[list(e.base_ids), list(e.prompted_ids)] for e in data[:2]])
     record.add_exact("question lengths", [example.question_length for example in data[::5]])
     return data, negatives

@@ -56,7 +56,7 @@ def record_decomposition(given: Given, record: Record) -> None:
     """`psr-lens decompose`: the table that it writes."""
     with tempfile.TemporaryDirectory() as folder:
         pairs, out = Path(folder) / "pairs.jsonl", Path(folder) / "out"
-        lines = [{"base": p.base, "steered": p.steered} for p in pairs_about(TEST[:2], 1)]
+        lines = [{"base": p.base, "prompted": p.steered} for p in pairs_about(TEST[:2], 1)]
         pairs.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
         setup = given.setup
         options = ["--backend", setup.backend, "--max-new-tokens", "12", "--device", "cpu"]
@@ -117,7 +117,7 @@ def record_transfer(given: Given, record: Record, found: Mapping[str, pl.Steerin
     """A PSR carried over to the other demo model."""
     other = {"demo": "demo-gpt2", "demo-gpt2": "demo"}[given.setup.model]
     target = pl.load_model(other, backend=given.setup.backend, device="cpu", progress=False)
-    texts = [example.steered_row.tokens for example in given.data.train]
+    texts = [example.prompted_row.tokens for example in given.data.train]
     carried = pl.transfer(found["psr replay"], given.model, target, texts, penalty=1e-2)
     for name, tensor in tensors_of(carried).items():
         record.add_tensor(name, tensor)

@@ -89,9 +89,7 @@ def record_faithfulness(given: Given, record: Record, found: Mapping[str, pl.Ste
         )
         table = report.to_dataframe()
         if not given.setup.covers("most"):
-            table = table[
-                table["steering"].isin([*steerings, "oracle rank 3", "equivalent prompt"])
-            ]
+            table = table[table["steering"].isin([*steerings, "oracle rank 3", "paraphrase"])]
         add_table(part, table, ("steering", "measure"), "share", intervals=INTERVALS)
         kept = ("delta", "push", "error", "cosine", "kl")
         add_fingerprints(part.within("tokens"), report.tokens, ("steering",), kept)

@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 KEPT = Figure("extraction", "demo", "hooked", "a", "x / y", 1.049, 1.05, seconds={"x": 2.0})
 MISSED = Figure("generation", "demo", "bridge", "b", "rate", 0.5, 0.9, "higher", note="7 a second")
 SEEN = Figure("peers", "demo", "repeng", "c", "repeng / forwards", 0.000123)
-RESULTS = Results({"threads": 2}, (MISSED, KEPT, SEEN), (Skipped("live", "there is no solver"),))
+RESULTS = Results(
+    {"threads": 2}, (MISSED, KEPT, SEEN), (Skipped("gradient", "there is no solver"),)
+)
 FIELDS = {
     "benchmark": str,
     "model": str,
@@ -76,7 +78,7 @@ def test_the_page_in_the_documentation_has_its_marks():
 
 
 def test_measuring_one_benchmark_again_keeps_the_others():
-    fresh = Results({"threads": 1}, (Figure("live", "demo", "hooked", "d", "ratio", 3.0),))
+    fresh = Results({"threads": 1}, (Figure("gradient", "demo", "hooked", "d", "ratio", 3.0),))
     merged = fresh.replacing(RESULTS)
     assert merged.figures == (MISSED, KEPT, SEEN, *fresh.figures)
     assert merged.skipped == ()
@@ -85,12 +87,12 @@ def test_measuring_one_benchmark_again_keeps_the_others():
 
 def test_the_command_writes_json_and_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(speed.BENCHMARKS, "extraction", lambda bench: iter([KEPT]))
-    monkeypatch.setitem(speed.BENCHMARKS, "live", lambda bench: iter(RESULTS.skipped))
+    monkeypatch.setitem(speed.BENCHMARKS, "gradient", lambda bench: iter(RESULTS.skipped))
     out, page = tmp_path / "results.json", tmp_path / "speed.md"
     page.write_text(f"{BEGIN}{END}")
     command = ["--json", str(out), "--page", str(page), "--only"]
     speed.main([*command, "extraction"])
-    speed.main([*command, "live"])
+    speed.main([*command, "gradient"])
     results = Results.from_json(out.read_text())
     assert results.figures == (KEPT,)
     assert results.skipped == RESULTS.skipped

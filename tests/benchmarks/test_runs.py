@@ -66,11 +66,11 @@ def test_the_demo_is_the_package_s_with_more_room(bench):
 def test_prompts_have_their_length_and_texts_are_the_same_tokens(model):
     texts = make_texts(3, 40, instruction=20)
     for text, example in zip(texts, make_examples(3, 40, 60, instruction=20), strict=True):
-        lengths = [len(ids) for ids in (example.base_ids, example.steered_ids)]
+        lengths = [len(ids) for ids in (example.base_ids, example.prompted_ids)]
         assert [*lengths, len(example.response_ids)] == [40, 60, 60]
         assert example.question_length == 39
         assert model.encoder.encode(RawText(text.base)).ids == example.base_ids
-        assert model.encoder.encode(RawText(text.steered)).ids == example.steered_ids
+        assert model.encoder.encode(RawText(text.prompted)).ids == example.prompted_ids
     assert len(set(texts)) == 3
     assert make_texts(1, 40, first=2)[0] == texts[2]
 
@@ -249,10 +249,10 @@ def test_the_real_model_stands_beside_hugging_face_s(bench, monkeypatch):
 
 def test_examples_of_the_real_model_share_their_instruction_alone(model):
     one, two = real.make_examples(model, 2, instruction=12, question=3, response=4)
-    assert one.steered_ids[:12] == two.steered_ids[:12]
+    assert one.prompted_ids[:12] == two.prompted_ids[:12]
     assert one.question_length == two.question_length == 3
     assert one.base_ids != two.base_ids
-    assert [len(one.steered_ids), len(one.response_ids)] == [15, 4]
+    assert [len(one.prompted_ids), len(one.response_ids)] == [15, 4]
     assert real.make_examples(model, 1, instruction=12, question=3, response=4, first=1) == (two,)
 
 

@@ -82,7 +82,7 @@ def test_logits(model):
 
 def test_fit(model, monkeypatch):
     examples = make_examples(3, 8, 5)
-    tokens = sum(len(row.tokens) for own in examples for row in (own.base_row, own.steered_row))
+    tokens = sum(len(row.tokens) for own in examples for row in (own.base_row, own.prompted_row))
     needed = fit_bytes(model.d_model, tokens, model.dtype.itemsize)
     held = []
     up = Walks.up

@@ -31,7 +31,7 @@ def pairs_file(tmp_path_factory):
     lines = [
         {
             "base": f"describe the {animal} .",
-            "steered": [
+            "prompted": [
                 {"role": "system", "content": "shout ."},
                 {"role": "user", "content": f"describe the {animal} ."},
             ],
@@ -229,7 +229,7 @@ def check_many_prompts(capsys, tmp_path, alone, ask):
 def test_faithfulness_of_saved_steerings(capsys, tmp_path, pairs_file):
     """The same pairs and seed as the fit: what was held out there is measured here."""
     common = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "30"]
-    fits = {"loud": ("psr", "--solver", "replay"), "vector": ("dim", "--layers", "2")}
+    fits = {"loud": ("psr", "--solver", "layerwise"), "vector": ("dim", "--layers", "2")}
     for name, chosen in fits.items():
         main(["fit", chosen[0], *common, "--out", str(tmp_path / name), *chosen[1:]])
     files = [str(tmp_path / "loud.safetensors"), str(tmp_path / "vector.safetensors")]
@@ -318,7 +318,7 @@ def test_data_in_place_of_pairs(capsys, tmp_path, pairs_file, data_file, monkeyp
         raise AssertionError("a response was sampled")
 
     monkeypatch.setattr("psr_lens.responses.sample_responses", sampled)
-    fits = {"vector": ("dim", "--layers", "2"), "loud": ("psr", "--solver", "replay")}
+    fits = {"vector": ("dim", "--layers", "2"), "loud": ("psr", "--solver", "layerwise")}
     for name, (method, *chosen) in fits.items():
         seed = ["--seed", "3"]
         main(["fit", method, *common, *chosen, *seed, "--out", str(tmp_path / name)])
@@ -395,13 +395,13 @@ WRONG = {
         "--seed -1": "seed=-1",
     },
     "fit": {
-        "dim --solver live": "dim has a closed form: leave objective and solver out",
+        "dim --solver gradient": "dim has a closed form: leave objective and solver out",
         "loreft --layers best": "layers='best' has no meaning for loreft",
         "dim --n-heads 4": "Unrecognized options: --n-heads, 4",
-        "psr --n-heads auto --solver live": "n_heads='auto' with solver='live'",
+        "psr --n-heads auto --solver gradient": "n_heads='auto' with solver='gradient'",
         "psr --rank 4": "Unrecognized options: --rank, 4",
-        "psr --solver replay --recipe paper": "only the live solver takes it",
-        "psr --solver replay --objective ll": "replay solves mse, for const and psr",
+        "psr --solver layerwise --recipe paper": "only the gradient solver takes it",
+        "psr --solver layerwise --objective ll": "the layerwise solver knows mse, for const and psr",
         "reft_r1 --solver refine": "solver='refine' with method='reft_r1'",
         "pca --epochs 3": "epochs=3 with method='pca'",
         "psr --lr -0.1": "lr=-0.1: it must be a number above 0",
@@ -414,11 +414,11 @@ WRONG = {
         "": "the method comes right after fit, psr-lens fit psr ...: there are ablation",
     },
     "compare": {
-        "--methods psr loreft --solver replay": "replay solves mse, for const and psr",
+        "--methods psr loreft --solver layerwise": "the layerwise solver knows mse, for const and psr",
         "--methods dim ablation --layers best": "layers='best' has no meaning for ablation",
         "--methods dim pca --objective ll": "objective='ll' with dim, pca: it is for const, loreft, psr",
         "--methods dim const --rank 3": "rank=3 with dim, const: it is for loreft, oracle",
-        "--solver replay --objective ll": "replay solves mse, for const and psr",
+        "--solver layerwise --objective ll": "the layerwise solver knows mse, for const and psr",
         "--out FOLDER": "is a directory: name a file",
         "--pairs ONE": "pairs of 1 group but 2 are needed",
         "--data DATA --temperature 0": "--temperature 0.0 with --data",
@@ -495,10 +495,10 @@ def test_a_gguf_file_need_not_leave_a_copy(monkeypatch, tmp_path):
 def test_compare_says_which_options_a_method_does_not_take(capsys, tmp_path, pairs_file):
     common = ["--model", "demo", "--pairs", str(pairs_file), "--max-new-tokens", "10"]
     table = tmp_path / "table.csv"
-    chosen = ["--methods", "dim", "const", "--solver", "replay", "--layers", "2"]
+    chosen = ["--methods", "dim", "const", "--solver", "layerwise", "--layers", "2"]
     main(["compare", *common, *chosen, "--out", str(table)])
     shown = capsys.readouterr().out
-    assert "solver='replay' is not for dim, fitted without it" in shown
+    assert "solver='layerwise' is not for dim, fitted without it" in shown
     assert {row.split(",")[0] for row in table.read_text().splitlines()[1:]} >= {"dim", "const"}
 
 

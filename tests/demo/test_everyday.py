@@ -32,7 +32,7 @@ needs_smollm2 = pytest.mark.skipif(
 )
 FEW = {topic: QUESTIONS[topic][:1] for topic in ("cooking", "weather", "sea")}
 QUICK = {
-    name: {**options, **({"epochs": 0} if options.get("solver") == "live" else {})}
+    name: {**options, **({"epochs": 0} if options.get("solver") == "gradient" else {})}
     for name, options in METHODS.items()
 }
 
@@ -84,8 +84,8 @@ def assert_the_same_elsewhere(model, run):
     trial = quick_trial(model, "french", 0)
     for part in ("train", "test", "control"):
         own, theirs = getattr(trial, part), getattr(result.trial, part)
-        assert [(e.steered_ids, e.response_ids) for e in own] == [
-            (e.steered_ids, e.response_ids) for e in theirs
+        assert [(e.prompted_ids, e.response_ids) for e in own] == [
+            (e.prompted_ids, e.response_ids) for e in theirs
         ]
     psr = fit(model, trial.train, **trial.methods["a-psr"])
     oracle = OracleSteering(range(model.n_layers))
@@ -150,7 +150,7 @@ def test_topics_are_split_and_not_questions():
     assert sum(map(len, topics)) == len(QUESTIONS)
     assert [e.response_ids for e in trial.control] == [e.response_ids for e in trial.train]
     assert all(
-        a.steered_ids != b.steered_ids for a, b in zip(trial.control, trial.train, strict=True)
+        a.prompted_ids != b.prompted_ids for a, b in zip(trial.control, trial.train, strict=True)
     )
 
 

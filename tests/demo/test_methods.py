@@ -25,11 +25,11 @@ def reached(model, flatterer):
     """Relative RMSE at the last layer on held-out animals."""
     train, test = flatterer
     fits = {
-        "replay": {"solver": "replay"},
+        "layerwise": {"solver": "layerwise"},
         "auto": {"solver": "auto"},
-        "replay k=16": {"solver": "replay", "n_heads": 16},
-        "s-psr": {"solver": "replay", "layers": "best"},
-        "s-const": {"method": "const", "solver": "replay", "layers": "best"},
+        "layerwise k=16": {"solver": "layerwise", "n_heads": 16},
+        "s-psr": {"solver": "layerwise", "layers": "best"},
+        "s-const": {"method": "const", "solver": "layerwise", "layers": "best"},
     }
     steerings = [pl.fit(model, train, **options) for options in fits.values()]
     errors = relative_rmse(model, steerings, test, "response", 64)
@@ -42,11 +42,11 @@ def test_the_worst_fitted_default_trait_still_comes_near_the_prompt(reached):
     """The bounds are for the mean over five traits; the hardest of them keeps them alone."""
     found, auto = reached
     assert found["auto"] <= 0.27
-    assert found["replay k=16"] <= 0.21
-    assert found["auto"] <= found["replay"]
+    assert found["layerwise k=16"] <= 0.21
+    assert found["auto"] <= found["layerwise"]
     assert found["s-psr"] <= found["s-const"] - 0.15
     tried = dict(auto.tried)
-    assert tried[auto.solver] == min(tried.values()) < tried["replay"]
+    assert tried[auto.solver] == min(tried.values()) < tried["layerwise"]
 
 
 def test_more_heads_come_nearer_on_the_dev_examples(model, flatterer):
@@ -54,7 +54,7 @@ def test_more_heads_come_nearer_on_the_dev_examples(model, flatterer):
     data, _ = flatterer
     kept = {id(example) for example in [*list(data.train)[::8], *list(data.dev)[::4]]}
     few = data.filter(lambda example: id(example) in kept)
-    fits = [pl.fit(model, few, solver="replay", n_heads=count) for count in (1, 4, 16)]
+    fits = [pl.fit(model, few, solver="layerwise", n_heads=count) for count in (1, 4, 16)]
     one, four, sixteen = (own.fit_report.dev_relative_rmse[-1] for own in fits)
     assert sixteen <= four <= one
 
@@ -67,7 +67,8 @@ def judged(name, test, texts):
 @pytest.fixture(scope="module")
 def two(model):
     return [
-        pl.fit(model, fit_data(model, name, 0), solver="replay") for name in ("optimist", "pirate")
+        pl.fit(model, fit_data(model, name, 0), solver="layerwise")
+        for name in ("optimist", "pirate")
     ]
 
 
@@ -81,7 +82,7 @@ def test_two_steerings_make_an_optimistic_pirate(model, two):
     with (optimist + pirate).applied(model):
         both = model.generate(plain, **options)
     with optimist.applied(model):
-        on_top = model.generate([pair.steered for pair in prompted], **options)
+        on_top = model.generate([pair.prompted for pair in prompted], **options)
     with (optimist + pirate - pirate).applied(model):
         one = model.generate(plain, **options)
     for texts in (both, on_top):

@@ -40,7 +40,7 @@ def quick_world(epochs):
     A fit through the model is tested elsewhere: here one epoch is as good as eight.
     """
     quick = {
-        name: {**options, "epochs": epochs} if options.get("solver") == "live" else options
+        name: {**options, "epochs": epochs} if options.get("solver") == "gradient" else options
         for name, options in METHODS.items()
     }
 
@@ -93,7 +93,7 @@ def test_results_follow_the_schema(run, model):
     pirate = content["traits"]["pirate"]
     layers = model.n_layers
     assert pirate["prompt"].keys() == pirate["unsteered"].keys() == {"trait", "coherence"}
-    assert len(pirate["equivalent_prompt"]["relative_rmse"]) == layers
+    assert len(pirate["paraphrase"]["relative_rmse"]) == layers
     assert pirate["selectivity"].keys() == {"p10", "p50", "p90", "mean_energy_share"}
     assert all(len(values) == layers for values in pirate["selectivity"].values())
     assert pirate["methods"].keys() == {*METHODS, CONTROL, "oracle"}
@@ -141,7 +141,7 @@ def test_the_control_has_the_same_responses_after_another_instruction(model):
     control = control_data(model, data, "pirate")
     assert [e.response_ids for e in control] == [e.response_ids for e in data]
     assert [e.base_ids for e in control] == [e.base_ids for e in data]
-    assert all(a.steered_ids != b.steered_ids for a, b in zip(control, data, strict=True))
+    assert all(a.prompted_ids != b.prompted_ids for a, b in zip(control, data, strict=True))
     assert len(control.train) == len(data.train)
 
 
@@ -233,7 +233,7 @@ def test_bfloat16_goes_the_whole_way(tmp_path, monkeypatch):
 def test_the_targets_of_the_main_job(model):
     """Means over the five default traits, held-out animals."""
     const, psr, oracle, trait, coherence = [], [], [], [], []
-    layerwise = {"method": "const", "solver": "replay"}
+    layerwise = {"method": "const", "solver": "layerwise"}
     fitted = {"a-const": layerwise, "a-psr": METHODS["a-psr"]}
     for name in DEFAULT_TRAITS:
         train, test = fit_data(model, name, 0), held_out_data(model, name, 1)

@@ -175,7 +175,7 @@ def test_the_card_of_a_fitted_steering_tells_and_runs(hub):
     model = load_model("demo")
     pairs = make_pairs([f"tell me about the {animal} ." for animal in ("fox", "owl")], "shout .")
     data = sample_responses(model, pairs, max_new_tokens=12, progress=False)
-    psr = fit(model, data, method="psr", solver="replay", layers=[1, 4])
+    psr = fit(model, data, method="psr", solver="layerwise", layers=[1, 4])
     psr.push_to_hub("someone/shout")
     card = hub.repos["someone/shout"]["main"]["README.md"].decode()
     head = front_matter(card)

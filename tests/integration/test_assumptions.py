@@ -235,7 +235,7 @@ def test_bad_input_is_refused(model, data):
     refused(r"layers=\[99\] but the model has", layers=[99])
     refused("probe_data is empty", probe_data=data[:0])
     refused(f"3 of the {len(data)} examples are in probe_data too", probe_data=data[:3])
-    same = [PromptPair(e.pair.steered, e.pair.steered, "a b") for e in data]
+    same = [PromptPair(e.pair.prompted, e.pair.prompted, "a b") for e in data]
     refused("change nothing", sample_responses(model, same, progress=False))
 
 

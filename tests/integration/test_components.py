@@ -198,9 +198,9 @@ def test_attention_to_the_instruction_is_that_of_the_pattern(model, data, report
     paid = torch.zeros(4, dtype=torch.float64)
     n_tokens = 0
     for example in data:
-        row = example.steered_row
+        row = example.prompted_row
         start, end = instruction_span(example)
-        instruction = model.encoder.decode(example.steered_ids[start:end])
+        instruction = model.encoder.decode(example.prompted_ids[start:end])
         assert "always be very kind" in instruction
         pattern = pattern_of_block_1(model, torch.tensor([row.tokens]))
         paid += pattern[:, row.question_start :, start:end].sum(dim=(1, 2))
@@ -327,7 +327,7 @@ def test_what_cannot_be_measured_is_refused(model, data):
         measure_components(model, data[:0])
     with pytest.raises(ValueError, match="token_examples=-1"):
         measure_components(model, data, token_examples=-1)
-    same = [replace(example, base_ids=example.steered_ids) for example in data]
+    same = [replace(example, base_ids=example.prompted_ids) for example in data]
     with pytest.raises(ValueError, match="change nothing"):
         measure_components(model, same)
     steering = ConstantSteering(torch.ones(1, model.d_model).double(), (1,))

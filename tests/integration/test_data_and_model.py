@@ -87,7 +87,7 @@ def test_loaded_data_gives_the_same_bits(tmp_path):
     back = SteeringDataset.load(first.save(tmp_path / "d"))
     assert back == first
     assert {own.alpha for own in back} == {0.0, 1.0}
-    for options in ({"method": "dim", "layers": 1}, {"method": "psr", "solver": "replay"}):
+    for options in ({"method": "dim", "layers": 1}, {"method": "psr", "solver": "layerwise"}):
         own, other = (fit(model, data, **options) for data in (first, back))
         assert own.provenance == other.provenance
         assert own.state_dict().keys() == other.state_dict().keys()

@@ -26,7 +26,7 @@ def data(model):
             model,
             f"tell me about animal {i}",
             "always be very kind and short",
-            equivalents=["be short and kind"],
+            paraphrases=["be short and kind"],
         )
         for i in range(10)
     ]
@@ -36,7 +36,7 @@ def data(model):
 @pytest.fixture(scope="module")
 def steerings(model, data):
     return [
-        fit(model, data, method="psr", solver="replay"),
+        fit(model, data, method="psr", solver="layerwise"),
         fit(model, data, method="dim", layers=1),
     ]
 
@@ -76,12 +76,12 @@ def test_batch_size_and_company_do_not_matter(model, data, steerings):
 
 def test_an_equal_paraphrase_is_at_zero(model, data):
     pairs = [
-        PromptPair(e.pair.base, e.pair.steered, "a kind answer", equivalents=[e.pair.steered])
+        PromptPair(e.pair.base, e.pair.prompted, "a kind answer", paraphrases=[e.pair.prompted])
         for e in data
     ]
     same = sample_responses(model, pairs, progress=False)
     report = measure_faithfulness(model, {}, same)
-    assert report.reference["equivalent prompt"].values == (0.0,) * model.n_layers
+    assert report.reference["paraphrase"].values == (0.0,) * model.n_layers
 
 
 def test_intervals_hold_the_value_and_follow_the_seed(model, data, steerings):
@@ -116,7 +116,7 @@ def test_examples_of_the_fit_are_refused(model, data, steerings):
 def test_nothing_to_measure_is_refused(model, data, steerings):
     with pytest.raises(ValueError, match="no example"):
         measure_faithfulness(model, steerings, data.test[:0])
-    same = [PromptPair(e.pair.steered, e.pair.steered, "a b") for e in data]
+    same = [PromptPair(e.pair.prompted, e.pair.prompted, "a b") for e in data]
     with pytest.raises(ValueError, match="change nothing"):
         measure_faithfulness(model, {}, sample_responses(model, same, progress=False))
 
@@ -126,7 +126,7 @@ def test_the_report_shows_itself(model, data, steerings):
     frame = report.to_dataframe()
     rmse = frame[frame.measure == "relative_rmse"]
     assert len(rmse) == model.n_layers * 8
-    references = {"no steering", "equivalent prompt", "random direction", "oracle"}
+    references = {"no steering", "paraphrase", "random direction", "oracle"}
     assert set(frame[frame.reference].steering) == references | {"oracle rank 1", "oracle rank 4"}
     assert set(frame[~frame.reference].steering) == {"a-psr", "s-dim"}
     bundle = report._repr_mimebundle_()

@@ -146,14 +146,14 @@ def test_oracles_of_higher_rank_leave_less_at_the_first_layer(model, data, repor
 
 
 def test_every_wording_is_measured_and_their_mean_square_is_the_line(model, data, report):
-    assert list(report.paraphrases) == ["equivalent prompt 1", "equivalent prompt 2"]
+    assert list(report.paraphrases) == ["paraphrase 1", "paraphrase 2"]
     for number, curve in enumerate(report.paraphrases.values()):
         missed = energy = 0.0
         for example in data:
             base, steered = example_batches(model, [example])
             target = aligned_residuals(model, steered, "response")[-1]
             own = aligned_residuals(
-                model, model.pad([example.equivalent_rows[number]]), "response"
+                model, model.pad([example.paraphrase_rows[number]]), "response"
             )[-1]
             missed += float((own - target).square().sum())
             energy += float(
@@ -161,18 +161,18 @@ def test_every_wording_is_measured_and_their_mean_square_is_the_line(model, data
             )
         assert curve.values[-1] == pytest.approx(math.sqrt(missed / energy), rel=1e-9)
     first, second = (curve.values[-1] for curve in report.paraphrases.values())
-    line = report.reference["equivalent prompt"].values[-1]
+    line = report.reference["paraphrase"].values[-1]
     assert line == pytest.approx(math.sqrt((first**2 + second**2) / 2), rel=1e-9)
 
 
 def test_examples_with_fewer_wordings_set_the_number(model, data, steerings):
     poorer = [make_example(model, instructed(model, "why", "be kind", WORDINGS[:1]), (5, 6))]
     mixed = measure_faithfulness(model, {}, data + poorer, oracle_ranks=())
-    assert "equivalent prompt" in mixed.reference
+    assert "paraphrase" in mixed.reference
     assert mixed.paraphrases == {}
     without = [make_example(model, instructed(model, "why", "be kind"), (5, 6))]
     none = measure_faithfulness(model, {}, data + without, oracle_ranks=())
-    assert "equivalent prompt" not in none.reference
+    assert "paraphrase" not in none.reference
 
 
 def test_a_paraphrase_that_changes_the_question_is_refused_on_the_question(model):
@@ -180,7 +180,7 @@ def test_a_paraphrase_that_changes_the_question_is_refused_on_the_question(model
     other = instructed(model, "why is that so", "be kind", ())
     example = make_example(model, pair, (5, 6))
     wrong = type(example)(
-        pair, example.base_ids, example.steered_ids, (5, 6), (other.steered and (9, 8, 7),)
+        pair, example.base_ids, example.prompted_ids, (5, 6), (other.prompted and (9, 8, 7),)
     )
     measure_faithfulness(model, {}, [wrong], oracle_ranks=())
     with pytest.raises(ValueError, match=r"end both with the same question, or measure on tokens"):
@@ -236,7 +236,7 @@ def test_what_is_left_out_costs_nothing_and_is_refused(model, data, steerings):
         oracle_ranks=(),
         token_examples=0,
     )
-    assert set(lean.reference) == {"no steering", "equivalent prompt", "oracle"}
+    assert set(lean.reference) == {"no steering", "paraphrase", "oracle"}
     assert lean.tokens.empty
     for measure in ("kl", "gap_direction"):
         with pytest.raises(ValueError, match=f"{measure} of 'psr' was not measured"):
@@ -251,8 +251,8 @@ def test_what_is_left_out_costs_nothing_and_is_refused(model, data, steerings):
         measure_faithfulness(model, steerings, data, oracle_ranks=(model.d_model + 1,))
     with pytest.raises(ValueError, match=r"oracle_ranks=0: it must be at least 1"):
         measure_faithfulness(model, steerings, data, oracle_ranks=(0,))
-    with pytest.raises(ValueError, match="'equivalent prompt 2', which is a reference line"):
-        measure_faithfulness(model, {"equivalent prompt 2": steerings["v"]}, data)
+    with pytest.raises(ValueError, match="'paraphrase 2', which is a reference line"):
+        measure_faithfulness(model, {"paraphrase 2": steerings["v"]}, data)
 
 
 def test_tokens_say_what_the_steering_does_to_each(model, data, steerings, report):
@@ -324,7 +324,7 @@ def test_a_lean_report_comes_back_too(model, data, tmp_path):
     assert back.steerings == ()
     with pytest.raises(ValueError, match="the report has no steering"):
         back.plot("gap")
-    assert "To compare: equivalent prompt" in back.summary()
+    assert "To compare: paraphrase" in back.summary()
 
 
 def test_the_table_is_tidy(model, report):
@@ -362,7 +362,7 @@ def test_the_page_holds_the_words_and_the_tokens(report, data, tmp_path):
     assert FaithfulnessReport.load(tmp_path / "out" / "report").steerings == ("psr", "v")
     assert text.count('class="psr-figure"') == 7
     assert "what psr leaves" in text
-    assert "To compare: equivalent prompt" in text
+    assert "To compare: paraphrase" in text
     assert "Response 2, token by token" in text
     # What the base prompt really was, and how the responses ended: said in the kept report too.
     for own in (report, FaithfulnessReport.load(tmp_path / "out" / "report")):

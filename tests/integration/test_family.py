@@ -216,7 +216,7 @@ def test_the_oracle_ladder_goes_down(model, data):
     assert 1 > lasts[0] > lasts[1] > lasts[2] - 1e-6
     assert max(errors[2]) < 1e-4
     assert max(errors[3]) < 1e-6
-    psr = fit(model, data, method="psr", solver="replay")
+    psr = fit(model, data, method="psr", solver="layerwise")
     along = fit(model, data, method="oracle", along=psr)
     assert isinstance(along, OracleSteering)
     probed, perfect = relative_rmse(model, [psr, along], data.train, "response", 8)

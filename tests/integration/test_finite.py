@@ -56,7 +56,7 @@ USES = {
     "deltas": lambda m, d: pl.collect_deltas(m, d),
     "dim": lambda m, d: pl.fit(m, d, method="dim"),
     "actadd": lambda m, d: pl.fit(m, d, method="actadd"),
-    "psr": lambda m, d: pl.fit(m, d, solver="replay"),
+    "psr": lambda m, d: pl.fit(m, d, solver="layerwise"),
     "faithfulness": lambda m, d: pl.measure_faithfulness(m, made_up("constant", m), d.test),
     "components": lambda m, d: pl.measure_components(m, d.test),
 }
@@ -160,4 +160,4 @@ def test_no_steering_is_made_of_numbers_that_are_not_finite(model, tmp_path, kin
 def test_a_training_that_diverges_is_an_error(model, data):
     alone = data.train.filter(lambda e: e.pair.group == data.train[0].pair.group)
     with pytest.raises(ValueError, match="NaN or infinity after 4 steps with lr=1e"):
-        pl.fit(model, alone, method="const", solver="live", lr=1e30, epochs=4)
+        pl.fit(model, alone, method="const", solver="gradient", lr=1e30, epochs=4)

@@ -45,13 +45,13 @@ def test_dim_is_the_mean_accumulated_delta(model, data, tokens):
 
 def test_at_one_layer_dim_and_const_are_the_same(model, data):
     dim = fit(model, data, method="dim", layers=1)
-    const = fit(model, data, method="const", solver="replay", layers=1)
+    const = fit(model, data, method="const", solver="layerwise", layers=1)
     assert torch.allclose(dim.vectors, const.vectors, rtol=1e-9)
 
 
 def test_const_adds_the_mean_of_what_is_still_missing(model, data):
     """After stage `l` the mean difference to the prompted run at layer `l` is zero."""
-    steering = fit(model, data, method="const", solver="replay")
+    steering = fit(model, data, method="const", solver="layerwise")
     base, steered = example_batches(model, list(data.train))
     target = aligned_residuals(model, steered, "response")
     found = aligned_residuals(model, base, "response", steering.edits(model))
@@ -63,7 +63,7 @@ def test_const_adds_the_mean_of_what_is_still_missing(model, data):
 
 def test_stage_losses_are_those_of_a_run_under_the_steering(model, data):
     """What a stage reports is what a plain forward pass under the earlier stages leaves."""
-    psr = fit(model, data, method="psr", solver="replay")
+    psr = fit(model, data, method="psr", solver="layerwise")
     base, steered = example_batches(model, list(data.train))
     target = aligned_residuals(model, steered, "response")
     for stage in psr.fit_report.stages:
@@ -78,38 +78,38 @@ def test_stage_losses_are_those_of_a_run_under_the_steering(model, data):
 
 def test_psr_beats_the_constant_where_it_was_fitted(model, data):
     psr, const = (
-        fit(model, data, method="psr", solver="replay"),
-        fit(model, data, method="const", solver="replay"),
+        fit(model, data, method="psr", solver="layerwise"),
+        fit(model, data, method="const", solver="layerwise"),
     )
     for a, b in zip(psr.fit_report.stages[:1], const.fit_report.stages[:1], strict=True):
         assert a.train_loss < b.train_loss
 
 
 def test_batch_size_does_not_matter(model, data):
-    one = fit(model, data, method="const", solver="replay", batch_size=1)
-    many = fit(model, data, method="const", solver="replay", batch_size=64)
+    one = fit(model, data, method="const", solver="layerwise", batch_size=1)
+    many = fit(model, data, method="const", solver="layerwise", batch_size=64)
     assert (one.vectors - many.vectors).abs().max() < 1e-5 * many.vectors.abs().max()
 
 
 def test_best_layer_is_the_best_on_the_dev_split(model, data):
-    best = fit(model, data, method="psr", solver="replay", layers="best")
+    best = fit(model, data, method="psr", solver="layerwise", layers="best")
     errors = best.fit_report.candidates
     assert len(errors) == model.n_layers
     assert best.layers == (min(range(model.n_layers), key=lambda layer: errors[layer]),)
     # Fitted beside the others, it is what it would be alone.
-    alone = fit(model, data, method="psr", solver="replay", layers=best.layers)
+    alone = fit(model, data, method="psr", solver="layerwise", layers=best.layers)
     assert torch.allclose(alone.w, best.w)
     assert torch.allclose(alone.z, best.z)
 
 
 def test_some_layers(model, data):
-    steering = fit(model, data, method="psr", solver="replay", layers=[2, 0], n_heads=2)
+    steering = fit(model, data, method="psr", solver="layerwise", layers=[2, 0], n_heads=2)
     assert steering.layers == (0, 2)
     assert steering.w.shape == (2, 2, model.d_model)
 
 
 @pytest.mark.parametrize(
-    "options", [{"solver": "replay", "n_heads": 2}, {"solver": "live", "epochs": 2}]
+    "options", [{"solver": "layerwise", "n_heads": 2}, {"solver": "gradient", "epochs": 2}]
 )
 def test_the_order_of_the_examples_does_not_matter(model, data, options):
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1)).tolist()
@@ -123,7 +123,12 @@ def test_the_order_of_the_examples_does_not_matter(model, data, options):
 
 
 def test_auto_chooses_the_heads_of_every_layer(model, data, tmp_path):
-    options = {"method": "psr", "solver": "replay", "n_heads": "auto", "checkpoint": tmp_path / "c"}
+    options = {
+        "method": "psr",
+        "solver": "layerwise",
+        "n_heads": "auto",
+        "checkpoint": tmp_path / "c",
+    }
     psr = fit(model, data, **options)
     used = [stage.heads for stage in psr.fit_report.stages]
     assert psr.w.shape[1] == max(1, *used) <= 16
@@ -135,13 +140,13 @@ def test_auto_chooses_the_heads_of_every_layer(model, data, tmp_path):
     again = fit(model, data, **options)
     assert again.fit_report.stages == psr.fit_report.stages
     assert torch.equal(again.z, psr.z)
-    const = fit(model, data, method="const", solver="replay")
+    const = fit(model, data, method="const", solver="layerwise")
     assert {(stage.heads, stage.penalty) for stage in const.fit_report.stages} == {(None, None)}
 
 
 def test_auto_heads_are_those_that_the_live_solver_gets(model, data):
     psr = fit(model, data, method="psr", layers=[0, 1], n_heads="auto", epochs=1)
-    replayed = fit(model, data, method="psr", layers=[0, 1], n_heads="auto", solver="replay")
+    replayed = fit(model, data, method="psr", layers=[0, 1], n_heads="auto", solver="layerwise")
     assert psr.w.shape == replayed.w.shape
 
 
@@ -153,7 +158,7 @@ def test_auto_heads_need_dev_examples(model, data):
 
 def test_same_seed_same_file(model, data, tmp_path):
     one, two = (
-        fit(model, data, method="psr", solver="replay", seed=4).save(tmp_path / name)
+        fit(model, data, method="psr", solver="layerwise", seed=4).save(tmp_path / name)
         for name in ("one", "two")
     )
     assert content(one) == content(two)
@@ -168,7 +173,7 @@ def test_the_test_split_is_never_looked_at(model, data):
             raise AssertionError("a fit looked at a test example")
 
     poisoned = tuple(
-        Poisoned(e.pair, e.base_ids, e.steered_ids, e.response_ids)
+        Poisoned(e.pair, e.base_ids, e.prompted_ids, e.response_ids)
         if data.split_of_group[e.pair.group] == "test"
         else e
         for e in data
@@ -189,7 +194,7 @@ def test_without_a_dev_split_some_training_groups_serve(model, data):
 
 
 def test_provenance_names_everything(model, data):
-    origin = fit(model, data, method="psr", solver="replay", seed=3).provenance
+    origin = fit(model, data, method="psr", solver="layerwise", seed=3).provenance
     assert origin["model"]["name"] == model.name
     assert origin["model"]["backend"] == model.backend
     assert origin["model"]["numerics"] == "unprocessed"
@@ -214,24 +219,33 @@ def test_bad_arguments_are_one_line(model, data):
         ({"method": "magic"}, "method='magic': choose one of ablation, actadd, const, dim"),
         ({"layers": [7]}, f"layers=[7] but the model has {model.n_layers} layers"),
         ({"method": "oracle", "layers": "best"}, "layers='best' has no meaning for oracle"),
-        ({"method": "dim", "solver": "live"}, "dim has a closed form: leave objective and solver"),
+        (
+            {"method": "dim", "solver": "gradient"},
+            "dim has a closed form: leave objective and solver",
+        ),
         ({"method": "dim", "n_heads": 2}, "n_heads=2 with method='dim': only psr takes it"),
         ({"rank": 3}, "rank=3 with method='psr': only loreft and oracle take it"),
-        ({"solver": "replay", "objective": "ll"}, "replay solves mse, for const and psr"),
-        ({"method": "loreft", "solver": "replay"}, "replay solves mse, for const and psr"),
+        (
+            {"solver": "layerwise", "objective": "ll"},
+            "the layerwise solver knows mse, for const and psr",
+        ),
+        (
+            {"method": "loreft", "solver": "layerwise"},
+            "the layerwise solver knows mse, for const and psr",
+        ),
         ({"objective": "mae"}, "objective='mae': choose 'mse' or 'll'"),
-        ({"solver": "magic"}, "solver='magic': choose 'auto', 'replay', 'refine' or 'live'"),
+        ({"solver": "magic"}, "solver='magic': choose 'auto', 'layerwise', 'refine' or 'gradient'"),
         ({"recipe": "soup"}, "recipe='soup': choose 'default', 'paper'"),
         (
-            {"method": "psr", "n_heads": "auto", "solver": "live"},
-            "n_heads='auto' with solver='live': replay chooses the number",
+            {"method": "psr", "n_heads": "auto", "solver": "gradient"},
+            "n_heads='auto' with solver='gradient': the layerwise solver chooses the number",
         ),
         ({"method": "dim", "n_heads": "auto"}, "n_heads='auto' with method='dim': only psr"),
         ({"n_heads": 0}, "n_heads=0: pass a whole number of at least 1, or 'auto'"),
         ({"method": "dim", "epochs": 3}, "epochs=3 with method='dim'"),
-        ({"solver": "replay", "lr": 0.1}, "only the live solver takes it"),
+        ({"solver": "layerwise", "lr": 0.1}, "only the gradient solver takes it"),
         ({"method": "pca", "recipe": "paper"}, "recipe='paper' with method='pca'"),
-        ({"solver": "live", "precision": torch.float64}, "only the replay solver takes it"),
+        ({"solver": "gradient", "precision": torch.float64}, "only the layerwise solver takes it"),
         ({"method": "oracle", "rank": 2, "along": ZERO}, "rank=2 and along="),
         (
             {"method": "oracle", "along": ZERO, "tokens": "question+response"},
@@ -258,10 +272,10 @@ def test_the_batch_size_of_a_fit_is_the_callers(model, data, monkeypatch):
         return pad(self, rows)
 
     monkeypatch.setattr(type(model), "pad", counted)
-    small = fit(model, data, method="psr", solver="replay", batch_size=2)
+    small = fit(model, data, method="psr", solver="layerwise", batch_size=2)
     assert max(sizes) == 2
     monkeypatch.undo()
-    large = fit(model, data, method="psr", solver="replay", batch_size=64)
+    large = fit(model, data, method="psr", solver="layerwise", batch_size=64)
     for name, tensor in large.state_dict().items():
         assert torch.allclose(tensor, small.state_dict()[name], rtol=1e-4, atol=1e-6)
 
@@ -283,7 +297,7 @@ def test_replay_regresses_in_the_precision_asked_for(monkeypatch):
     kept = {}
     for precision in (None, torch.float64):
         seen.clear()
-        steering = fit(narrow, data, method="psr", solver="replay", precision=precision)
+        steering = fit(narrow, data, method="psr", solver="layerwise", precision=precision)
         assert seen == {precision or torch.float32}
         kept[precision] = steering
     losses = [[stage.train_loss for stage in one.fit_report.stages] for one in kept.values()]
@@ -292,7 +306,7 @@ def test_replay_regresses_in_the_precision_asked_for(monkeypatch):
 
 
 def test_an_oracle_along_a_steering_keeps_to_the_layers_asked_for(model, data):
-    psr = fit(model, data, method="psr", solver="replay")
+    psr = fit(model, data, method="psr", solver="layerwise")
     whole = fit(model, data, method="oracle", along=psr)
     top = model.n_layers - 1
     one = fit(model, data, method="oracle", along=psr, layers=top)

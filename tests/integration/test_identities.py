@@ -76,7 +76,7 @@ def test_the_accumulated_delta_at_one_layer_reproduces_that_layer(model, data, t
 
 @on_core_models
 def test_equal_prompts_give_zero_deltas(model, data):
-    same = [PromptPair(e.pair.steered, e.pair.steered, "a b c") for e in data]
+    same = [PromptPair(e.pair.prompted, e.pair.prompted, "a b c") for e in data]
     for deltas in collect_deltas(model, sample_responses(model, same, progress=False)):
         assert not deltas.accumulated.any()
         assert not deltas.local.any()

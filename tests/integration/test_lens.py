@@ -113,7 +113,7 @@ def check_exact(model, deltas, position, gap):
     assert reading.exact
     assert own.layer == model.n_layers - 1
     place = position % len(deltas.tokens) - len(deltas.tokens)
-    steered = logits_at(model, [deltas.example.steered_row], place)
+    steered = logits_at(model, [deltas.example.prompted_row], place)
     difference = steered - logits_at(model, [deltas.example.base_row], place)
     assert float(difference.abs().max()) > 0.1
     found = torch.zeros(model.d_vocab, dtype=torch.float64)
@@ -277,7 +277,7 @@ def demo_data(model, trait):
 def test_a_shouters_directions_prefer_capitals(demo):
     """Nearly every word of the model's language exists in small letters and in capitals."""
     data = demo_data(demo, "shouter")
-    psr = fit(demo, data, method="psr", solver="replay")
+    psr = fit(demo, data, method="psr", solver="layerwise")
     dim = fit(demo, data, method="dim", layers=5)
     texts = demo.encoder.str_tokens(range(demo.d_vocab))
     id_of = {text: i for i, text in enumerate(texts)}

@@ -104,7 +104,7 @@ USES = {
     "projection": lambda m, d: pl.fit(m, d, method="projection"),
     "oracle": lambda m, d: pl.fit(m, d, method="oracle", rank=2),
     "psr": lambda m, d: pl.fit(m, d, layers=1, epochs=1),
-    "const": lambda m, d: pl.fit(m, d, method="const", objective="ll", solver="live", epochs=1),
+    "const": lambda m, d: pl.fit(m, d, method="const", objective="ll", solver="gradient", epochs=1),
     "reft_r1": lambda m, d: pl.fit(m, d, method="reft_r1", layers=1, epochs=1),
     "faithfulness": lambda m, d: pl.measure_faithfulness(m, made_up("psr", m), d.test),
     "components": lambda m, d: pl.measure_components(m, d.test),

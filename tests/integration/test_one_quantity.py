@@ -35,7 +35,7 @@ def test_panels_side_by_side_name_it_alike_and_say_the_unit_once(model, data):
     panels = {
         "prompt": deltas.token_values("local"),
         **{
-            method: fit(model, data, method=method, layers="all", solver="replay")
+            method: fit(model, data, method=method, layers="all", solver="layerwise")
             .coefficients(model, data)[0]
             .token_values()
             for method in ("const", "psr")

@@ -97,21 +97,25 @@ def data(model):
 
 
 def test_it_is_fitted_layer_by_layer_and_through_the_model(model, data):
-    replayed = pl.fit(model, data, method="pull", solver="replay", rate=0.01)
+    replayed = pl.fit(model, data, method="pull", solver="layerwise", rate=0.01)
     assert isinstance(replayed, Pull)
     assert torch.equal(replayed.rate, torch.full((model.n_layers,), 0.01))
     report = replayed.fit_report
-    assert (report.method, report.solver, len(report.stages)) == ("pull", "replay", model.n_layers)
+    assert (report.method, report.solver, len(report.stages)) == (
+        "pull",
+        "layerwise",
+        model.n_layers,
+    )
     # It has the mean that least squares wants, so it leaves less than nothing does.
     assert report.stages[0].train_loss < 1
     assert report.dev_relative_rmse[-1] < 1
-    trained = pl.fit(model, data, method=Pull, solver="live", layers=2, epochs=3)
+    trained = pl.fit(model, data, method=Pull, solver="gradient", layers=2, epochs=3)
     assert trained.fit_report.losses[-1] < trained.fit_report.losses[0]
     assert trained.layers == (2,)
     # Both, and one layer of all.
     best = pl.fit(model, data, method="pull", layers="best", epochs=1)
     assert len(best.fit_report.candidates) == model.n_layers
-    assert set(dict(best.fit_report.tried)) == {"replay", "live", "replay, then live"}
+    assert set(dict(best.fit_report.tried)) == {"layerwise", "gradient", "layerwise, then gradient"}
 
 
 def test_what_it_does_not_take_is_refused_by_name(model, data):
@@ -129,8 +133,8 @@ def test_it_is_compared_measured_read_and_shown(model, data):
     found = pl.compare(model, data, ["dim", "pull"], epochs=1)
     assert list(found.steerings) == ["dim", "pull"]
     assert "epochs=1 is not for dim, fitted without it" in found.summary()
-    psr = pl.fit(model, data, solver="replay")
-    own = pl.fit(model, data, method="pull", solver="replay")
+    psr = pl.fit(model, data, solver="layerwise")
+    own = pl.fit(model, data, method="pull", solver="layerwise")
     report = pl.measure_faithfulness(model, {"own": own, "psr": psr}, data.test, oracle_ranks=())
     assert report.relative_rmse["own"].values[-1] != report.relative_rmse["psr"].values[-1]
     reading = pl.read_steering(model, own)
@@ -142,7 +146,7 @@ def test_it_is_compared_measured_read_and_shown(model, data):
 
 
 def test_it_is_saved_loaded_and_steers(model, data, tmp_path):
-    own = pl.fit(model, data, method="pull", solver="replay", rate=0.3)
+    own = pl.fit(model, data, method="pull", solver="layerwise", rate=0.3)
     back = pl.load_steering(own.save(tmp_path / "own"), model)
     assert isinstance(back, Pull)
     assert back.provenance == own.provenance
@@ -170,7 +174,7 @@ def test_on_the_command_line(tmp_path, capsys):
     registry._CLASSES.pop("pull")
     pairs = tmp_path / "pairs.jsonl"
     lines = [
-        {"base": f"describe the {own} .", "steered": f"shout . describe the {own} ."}
+        {"base": f"describe the {own} .", "prompted": f"shout . describe the {own} ."}
         for own in ("fox", "owl", "whale", "mouse", "otter")
     ]
     pairs.write_text("\n".join(json.dumps(line) for line in lines))
@@ -179,9 +183,9 @@ def test_on_the_command_line(tmp_path, capsys):
     file.write_text(PAGE.read_text().split("```python\n")[1].split("```")[0])
     of_all = ["--model", "demo", "--pairs", str(pairs), "--max-new-tokens", "6"]
     out = tmp_path / "own.safetensors"
-    command = ["--import", str(file), "fit", "pull", *of_all, "--solver", "replay"]
+    command = ["--import", str(file), "fit", "pull", *of_all, "--solver", "layerwise"]
     main([*command, "--rate", "0.2", "--out", str(out)])
-    assert "FitReport(pull by replay" in capsys.readouterr().out
+    assert "FitReport(pull by layerwise" in capsys.readouterr().out
     assert torch.equal(pl.load_steering(out).state_dict()["rate"], torch.full((6,), 0.2))
     main(
         [
@@ -245,7 +249,10 @@ def test_what_would_break_later_is_refused_when_it_is_registered():
         ({"Options": Needs}, "Own.Options.rate has no default"),
         ({"fit_layer": lambda data, options: None}, "Own.fit_layer is no class method"),
         ({"start": staticmethod(lambda given, options: None)}, "Own.start is no class method"),
-        ({"acts_on": lambda self, columns: None}, "Own overrides acts_on, but replay and live fit"),
+        (
+            {"acts_on": lambda self, columns: None},
+            "Own overrides acts_on, but layerwise and gradient fit",
+        ),
         ({"method": "sum"}, "Own.method='sum': a method is called by a name of its own"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -328,7 +335,7 @@ class Loud(Pull):
 
 def test_a_resumed_fit_has_the_arguments_that_are_no_tensors(model, data, tmp_path):
     pl.register(Loud)
-    options = {"method": "loud", "solver": "replay", "checkpoint": tmp_path / "c"}
+    options = {"method": "loud", "solver": "layerwise", "checkpoint": tmp_path / "c"}
     first, again = (pl.fit(model, data, **options) for _ in range(2))
     assert first.gain == again.gain == 3.0
     assert first.fit_report.dev_relative_rmse == again.fit_report.dev_relative_rmse
@@ -346,7 +353,7 @@ def test_a_tensor_without_a_part_in_the_update_is_named(model, data):
 
     pl.register(Idle)
     with pytest.raises(ValueError, match="rate of 'idle' takes no part in what it adds"):
-        pl.fit(model, data, method="idle", solver="live", epochs=1)
+        pl.fit(model, data, method="idle", solver="gradient", epochs=1)
 
 
 def test_two_threads_fit_what_is_constrained(data):

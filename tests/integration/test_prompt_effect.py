@@ -32,10 +32,10 @@ def test_the_effect_is_the_mean_divergence_over_the_response():
     assert measure_prompt_effect(model, data, batch_size=1).kl == pytest.approx(found.kl)
     terms = []
     for example in data[:4]:
-        first, last = len(example.steered_ids) - 1, len(example.base_ids) - 1
+        first, last = len(example.prompted_ids) - 1, len(example.base_ids) - 1
         both = [
             model.logits(model.pad([row]))[0].log_softmax(-1)
-            for row in (example.steered_row, example.base_row)
+            for row in (example.prompted_row, example.base_row)
         ]
         for i in range(len(example.response_ids) + example.finished):
             p, q = both[0][first + i], both[1][last + i]

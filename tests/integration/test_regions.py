@@ -66,12 +66,12 @@ def test_an_instruction_behind_the_question_is_refused_on_qr_and_taken_on_r(fami
     data = sampled(model, BEHIND)
     vector = ConstantSteering(torch.ones(1, model.d_model), [1], tokens="question+response")
     words = (
-        r"tokens='question\+response' but the steered prompt of 'Tell me about .*: put "
+        r"tokens='question\+response' but the steering prompt of 'Tell me about .*: put "
         "the instruction in front"
     )
     for refused in (
         lambda: fit(model, data, method="dim", layers=1, tokens="question+response"),
-        lambda: fit(model, data, layers=1, solver="replay", tokens="question+response"),
+        lambda: fit(model, data, layers=1, solver="layerwise", tokens="question+response"),
         lambda: measure_faithfulness(model, vector, data, tokens="question+response"),
         lambda: collect_deltas(model, data, tokens="question+response"),
         lambda: measure_components(model, data, tokens="question+response"),

@@ -32,7 +32,7 @@ def data(model):
 def steering(request, model, data):
     method, _, question = request.param.partition("-")
     tokens = "question+response" if question else "response"
-    solver = "auto" if method == "dim" else "replay"
+    solver = "auto" if method == "dim" else "layerwise"
     return fit(model, data, method=method, layers="all", tokens=tokens, solver=solver)
 
 

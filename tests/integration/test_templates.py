@@ -57,7 +57,7 @@ def test_one_day_for_a_data_set_and_what_comes_of_it(model, monkeypatch):
     assert told.items() <= data.provenance.items()
     assert {example.rendering.date for example in data} == {"2026-03-07"}
     decode = model.tokenizer.decode
-    assert all(decode(example.steered_ids).startswith("07 Marvery") for example in data)
+    assert all(decode(example.prompted_ids).startswith("07 Marvery") for example in data)
     # What is made of the examples has their day and their options.
     plain = add_negatives(model, data, max_new_tokens=1)[-1]
     assert (plain.base_ids, plain.rendering) == (data[-1].base_ids, data[-1].rendering)

@@ -99,7 +99,7 @@ def test_the_update_lies_there_and_nowhere_else(model, rule):
     batch = model.pad(rows_of(model))
     seen = {}
     with torch.no_grad():
-        for name, edits in (("plain", {}), ("steered", steering.edits(model))):
+        for name, edits in (("plain", {}), ("prompted", steering.edits(model))):
 
             def look(resid, columns, name=name):
                 seen[name] = resid.clone()
@@ -108,7 +108,7 @@ def test_the_update_lies_there_and_nowhere_else(model, rule):
                 model.run(batch)
     real = batch.attention_mask
     expected = steering.update(0, seen["plain"]) * steering.acts_on(batch.columns).unsqueeze(-1)
-    difference = (seen["steered"] - seen["plain"])[real]
+    difference = (seen["prompted"] - seen["plain"])[real]
     assert (difference - expected[real]).abs().max() < 1e-12
     assert torch.equal(difference != 0, expected[real] != 0)
 
@@ -193,7 +193,7 @@ def test_faithfulness_is_measured_where_it_really_acts(model, data, rule):
     vectors = mine.vectors.detach()
     missed = energy = 0.0
     for example in data:
-        base, prompted = model.pad([example.base_row]), model.pad([example.steered_row])
+        base, prompted = model.pad([example.base_row]), model.pad([example.prompted_row])
         row = example.base_row
         places = [
             i

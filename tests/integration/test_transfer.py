@@ -28,7 +28,7 @@ def texts(data):
 
 
 def test_from_a_model_to_itself_nothing_changes(model, data, texts):
-    psr = fit(model, data, method="psr", solver="replay")
+    psr = fit(model, data, method="psr", solver="layerwise")
     carried = transfer(psr, model, model, texts, penalty=1e-13)
     resid = aligned_residuals(model, model.pad([data[0].base_row]), "response")
     for layer in psr.layers:
@@ -64,7 +64,7 @@ def test_the_maps_are_ridge_regressions_over_all_tokens(model, texts):
 
 
 def test_what_does_not_go_together_is_refused(model, data, texts):
-    psr = fit(model, data, method="psr", solver="replay")
+    psr = fit(model, data, method="psr", solver="layerwise")
     other = tiny_model("gpt2" if "gpt2" not in model.name else "llama", "bridge", dtype="float64")
     with pytest.raises(ValueError, match=r"read different tokens|layers but"):
         transfer(psr, model, other, texts)

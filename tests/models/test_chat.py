@@ -186,7 +186,7 @@ def test_messages_without_a_template():
     # The pair that it names works.
     pair = eval(re.search(r"PromptPair\(.*?\)", str(e.value))[0], {"PromptPair": PromptPair})
     assert pair == PromptPair(QUESTION, f"Shout all the time! {QUESTION}")
-    assert encoder("bytes").encode(pair.steered).ids
+    assert encoder("bytes").encode(pair.prompted).ids
 
 
 # --- templates that come later, options, dates --------------------------------------------------
@@ -356,7 +356,7 @@ def test_a_prompt_of_one_token_is_its_own_question():
 
 @every_style
 @pytest.mark.parametrize(
-    ("template", "base", "steered"),
+    ("template", "base", "prompted"),
     [
         (None, "", ""),
         ("llama3", "", ""),

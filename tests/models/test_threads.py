@@ -379,7 +379,7 @@ def test_the_oracle_looks_at_the_prompt_without_what_is_on_around_it(measured):
     model, data, steering = measured
     oracle = pl.OracleSteering(range(model.n_layers))
     batch = model.pad([example.base_row for example in data])
-    prompted = model.pad([example.steered_row for example in data])
+    prompted = model.pad([example.prompted_row for example in data])
     with steering.applied(model), oracle.applied(model, examples=data.examples):
         found = model.logits(batch)[:, -1]
     torch.testing.assert_close(found, model.logits(prompted)[:, -1], rtol=1e-4, atol=1e-4)

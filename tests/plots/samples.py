@@ -80,7 +80,7 @@ def faithfulness() -> SimpleNamespace:
         },
         reference={
             "no steering": curve(1.0, 1.0, 1.0, 1.0),
-            "equivalent prompt": curve(0.3, 0.2, 0.15, 0.13),
+            "paraphrase": curve(0.3, 0.2, 0.15, 0.13),
         },
     )
 

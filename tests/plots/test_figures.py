@@ -107,7 +107,7 @@ def test_faithfulness_names_lines_at_their_ends_and_marks_single_layers():
     heights = {note.text.split("</span> ")[1]: note.y for note in figure.layout.annotations}
     assert heights["A-Const"] == pytest.approx(0.7)
     # Two lines end within 0.02 of each other, closer than a line of text.
-    assert heights["A-PSR"] - heights["equivalent prompt"] > 0.04
+    assert heights["A-PSR"] - heights["paraphrase"] > 0.04
     markers = [trace for trace in figure.data if trace.marker.symbol == "diamond"]
     assert [(trace.x, trace.y) for trace in markers] == [((2,), (0.4,))]
 
@@ -124,25 +124,25 @@ def test_a_reference_far_above_all_else_does_not_press_the_lines_together():
     # As a paraphrase does in early layers of a real model, where one token becomes an attention sink.
     report = faithfulness()
     spike = (0.5, 1.0, 0.7, 4.9, 0.9, 0.8, 0.7, 0.6)
-    report.reference["equivalent prompt"] = curve(*spike)
+    report.reference["paraphrase"] = curve(*spike)
     figure = faithfulness_curves(report)
     low, high = figure.layout.yaxis.range
     assert (low, high) == (0, pytest.approx(1.05 * 1.05))
     notes = [note.text for note in figure.layout.annotations if note.text.startswith("above")]
-    assert notes == ["above the figure: equivalent prompt reaches 4.9 at layer 3"]
+    assert notes == ["above the figure: paraphrase reaches 4.9 at layer 3"]
     # The numbers are still all there.
-    assert tuple(named(figure, "equivalent prompt").y) == spike
+    assert tuple(named(figure, "paraphrase").y) == spike
     # What stays high is no spike: the figure holds it.
-    report.reference["equivalent prompt"] = curve(*(4.9,) * 8)
+    report.reference["paraphrase"] = curve(*(4.9,) * 8)
     figure = faithfulness_curves(report)
     assert figure.layout.yaxis.range[1] >= 4.9
     assert not [note for note in figure.layout.annotations if note.text.startswith("above")]
     # An interval alone may be what is far above.
     wide = Curve((Estimate(0.8, 0.1, 6.4), Estimate(0.7, 0.6, 0.8)))
-    report.reference["equivalent prompt"] = wide
+    report.reference["paraphrase"] = wide
     figure = faithfulness_curves(report)
     notes = [note.text for note in figure.layout.annotations if note.text.startswith("above")]
-    assert notes == ["above the figure: the interval of equivalent prompt reaches 6.4 at layer 0"]
+    assert notes == ["above the figure: the interval of paraphrase reaches 6.4 at layer 0"]
 
 
 def test_given_colours_are_used():

@@ -31,7 +31,7 @@ STATE = TrainingState(3, (0.5,), (0.4, 0.3), 1, {"w": torch.ones(2)})
 def directory(tmp_path):
     kept = FitCheckpoint(tmp_path / "c", FIT)
     kept.save_stage(StageReport(1, 0.5, None, 3), STEERING)
-    kept.save_training("live", STATE)
+    kept.save_training("gradient", STATE)
     return tmp_path / "c"
 
 
@@ -41,7 +41,7 @@ def test_what_was_kept_comes_back(directory):
     assert report == StageReport(1, 0.5, None, 3)
     assert torch.equal(tensors["vectors"], torch.ones(1, 3))
     assert arguments == {"size": 2}
-    state = kept.training("live")
+    state = kept.training("gradient")
     assert state is not None
     assert (state.epoch, state.losses, state.dev_losses, state.stale) == (3, (0.5,), (0.4, 0.3), 1)
     assert kept.training("refining") is None
@@ -64,9 +64,9 @@ def test_another_fit_is_refused_in_words(directory, other, told):
 @pytest.mark.parametrize(
     ("source", "target"),
     [
-        ("epoch-live", "epoch-refining"),
+        ("epoch-gradient", "epoch-refining"),
         ("stage-0001", "stage-0002"),
-        ("epoch-live", "epoch-live copy"),
+        ("epoch-gradient", "epoch-gradient copy"),
     ],
 )
 def test_a_file_in_another_run_s_place_is_refused(directory, source, target):
@@ -77,7 +77,7 @@ def test_a_file_in_another_run_s_place_is_refused(directory, source, target):
 
 def back(directory, run):
     kept = FitCheckpoint(directory, FIT)
-    return kept.training("live") if run == "epoch-live" else kept.stages()
+    return kept.training("gradient") if run == "epoch-gradient" else kept.stages()
 
 
 def refused(directory, run, change):
@@ -91,7 +91,7 @@ def refused(directory, run, change):
     return str(error.value)
 
 
-@pytest.mark.parametrize("run", ["epoch-live", "stage-0001"])
+@pytest.mark.parametrize("run", ["epoch-gradient", "stage-0001"])
 def test_every_missing_or_wrong_field_is_one_line(directory, run):
     was, about = read_container(directory / run, "checkpoint")
     for name in about:
@@ -108,10 +108,14 @@ def test_every_missing_or_wrong_field_is_one_line(directory, run):
 @pytest.mark.parametrize(
     ("run", "change", "message"),
     [
-        ("epoch-live", lambda t, _: t.pop("losses"), "'losses' is missing"),
-        ("epoch-live", lambda t, _: t.update(losses=torch.ones(2)), "losses is of torch.float32"),
-        ("epoch-live", lambda t, _: t.update(dev_losses=torch.ones(()).double()), "has 0 axes"),
-        ("epoch-live", lambda _, h: h.update(epoch=0), "epoch=0: it must be at least 1"),
+        ("epoch-gradient", lambda t, _: t.pop("losses"), "'losses' is missing"),
+        (
+            "epoch-gradient",
+            lambda t, _: t.update(losses=torch.ones(2)),
+            "losses is of torch.float32",
+        ),
+        ("epoch-gradient", lambda t, _: t.update(dev_losses=torch.ones(()).double()), "has 0 axes"),
+        ("epoch-gradient", lambda _, h: h.update(epoch=0), "epoch=0: it must be at least 1"),
         ("stage-0001", lambda _, h: h["report"].pop("train_loss"), "'train_loss' is missing"),
         ("stage-0001", lambda t, _: t.update(more=torch.ones(2)), "'more'"),
         ("stage-0001", lambda _, h: h["report"].update(layer=2), "layer=2 in stage-0001"),
@@ -129,9 +133,9 @@ def test_what_a_file_says_is_checked(directory, run, change, message):
 def test_losses_that_are_no_numbers_come_back(tmp_path):
     kept = FitCheckpoint(tmp_path / "c", FIT)
     state = TrainingState(1, (math.inf, 0.1), (math.nan,), 0, {"w": torch.ones(1)})
-    kept.save_training("live", state)
+    kept.save_training("gradient", state)
     kept.save_stage(StageReport(0, math.nan, None, 0, heads=2, penalty=math.inf), STEERING)
-    found = kept.training("live")
+    found = kept.training("gradient")
     assert found is not None
     assert repr(found) == repr(state)
     assert repr(kept.stages()[0][0]) == repr(StageReport(0, math.nan, None, 0, 2, math.inf))

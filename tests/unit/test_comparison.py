@@ -26,14 +26,14 @@ def test_every_method_has_its_rows():
 
 def test_options_are_never_rewritten():
     """They go to a method as they are, or not at all, which is said."""
-    options = {"solver": "replay", "layers": "best", "n_heads": 4}
+    options = {"solver": "layerwise", "layers": "best", "n_heads": 4}
     plan = plan_comparison(["dim", "psr"], options)
     assert dict(plan.fits) == {
         "dim": {"method": "dim", "layers": "best"},
         "psr": {"method": "psr", **options},
     }
     assert plan.notes == (
-        "solver='replay' is not for dim, fitted without it",
+        "solver='layerwise' is not for dim, fitted without it",
         "n_heads=4 is not for dim, fitted without it",
     )
 
@@ -48,13 +48,13 @@ def test_what_is_given_as_it_would_be_anyway_leaves_nothing_out():
     [
         ([], {}, "methods is empty"),
         (["dim", "magic"], {}, "method='magic': choose one of"),
-        (["psr", "loreft"], {"solver": "replay"}, "solver='replay' with method='loreft'"),
+        (["psr", "loreft"], {"solver": "layerwise"}, "solver='layerwise' with method='loreft'"),
         (["dim", "ablation"], {"layers": "best"}, "layers='best' has no meaning for ablation"),
         (["dim", "pca"], {"objective": "ll"}, "objective='ll' with dim, pca: it is for const"),
         (
             ["psr", "const"],
-            {"precision": torch.float64, "solver": "live"},
-            "only the replay solver",
+            {"precision": torch.float64, "solver": "gradient"},
+            "only the layerwise solver",
         ),
         (["psr", "dim"], {"checkpoint": "here"}, "a directory keeps one fit"),
         (["psr"], {"batch_size": 0}, "batch_size=0: it must be at least 1"),
@@ -84,4 +84,4 @@ def test_fit_best_checks_every_setting_before_it_fits_one(monkeypatch):
         fit_best(None, EMPTY, method="psr", checkpoint="x")
     for method in METHODS:
         assert len(settings_of(method, {})) == len(fitted_methods()[method].settings)
-    assert list(settings_of("psr", {"solver": "replay"})) == ["objective=mse"]
+    assert list(settings_of("psr", {"solver": "layerwise"})) == ["objective=mse"]

@@ -46,8 +46,8 @@ def stage_file(folder: Path) -> Path:
 
 def epoch_file(folder: Path) -> Path:
     state = TrainingState(1, (0.5, 0.4), (0.3, 0.2), 0, made_up("constant", Shape()).state_dict())
-    FitCheckpoint(folder, FIT).save_training("live", state)
-    return folder / "epoch-live.safetensors"
+    FitCheckpoint(folder, FIT).save_training("gradient", state)
+    return folder / "epoch-gradient.safetensors"
 
 
 def dataset_file(folder: Path) -> Path:
@@ -56,7 +56,7 @@ def dataset_file(folder: Path) -> Path:
 
 def read_checkpoint(path: Path) -> None:
     kept = FitCheckpoint(path.parent, FIT)
-    assert kept.stages() or kept.training("live")
+    assert kept.stages() or kept.training("gradient")
 
 
 def read_and_keep(read: Callable[[Path], Any]) -> Callable[[Path], None]:

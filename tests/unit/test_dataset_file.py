@@ -73,7 +73,7 @@ prompt_ids = st.lists(st.integers(0, 2**31), min_size=3, max_size=4).map(tuple)
 drawn = st.fixed_dictionaries(
     {
         "prompts": st.tuples(prompts, prompts, st.none() | st.text()),
-        "equivalents": st.lists(prompts, max_size=2).map(tuple),
+        "paraphrases": st.lists(prompts, max_size=2).map(tuple),
         "group": st.text(max_size=3),
         "metadata": objects,
         "ids": st.tuples(prompt_ids, prompt_ids, ids, st.lists(ids, max_size=2).map(tuple)),
@@ -93,7 +93,7 @@ drawn = st.fixed_dictionaries(
 def test_any_data_set_comes_back(tmp_path_factory, several):
     examples = tuple(
         Example(
-            PromptPair(*own["prompts"], own["equivalents"], own["group"], own["metadata"]),
+            PromptPair(*own["prompts"], own["paraphrases"], own["group"], own["metadata"]),
             *own["ids"],
             finished=own["finished"],
             alpha=own["alpha"],
@@ -194,7 +194,7 @@ def test_another_file_is_not_replaced_and_not_read(tmp_path):
         SteeringDataset.load(steering)
     with pytest.raises(FileNotFoundError, match="no dataset file"):
         SteeringDataset.load(tmp_path / "none")
-    (tmp_path / "pairs.jsonl").write_text(json.dumps({"base": "a", "steered": "b"}))
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"base": "a", "prompted": "b"}))
     with pytest.raises(ValueError, match="was not written by psr_lens"):
         SteeringDataset.load(Path(tmp_path / "pairs.jsonl"))
 
@@ -204,7 +204,7 @@ CRAFTED = {
     "tokens.ends": (lambda x: x + 1, "is not what tokens.ends says"),
     "texts": (lambda x: x | 0x80, "invalid"),
     "pairs": (lambda x: x.clamp(max=90), "pair 0: not JSON"),
-    "equivalents": (lambda x: x + 99, "equivalents points at"),
+    "paraphrases": (lambda x: x + 99, "paraphrases points at"),
     "groups.ends": (lambda x: x * 0, "is not what groups.ends says"),
     "splits": (lambda x: x + 3, "splits points at"),
     "example.pair": (lambda x: x + 99, "pair points at"),

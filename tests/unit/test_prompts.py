@@ -17,22 +17,22 @@ def test_load_pairs_reads_all_forms(tmp_path):
     chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
     path = write(
         tmp_path / "pairs.jsonl",
-        {"base": "Hi", "steered": chat, "response": "Hello", "topic": "greeting", "id": 3},
+        {"base": "Hi", "prompted": chat, "response": "Hello", "topic": "greeting", "id": 3},
         "",
-        {"base": {"raw": "Once"}, "steered": {"raw": "Kindly. Once"}, "group": "g"},
-        {"base": "Hi", "steered": "Be kind. Hi", "equivalent": "Show kindness. Hi"},
-        {"base": "Hi", "steered": "Be kind. Hi", "equivalents": ["Kindly. Hi", chat]},
+        {"base": {"raw": "Once"}, "prompted": {"raw": "Kindly. Once"}, "group": "g"},
+        {"base": "Hi", "prompted": "Be kind. Hi", "paraphrase": "Show kindness. Hi"},
+        {"base": "Hi", "prompted": "Be kind. Hi", "paraphrases": ["Kindly. Hi", chat]},
     )
     first, second, third, fourth = load_pairs(path)
     assert first.base == "Hi"
-    assert first.steered == chat
+    assert first.prompted == chat
     assert first.response == "Hello"
     assert first.metadata == {"topic": "greeting", "id": 3}
     assert second.base == RawText("Once")
     assert second.group == "g"
-    assert third.equivalents == ("Show kindness. Hi",)
-    assert fourth.equivalents == ("Kindly. Hi", chat)
-    assert first.equivalents == ()
+    assert third.paraphrases == ("Show kindness. Hi",)
+    assert fourth.paraphrases == ("Kindly. Hi", chat)
+    assert first.paraphrases == ()
     assert third.group == first.group == "Hi"
 
 
@@ -42,30 +42,30 @@ def test_load_pairs_reads_all_forms(tmp_path):
         ("{not json", "line 2: not JSON"),
         ("[1]", "line 2: list instead of an object"),
         (
-            '{"base": "a", "steered": "b", "equivalent": "c", "equivalents": ["d"]}',
-            "line 2: both 'equivalent' and 'equivalents': put all into 'equivalents'",
+            '{"base": "a", "prompted": "b", "paraphrase": "c", "paraphrases": ["d"]}',
+            "line 2: both 'paraphrase' and 'paraphrases': put all into 'paraphrases'",
         ),
         (
-            '{"base": "a", "steered": "b", "equivalents": "d"}',
-            "line 2: 'equivalents' must be a list of prompts, not 'd'",
+            '{"base": "a", "prompted": "b", "paraphrases": "d"}',
+            "line 2: 'paraphrases' must be a list of prompts, not 'd'",
         ),
-        ('{"base": "a"}', "line 2: key 'steered' is missing"),
-        ('{"base": "", "steered": "b"}', "line 2, 'base': ''"),
-        ('{"base": 3, "steered": "b"}', "line 2, 'base': 3"),
+        ('{"base": "a"}', "line 2: key 'prompted' is missing"),
+        ('{"base": "", "prompted": "b"}', "line 2, 'base': ''"),
+        ('{"base": 3, "prompted": "b"}', "line 2, 'base': 3"),
         ('{"base": "a", "n": ' + "9" * 5000 + "}", "line 2: not JSON that can be read"),
         ("[" * 200_000, "line 2: not JSON that can be read"),
-        (r'{"base": "a \ud800", "steered": "b"}', "line 2: a lone surrogate"),
+        (r'{"base": "a \ud800", "prompted": "b"}', "line 2: a lone surrogate"),
         (
-            '{"base": [{"role": "king", "content": "a"}], "steered": "b"}',
+            '{"base": [{"role": "king", "content": "a"}], "prompted": "b"}',
             "line 2, 'base': role 'king': choose one of system",
         ),
-        ('{"base": [], "steered": "b"}', "line 2, 'base': the list of messages is empty"),
-        ('{"base": [{"role": "user"}], "steered": "b"}', "line 2, 'base': message"),
-        ('{"base": "a", "steered": "b", "response": 5}', "line 2: 'response' must be a string"),
+        ('{"base": [], "prompted": "b"}', "line 2, 'base': the list of messages is empty"),
+        ('{"base": [{"role": "user"}], "prompted": "b"}', "line 2, 'base': message"),
+        ('{"base": "a", "prompted": "b", "response": 5}', "line 2: 'response' must be a string"),
     ],
 )
 def test_a_wrong_line_is_named_by_its_number(tmp_path, line, message):
-    path = write(tmp_path / "p.jsonl", {"base": "a", "steered": "b"}, line)
+    path = write(tmp_path / "p.jsonl", {"base": "a", "prompted": "b"}, line)
     with pytest.raises(ValueError) as error:  # noqa: PT011
         load_pairs(path)
     assert message in str(error.value)
@@ -75,7 +75,7 @@ def test_a_wrong_line_is_named_by_its_number(tmp_path, line, message):
 def test_only_a_line_feed_ends_a_line(tmp_path):
     odd = "a\u2028b\u0085c"
     path = tmp_path / "p.jsonl"
-    record = json.dumps({"base": odd, "steered": "b"}, ensure_ascii=False)
+    record = json.dumps({"base": odd, "prompted": "b"}, ensure_ascii=False)
     path.write_bytes((record + "\r\n" + record + "\n").encode())
     assert [pair.base for pair in load_pairs(path)] == [odd, odd]
 
@@ -94,16 +94,16 @@ def test_the_instruction_is_the_system_message():
     pair, other = make_pairs(["Why?", "How?"], "Be brief.", paraphrases=["Few words.", "Short."])
     assert [pair.group, other.group] == ["user: Why?", "user: How?"]
     assert pair.base == [{"role": "user", "content": "Why?"}]
-    assert pair.steered[0] == {"role": "system", "content": "Be brief."}
-    assert pair.steered[1:] == pair.base
-    assert [prompt[0]["content"] for prompt in pair.equivalents] == ["Few words.", "Short."]
+    assert pair.prompted[0] == {"role": "system", "content": "Be brief."}
+    assert pair.prompted[1:] == pair.base
+    assert [prompt[0]["content"] for prompt in pair.paraphrases] == ["Few words.", "Short."]
 
 
 def test_equivalents_are_several_prompts():
     with pytest.raises(ValueError, match=r"paraphrases='Few words.': pass a list of"):
         make_pairs(["Why?"], "Be brief.", paraphrases="Few words.")
-    with pytest.raises(ValueError, match=r"equivalents='Few words.': pass a list of"):
-        PromptPair("Why?", "Be brief. Why?", equivalents="Few words.")
+    with pytest.raises(ValueError, match=r"paraphrases='Few words.': pass a list of"):
+        PromptPair("Why?", "Be brief. Why?", paraphrases="Few words.")
 
 
 def test_questions_by_group():
@@ -111,15 +111,15 @@ def test_questions_by_group():
     pairs = make_pairs(asked, "Sing.")
     assert [pair.group for pair in pairs] == ["sea", "sea", "content"]
     by_itself = make_pairs([question for own in asked.values() for question in own], "Sing.")
-    assert [(pair.base, pair.steered) for pair in pairs] == [
-        (pair.base, pair.steered) for pair in by_itself
+    assert [(pair.base, pair.prompted) for pair in pairs] == [
+        (pair.base, pair.prompted) for pair in by_itself
     ]
 
 
 def test_a_system_message_that_is_there_is_kept():
     chat = [{"role": "system", "content": "You are Bob."}, {"role": "user", "content": "Why?"}]
     (pair,) = make_pairs([chat], "Be brief.")
-    assert pair.steered[0]["content"] == "Be brief.\nYou are Bob."
+    assert pair.prompted[0]["content"] == "Be brief.\nYou are Bob."
     assert pair.base == chat
 
 

@@ -106,7 +106,7 @@ def test_a_fit_s_table_has_every_number():
     assert values("train_loss") == [stage.train_loss for stage in report.stages]
     assert values("heads") == [2]
     assert table[table.quantity == "heads"]["at"].tolist() == [1]
-    assert table[table.quantity == "tried"].name.tolist() == ["live", "replay"]
+    assert table[table.quantity == "tried"].name.tolist() == ["gradient", "layerwise"]
     assert values("seconds") == [report.seconds]
 
 

@@ -37,7 +37,7 @@ def test_an_example_knows_what_the_model_saw_and_how_it_ended():
     assert example.seen is not None
     # A template with a system message of its own: it is in the base prompt, and nobody gave it.
     assert example.seen.base == model.encoder.text(pair.base)
-    assert example.seen.prompted == model.encoder.text(pair.steered)
+    assert example.seen.prompted == model.encoder.text(pair.prompted)
     assert example.seen.base_template_text == "You are a helpful assistant."
     assert example.seen.prompted_template_text == ""
     assert example.ending == f"cut off at {len(ids)} tokens"

@@ -137,7 +137,7 @@ def test_every_missing_or_wrong_tensor_is_one_line(tmp_path, kind):
         ("assumptions", {"kind": "global"}, "kind='global': it is one of"),
         ("assumptions", {"thresholds": {"decodable": "1"}}, "'one_direction' is missing"),
         ("lens", {"exact": 1}, "exact=1: it must be true or false"),
-        ("fit", {"tried": [["live", 0.1, 2]]}, "tried has 3 values, and not 2"),
+        ("fit", {"tried": [["gradient", 0.1, 2]]}, "tried has 3 values, and not 2"),
         ("fit", {"examples": -1}, "examples=-1"),
         ("fit", {"seconds": "Infinity"}, "seconds='Infinity': it must be a finite number"),
         ("lens", {"provenance": {"responses": {"shown": 3}}}, "shown=3: it must be a list"),

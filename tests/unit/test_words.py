@@ -24,9 +24,9 @@ def report(steerings, paraphrase=None, wordings=()):
     plain = sums([1.0] * n_layers, n_examples, kl=1.0, agreed=0.25)
     runs["no steering"] = Run("reference", (), plain)
     if paraphrase is not None:
-        runs["equivalent prompt"] = Run("reference", (), sums(paraphrase, n_examples))
+        runs["paraphrase"] = Run("reference", (), sums(paraphrase, n_examples))
     for number, rmse in enumerate(wordings):
-        runs[f"equivalent prompt {number + 1}"] = Run("paraphrase", (), sums(rmse))
+        runs[f"paraphrase {number + 1}"] = Run("paraphrase", (), sums(rmse))
     return FaithfulnessReport(runs, 1.0, "response", 100, 0, pd.DataFrame({"example": []}))
 
 
@@ -98,7 +98,7 @@ def test_the_output_in_words():
 
 def test_wordings_are_counted():
     found = report({"psr": sums([0.5])}, [0.4], ([0.3], [0.5])).summary()
-    assert found.endswith("To compare: equivalent prompt 0.40 (2 wordings, 0.30 to 0.50).")
+    assert found.endswith("To compare: paraphrase 0.40 (2 wordings, 0.30 to 0.50).")
 
 
 def test_below_five_examples_there_is_no_interval_and_nothing_is_clear():

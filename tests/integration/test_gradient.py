@@ -1,4 +1,4 @@
-"""The live solver: what it caches is what a whole run gives, and it stops, resumes and adapts."""
+"""The gradient solver: what it caches is what a whole run gives, and it stops, resumes and adapts."""
 
 from dataclasses import replace
 
@@ -141,17 +141,17 @@ def test_units_change_the_coordinates_and_not_the_steering(model, data, method, 
 
 
 def test_live_learns_and_auto_is_no_worse_than_either(model, data):
-    live = fit(model, data, solver="live", recipe=replace(DEFAULT, patience=0, epochs=60))
+    live = fit(model, data, solver="gradient", recipe=replace(DEFAULT, patience=0, epochs=60))
     assert min(live.fit_report.losses) < 0.9 * live.fit_report.losses[0]
-    replayed = fit(model, data, solver="replay")
+    replayed = fit(model, data, solver="layerwise")
     auto = fit(model, data, solver="auto")
     report = auto.fit_report
     # What is kept is the best that the dev split has seen, the replayed start included.
     tried = dict(report.tried)
-    assert set(tried) == {"replay", "live", "replay, then live"}
+    assert set(tried) == {"layerwise", "gradient", "layerwise, then gradient"}
     assert min(report.dev_losses) == min(tried.values()) == tried[report.solver]
-    alone = fit(model, data, solver="live")
-    assert tried["live"] == min(alone.fit_report.dev_losses)
+    alone = fit(model, data, solver="gradient")
+    assert tried["gradient"] == min(alone.fit_report.dev_losses)
     assert min(report.dev_losses) <= min(alone.fit_report.dev_losses)
     dev = data.dev
     errors = relative_rmse(model, [auto, replayed], dev, "response", 8)
@@ -162,7 +162,7 @@ def test_live_learns_and_auto_is_no_worse_than_either(model, data):
 
 @pytest.mark.parametrize("method", ["psr", "const", "loreft", "reft_r1"])
 def test_the_likelihood_objective_falls(model, data, method):
-    steering = fit(model, data, method=method, objective="ll", solver="live", epochs=8)
+    steering = fit(model, data, method=method, objective="ll", solver="gradient", epochs=8)
     report = steering.fit_report
     assert report.objective == "ll"
     assert min(report.dev_losses[1:]) < report.dev_losses[0] or (
@@ -183,7 +183,7 @@ def test_loreft_stays_orthonormal_and_reft_keeps_norm_1(model, data):
 
 
 def test_the_papers_recipe(model, data):
-    steering = fit(model, data, solver="live", recipe="paper", epochs=3)
+    steering = fit(model, data, solver="gradient", recipe="paper", epochs=3)
     batches = -(-steering.fit_report.examples // PAPER["mse"].batch_size)
     assert len(steering.fit_report.losses) == 3 * batches
     # Trained at any length, kept at 1.
@@ -216,12 +216,12 @@ def test_normalised_loss_without_steering_is_one(model, data):
 
 def test_negatives_push_the_other_way(model, data):
     """Examples at strength -1 of the mirrored problem give the mirrored vector."""
-    positive = fit(model, data, method="const", layers=1, solver="replay")
+    positive = fit(model, data, method="const", layers=1, solver="layerwise")
     flipped = data.weighted([0.0] * len(data), offset=-1.0)
-    negative = fit(model, flipped, method="const", layers=1, solver="replay")
+    negative = fit(model, flipped, method="const", layers=1, solver="layerwise")
     assert torch.allclose(negative.vectors, -positive.vectors, rtol=1e-9)
     live, mirrored = (
-        fit(model, own, method="const", layers=1, solver="live", epochs=8, lr=0.1)
+        fit(model, own, method="const", layers=1, solver="gradient", epochs=8, lr=0.1)
         for own in (data, flipped)
     )
     assert float(live.vectors.norm()) > 0
@@ -235,7 +235,7 @@ def test_negatives_push_the_other_way(model, data):
 
 @pytest.mark.parametrize(
     ("solver", "at"),
-    [("live", ("live", 1)), ("auto", ("refining", 3)), ("auto", ("live", 2))],
+    [("gradient", ("gradient", 1)), ("auto", ("refining", 3)), ("auto", ("gradient", 2))],
     ids=str,
 )
 def test_an_interrupted_fit_goes_on_bit_for_bit(model, data, tmp_path, monkeypatch, solver, at):
@@ -260,11 +260,13 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(model, data, tmp_path, monkeypat
     assert content(saved[0]) == content(saved[1])
 
 
-@pytest.mark.parametrize(("solver", "run"), [("live", "epoch-live"), ("replay", "stage-0001")])
+@pytest.mark.parametrize(
+    ("solver", "run"), [("gradient", "epoch-gradient"), ("layerwise", "stage-0001")]
+)
 def test_a_checkpoint_with_other_tensors_is_refused(model, data, tmp_path, solver, run):
     """With a right checksum: whoever wrote it, it is not what this fit keeps."""
     options = {"method": "const", "layers": 1, "solver": solver, "checkpoint": tmp_path}
-    options |= {"epochs": 1} if solver == "live" else {}
+    options |= {"epochs": 1} if solver == "gradient" else {}
     fit(model, data, **options)
     was, header = read_container(tmp_path / run, "checkpoint")
     name = next(name for name in was if name == "steering.vectors" or name.startswith("now."))
@@ -279,7 +281,7 @@ def test_a_checkpoint_with_other_tensors_is_refused(model, data, tmp_path, solve
 def test_replay_resumes_at_its_stage(model, data, tmp_path, monkeypatch):
     from psr_lens.steering import psr
 
-    whole = fit(model, data, solver="replay")
+    whole = fit(model, data, solver="layerwise")
     solve, solved = psr.fit_heads, []
 
     def once(*args, **options):
@@ -290,12 +292,12 @@ def test_replay_resumes_at_its_stage(model, data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(psr, "fit_heads", once)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, data, solver="replay", checkpoint=tmp_path / "c")
+        fit(model, data, solver="layerwise", checkpoint=tmp_path / "c")
     monkeypatch.setattr(psr, "fit_heads", solve)
-    resumed = fit(model, data, solver="replay", checkpoint=tmp_path / "c")
+    resumed = fit(model, data, solver="layerwise", checkpoint=tmp_path / "c")
     assert content(resumed.save(tmp_path / "a")) == content(whole.save(tmp_path / "b"))
     with pytest.raises(ValueError, match="of another fit"):
-        fit(model, data, solver="replay", n_heads=2, checkpoint=tmp_path / "c")
+        fit(model, data, solver="layerwise", n_heads=2, checkpoint=tmp_path / "c")
 
 
 def test_live_alone_is_kept_where_it_is_better(model, data):
@@ -313,8 +315,8 @@ def test_live_alone_is_kept_where_it_is_better(model, data):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(solve, "Training", Idle)
         found = fit(model, data, solver="auto", epochs=3)
-    alone = fit(model, data, solver="live", epochs=3)
-    assert found.fit_report.solver == "live"
+    alone = fit(model, data, solver="gradient", epochs=3)
+    assert found.fit_report.solver == "gradient"
     assert torch.equal(found.z, alone.z)
     assert torch.equal(found.w, alone.w)
 
@@ -323,8 +325,8 @@ def test_live_alone_is_kept_where_it_is_better(model, data):
 
 
 def test_past_the_memory_limit_replay_uses_the_disk_and_gives_the_same(model, data):
-    free = fit(model, data, solver="replay")
-    tight = fit(model, data, solver="replay", max_memory=1000)
+    free = fit(model, data, solver="layerwise")
+    tight = fit(model, data, solver="layerwise", max_memory=1000)
     for name, tensor in free.state_dict().items():
         assert torch.equal(tensor, tight.state_dict()[name])
 
@@ -346,7 +348,7 @@ def test_the_dev_errors_that_replay_comes_by_are_those_of_the_steering(
         method=method,
         layers=layers,
         tokens=tokens,
-        solver="replay",
+        solver="layerwise",
         max_memory=max_memory,
     )
     found = relative_rmse(model, [steering], data.dev, tokens, 3)[0]
@@ -359,7 +361,7 @@ def test_forwards_are_counted(model, data):
     report = fit(model, data, method="dim").fit_report
     # Base and prompted run of the training examples; base, prompted and steered of the dev ones.
     assert report.forwards == pytest.approx(2 * report.examples + 3 * report.dev_examples)
-    report = fit(model, data, method="const", solver="replay").fit_report
+    report = fit(model, data, method="const", solver="layerwise").fit_report
     both = report.examples + report.dev_examples
     # The dev examples' run without pushes leaves the other one behind after the first block.
     plain = report.dev_examples * (1 - 1 / model.n_layers)
@@ -368,12 +370,12 @@ def test_forwards_are_counted(model, data):
 
 def test_training_that_never_got_better_says_so(model, data):
     with pytest.warns(UserWarning, match="never made the dev objective better") as told:
-        steering = fit(model, data, method="const", solver="live", lr=1e3, epochs=2)
+        steering = fit(model, data, method="const", solver="gradient", lr=1e3, epochs=2)
     said = str(told[-1].message)
     assert "lr=1000)" in said
     assert "pass a smaller lr" in said
     assert steering.fit_report.warning.splitlines()[-1] == said
     # What is kept is the start, and that of a constant is no steering.
     assert not steering.vectors.any()
-    never_trained = fit(model, data, method="const", solver="live", lr=1e3, epochs=0)
+    never_trained = fit(model, data, method="const", solver="gradient", lr=1e3, epochs=0)
     assert said not in never_trained.fit_report.warning
