@@ -10,8 +10,8 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 _TITLES = {
     "extraction": "Delta extraction",
-    "gradient": "Fitting live against a plain loop",
-    "layerwise": "Fitting by replay against fitting live",
+    "gradient": "Fitting through the model against a plain loop",
+    "layerwise": "Fitting layer by layer against fitting through the model",
     "generation": "Steered generation",
     "peers": "Difference in means against other packages",
     "growth": "Growth: exponents",

@@ -1,4 +1,4 @@
-"""Fitting live against a plain loop, and fitting by replay against fitting live."""
+"""Fitting through the model against a plain loop, and against fitting layer by layer."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,14 +26,14 @@ _TRAIN_PER_DEV = 3
 
 
 def run_live(bench: Bench) -> Iterator[Figure]:
-    """`live` and the plain loop from the same start, over the same batches."""
+    """`gradient` and the plain loop from the same start, over the same batches."""
     for name in bench.names:
         for prompt in bench.sizes.prompts:
             yield from _live_against_plain(bench, name, prompt)
 
 
 def run_replay(bench: Bench) -> Iterator[Figure]:
-    """`replay` and `live`: seconds, and the relative RMSE that each reaches."""
+    """`layerwise` and `gradient`: seconds, and the relative RMSE that each reaches."""
     for name in bench.names:
         for backend in BACKENDS:
             yield from _replay_against_live(bench, name, backend)
@@ -46,7 +46,7 @@ def fit_psr(
     bench: Bench,
     epochs: int | None = None,
 ) -> Steering:
-    """A-PSR by one of our solvers, `live` by the paper's recipe."""
+    """A-PSR by one of our solvers, `gradient` by the paper's recipe."""
     options: dict[str, Any] = {"solver": solver, "batch_size": bench.sizes.fit_batch_size}
     if solver == "gradient":
         options |= {"objective": "mse", "recipe": "paper", "epochs": epochs or bench.sizes.epochs}
@@ -54,7 +54,7 @@ def fit_psr(
 
 
 def initial_heads(model: HookedModel, seed: int) -> plain.Heads:
-    """Where `live` starts from at this seed, all layers, one head."""
+    """Where `gradient` starts from at this seed, all layers, one head."""
     start = Start(
         layers=tuple(range(model.n_layers)),
         d_model=model.d_model,
@@ -214,5 +214,5 @@ def _replay_against_live(bench: Bench, name: str, backend: str) -> Iterator[Figu
             f"relative RMSE on {label} examples, replay / live",
             mean["layerwise"] / mean["gradient"],
             1.0,
-            note=f"{mean['replay']:.3f} and {mean['live']:.3f}, means over layers",
+            note=f"{mean['layerwise']:.3f} and {mean['gradient']:.3f}, means over layers",
         )

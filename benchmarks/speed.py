@@ -1,7 +1,7 @@
 """Speed: everything as ratios within one run.
 
     python -m benchmarks.speed                    # all; writes results.json and docs/speed.md
-    python -m benchmarks.speed --only live peers  # these again; the others keep their figures
+    python -m benchmarks.speed --only gradient peers  # these again; the others keep their figures
     python -m benchmarks.speed --quick            # does it run? prints, writes nothing
 
 Run it on a machine that does nothing else.

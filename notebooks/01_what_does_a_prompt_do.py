@@ -41,10 +41,10 @@ print("with:   ", model.generate(pair.prompted, seed=3))
 # ## What the instruction changed
 #
 # Take the model's answer to the steering prompt. Run it once after the plain question and once after the
-# steered one. The difference between the two residual streams, at every layer and token of the answer, is
+# prompted one. The difference between the two residual streams, at every layer and token of the answer, is
 # what the prompt did: the **accumulated delta**. (The **local delta** is what one layer must still add once
-# the layers below are already steered.) The deltas of an example show themselves: colour is the length of the
-# accumulated delta, in units of the residual stream.
+# the prompt has done its part in all layers below.) The deltas of an example show themselves: colour is the
+# length of the accumulated delta, in units of the residual stream.
 
 # %%
 data = pl.sample_responses(model, [pair], seed=3, progress=False)

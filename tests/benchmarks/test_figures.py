@@ -53,7 +53,7 @@ def test_the_table_shows_a_missed_bound_in_bold_and_what_is_missing():
     titles = [line for line in table.splitlines() if line.startswith("## ")]
     assert titles == [
         "## Delta extraction",
-        "## Fitting live against a plain loop",
+        "## Fitting through the model against a plain loop",
         "## Steered generation",
         "## Difference in means against other packages",
     ]
