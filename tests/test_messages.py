@@ -22,7 +22,7 @@ data = pl.sample_responses(model, pairs, max_new_tokens=20, progress=False)
 psr = pl.fit(model, data, method="dim", layers=np.int64(2))
 deltas = pl.collect_deltas(model, data)
 assert psr.layers == (2,)
-assert list(pl.measure_faithfulness(model, psr, data.test).relative_rmse) == ["s-dim"]
+assert list(pl.measure_faithfulness(model, psr, data.test).relative_rmse) == ["difference in means, layer 2"]
 assumptions = pl.measure_assumptions(model, data, layers=0, n_bootstrap=0)
 found = {}
 for call in json.loads(sys.argv[1]):

@@ -59,10 +59,11 @@ def _what(steering: Steering) -> str:
     n_layers = steering.provenance.get("model", {}).get("fingerprint", {}).get("n_layers")
     covered = f"{layers} (of {n_layers})" if n_layers else layers
     shapes = [f"`{name}` {list(tensor.shape)}" for name, tensor in steering.state_dict().items()]
+    acted_on = {_tokens(part) for _, part in steering.weighted_parts()}
     facts = [
         ("kind", f"{type(steering).__name__} (`{steering.method}`), fitted by `{method}`"),
         ("layers", covered),
-        ("tokens", _TOKENS.get(str(steering.tokens), repr(steering.tokens))),
+        ("tokens", "of every part its own" if len(acted_on) > 1 else acted_on.pop()),
         ("tensors", ", ".join(shapes) or "none"),
     ]
     return (
@@ -71,12 +72,23 @@ def _what(steering: Steering) -> str:
     )
 
 
+def _tokens(steering: Steering) -> str:
+    return _TOKENS.get(str(steering.tokens), f"`{steering.tokens!r}`")
+
+
+def _imports(steering: Steering) -> list[str]:
+    """What defines the rules that it goes by, where psr_lens does not."""
+    rules = {type(part.tokens) for _, part in steering.weighted_parts()} - {str}
+    foreign = sorted(own.__module__ for own in rules if not own.__module__.startswith("psr_lens."))
+    return [f"import {module}  # defines the rule that says which tokens" for module in foreign]
+
+
 def _formulas(steering: Steering) -> str:
     if not isinstance(steering, SumSteering):
         return _description(steering)
     parts = [
-        f"**{weight:g} times** {type(part).__name__}, layers {', '.join(map(str, part.layers))}: "
-        f"{_description(part)}"
+        f"**{weight:g} times** {type(part).__name__}, layers {', '.join(map(str, part.layers))}, on "
+        f"{_tokens(part)}: {_description(part)}"
         for weight, part in steering.parts
     ]
     return "\n\n".join([_description(steering), *parts])
@@ -101,6 +113,7 @@ def _use(steering: Steering, repo_id: str) -> str:
     text = [
         _code(
             "import psr_lens as pl",
+            *_imports(steering),
             "",
             f"model = pl.load_model({_model_arguments(steering)})",
             f'steering = pl.load_steering("{address}")',
@@ -110,7 +123,8 @@ def _use(steering: Steering, repo_id: str) -> str:
     ]
     # transformers alone would read a GGUF file otherwise than it is read here.
     plain = base not in EMBEDDED_MODELS and "gguf" not in steering.provenance["model"]
-    if plain and reach_of(steering.tokens) != "question+response":
+    acted_on = [reach_of(part.tokens) for _, part in steering.weighted_parts()]
+    if plain and "question+response" not in acted_on:
         text += [
             "The same on the plain transformers model:",
             _transformers(steering, address, base),

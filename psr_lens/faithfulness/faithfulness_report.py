@@ -185,7 +185,7 @@ class FaithfulnessReport(Report):
         if rows.empty:
             raise ValueError(
                 f"no tokens of example {example} under {name!r}: the report keeps examples 0 to "
-                f"{table['example'].max()} of {', '.join(self.steerings)}; raise token_examples="
+                f"{table['example'].max()} of {'; '.join(self.steerings)}; raise token_examples="
             )
         layers = (self.n_layers - 1,) if quantity == "kl" else tuple(range(self.n_layers))
         rows = rows.loc[rows["layer"].isin(layers)]
@@ -217,7 +217,7 @@ class FaithfulnessReport(Report):
         """
         name = self.steerings[0] if name is None and self.steerings else name
         if name not in self.steerings:
-            raise ValueError(f"name={name!r}: choose one of {', '.join(self.steerings) or 'none'}")
+            raise ValueError(f"name={name!r}: choose one of {'; '.join(self.steerings) or 'none'}")
         if check_count("n", n) > self.worst_kept:
             raise ValueError(
                 f"n={n}, but the report keeps {self.worst_kept} tokens per steering and layer: measure "
@@ -373,6 +373,6 @@ class FaithfulnessReport(Report):
 
     def __repr__(self) -> str:
         return (
-            f"FaithfulnessReport({', '.join(self.steerings) or 'no steering'}; {self.examples} "
+            f"FaithfulnessReport({'; '.join(self.steerings) or 'no steering'}; {self.examples} "
             f"examples, {self.n_layers} layers, {self.measured_on} tokens)"
         )

@@ -60,8 +60,8 @@ def measure_faithfulness(
 
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
-        steerings: Steerings by name, or one, or a list, which is named by method and layers (`a-psr` for
-            all layers, `s-dim` for one).
+        steerings: Steerings by name, or one, or a list, which is named by method and layers
+            (`PSR, all layers`; `difference in means, layer 15`).
         data: Examples that no steering was fitted on: `data.test`. Paraphrases are measured where
             every example has one; of a different number of them, the first that all have.
         alpha: Strength.
@@ -166,16 +166,19 @@ def measure_faithfulness(
 
 
 def name_steerings(steerings: Sequence[Steering], model: HookedModel) -> dict[str, Steering]:
-    """Names: `a-psr` (all layers), `s-dim` (one layer), `psr-3-layers`; numbered if repeated."""
+    """Names: `PSR, all layers`, `difference in means, layer 15`, `PSR, 3 layers`; numbered if repeated."""
     named: dict[str, Steering] = {}
     for steering in steerings:
         method = steering.provenance.get("method", steering.method)
+        # Its own: a subclass that is another method is not called what it derives from.
+        label = vars(type(steering)).get("label") if method == steering.method else ""
+        label = label or method
         count = len(steering.layers)
-        name = f"{method}-{count}-layers"
+        name = f"{label}, {count} layers"
         if count == model.n_layers:
-            name = f"a-{method}"
+            name = f"{label}, all layers"
         elif count == 1:
-            name = f"s-{method}"
+            name = f"{label}, layer {steering.layers[0]}"
         unique, number = name, 2
         while unique in named:
             unique, number = f"{name} ({number})", number + 1
@@ -195,8 +198,9 @@ def _prober(model: HookedModel, steering: Steering, alpha: float, gap: bool) -> 
 
 
 def _elsewhere(steering: Steering, measured_on: AlignedTokens) -> str:
-    """Which tokens a steering acts on, if these are not those that are measured."""
-    return "" if steering.tokens == measured_on else str(steering.tokens)
+    """Which tokens a steering acts on, every part of a sum, if these are not those that are measured."""
+    acted_on = list(dict.fromkeys(str(part.tokens) for _, part in steering.weighted_parts()))
+    return "" if acted_on == [measured_on] else " and ".join(acted_on)
 
 
 def _check_ranks(ranks: Any, d_model: int) -> tuple[int, ...]:

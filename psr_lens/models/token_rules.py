@@ -10,8 +10,9 @@
 The first two are the tokens that base and prompted run share, on which steerings are fitted and measured.
 """
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Final, Literal, cast, final, get_args
 
@@ -34,8 +35,9 @@ class TokenRule(ABC):
     Steerings are saved with it. What loads them has to have imported the class.
 
     Attributes:
-        reach: The smallest of the names that holds every token that the rule can choose. What lies in front
-            of `response` tokens is run once for rows that share it, where this says that it may.
+        reach: The smallest of the names that holds every token that the rule can choose; what it chooses
+            beyond is left out. What lies in front of `response` tokens is run once for rows that share it,
+            where this says that it may.
 
     Example:
         >>> from dataclasses import dataclass
@@ -54,6 +56,9 @@ class TokenRule(ABC):
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
+        known = _RULES.get(cls.__name__)
+        if known is not None and _of_the_package(known) and not _of_the_package(cls):
+            raise ValueError(f"psr_lens has a rule {cls.__name__} already: choose another name")
         _RULES[cls.__name__] = cls
 
     @abstractmethod
@@ -63,6 +68,10 @@ class TokenRule(ABC):
         Args:
             columns: What every column is: its position in its row, where the response begins, its token.
         """
+
+
+def _of_the_package(rule: type[TokenRule]) -> bool:
+    return rule.__module__.startswith("psr_lens.")
 
 
 Tokens = NamedTokens | TokenRule
@@ -121,6 +130,8 @@ class TokenIds(TokenRule):
     within: NamedTokens = "response"
 
     def __post_init__(self):
+        if isinstance(self.ids, str) or not isinstance(self.ids, Iterable):
+            raise ValueError(f"ids={self.ids!r}: pass several token ids, [{self.ids!r}]")
         found = tuple(sorted({check_whole("ids", one) for one in self.ids}))
         if not found or found[0] < 0:
             raise ValueError(f"ids={self.ids!r}: name at least one token id, from 0 up")
@@ -152,10 +163,17 @@ def mask_of(tokens: Tokens, columns: Columns) -> Bool[Tensor, "batch pos"]:
     """Which columns of a pass are meant.
 
     Raises:
-        ValueError: If the pass does not say what the rule goes by.
+        ValueError: If the pass does not say what the rule goes by, or a rule gives no mask of the columns.
     """
     if isinstance(tokens, TokenRule):
-        return tokens.chosen(columns)
+        chosen = tokens.chosen(columns)
+        if chosen.dtype != torch.bool or chosen.shape != columns.position.shape:
+            raise ValueError(
+                f"{tokens!r} chose {list(chosen.shape)} of {chosen.dtype}: return a boolean mask "
+                f"{list(columns.position.shape)}, one entry per column"
+            )
+        reach = aligned_reach(tokens)
+        return chosen if reach is None else chosen & columns.on(reach)
     return columns.position >= 0 if tokens == "all" else columns.on(tokens)
 
 
@@ -188,13 +206,23 @@ def check_tokens(tokens: Any) -> Tokens:
         raise ValueError(f"{kind.__name__} must be a frozen dataclass: put @dataclass(frozen=True)")
     if tokens.reach not in NAMED:
         raise ValueError(f"reach={tokens.reach!r} of {tokens!r}: choose one of {', '.join(NAMED)}")
+    try:
+        kept = _rule_from(json.loads(json.dumps(described_tokens(tokens))))
+        hash(tokens)
+    except (TypeError, ValueError):
+        kept = None
+    if kept != tokens:
+        raise ValueError(
+            f"{tokens!r} would not come back from a file: let its fields be numbers, texts or tuples of "
+            "these, all of them arguments"
+        )
     return tokens
 
 
 def described_tokens(tokens: Tokens) -> str | dict[str, Any]:
     """As JSON values."""
     if isinstance(tokens, TokenRule):
-        return {"rule": type(tokens).__name__, **asdict(cast(Any, tokens))}
+        return {"rule": type(tokens).__name__, "fields": asdict(cast(Any, tokens))}
     return tokens
 
 
@@ -204,13 +232,14 @@ def tokens_from(described: Any) -> Tokens:
     Raises:
         ValueError: If it describes none, or a rule whose class is not known.
     """
-    if not isinstance(described, Mapping):
-        return check_tokens(described)
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in described.items()}
-    name = given.pop("rule", None)
+    return check_tokens(_rule_from(described) if isinstance(described, Mapping) else described)
+
+
+def _rule_from(described: Mapping[str, Any]) -> TokenRule:
+    name, given = described.get("rule"), described.get("fields")
     cls = _RULES.get(str(name))
     if cls is None:
         raise ValueError(f"tokens follow a rule {name!r}: import the module that defines it first")
-    if set(given) != {own.name for own in fields(cast(Any, cls))}:
-        raise ValueError(f"tokens follow {name} with {given}, which has other fields")
-    return check_tokens(cls(**given))
+    if not isinstance(given, Mapping) or set(given) != {own.name for own in fields(cast(Any, cls))}:
+        raise ValueError(f"tokens follow {name} with fields {given}, and it has others")
+    return cls(**{key: tuple(own) if isinstance(own, list) else own for key, own in given.items()})

@@ -32,6 +32,14 @@ LINES: Final = ("#d55e00", "#0072b2", "#009e73", "#562d80", "#1d2430", "#731700"
 """Line colours in the order of use: three of Okabe-Ito, then those that stay furthest from them
 and from each other under each form of colour blindness. All reach a contrast of 3 on white."""
 
+METHODS: Final = {
+    "psr": LINES[0],
+    "const": LINES[1],
+    "difference in means": LINES[2],
+    "dim": LINES[2],
+}
+"""What the name of a line begins with, in lower case, whose colour is the same in every figure."""
+
 SEQUENTIAL: Final = ((0.0, "#ffffff"), (0.5, POSITIVE), (1.0, "#6b2300"))
 """plotly scale for values that are never negative; cells carry no text, so it may end dark."""
 DIVERGING: Final = (
@@ -187,5 +195,17 @@ def style_sheet() -> str:
 
 
 def named_colours(names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
-    """A colour for every name: the given one, or the palette in order."""
-    return {name: (given or {}).get(name, line_colour(i)) for i, name in enumerate(names)}
+    """A colour for every name: the given one, its method's, or the next of the palette that is free.
+
+    A method has one colour in every figure, which the first of its names there gets.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        of_method = next((c for words, c in METHODS.items() if name.lower().startswith(words)), "")
+        colour = (given or {}).get(name, of_method)
+        if colour and (name in (given or {}) or colour not in found.values()):
+            found[name] = colour
+    free = [own for own in LINES if own not in found.values()] or list(LINES)
+    rest = [name for name in names if name not in found]
+    found |= {name: free[i % len(free)] for i, name in enumerate(rest)}
+    return {name: found[name] for name in names}

@@ -16,7 +16,7 @@ from psr_lens.plots.page import html_page
 from psr_lens.plots.prompt_html import common_note, seen_prompts_html
 from psr_lens.plots.strength_curves import BehaviourRow, behaviour_curves
 from psr_lens.plots.text import escape
-from psr_lens.plots.theme import line_colour
+from psr_lens.plots.theme import named_colours
 from psr_lens.plots.tokens import token_heatmaps
 from psr_lens.seen_prompts import SeenPrompts
 
@@ -180,7 +180,7 @@ def _method_colours(section: TraitSection) -> dict[str, str]:
     """One colour per steering method, the same in both figures of a section."""
     names = list(section.curves.relative_rmse) if section.curves is not None else []
     names += [row[0] for row in section.behaviour if row[1] is not None]
-    return {name: line_colour(i) for i, name in enumerate(dict.fromkeys(names))}
+    return named_colours(list(dict.fromkeys(names)), None)
 
 
 def _behaviour_table(rows: Sequence[BehaviourRow]) -> str:

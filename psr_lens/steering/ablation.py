@@ -34,6 +34,7 @@ class DirectionalAblation(Steering):
     """
 
     method: ClassVar[str] = "ablation"
+    label: ClassVar[str] = "directional ablation"
     roles: ClassVar[Mapping[str, Role]] = {"directions": "removes"}
     has_best_layer: ClassVar[bool] = False
     directions: Float[Tensor, "layer d_model"]

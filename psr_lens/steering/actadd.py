@@ -43,6 +43,7 @@ class ActAdd(Steering):
     """
 
     method: ClassVar[str] = "actadd"
+    label: ClassVar[str] = "activation addition"
     roles: ClassVar[Mapping[str, Role]] = {"rows": "writes"}
     index: ClassVar[str] = "row"
     settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"layers": "best"},)

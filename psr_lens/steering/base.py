@@ -107,6 +107,7 @@ class Steering(nn.Module, ABC):
 
     Attributes:
         method: What it is called, in files and in `fit(..., method=...)`.
+        label: What it is called on pages and in figures, in words; the same if empty.
         depends_on_examples: Whether what it adds takes the steering prompt and the response to know.
         roles: What the method does along the vectors among its tensors, for the lens.
         index: What several vectors of one layer are called there.
@@ -116,6 +117,7 @@ class Steering(nn.Module, ABC):
     """
 
     method: ClassVar[str]
+    label: ClassVar[str] = ""
     depends_on_examples: ClassVar[bool] = False
     roles: ClassVar[Mapping[str, Role]] = {}
     index: ClassVar[str] = "vector"
@@ -249,7 +251,12 @@ class Steering(nn.Module, ABC):
         Raises:
             ValueError: If they are none of these, or the method cannot act there.
         """
-        return self._remade(self.state_dict(), self.layers, tokens)
+        made = self._remade(self.state_dict(), self.layers, tokens)
+        for own, kept in _side_by_side(made, self):
+            for name, parameter in own._parameters.items():
+                if parameter is not None:
+                    parameter.requires_grad_(kept.get_parameter(name).requires_grad)
+        return made
 
     def check(self, model: HookedModel) -> None:
         """Refuse a model that this steering does not belong to.
@@ -567,7 +574,12 @@ class Steering(nn.Module, ABC):
             True
         """
         hooked = editable_model(model)
-        acting = self if tokens is None else self.on(tokens)
+        acting = self
+        if tokens is not None:
+            acting = self.on(tokens)
+            # The very same numbers, for their gradient.
+            for own, kept in _side_by_side(acting, self):
+                own._parameters = kept._parameters
         acting.check(hooked)
         edits = acting.edits(hooked, alpha, examples)
         with (
@@ -733,6 +745,13 @@ class Steering(nn.Module, ABC):
         origin = self.provenance.get("model", {}).get("name", "an unnamed model")
         where = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         return f"{type(self).__name__}({self.method}, {where} of {origin}, {self.tokens} tokens)"
+
+
+def _side_by_side(one: nn.Module, other: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """The modules of two that are built alike, a part that is there twice as often."""
+    both = (own.named_modules(remove_duplicate=False) for own in (one, other))
+    for (_, first), (_, second) in zip(*both, strict=True):
+        yield first, second
 
 
 def _largest(alpha: Strength) -> float | Tensor:

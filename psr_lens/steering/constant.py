@@ -42,6 +42,7 @@ class ConstantSteering(Steering):
     """
 
     method: ClassVar[str] = "const"
+    label: ClassVar[str] = "constant"
     roles: ClassVar[Mapping[str, Role]] = {"vectors": "writes"}
     settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"objective": "mse"}, {"objective": "ll"})
     # The one is closer to the prompt inside, the other buys more of its behaviour.
@@ -249,7 +250,7 @@ class ConstantSteering(Steering):
 
         if not adds_vectors_alone(self):
             raise ValueError(f"{self!r} adds more than its vectors: weights cannot hold that")
-        return fold(self, hf_model, alpha)
+        return fold(self.on("all"), hf_model, alpha)
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """The layer's vector."""

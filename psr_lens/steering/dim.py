@@ -18,6 +18,7 @@ class DifferenceInMeans(ConstantSteering):
     """
 
     method: ClassVar[str] = "dim"
+    label: ClassVar[str] = "difference in means"
     settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"layers": "best"}, {"layers": "all"})
 
     @classmethod

@@ -38,6 +38,7 @@ class LoReFT(Steering):
     """
 
     method: ClassVar[str] = "loreft"
+    label: ClassVar[str] = "LoReFT"
     roles: ClassVar[Mapping[str, Role]] = {"rotation": "writes", "change": "reads"}
     index: ClassVar[str] = "rank"
     settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"objective": "mse"}, {"objective": "ll"})

@@ -42,6 +42,7 @@ class OracleSteering(Steering):
     """
 
     method: ClassVar[str] = "oracle"
+    label: ClassVar[str] = "oracle"
     roles: ClassVar[Mapping[str, Role]] = {"basis": "writes"}
     index: ClassVar[str] = "rank"
     basis: Float[Tensor, "layer rank d_model"] | None

@@ -20,6 +20,7 @@ class PrincipalDirection(ConstantSteering):
     """
 
     method: ClassVar[str] = "pca"
+    label: ClassVar[str] = "principal direction"
     settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"layers": "best"}, {"layers": "all"})
 
     @classmethod

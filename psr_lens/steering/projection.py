@@ -32,6 +32,7 @@ class ProjectionMatch(Steering):
     """
 
     method: ClassVar[str] = "projection"
+    label: ClassVar[str] = "projection match"
     roles: ClassVar[Mapping[str, Role]] = {"directions": "writes"}
     settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"layers": "best"}, {"layers": "all"})
     directions: Float[Tensor, "layer d_model"]

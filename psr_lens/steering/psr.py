@@ -38,6 +38,7 @@ class PSR(Steering):
     """
 
     method: ClassVar[str] = "psr"
+    label: ClassVar[str] = "PSR"
     roles: ClassVar[Mapping[str, Role]] = {"z": "writes", "w": "reads"}
     index: ClassVar[str] = "head"
     settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"objective": "mse"}, {"objective": "ll"})

@@ -42,6 +42,7 @@ class ReFTr1(Steering):
     """
 
     method: ClassVar[str] = "reft_r1"
+    label: ClassVar[str] = "ReFT-r1"
     roles: ClassVar[Mapping[str, Role]] = {"w": "writes"}
     settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"objective": "mse"}, {"objective": "ll"})
     default_objective: ClassVar[str] = "ll"

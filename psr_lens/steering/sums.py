@@ -100,6 +100,7 @@ class SumSteering(Steering):
     """
 
     method: ClassVar[str] = "sum"
+    label: ClassVar[str] = "sum"
 
     def __init__(
         self,

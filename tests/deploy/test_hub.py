@@ -15,7 +15,7 @@ from psr_lens.cli.options import ModelOptions
 from psr_lens.deploy.card import model_card
 from psr_lens.deploy.hub import HubAddress, parse_address
 from psr_lens.fitting import fit
-from psr_lens.models import load_model
+from psr_lens.models import LastPromptToken, load_model
 from psr_lens.prompts import make_pairs
 from psr_lens.responses import sample_responses
 from psr_lens.steering import PSR, ConstantSteering, load_steering
@@ -195,6 +195,21 @@ def test_the_card_of_a_fitted_steering_tells_and_runs(hub):
     assert "example_keys" not in card
     (code,) = code_blocks(card)
     assert printed(code).strip()
+
+
+def test_a_card_says_where_every_part_acts():
+    origin = {"provenance": {"model": {"name": "a/b", "chat_template": True}}}
+    last = ConstantSteering(torch.ones(1, 4), [0], tokens=LastPromptToken(), **origin)
+    whole = ConstantSteering(torch.ones(1, 4), [1], tokens="all", **origin)
+    assert "| tokens | `LastPromptToken()` |" in model_card(last)
+    card = model_card(last + whole)
+    assert "| tokens | of every part its own |" in card
+    assert "layers 0, on `LastPromptToken()`:" in card
+    assert "layers 1, on every token, the chat template's included:" in card
+    assert "The same on the plain" in card
+    # A plain model does not know where the question starts.
+    asked = ConstantSteering(torch.ones(1, 4), [0], tokens="question+response", **origin)
+    assert "The same on the plain" not in model_card(asked + whole)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

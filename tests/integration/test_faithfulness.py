@@ -51,7 +51,7 @@ def test_no_steering_is_one_and_the_oracle_is_zero(model, data):
 
 def test_half_of_the_oracle_is_half_way_at_the_first_layer(model, data):
     half = measure_faithfulness(model, [OracleSteering([0])], data.test, alpha=0.5)
-    assert half.relative_rmse["s-oracle"].values[0] == pytest.approx(0.5)
+    assert half.relative_rmse["oracle, layer 0"].values[0] == pytest.approx(0.5)
 
 
 def test_relative_rmse_is_the_formula_over_all_tokens(model, data):
@@ -68,10 +68,10 @@ def test_relative_rmse_is_the_formula_over_all_tokens(model, data):
 def test_batch_size_and_company_do_not_matter(model, data, steerings):
     together = measure_faithfulness(model, steerings, data.test, batch_size=1)
     alone = measure_faithfulness(model, steerings[:1], data.test, batch_size=64)
-    assert together.relative_rmse["a-psr"].values == pytest.approx(
-        alone.relative_rmse["a-psr"].values, rel=1e-5
+    assert together.relative_rmse["PSR, all layers"].values == pytest.approx(
+        alone.relative_rmse["PSR, all layers"].values, rel=1e-5
     )
-    assert list(together.relative_rmse) == ["a-psr", "s-dim"]
+    assert list(together.relative_rmse) == ["PSR, all layers", "difference in means, layer 1"]
 
 
 def test_an_equal_paraphrase_is_at_zero(model, data):
@@ -89,25 +89,27 @@ def test_intervals_hold_the_value_and_follow_the_seed(model, data, steerings):
     report = measure_faithfulness(model, steerings, data[:5], seed=1, **lean)
     again = measure_faithfulness(model, steerings, data[:5], seed=1, **lean)
     other = measure_faithfulness(model, steerings, data[:5], seed=2, **lean)
-    curve = report.relative_rmse["a-psr"]
+    curve = report.relative_rmse["PSR, all layers"]
     for low, value, high in zip(curve.low, curve.values, curve.high, strict=True):
         assert low <= value <= high
     assert again.relative_rmse == report.relative_rmse
-    assert other.relative_rmse["a-psr"].values == curve.values
+    assert other.relative_rmse["PSR, all layers"].values == curve.values
 
 
 def test_two_examples_have_no_interval(model, data, steerings):
     """One from so few would look like certainty."""
     report = measure_faithfulness(model, steerings, data.test)
-    curve = report.relative_rmse["a-psr"]
+    curve = report.relative_rmse["PSR, all layers"]
     assert all(map(math.isfinite, curve.values))
     assert all(map(math.isnan, (*curve.low, *curve.high)))
-    assert not any(report.difference("a-psr", "s-dim").clear)
+    assert not any(report.difference("PSR, all layers", "difference in means, layer 1").clear)
     assert "\n2 examples are too few for intervals, which need 5: no diff" in report.summary()
 
 
 def test_examples_of_the_fit_are_refused(model, data, steerings):
-    with pytest.raises(ValueError, match=r"a-psr was fitted on \d+ of these \d+ examples"):
+    with pytest.raises(
+        ValueError, match=r"PSR, all layers was fitted on \d+ of these \d+ examples"
+    ):
         measure_faithfulness(model, steerings, data)
     seen = measure_faithfulness(model, steerings, data.train, allow_seen=True)
     assert seen.examples == len(data.train)
@@ -128,13 +130,16 @@ def test_the_report_shows_itself(model, data, steerings):
     assert len(rmse) == model.n_layers * 8
     references = {"no steering", "paraphrase", "random direction", "oracle"}
     assert set(frame[frame.reference].steering) == references | {"oracle rank 1", "oracle rank 4"}
-    assert set(frame[~frame.reference].steering) == {"a-psr", "s-dim"}
+    assert set(frame[~frame.reference].steering) == {
+        "PSR, all layers",
+        "difference in means, layer 1",
+    }
     bundle = report._repr_mimebundle_()
     assert {"text/html", "text/plain", "application/vnd.plotly.v1+json"} == bundle.keys()
-    assert "a-psr" in report.summary()
-    assert "a-psr" in bundle["text/html"]
+    assert "PSR, all layers" in report.summary()
+    assert "PSR, all layers" in bundle["text/html"]
     assert report.plot().data
     assert repr(report) == (
-        f"FaithfulnessReport(a-psr, s-dim; {len(data.test)} examples, {model.n_layers} layers, "
-        "response tokens)"
+        "FaithfulnessReport(PSR, all layers; difference in means, layer 1; "
+        f"{len(data.test)} examples, {model.n_layers} layers, response tokens)"
     )

@@ -33,6 +33,14 @@ class OddPositions(pl.TokenRule):
         return columns.position % 2 == 1
 
 
+@dataclass(frozen=True)
+class Keeps(pl.TokenRule):
+    rule: object
+
+    def chosen(self, columns: Columns):
+        return columns.position >= 0
+
+
 # By hand: the row's token ids, where its question and where its response begin.
 RULES = {
     "response": ("response", lambda ids, q, r, i: i >= r),
@@ -255,6 +263,7 @@ def test_fits_take_place_on_the_aligned_tokens(model, data):
         pl.FromResponseToken(2),
         pl.TokenIds([5, 3], "all"),
         EveryOther(),
+        Keeps("x"),
     ],
     ids=str,
 )
@@ -289,6 +298,72 @@ def test_a_sum_keeps_every_part_to_its_own_tokens(model):
         )
 
 
+@pytest.mark.parametrize("tokens", ["all", pl.LastPromptToken()], ids=str)
+def test_gradients_reach_the_steering_that_was_put_elsewhere(model, tokens):
+    steering = steering_of(model, "response", "constant").requires_grad_()
+    twice = steering + 0.5 * steering_of(model, "all") + steering_of(model, "response")
+    for own in (steering, twice):
+        steering.zero_grad()
+        with own.applied(model, tokens=tokens) as steered:
+            steered.logits(model.to_batch([PROMPTS[0]])).sum().backward()
+        assert float(steering.vectors.grad.norm()) > 0
+        assert [p.requires_grad for p in own.on(tokens).parameters()] == [
+            p.requires_grad for p in own.parameters()
+        ]
+    elsewhere = steering.on(tokens).double()
+    assert elsewhere.vectors is not steering.vectors
+
+
+def test_a_sum_says_where_its_parts_act(model, data):
+    """Together they reach `response`, which is what is measured, and yet neither acts on all of that."""
+    parts = [steering_of(model, own) for own in (pl.LastPromptToken(), pl.FromResponseToken(3))]
+    both = parts[0] + parts[1]
+    assert both.tokens == "response"
+    options = {"random_direction": False, "oracle_ranks": (), "n_bootstrap": 0}
+    report = pl.measure_faithfulness(model, {"both": both}, list(data), **options)
+    assert "It acts on LastPromptToken() and FromResponseToken(n=3) tokens" in report.summary()
+
+
+@dataclass(frozen=True)
+class TooFar(pl.TokenRule):
+    """What it chooses in front of the response is left out, as its reach says."""
+
+    reach = "response"
+
+    def chosen(self, columns: Columns):
+        return columns.position % 2 == 1
+
+
+def test_a_rule_does_not_act_beyond_its_reach(model):
+    prompts = [pl.RawText(f"{TEXTS[0] * 4} {end}") for end in ("one", "two", "three", "four")]
+    with steering_of(model, TooFar(), size=8.0).applied(model):
+        batched = model.generate(prompts, max_new_tokens=3, temperature=0.0)
+        assert batched == [model.generate(p, max_new_tokens=3, temperature=0.0) for p in prompts]
+
+
+@dataclass(frozen=True)
+class OneRow(pl.TokenRule):
+    def chosen(self, columns: Columns):
+        return columns.position[0] >= 0
+
+
+@dataclass(frozen=True)
+class Numbers(pl.TokenRule):
+    def chosen(self, columns: Columns):
+        return (columns.position >= 0).long()
+
+
+@pytest.mark.parametrize("rule", [OneRow(), Numbers()], ids=str)
+def test_a_rule_that_gives_no_mask_is_refused(model, rule):
+    with steering_of(model, rule).applied(model), pytest.raises(ValueError, match=r"\(\) chose \["):
+        model.generate(PROMPTS, max_new_tokens=2)
+
+
+def test_a_name_of_the_package_is_not_taken():
+    with pytest.raises(ValueError, match="psr_lens has a rule LastPromptToken already"):
+        type("LastPromptToken", (pl.TokenRule,), {"chosen": OneRow.chosen})
+
+
 class NotADataclass(pl.TokenRule):
     def chosen(self, columns):
         return columns.position >= 0
@@ -307,6 +382,9 @@ class WrongReach(pl.TokenRule):
     [
         (lambda: NotADataclass(), "NotADataclass must be a frozen dataclass"),
         (lambda: WrongReach(), r"reach='prompt' of WrongReach\(\): choose one of response"),
+        (lambda: Keeps([1]), r"Keeps\(rule=\[1\]\) would not come back from a file"),
+        (lambda: Keeps(((1, 2),)), "would not come back from a file"),
+        (lambda: Keeps(frozenset([1])), "would not come back from a file"),
         (lambda: pl.FromResponseToken(0), "n=0: it must be at least 1"),
         (lambda: pl.TokenIds([]), r"ids=\[\]: name at least one token id"),
         (lambda: pl.TokenIds([-1]), r"ids=\[-1\]: name at least one token id"),
@@ -321,7 +399,7 @@ def test_what_is_no_rule_is_refused(make, words):
     ("described", "words"),
     [
         ({"rule": "Elsewhere"}, "a rule 'Elsewhere': import the module that defines it first"),
-        ({"rule": "FromResponseToken", "m": 1}, "has other fields"),
+        ({"rule": "FromResponseToken", "fields": {"m": 1}}, "and it has others"),
         ("surface", "tokens='surface': choose"),
         (3, "tokens=3: choose"),
     ],
@@ -333,7 +411,9 @@ def test_a_file_with_another_rule_is_refused(described, words):
 
 def test_rules_are_described_by_name_and_fields():
     assert described_tokens("all") == "all"
-    assert tokens_from({"rule": "TokenIds", "ids": [4], "within": "all"}) == pl.TokenIds([4], "all")
+    assert tokens_from(
+        {"rule": "TokenIds", "fields": {"ids": [4], "within": "all"}}
+    ) == pl.TokenIds([4], "all")
 
 
 def test_ids_of_what_shows_none_are_asked_for(model):
