@@ -51,7 +51,7 @@ _SECTIONS: Final = (
 )
 _BANDS: Final = "Bands are 95 % bootstrap intervals over examples."
 _GAP: Final = (
-    "The squared distance, taken apart: pushes of the wrong strength, what lies outside of the "
+    "The squared distance, taken apart: updates of the wrong strength, what lies outside of the "
     "steering's directions, layers and tokens where it does not act, and what later blocks make of "
     "all that. A bar below zero makes the distance smaller."
 )

@@ -12,7 +12,7 @@ from psr_lens.components.component_report import Component, ComponentReport, Com
 from psr_lens.examples import Example
 from psr_lens.faithfulness.curves import Run
 from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport
-from psr_lens.faithfulness.ledger import TOKEN_COLUMNS
+from psr_lens.faithfulness.running_sums import TOKEN_COLUMNS
 from psr_lens.faithfulness.worst_tokens import WORST_COLUMNS
 from psr_lens.lens.reading import DirectionReading, LensReading, TokenLogit
 from psr_lens.models import RawText

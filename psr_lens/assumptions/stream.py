@@ -22,7 +22,7 @@ class DeltaBatch:
         lengths: Surface tokens of each.
         places: Place of every token of the batch among all aligned tokens of the data.
         deltas: By kind, `[layer, token, d_model]` in the working precision.
-        reads: By kind, the residual stream that a steering would read in front of its push:
+        reads: By kind, the residual stream that a steering would read in front of its update:
             `A(xy')` for the accumulated delta, the replayed base run's `P` for the local one.
     """
 

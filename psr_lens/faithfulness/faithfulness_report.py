@@ -18,9 +18,9 @@ from psr_lens.faithfulness.curves import (
     difference_of,
     find_measure,
 )
-from psr_lens.faithfulness.ledger import TOKEN_COLUMNS
 from psr_lens.faithfulness.measures import HEADLINES, MEASURES
 from psr_lens.faithfulness.references import NO_STEERING
+from psr_lens.faithfulness.running_sums import TOKEN_COLUMNS
 from psr_lens.faithfulness.tables import measures_table, pack_runs, unpack_runs
 from psr_lens.faithfulness.worst_tokens import WORST_COLUMNS, no_tokens
 from psr_lens.report import Figures, Packed, Report
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _QUANTITIES: Final = {
     "delta": "effect of the prompt",
-    "push": "effect of the steering",
+    "effect": "effect of the steering",
     "error": "distance to the prompt",
     "cosine": "cosine to the prompt's effect",
     "kl": "KL from the prompted next token, nats",
@@ -60,7 +60,7 @@ class FaithfulnessReport(Report):
         n_bootstrap: Resamples behind every interval.
         seed: Their seed.
         tokens: The first examples token by token: one row per `steering`, `example`, `layer` and
-            `pos`, with the `token`, `delta` `|D|`, `push` `|S - A|`, `error` `|S - A'|` (in units of
+            `pos`, with the `token`, `delta` `|D|`, `effect` `|S - A|`, `error` `|S - A'|` (in units of
             the residual stream), `cosine` between `S - A` and `D`, and in rows of the last layer `kl`
             of the next token in nats.
         provenance: Model, data and seed.

@@ -2,7 +2,7 @@ r"""Where the distance to the prompted run comes from (ours).
 
 Let `P[l]` be the residual stream after block `l` when all earlier layers are prompted, so
 that the local delta is `D_loc[l] = A'[l] - P[l]`. In a steering's own run, `P_S[l]` comes out of
-block `l` and the steering adds its push `u[l]`: `S[l] = P_S[l] + u[l]`. With `Pi[l]` the projection
+block `l` and the steering adds its update `u[l]`: `S[l] = P_S[l] + u[l]`. With `Pi[l]` the projection
 on the steering's directions at the layer, the error `E[l] = S[l] - A'[l]` is
 
 ```
@@ -19,7 +19,7 @@ Where the steering does not act at all, the second line is called *uncovered*. U
 
 and the parts `<part, E[l]>`, summed over tokens and divided by `sum |D|^2`, add up to the squared
 relative RMSE. A negative part makes the error smaller: a negative propagation says that blocks undo
-errors in their input. Those of pushes and those of layers without one both count there: where a
+errors in their input. Those of updates and those of layers without one both count there: where a
 steering acts at one layer, much of the propagation is what the model itself goes on to make of what is
 uncovered. And a steering that was fitted to make up for errors from below departs from `Pi D_loc` on
 purpose: that is in its coefficient part, and cancels propagation.
@@ -39,28 +39,28 @@ from psr_lens.steering.oracle import orthonormal_rows
 
 
 def local_parts(
-    push: Float[Tensor, "token d_model"],
+    update: Float[Tensor, "token d_model"],
     local: Float[Tensor, "token d_model"],
     basis: Float[Tensor, "rank d_model"] | None,
     covered: Bool[Tensor, " token"],
 ) -> dict[str, Float[Tensor, "token d_model"]]:
-    """What one layer's push does wrong: vectors that add up to `push - local`.
+    """What one layer's update does wrong: vectors that add up to `update - local`.
 
     Args:
-        push: `u`, what the steering added.
+        update: `u`, what the steering added.
         local: `D_loc`, what it should have added.
         basis: Orthonormal directions of the steering (zero rows do no harm); None: each token's
-            own push is its direction.
+            own update is its direction.
         covered: Where the steering acts.
     """
     if basis is None:
-        unit = torch.nn.functional.normalize(push, dim=1)
+        unit = torch.nn.functional.normalize(update, dim=1)
         along = (local * unit).sum(dim=1, keepdim=True) * unit
     else:
         along = local @ basis.T @ basis
     inside = covered.unsqueeze(1)
     return {
-        "coefficient": torch.where(inside, push - along, push),
+        "coefficient": torch.where(inside, update - along, update),
         "direction": torch.where(inside, along - local, 0.0),
         "uncovered": torch.where(inside, 0.0, -local),
     }
@@ -111,7 +111,7 @@ class GapSplit:
 
         Args:
             layer: The layer.
-            before: `P_S`, in front of the push.
+            before: `P_S`, in front of the update.
             after: `S`, behind it.
         """
         target, local = self._target[layer], self._local[layer]

@@ -18,9 +18,9 @@ from psr_lens.examples import Example, check_examples, describe_responses
 from psr_lens.faithfulness import references
 from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport, Run
 from psr_lens.faithfulness.gap import bases_of
-from psr_lens.faithfulness.ledger import Ledger
 from psr_lens.faithfulness.recording import Products, SharedRuns
 from psr_lens.faithfulness.references import NO_STEERING, PARAPHRASE, Probe
+from psr_lens.faithfulness.running_sums import RunningSums
 from psr_lens.faithfulness.worst_tokens import WorstTokens
 from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.models.finite import at_strength
@@ -116,42 +116,42 @@ def measure_faithfulness(
     probes = {name: _prober(hooked, steering, alpha, gap) for name, steering in named.items()}
     effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
     worst = WorstTokens(worst_tokens)
-    ledger = Ledger(len(data), token_examples, worst)
+    kept = RunningSums(len(data), token_examples, worst)
 
     def measure(indices: Sequence[int]) -> None:
         examples, local = [data[i] for i in indices], gap or random_direction
         shared = SharedRuns.of(hooked, examples, tokens, local=local, outputs=outputs)
         for name, probe in {**lines, **probes}.items():
-            ledger.enter(name, indices, shared, probe(shared), keep_tokens=name in named)
+            kept.enter(name, indices, shared, probe(shared), keep_tokens=name in named)
 
     for indices in iter_batches(data, batch_size, progress=progress, description="faithfulness"):
         # In a function of its own, so that a batch is gone before the next one is made.
         measure(indices)
-    energy = ledger.sums[NO_STEERING]["energy"].sum(dim=0)
+    energy = kept.sums[NO_STEERING]["energy"].sum(dim=0)
     if not bool((energy > 0).all()):
         raise ValueError(
             "the steering prompts change nothing: base and steering prompt of every example are equal"
         )
     runs = {
-        name: Run("steering", steering.layers, ledger.sums[name], _elsewhere(steering, tokens))
+        name: Run("steering", steering.layers, kept.sums[name], _elsewhere(steering, tokens))
         for name, steering in named.items()
     }
-    runs[NO_STEERING] = Run("reference", (), ledger.sums[NO_STEERING])
+    runs[NO_STEERING] = Run("reference", (), kept.sums[NO_STEERING])
     if wordings:
-        together = references.pooled([ledger.sums[name] for name in wordings])
+        together = references.pooled([kept.sums[name] for name in wordings])
         runs[PARAPHRASE] = Run("reference", (), together)
     for name in lines:
         if name not in (*runs, *wordings):
-            runs[name] = Run("reference", (), ledger.sums[name])
+            runs[name] = Run("reference", (), kept.sums[name])
     if len(wordings) > 1:
-        runs |= {name: Run("paraphrase", (), ledger.sums[name]) for name in wordings}
+        runs |= {name: Run("paraphrase", (), kept.sums[name]) for name in wordings}
     return FaithfulnessReport(
         runs,
         alpha,
         tokens,
         n_bootstrap,
         seed,
-        ledger.tokens(),
+        kept.tokens(),
         provenance(
             hooked,
             data=describe_data(data, getattr(data, "provenance", {})),

@@ -136,12 +136,12 @@ def token_products(
         `missed` `|S - A'|^2`, `pushed` `|S - A|^2`, `energy` `|D|^2`, `dot` `(S - A) . D` and `size`
         `|S|^2`, float64.
     """
-    push, delta = exactly(after - plain), exactly(target - plain)
+    effect, delta = exactly(after - plain), exactly(target - plain)
     return {
         "missed": exactly(after - target).square().sum(-1),
-        "pushed": push.square().sum(-1),
+        "pushed": effect.square().sum(-1),
         "energy": delta.square().sum(-1),
-        "dot": (push * delta).sum(-1),
+        "dot": (effect * delta).sum(-1),
         "size": exactly(after).square().sum(-1),
     }
 

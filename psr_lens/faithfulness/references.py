@@ -43,8 +43,8 @@ def random_direction(model: HookedModel, seed: int) -> Probe:
     def probe(shared: SharedRuns) -> Products:
         assert shared.local is not None
         lengths = shared.local.norm(dim=-1, keepdim=True)
-        pushes = {layer: lengths[layer] * units[layer] for layer in range(model.n_layers)}
-        return shared.measured(add_at(shared.base.on(shared.tokens), pushes))
+        updates = {layer: lengths[layer] * units[layer] for layer in range(model.n_layers)}
+        return shared.measured(add_at(shared.base.on(shared.tokens), updates))
 
     return probe
 

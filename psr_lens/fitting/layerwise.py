@@ -1,8 +1,8 @@
 """The layerwise solver: all examples go up the layers together, one block at a time.
 
-At layer `l` the base walk holds the residual streams that the already fitted layers produce, the
-prompted walk holds `A(x'y')[l]`. Their difference is what layer `l` must add; the method fits it
-(`Steering.fit_layer`), its update is applied, and both walks go through the next block. So a fit costs one
+At layer `l` the base run holds the residual streams that the already fitted layers produce, the
+prompted run holds `A(x'y')[l]`. Their difference is what layer `l` must add; the method fits it
+(`Steering.fit_layer`), its update is applied, and both runs go through the next block. So a fit costs one
 base run, one prompted run and the regressions, whatever the number of layers, with no gradient through the
 model; dev examples go up once more, without updates. Memory is bounded by one layer's residual streams of
 all examples.
@@ -20,8 +20,8 @@ from torch import Tensor
 from psr_lens._bars import tqdm
 from psr_lens.examples import Example
 from psr_lens.fitting.fit_checkpoint import FitCheckpoint
+from psr_lens.fitting.layer_by_layer_run import BaseAndPrompted
 from psr_lens.fitting.plan import FitPlan
-from psr_lens.fitting.walk import Walks
 from psr_lens.models import HookedModel
 from psr_lens.models.shared import SharedPrefixes
 from psr_lens.steering import Steering
@@ -113,14 +113,14 @@ def fit_layerwise(
         layers: The layers to fit, ascending.
         fits: Called once per layer, from the lowest up. Its plan says the tokens, the batch size, the
             number type of the regressions (by default float32, or float64 for a float64 model), and how
-            many bytes of one layer's residual streams may stay in memory, all walks together; past that
+            many bytes of one layer's residual streams may stay in memory, all runs together; past that
             they lie in temporary files.
         measure: Whether to go on with the dev examples to the last layer for the relative RMSE.
         progress: Whether to show a bar.
 
     Returns:
         With `measure`, the relative RMSE of all updates together at every layer of the model, on the
-        dev examples: the walk comes by it. Empty otherwise, without dev examples, for a best layer, and
+        dev examples: the run comes by it. Empty otherwise, without dev examples, for a best layer, and
         where an example's strength is not 1.
     """
     plan = fits.plan
@@ -136,8 +136,8 @@ def fit_layerwise(
         # What base prompts begin with, and what prompted ones do, training and dev alike.
         shared = SharedPrefixes(model), SharedPrefixes(model)
         options: tuple[Any, ...] = (tokens, plan.batch_size, folder, shared)
-        fitted_on = Walks(model, train, *options)
-        checked_on = Walks(model, dev, *options) if dev else None
+        fitted_on = BaseAndPrompted(model, train, *options)
+        checked_on = BaseAndPrompted(model, dev, *options) if dev else None
         possible = measure and carry and checked_on and checked_on.strength is None
         measured = checked_on if possible else None
         errors: list[float] = []

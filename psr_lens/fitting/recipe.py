@@ -16,7 +16,7 @@ class Recipe:
         epochs: Passes over the training examples.
         batch_size: Examples per step.
         adaptive: Train in units of the model at hand: probe inputs with mean 0 and variance 1,
-            pushes in units of the mean delta norm, so that one step size fits models of any scale;
+            updates in units of the mean delta norm, so that one step size fits models of any scale;
             and batch examples of like length together.
         regulariser: Weight of `mean_sequences ReLU(1 - sum_i c_i)`, summed over the layers, which
             keeps ReLUs alive.

@@ -25,7 +25,7 @@ def gap_bars(
     """Where a steering's squared distance to the prompt comes from, as bars over the layers.
 
     Bars above zero add up, with those below zero taken off, to the squared relative RMSE, which is
-    drawn as a diamond. A bar below zero makes the distance smaller: blocks undo errors of pushes below
+    drawn as a diamond. A bar below zero makes the distance smaller: blocks undo errors of updates below
     them.
 
     Args:

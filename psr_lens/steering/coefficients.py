@@ -1,4 +1,4 @@
-"""How strongly a steering pushed every layer and token: one number for every method."""
+"""How strongly a steering changed every layer and token: one number for every method."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """How strongly a steering pushed every layer and token of one response.
+    """How strongly a steering changed every layer and token of one response.
 
     Attributes:
         example: The triplet.
         tokens: The tokens as text: the aligned ones that hold those it acts on, or all where it acts on
             more.
         layers: The layers that the steering covers.
-        values: Length of the push at every layer and token, in units of the residual stream, so
+        values: Length of the update at every layer and token, in units of the residual stream, so
             that it compares with delta norms and across methods. 0 where nothing is pushed. For
             one head, `alpha * c(A) * |z|`.
     """
@@ -85,7 +85,7 @@ def measure_updates(
     batch_size: int,
     progress: bool,
 ) -> list[Coefficients]:
-    """Run `x y'` under the edits and take down the length of each push, in the data's order."""
+    """Run `x y'` under the edits and take down the length of each update, in the data's order."""
     check_data(model, data, "response" if tokens == "all" else tokens)
     found: dict[int, Coefficients] = {}
     for indices in iter_batches(data, batch_size, progress=progress, description="coefficients"):
@@ -93,13 +93,13 @@ def measure_updates(
         batch = model.pad([example.base_row for example in examples])
         mask = mask_of(tokens, batch.columns) & batch.attention_mask
         places, lengths = Places(mask), mask.sum(dim=1).tolist()
-        pushes = {layer: torch.zeros(sum(lengths)) for layer in layers}
+        updates = {layer: torch.zeros(sum(lengths)) for layer in layers}
         edits = edits_for(examples)
         with model.edited(
-            {layer: _measured(edit, places, pushes, layer) for layer, edit in edits.items()}
+            {layer: _measured(edit, places, updates, layer) for layer, edit in edits.items()}
         ):
             model.run(batch)
-        values = torch.stack([pushes[layer] for layer in layers])
+        values = torch.stack([updates[layer] for layer in layers])
         check_recorded(values, model, batch, edits=edits)
         for i, example, own in zip(indices, examples, values.split(lengths, 1), strict=True):
             texts = model.encoder.str_tokens(example.base_row.tokens[-own.shape[1] :])
@@ -108,14 +108,14 @@ def measure_updates(
 
 
 def _measured(
-    edit: ResidualEdit, places: Places, pushes: dict[int, Tensor], layer: int
+    edit: ResidualEdit, places: Places, updates: dict[int, Tensor], layer: int
 ) -> ResidualEdit:
     def measured(resid: Tensor, columns: Columns) -> Tensor | None:
         pushed = edit(resid, columns)
         if pushed is not None:
             exact = working_dtype(resid.dtype)
             difference = places.of(pushed).to(exact) - places.of(resid)
-            pushes[layer] = difference.norm(dim=-1).cpu()
+            updates[layer] = difference.norm(dim=-1).cpu()
         return pushed
 
     return measured

@@ -1,4 +1,4 @@
-"""A constant steering vector: the same push at every token."""
+"""A constant steering vector: the same update at every token."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

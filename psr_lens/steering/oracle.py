@@ -88,7 +88,7 @@ class OracleSteering(Steering):
         """The oracle confined to a steering's own directions: perfect coefficients for them.
 
         Args:
-            steering: Any that names the `span` of its pushes, as nearly all do.
+            steering: Any that names the `span` of its updates, as nearly all do.
 
         Raises:
             ValueError: If the steering has no directions.

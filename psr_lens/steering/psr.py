@@ -24,7 +24,7 @@ class PSR(Steering):
     $A \leftarrow A + \alpha \sum_k \mathrm{ReLU}(w_{l,k} \cdot A + b_{l,k})\, z_{l,k}$
 
     One head (`k = 1`) per layer is the paper's. The directions `z` have norm 1, so the coefficient
-    `ReLU(w . A + b)` of a head is the length of its push.
+    `ReLU(w . A + b)` of a head is the length of its update.
 
     Args:
         w: Probe weights.

@@ -91,7 +91,7 @@ def record_faithfulness(given: Given, record: Record, found: Mapping[str, pl.Ste
         if not given.setup.covers("most"):
             table = table[table["steering"].isin([*steerings, "oracle rank 3", "paraphrase"])]
         add_table(part, table, ("steering", "measure"), "share", intervals=INTERVALS)
-        kept = ("delta", "push", "error", "cosine", "kl")
+        kept = ("delta", "effect", "error", "cosine", "kl")
         add_fingerprints(part.within("tokens"), report.tokens, ("steering",), kept)
         effect = report.provenance["prompt_effect"]
         part.add("prompt effect", effect["kl_per_token"], "share")

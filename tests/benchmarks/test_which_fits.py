@@ -12,9 +12,9 @@ from benchmarks.which_fits import SHAPES, Shape, delta_bytes, fit_bytes, logits_
 from psr_lens.delta_collection import collect_deltas
 from psr_lens.demo import checkpoint_path
 from psr_lens.fitting.fit_checkpoint import FitCheckpoint
+from psr_lens.fitting.layer_by_layer_run import BaseAndPrompted
 from psr_lens.fitting.layerwise import LayerFits, fit_layerwise
 from psr_lens.fitting.plan import plan_fit
-from psr_lens.fitting.walk import Walks
 from psr_lens.models import load_model
 from psr_lens.models.gguf_file import read_contents
 from psr_lens.models.sources import find_source
@@ -85,23 +85,23 @@ def test_fit(model, monkeypatch):
     tokens = sum(len(row.tokens) for own in examples for row in (own.base_row, own.prompted_row))
     needed = fit_bytes(model.d_model, tokens, model.dtype.itemsize)
     held = []
-    up = Walks.up
+    up = BaseAndPrompted.up
 
-    def watched(walks, layer):
-        up(walks, layer)
-        held.append(sum(part.nbytes for part in _tensors(walks)))
+    def watched(runs, layer):
+        up(runs, layer)
+        held.append(sum(part.nbytes for part in _tensors(runs)))
 
-    monkeypatch.setattr(Walks, "up", watched)
+    monkeypatch.setattr(BaseAndPrompted, "up", watched)
     fits = LayerFits(plan_fit(method="const"), FitCheckpoint(None, {}))
     fit_layerwise(model, examples, [], [0], fits)
     # Columns of padding come on top.
     assert needed <= held[0] <= 1.3 * needed
 
 
-def _tensors(walks):
+def _tensors(runs):
     import torch
 
-    seen, stack, found = set(), [walks], []
+    seen, stack, found = set(), [runs], []
     while stack:
         thing = stack.pop()
         if id(thing) in seen:

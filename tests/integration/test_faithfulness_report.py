@@ -261,7 +261,7 @@ def test_tokens_say_what_the_steering_does_to_each(model, data, steerings, repor
     for i, (example, (acted, plain, target)) in enumerate(zip(data, streams, strict=True)):
         expected = {
             "delta": (target - plain).norm(dim=-1),
-            "push": (acted - plain).norm(dim=-1),
+            "effect": (acted - plain).norm(dim=-1),
             "error": (acted - target).norm(dim=-1),
             "cosine": torch.cosine_similarity(acted - plain, target - plain, dim=-1),
         }

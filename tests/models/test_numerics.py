@@ -143,7 +143,7 @@ def test_so_have_those_that_were_written_to_where_torch_does_not_count(backend):
     assert before.difference(model_fingerprint(model)) != ""
 
 
-# --- do interventions bite ----------------------------------------------------------------------
+# --- do interventions act -----------------------------------------------------------------------
 
 
 @every_backend

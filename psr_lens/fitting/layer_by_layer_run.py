@@ -20,8 +20,8 @@ from psr_lens.models.shared import SharedPrefixes
 
 
 @final
-class Walks:
-    """The base run with pushes and the prompted run of the same examples, going up together."""
+class BaseAndPrompted:
+    """The base run with updates and the prompted run of the same examples, going up together."""
 
     def __init__(
         self,
@@ -34,17 +34,17 @@ class Walks:
     ):
         rows = [e.base_row for e in examples], [e.prompted_row for e in examples]
         self.base, self.prompted = (
-            Walk(model, own, tokens, batch_size, folder, prefixes)
+            LayerByLayerRun(model, own, tokens, batch_size, folder, prefixes)
             for own, prefixes in zip(rows, shared, strict=True)
         )
         self.strength = _strengths(examples, tokens)
-        self._plain: Walk | None = None
+        self._plain: LayerByLayerRun | None = None
 
     def up(self, layer: int) -> None:
         """Through one block."""
-        for walk in (self.base, self.prompted, self._plain):
-            if walk is not None:
-                walk.up(layer)
+        for run in (self.base, self.prompted, self._plain):
+            if run is not None:
+                run.up(layer)
 
     def stage(self, precision: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Residual streams, what is missing there, and strengths."""
@@ -54,27 +54,27 @@ class Walks:
         return x, target - x, None if self.strength is None else self.strength.to(x)
 
     def add(self, pushed: Float[Tensor, "token d_model"]) -> None:
-        """Push the base run, every example by its strength."""
+        """Add to the base run, of every example by its strength."""
         strength = None if self.strength is None else self.strength.to(pushed)
         self.base.add(pushed if strength is None else strength.unsqueeze(-1) * pushed)
 
     def keep_plain(self) -> None:
-        """Go on with a base run without pushes too, which is another one from here on."""
+        """Go on with a base run without updates too, which is another one from here on."""
         if self._plain is None:
             self._plain = self.base.copy()
 
     def relative_rmse(self) -> float:
-        """What the pushes leave missing, in units of what the prompt does."""
+        """What the updates leave missing, in units of what the prompt does."""
         target = self.prompted.residuals()
         plain = self.base if self._plain is None else self._plain
         missed, energy = (
-            float((walk.residuals() - target).square().sum()) for walk in (self.base, plain)
+            float((run.residuals() - target).square().sum()) for run in (self.base, plain)
         )
         return (missed / max(energy, 1e-30)) ** 0.5
 
 
 @final
-class Walk:
+class LayerByLayerRun:
     """All examples' residual streams, going up one block at a time."""
 
     def __init__(
@@ -101,11 +101,11 @@ class Walk:
         self.flat_order = [i for indices in self.order for i in indices]
         self.rank = {example: at for at, example in enumerate(self.flat_order)}
 
-    def copy(self) -> "Walk":
+    def copy(self) -> "LayerByLayerRun":
         """The same run up to here, to go on by itself."""
-        walk = copy(self)
-        walk.resid = self.resid.copy()
-        return walk
+        run = copy(self)
+        run.resid = self.resid.copy()
+        return run
 
     def up(self, layer: int) -> None:
         """Through one block."""
@@ -125,15 +125,15 @@ class Walk:
         check_recorded(ordered, self.model, *self.batches)
         return ordered.to(working_dtype(ordered.dtype))
 
-    def add(self, push: Float[Tensor, "token d_model"]) -> None:
+    def add(self, update: Float[Tensor, "token d_model"]) -> None:
         """Add to the aligned tokens, given in the examples' order."""
         lengths = [length for batch in self.lengths for length in batch]
-        by_example = push.split([lengths[self.rank[i]] for i in range(len(lengths))])
+        by_example = update.split([lengths[self.rank[i]] for i in range(len(lengths))])
         rows = iter(self.flat_order)
         for at, (places, order) in enumerate(zip(self.places, self.order, strict=True)):
-            pushes = torch.cat([by_example[next(rows)] for _ in order])
+            updates = torch.cat([by_example[next(rows)] for _ in order])
             resid = self.resid[at]
-            self.resid[at] = places.replaced(resid, places.of(resid).to(pushes) + pushes)
+            self.resid[at] = places.replaced(resid, places.of(resid).to(updates) + updates)
 
 
 @final

@@ -18,7 +18,7 @@ _OUTPUTS = ("kl", "agreed")
 
 
 @final
-class Ledger:
+class RunningSums:
     """Sums per example of every run, filled batch by batch in any order.
 
     Args:
@@ -93,7 +93,7 @@ TOKEN_COLUMNS: Final[Mapping[str, type]] = {
     "layer": int,
     "pos": int,
     "token": str,
-    **dict.fromkeys(("delta", "push", "error", "cosine", "kl"), float),
+    **dict.fromkeys(("delta", "effect", "error", "cosine", "kl"), float),
 }
 """Columns of `FaithfulnessReport.tokens`, and what they hold."""
 
@@ -120,7 +120,7 @@ class _ExampleTokens:
             "pos": torch.arange(n_tokens).repeat(n_layers).numpy(),
             "token": list(self.tokens) * n_layers,
             "delta": self.products["energy"].sqrt().flatten().numpy(),
-            "push": self.products["pushed"].sqrt().flatten().numpy(),
+            "effect": self.products["pushed"].sqrt().flatten().numpy(),
             "error": self.products["missed"].sqrt().flatten().numpy(),
             "cosine": self.products["cosine"].flatten().numpy(),
             "kl": kl.flatten().numpy(),
