@@ -144,7 +144,7 @@ def _lead(report: FaithfulnessReport) -> str:
     if PARAPHRASE in report.reference:
         compared += ", under the prompt in other words"
     return (
-        f"{', '.join(report.steerings) or 'No steering'} on {model}: {count} that the prompted model "
+        f"{'; '.join(report.steerings) or 'No steering'} on {model}: {count} that the prompted model "
         f"gave, run again without the prompt and with the steering at strength {report.alpha:g}. "
         f"To read the numbers by: {compared}, and under oracles that know what the prompt does."
     )

@@ -66,7 +66,9 @@ def _distance(report: FaithfulnessReport, name: str) -> str:
 
 def _elsewhere(report: FaithfulnessReport, name: str) -> str:
     acts_on = report.runs[name].acts_on
-    return f"It acts on {acts_on} tokens; measured is its effect on those above." if acts_on else ""
+    if not acts_on:
+        return ""
+    return f"It acts on {acts_on}, and its effect is measured on the {report.measured_on} tokens."
 
 
 def _output(report: FaithfulnessReport, name: str) -> str:

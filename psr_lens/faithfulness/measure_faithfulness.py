@@ -199,8 +199,12 @@ def _prober(model: HookedModel, steering: Steering, alpha: float, gap: bool) -> 
 
 def _elsewhere(steering: Steering, measured_on: AlignedTokens) -> str:
     """Which tokens a steering acts on, every part of a sum, if these are not those that are measured."""
-    acted_on = list(dict.fromkeys(str(part.tokens) for _, part in steering.weighted_parts()))
-    return "" if acted_on == [measured_on] else " and ".join(acted_on)
+    acted_on = dict.fromkeys(part.tokens for _, part in steering.weighted_parts())
+    if list(acted_on) == [measured_on]:
+        return ""
+    return " and ".join(
+        f"{own} tokens" if isinstance(own, str) else f"what {own!r} chooses" for own in acted_on
+    )
 
 
 def _check_ranks(ranks: Any, d_model: int) -> tuple[int, ...]:

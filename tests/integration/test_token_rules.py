@@ -227,7 +227,8 @@ def test_faithfulness_is_measured_where_it_really_acts(model, data, rule):
     )
     expected = (missed / energy).sqrt()
     assert report.relative_rmse["mine"].values == pytest.approx(expected.tolist(), rel=1e-9)
-    assert f"It acts on {tokens} tokens" in report.summary()
+    words = f"{tokens} tokens" if isinstance(tokens, str) else f"what {tokens!r} chooses"
+    assert f"It acts on {words}, and its effect is measured on the response" in report.summary()
 
 
 def test_coefficients_show_every_token_that_it_acts_on(model, data):
@@ -321,7 +322,9 @@ def test_a_sum_says_where_its_parts_act(model, data):
     assert both.tokens == "response"
     options = {"random_direction": False, "oracle_ranks": (), "n_bootstrap": 0}
     report = pl.measure_faithfulness(model, {"both": both}, list(data), **options)
-    assert "It acts on LastPromptToken() and FromResponseToken(n=3) tokens" in report.summary()
+    assert (
+        "what LastPromptToken() chooses and what FromResponseToken(n=3) chooses" in report.summary()
+    )
 
 
 @dataclass(frozen=True)
