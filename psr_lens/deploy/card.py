@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from huggingface_hub import ModelCard, ModelCardData
+
 from psr_lens.models.sources import EMBEDDED_MODELS, SMOLLM2
 from psr_lens.models.token_rules import reach_of
 from psr_lens.steering.base import Steering
@@ -31,7 +33,7 @@ def model_card(steering: Steering, repo_id: str = "owner/name") -> str:
     """
     title = repo_id.split("/")[-1]
     parts = [
-        _front_matter(steering),
+        f"---\n{_front_matter(steering).to_yaml()}\n---",
         f"# {title}\n\n{_what(steering)}",
         f"## Intervention\n\n{_formulas(steering)}",
         f"## Use\n\n{_use(steering, repo_id)}",
@@ -39,16 +41,15 @@ def model_card(steering: Steering, repo_id: str = "owner/name") -> str:
     ]
     if steering.fit_report is not None:
         parts.append(f"## Fit report\n\n{_report(steering.fit_report)}")
-    return "\n\n".join(parts) + "\n"
+    return str(ModelCard("\n\n".join(parts) + "\n"))
 
 
-def _front_matter(steering: Steering) -> str:
+def _front_matter(steering: Steering) -> ModelCardData:
     base = _model_name(steering)
     # A bare name may be a directory's, and the hub would link to whoever has that name there.
-    linked = [f"base_model: {json.dumps(base)}"] if base.count("/") == 1 else []
+    linked = base if base.count("/") == 1 else None
     tags = ["activation-steering", "steering", steering.method]
-    lines = ["library_name: psr_lens", *linked, "tags:", *(f"- {tag}" for tag in tags)]
-    return "\n".join(["---", *lines, "---"])
+    return ModelCardData(library_name="psr_lens", base_model=linked, tags=tags)
 
 
 def _what(steering: Steering) -> str:

@@ -43,13 +43,13 @@ class TokenRule(ABC):
         >>> from dataclasses import dataclass
         >>> import psr_lens as pl
         >>> @dataclass(frozen=True)
-        ... class EveryOther(pl.TokenRule):
+        ... class EverySecond(pl.TokenRule):
         ...     reach = "response"
         ...     def chosen(self, columns):
         ...         after = columns.position - columns.response_start
         ...         return (after >= 0) & (after % 2 == 0)
-        >>> pl.ConstantSteering(torch.ones(1, 4), [2], tokens=EveryOther())
-        ConstantSteering(const, layer 2 of an unnamed model, EveryOther() tokens)
+        >>> pl.ConstantSteering(torch.ones(1, 4), [2], tokens=EverySecond())
+        ConstantSteering(const, layer 2 of an unnamed model, EverySecond() tokens)
     """
 
     reach: "NamedTokens" = "all"
@@ -207,7 +207,7 @@ def check_tokens(tokens: Any) -> Tokens:
     if tokens.reach not in NAMED:
         raise ValueError(f"reach={tokens.reach!r} of {tokens!r}: choose one of {', '.join(NAMED)}")
     try:
-        kept = _rule_from(json.loads(json.dumps(described_tokens(tokens))))
+        kept = _made(kind, json.loads(json.dumps(asdict(cast(Any, tokens)))))
         hash(tokens)
     except (TypeError, ValueError):
         kept = None
@@ -242,4 +242,8 @@ def _rule_from(described: Mapping[str, Any]) -> TokenRule:
         raise ValueError(f"tokens follow a rule {name!r}: import the module that defines it first")
     if not isinstance(given, Mapping) or set(given) != {own.name for own in fields(cast(Any, cls))}:
         raise ValueError(f"tokens follow {name} with fields {given}, and it has others")
+    return _made(cls, given)
+
+
+def _made(cls: type[TokenRule], given: Mapping[str, Any]) -> TokenRule:
     return cls(**{key: tuple(own) if isinstance(own, list) else own for key, own in given.items()})
