@@ -185,7 +185,7 @@ def page(numbers: dict) -> str:
         "Relative RMSE at the last layer on the held-out animals of the demo world: 1 is no steering,",
         "0 the prompt itself. Every method of the family is fitted in all the ways that psr_lens has",
         "for it, one layer or all, squared error (`mse`) or likelihood (`ll`), layer by layer",
-        "(`replay`) or through the model (`live`), and is shown as it did best on the dev animals.",
+        "(`layerwise`) or through the model (`gradient`), and is shown as it did best on the dev animals.",
         "Constants are shown for both objectives: `mse` is the closer one, `ll` buys more of the",
         "behaviour. *The PSR* has one head per layer, the best of its three solvers on the dev animals.",
         "",

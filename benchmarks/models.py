@@ -104,7 +104,7 @@ class Texts:
     """One pair as text: what a package gets that tokenises by itself."""
 
     base: str
-    steered: str
+    prompted: str
 
 
 def make_texts(
@@ -144,14 +144,14 @@ def make_examples(
     _, ids = _words()
     examples = []
     for i, texts in enumerate(make_texts(count, prompt, instruction=instruction, first=first)):
-        base, steered = (
+        base, prompted = (
             (vocabulary["<bos>"], *(vocabulary[word] for word in text.split()))
-            for text in (texts.base, texts.steered)
+            for text in (texts.base, texts.prompted)
         )
         answer = random.Random(5000 + first + i).choices(ids, k=response)
         own = group or f"pair {first + i}"
-        pair = PromptPair(RawText(texts.base), RawText(texts.steered), group=own)
-        examples.append(Example(pair, base, steered, tuple(answer)))
+        pair = PromptPair(RawText(texts.base), RawText(texts.prompted), group=own)
+        examples.append(Example(pair, base, prompted, tuple(answer)))
     return tuple(examples)
 
 
