@@ -88,7 +88,7 @@ def make_pairs(
 
     Example:
         >>> pairs = make_pairs(["Tell me about whales.", "Why is the sky blue?"], "Be sycophantic.")
-        >>> [message["role"] for message in pairs[0].steered]
+        >>> [message["role"] for message in pairs[0].prompted]
         ['system', 'user']
         >>> [pair.group for pair in make_pairs({"sea": ["What is a whale?", "And a squid?"]}, "Sing.")]
         ['sea', 'sea']
