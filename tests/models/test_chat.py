@@ -369,7 +369,7 @@ def test_a_prompt_of_one_token_is_its_own_question():
     ],
     ids=["none", "llama3", "gemma", "default", "date", "marks", "roles", "one turn"],
 )
-def test_what_a_template_writes_by_itself(style, template, base, steered):
+def test_what_a_template_writes_by_itself(style, template, base, prompted):
     enc = encoder(style, template if template in (None, *TEMPLATES) else "llama3")
     if template not in (None, *TEMPLATES):
         enc = PromptEncoder(deepcopy(enc.tokenizer))
@@ -383,7 +383,7 @@ def test_what_a_template_writes_by_itself(style, template, base, steered):
             continue
         assert enc.template_text([ask], rendering) == base
         assert enc.template_text(question, rendering) == base
-        assert enc.template_text([SHOUT, ask], rendering) == steered
+        assert enc.template_text([SHOUT, ask], rendering) == prompted
         assert enc.template_text(RawText(question), rendering) == ""
 
 
