@@ -20,7 +20,7 @@ PEERS_BIN := .venv-peers/bin
 PYTEST := -m pytest -n $(WORKERS) --dist=worksteal
 # What touches a backend itself; measures that go through the model protocol alone are tested once.
 TESTS_OF_MODELS := tests/models $(addprefix tests/integration/test_, components.py family.py finite.py \
-  fit.py identities.py lens.py live.py regions.py steering_runs.py templates.py)
+  fit.py gradient.py identities.py lens.py regions.py steering_runs.py templates.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
