@@ -23,7 +23,7 @@ class TokenRow:
     Attributes:
         tokens: Token ids of prompt and response.
         question_start: Index of the first question token.
-        response_start: Index of the last prompt token, where the aligned tokens begin without the question.
+        response_start: Index of the last prompt token, the first of the `response` tokens.
     """
 
     tokens: tuple[int, ...]
@@ -46,7 +46,7 @@ class TokenBatch:
     columns: Columns
 
     def on(self, tokens: AlignedTokens) -> Bool[Tensor, "batch pos"]:
-        """Mask of the columns on the aligned tokens."""
+        """Mask of the columns among the aligned tokens."""
         return self.columns.on(tokens)
 
     def kept(self, rows: Int[Tensor, " kept"]) -> "TokenBatch":

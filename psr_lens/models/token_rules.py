@@ -138,11 +138,7 @@ class TokenIds(TokenRule):
         object.__setattr__(self, "ids", found)
         if self.within not in NAMED:
             raise ValueError(f"within={self.within!r}: choose one of {', '.join(NAMED)}")
-
-    @property
-    def reach(self) -> NamedTokens:  # type: ignore[override]
-        """What they are looked for among."""
-        return self.within
+        object.__setattr__(self, "reach", self.within)
 
     def chosen(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
         """The columns with one of the ids.

@@ -124,7 +124,7 @@ def test_agreement_is_the_worst_layer_s():
     assert peers.agreement(other, vectors) == (0.0, 1.0)
 
 
-def test_pairs_for_the_peers_have_the_last_prompt_token_as_their_surface(model):
+def test_pairs_for_the_peers_are_measured_at_the_last_prompt_token(model):
     examples = peers.last_token_examples(model, make_texts(2, 6))
     assert [example.aligned_length("response") for example in examples] == [1, 1]
     assert [len(example.base_ids) for example in examples] == [6, 6]

@@ -192,7 +192,7 @@ def test_data_for_the_probes_of_its_own(model, data):
     assert all(value < 1 for value in found.curve("relu_r2").values)
 
 
-def test_surface_qr(model, data):
+def test_question_and_response(model, data):
     found = measure_assumptions(
         model, data, tokens="question+response", kind="accumulated", n_bootstrap=0
     )

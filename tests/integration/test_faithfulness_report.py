@@ -112,7 +112,7 @@ def test_outputs_are_compared_where_the_response_is_predicted(model, data, steer
     assert report.curve("oracle", "agreement").values == (1.0,)
 
 
-def test_outputs_do_not_depend_on_the_surface(model, data, steerings, report):
+def test_outputs_do_not_depend_on_the_tokens(model, data, steerings, report):
     wide = measure_faithfulness(model, steerings, data, tokens="question+response", oracle_ranks=())
     narrow = report.curve("psr", "kl")
     assert wide.curve("psr", "kl").values == pytest.approx(narrow.values, rel=1e-9)

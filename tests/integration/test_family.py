@@ -120,7 +120,7 @@ def test_coefficients_are_lengths_of_pushes(model, data, kind):
         assert all(bool((one.values[:, :3] > 0).all()) for one in found)
 
 
-def test_projection_match_gives_every_surface_token_the_target(model, data):
+def test_projection_match_gives_every_aligned_token_the_target(model, data):
     steering = made_up("projection", model, "question+response")
     batch = model.pad([example.base_row for example in data])
     seen = {}

@@ -111,7 +111,7 @@ def test_streaming_gives_the_same_in_another_order(model, data):
 
 
 @on_core_models
-def test_surfaces_cover_the_right_tokens(model, data):
+def test_the_aligned_tokens_are_the_right_ones(model, data):
     for example, r, qr in zip(
         data,
         collect_deltas(model, data),

@@ -55,7 +55,7 @@ def test_a_worked_example():
     ]
 
 
-def test_an_unknown_question_is_on_no_surface():
+def test_an_unknown_question_is_asked_for():
     columns = Columns(torch.tensor([[0, 1, 2]]), torch.tensor([[2]]), None)
     assert columns.region.tolist() == [[UNKNOWN, UNKNOWN, RESPONSE]]
     assert columns.on("response").tolist() == [[False, False, True]]

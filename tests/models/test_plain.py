@@ -218,7 +218,7 @@ def test_whole_sequences_with_a_prompt_length():
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])
-def test_the_question_is_on_the_surface_qr(family):
+def test_the_question_is_among_the_aligned_tokens_where_it_is_asked_for(family):
     model, plain = hooked(family), hf_model(family)
     steering = psr(model, "question+response")
     starts = [model.encoder.encode(p).question_start for p in PROMPTS]

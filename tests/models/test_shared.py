@@ -79,7 +79,7 @@ def gap(ours, theirs):
 
 @core_models
 @pytest.mark.parametrize("tokens", ["response", "question+response"])
-def test_surfaces_are_those_of_the_whole_run(family, backend, tokens, monkeypatch):
+def test_aligned_tokens_are_those_of_the_whole_run(family, backend, tokens, monkeypatch):
     model = fresh_model(family, backend, dtype="float64")
     batch = model.pad(list(ROWS))
     whole = unshared(monkeypatch, lambda: aligned_residuals(model, batch, tokens))
@@ -244,7 +244,7 @@ def test_a_steering_of_ones_own_is_asked_where_it_acts():
 
 
 @every_backend
-def test_only_what_lies_in_front_of_the_surface_is_shared(backend):
+def test_only_what_lies_in_front_of_the_aligned_tokens_is_shared(backend):
     model = fresh_model("llama", backend)
     same = [TokenRow((*PREFIX, 4, 5, 6, 7), 40, 42)] * 3
     batch = model.pad(same)

@@ -40,7 +40,7 @@ def test_classes_of_a_response(demo):
     ]
 
 
-def test_the_question_comes_first_on_surface_qr(demo):
+def test_the_question_comes_first_where_it_is_asked_for(demo):
     example = spelt(demo, ["the", "bat"])
     found = names(demo, example, "question+response")
     assert found[: example.question_length - 1] == ["question"] * (example.question_length - 1)
