@@ -14,20 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from psr_lens.demo.demo_page import NAMES
-from psr_lens.demo.experiment import CONSTANTS
+from psr_lens.demo.trial import CONSTANTS, PSR
 from psr_lens.storage.atomic import write_bytes
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = ROOT / "benchmarks" / "behaviour.json"
 PAGE = ROOT / "README.md"
-SHOWN = (*CONSTANTS, "a-psr")
+SHOWN = (*CONSTANTS, PSR)
 _MARKED = re.compile(r"(<!-- table behaviour -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill(page: str, numbers: dict[str, Any]) -> str:
     """The page with the marked table drawn anew."""
-    titles = ["", *(NAMES[name] for name in SHOWN)]
+    titles = ["", *SHOWN]
     lines = [titles, ["---"] * len(titles)]
     lines += [
         [name, *(cell(trait["methods"][m]) for m in SHOWN)] for name, trait in traits(numbers)
@@ -59,7 +58,7 @@ def best_constant(trait: dict[str, Any]) -> float:
 def summary(numbers: dict[str, Any]) -> dict[str, float]:
     """The figures that prose quotes: least and most over the instructions, at the last layer."""
     constants = [best_constant(trait) for _, trait in traits(numbers)]
-    psrs = [trait["methods"]["a-psr"]["relative_rmse"][-1] for _, trait in traits(numbers)]
+    psrs = [trait["methods"][PSR]["relative_rmse"][-1] for _, trait in traits(numbers)]
     return {
         "best constant, least": min(constants),
         "best constant, most": max(constants),

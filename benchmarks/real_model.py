@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from psr_lens.demo.demo_page import NAMES
 from psr_lens.demo.trial import METHODS
 from psr_lens.storage.atomic import write_bytes
 
@@ -33,10 +32,10 @@ def fill(page: str, numbers: dict[str, Any]) -> str:
     trait = numbers["traits"][TRAIT]
     shown = trait["answers"][0]
     sources = {
-        "as it is": (shown["no steering"], trait["unsteered"], "1"),
+        "as it is": (shown["no steering"], trait["base"], "1"),
         f"with the prompt *{trait['instruction']}*": (shown["prompt"], trait["prompt"], "0"),
         **{
-            f"{NAMES[name]}, at {trait['methods'][name]['best_strength']:g}": (
+            f"{name}, at {trait['methods'][name]['best_strength']:g}": (
                 shown[name],
                 at_best(trait["methods"][name]),
                 f"{trait['methods'][name]['relative_rmse'][-1]:.2f}",

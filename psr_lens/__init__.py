@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from psr_lens import fitting as fitting
     from psr_lens import lens as lens
     from psr_lens import models as models
+    from psr_lens import pages as pages
     from psr_lens import plots as plots
     from psr_lens import statistics as statistics
     from psr_lens import steering as steering
@@ -133,6 +134,7 @@ _SUBPACKAGES = (
     "fitting",
     "lens",
     "models",
+    "pages",
     "plots",
     "statistics",
     "steering",
@@ -190,6 +192,7 @@ __all__ = [
     "measure_assumptions",
     "measure_components",
     "measure_faithfulness",
+    "pages",
     "plots",
     "read_delta",
     "read_steering",

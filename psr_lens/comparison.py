@@ -147,7 +147,7 @@ class Comparison(Report):
 
     def table_html(self) -> str:
         """The table."""
-        from psr_lens.plots.report_page import numbers_html
+        from psr_lens.pages.report_page import numbers_html
 
         return numbers_html(self.to_dataframe())
 
@@ -211,7 +211,7 @@ def compare(
     """Fit each method at its best and measure all of them on the test examples.
 
     Each is fitted by `fit_best`: in every setting that it has, of which the dev examples choose.
-    Constants appear twice, fitted to squared error (`const mse`) and to likelihood (`const ll`): the
+    Constants appear twice, fitted to squared error (`constant, mse`) and to likelihood (`constant, ll`): the
     one is closer to the prompt inside, the other buys more of its behaviour.
 
     Args:
@@ -334,9 +334,11 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _named(method: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
-    """The rows of a method: its name, and the objective where that tells two rows apart."""
+    """The rows of a method: its name in words, and the objective where that tells two rows apart."""
     cls = method_class(method)
     given = "objective" in options or options.get("solver") == "layerwise"
     if given or not (cls.apart_by_objective and GRADIENT in cls.solvers()):
-        return [(method, {})]
-    return [(f"{method} {objective}", {"objective": objective}) for objective in ("mse", "ll")]
+        return [(cls.in_words(), {})]
+    return [
+        (f"{cls.in_words()}, {objective}", {"objective": objective}) for objective in ("mse", "ll")
+    ]

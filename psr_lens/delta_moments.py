@@ -88,7 +88,7 @@ def leading_directions(
         model,
         data,
         tokens,
-        plain=False,
+        base=False,
         local=True,
         batch_size=batch_size,
         progress=progress,

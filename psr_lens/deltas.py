@@ -247,10 +247,10 @@ class PairedRuns:
         model: The model.
         indices: Places of the examples in the data.
         examples: The examples.
-        lengths: Surface tokens of each.
+        lengths: Aligned tokens of each.
         batch: `x y'`, padded.
         target: `A(x'y')`.
-        plain: `A(xy')`; None if not asked for.
+        base: `A(xy')`; None if not asked for.
         local: `D_loc`; None if not asked for.
     """
 
@@ -260,7 +260,7 @@ class PairedRuns:
     lengths: list[int]
     batch: TokenBatch
     target: Float[Tensor, "layer token d_model"]
-    plain: Float[Tensor, "layer token d_model"] | None
+    base: Float[Tensor, "layer token d_model"] | None
     local: Float[Tensor, "layer token d_model"] | None
 
     @property
@@ -270,9 +270,9 @@ class PairedRuns:
         Raises:
             ValueError: If the base run was left out.
         """
-        if self.plain is None:
-            raise ValueError("the base run was left out: ask for it with plain=True")
-        return self.target - self.plain
+        if self.base is None:
+            raise ValueError("the base run was left out: ask for it with base=True")
+        return self.target - self.base
 
     def split(self, values: Float[Tensor, "layer token *more"]) -> tuple[Tensor, ...]:
         """The values of every example, on the CPU."""
@@ -285,7 +285,7 @@ def iter_runs(
     data: Sequence[Example],
     tokens: AlignedTokens,
     *,
-    plain: bool = True,
+    base: bool = True,
     local: bool = False,
     batch_size: int = 32,
     progress: bool = False,
@@ -293,13 +293,13 @@ def iter_runs(
 ) -> Iterator[PairedRuns]:
     """Every example without and with its prompt, one batch at a time: the loop of fits and reports.
 
-    One forward pass per batch, and one more for each of `plain` and `local`.
+    One forward pass per batch, and one more for each of `base` and `local`.
 
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: The examples.
         tokens: `response` or `question+response`.
-        plain: Whether to take the base run, which accumulated deltas need.
+        base: Whether to take the base run, which accumulated deltas need.
         local: Whether to find the local deltas, by replay at all layers.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
@@ -314,17 +314,17 @@ def iter_runs(
         hooked = unsteered_model(model, "iter_deltas(...)")
         begun = begun or (SharedPrefixes(hooked), SharedPrefixes(hooked))
         examples = [data[i] for i in indices]
-        base, prompted = example_batches(hooked, examples)
+        batch, prompted = example_batches(hooked, examples)
         target = aligned_residuals(hooked, prompted, tokens, shared=begun[1])
         yield PairedRuns(
             hooked,
             indices,
             examples,
             [example.aligned_length(tokens) for example in examples],
-            base,
+            batch,
             target,
-            aligned_residuals(hooked, base, tokens, shared=begun[0]) if plain else None,
-            local_deltas(hooked, base, target, tokens, shared=begun[0]) if local else None,
+            aligned_residuals(hooked, batch, tokens, shared=begun[0]) if base else None,
+            local_deltas(hooked, batch, target, tokens, shared=begun[0]) if local else None,
         )
 
 

@@ -97,7 +97,7 @@ class Report(ABC):
 
     def page(self) -> str:
         """The report as one HTML page that needs nothing else."""
-        from psr_lens.plots.report_page import report_page
+        from psr_lens.pages.report_page import report_page
 
         return report_page(self)
 
@@ -130,7 +130,7 @@ class Report(ABC):
             ValueError: If something that psr_lens did not write is at the path.
             OSError: If it cannot be written.
         """
-        from psr_lens.plots.page import PAGE_MARK
+        from psr_lens.pages.page import PAGE_MARK
 
         path = Path(path)
         path = path if path.suffix == ".html" else path.with_name(f"{path.name}.html")

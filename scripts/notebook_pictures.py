@@ -24,6 +24,8 @@ PLOTLY = "application/vnd.plotly.v1+json"
 PNG = "image/png"
 HEATMAP = "psr-tokens"
 MARK = "picture_of"
+DRAWN_FIGURE = "document.querySelector('.main-svg')"
+DRAWN_TOKENS = "!document.querySelector('.psr-uncoloured')"
 _WIDTH, _HEIGHT = 900, 450
 _HIDDEN = re.compile(r'\n<img style="display:none"[^>]*>\Z')
 _PAGE = """<!doctype html><html><head><meta charset="utf-8">
@@ -53,16 +55,14 @@ def add_pictures(notebook: nbformat.NotebookNode) -> int:
     with tempfile.TemporaryDirectory() as folder, browser() as running:
         for number, output in enumerate(found):
             data, path = output["data"], Path(folder, f"{number}.html")
-            live = PLOTLY in data
+            drawn = DRAWN_FIGURE if PLOTLY in data else DRAWN_TOKENS
             path.write_text(_page(data), encoding="utf-8")
-            # A heatmap as it is without scripts: the one that has them shows handles to drag.
-            with running.page(path, width=_WIDTH, height=_HEIGHT, javascript=live) as page:
-                if live:
-                    page.wait_for("document.querySelector('.main-svg')")
+            with running.page(path, width=_WIDTH, height=_HEIGHT) as page:
+                page.wait_for(drawn)
                 picture = _photograph(page)
             data[PNG] = picture
             output["metadata"] = {**output.get("metadata", {}), MARK: fingerprint(data)}
-            if not live:
+            if PLOTLY not in data:
                 data["text/html"] = (
                     _html(data) + f'\n<img style="display:none" alt="the figure as a picture" '
                     f'src="data:{PNG};base64,{picture}">'

@@ -53,8 +53,7 @@ LAYERS = (
     "deploy",
     "evaluation",
     "plots",
-    "decomposition",
-    "faithfulness_page",
+    "pages",
     "demo",
     "cli",
 )

@@ -19,7 +19,7 @@ class DeltaBatch:
 
     Attributes:
         indices: Places of its examples in the data.
-        lengths: Surface tokens of each.
+        lengths: Aligned tokens of each.
         places: Place of every token of the batch among all aligned tokens of the data.
         deltas: By kind, `[layer, token, d_model]` in the working precision.
         reads: By kind, the residual stream that a steering would read in front of its update:
@@ -60,7 +60,7 @@ class DeltaStream:
 
     @property
     def lengths(self) -> list[int]:
-        """Surface tokens of every example."""
+        """Aligned tokens of every example."""
         return [example.aligned_length(self.tokens) for example in self.data]
 
     def batches(self, kinds: Sequence[Kind], description: str) -> Iterator[DeltaBatch]:
@@ -71,7 +71,7 @@ class DeltaStream:
             self.model,
             self.data,
             self.tokens,
-            plain="accumulated" in kinds,
+            base="accumulated" in kinds,
             # Every layer is replaced, whichever are looked at: that is what local means.
             local="local" in kinds,
             batch_size=self.batch_size,
@@ -80,9 +80,9 @@ class DeltaStream:
         ):
             deltas: dict[Kind, Tensor] = {}
             reads: dict[Kind, Tensor] = {}
-            if runs.plain is not None:
+            if runs.base is not None:
                 deltas["accumulated"] = runs.accumulated[chosen]
-                reads["accumulated"] = runs.plain[chosen]
+                reads["accumulated"] = runs.base[chosen]
             if runs.local is not None:
                 deltas["local"] = runs.local[chosen]
                 reads["local"] = runs.target[chosen] - deltas["local"]

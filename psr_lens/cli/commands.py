@@ -52,8 +52,8 @@ class Demo(ModelOptions):
 
         check_seed(self.seed)
         from psr_lens.demo.demo_page import SHOWN
-        from psr_lens.demo.experiment import CONSTANTS
         from psr_lens.demo.run import check_traits, run_demo, world_of
+        from psr_lens.demo.trial import CONSTANTS, PSR
 
         world = world_of(self.model)
         check_traits(world, self.traits)
@@ -61,9 +61,9 @@ class Demo(ModelOptions):
         for result in run.results:
             curves = result.faithfulness.relative_rmse
             print(
-                f"{result.name:>14}: relative RMSE {curves['a-psr'].values[-1]:.2f} (A-PSR), "
+                f"{result.name:>14}: relative RMSE {curves[PSR].values[-1]:.2f} (PSR), "
                 f"{min(curves[name].values[-1] for name in CONSTANTS):.2f} (the best constant); "
-                f"trait {result.unsteered.trait:.0f} without steering, {result.prompted.trait:.0f} "
+                f"trait {result.base.trait:.0f} without steering, {result.prompted.trait:.0f} "
                 "prompted, each at its best strength "
                 + ", ".join(
                     f"{own.trait:.0f} at coherence {own.coherence:.0f} ({name})"
@@ -124,7 +124,10 @@ class Decompose(DataOptions):
         if self.show < 1:
             raise ValueError(f"--show {self.show}: it must be at least 1")
         self.check()
-        from psr_lens.decomposition import refuse_foreign_decomposition, write_decomposition
+        from psr_lens.pages.decomposition_page import (
+            refuse_foreign_decomposition,
+            write_decomposition,
+        )
         from psr_lens.prompt_effect import measure_prompt_effect
 
         refuse_foreign_decomposition(self.out)
@@ -350,7 +353,7 @@ class Faithfulness(DataOptions):
         from psr_lens.dataset import SteeringDataset
         from psr_lens.faithfulness import measure_faithfulness
         from psr_lens.faithfulness.measure_faithfulness import refuse_seen
-        from psr_lens.faithfulness_page import write_faithfulness
+        from psr_lens.pages.faithfulness_page import write_faithfulness
         from psr_lens.responses import unanswered
         from psr_lens.steering import load_steering
 
@@ -410,7 +413,7 @@ class Faithfulness(DataOptions):
 
     def _refuse_foreign(self, out: Path) -> None:
         """Before the work: what lies where a file goes has to be one of its kind."""
-        from psr_lens.faithfulness_page import refuse_foreign_faithfulness
+        from psr_lens.pages.faithfulness_page import refuse_foreign_faithfulness
         from psr_lens.storage import refuse_foreign
 
         refuse_foreign_faithfulness(out)

@@ -245,7 +245,7 @@ class ComponentReport(Report):
 
     def table_html(self) -> str:
         """All measures of everything but the heads."""
-        from psr_lens.plots.report_page import numbers_html
+        from psr_lens.pages.report_page import numbers_html
 
         table = self.to_dataframe().query("kind != 'head'")
         wide = table.pivot_table(index="component", columns="measure", values="value", sort=False)

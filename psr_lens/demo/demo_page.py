@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Final
 
-from psr_lens.demo.experiment import CONSTANTS, CONTROL, TraitResult
-from psr_lens.demo.trial import METHODS
+from psr_lens.demo.experiment import CONTROL, TraitResult
+from psr_lens.demo.trial import CONSTANTS, METHODS, PSR
 from psr_lens.examples import cut_off_of
 from psr_lens.faithfulness import PARAPHRASE
 from psr_lens.model_record import describe_model
 from psr_lens.models import HookedModel
-from psr_lens.plots import TraitPage, TraitSection
+from psr_lens.pages import TraitPage, TraitSection
 
 _LEAD = (
     "A system prompt changes what goes on inside a language model, at every layer and at every "
@@ -22,16 +22,8 @@ _LEAD = (
     "(ll). All numbers are from {subjects} that no fit has seen; layers and strengths were chosen on "
     "others still."
 )
-NAMES: Final = {
-    "s-dim": "difference in means, one layer",
-    "a-const mse": "constant, all layers, mse",
-    "a-const ll": "constant, all layers, ll",
-    "a-psr": "PSR, all layers",
-    CONTROL: "control: PSR, wrong prompts",
-    "oracle": "oracle",
-}
-"""What the methods are called on the page."""
-SHOWN: Final = ("a-const mse", "a-const ll", "a-psr")
+SHOWN: Final = tuple(name for name, how in METHODS.items() if how.get("layers") != "best")
+"""The methods whose answers are shown: those that act on all layers."""
 
 
 def demo_report(model: HookedModel, results: Sequence[TraitResult], seed: int) -> TraitPage:
@@ -59,7 +51,7 @@ def _section(result: TraitResult) -> TraitSection:
         _summary(result),
         f"system: {result.instruction}\nuser: {result.questions[0]}",
         result.panels,
-        Curves(result),
+        result.faithfulness,
         tuple(_behaviour_rows(result)),
         tuple(_examples(result)),
         shared_scale=True,
@@ -69,15 +61,6 @@ def _section(result: TraitResult) -> TraitSection:
     )
 
 
-class Curves:
-    """The faithfulness curves of a result under the names of the page."""
-
-    def __init__(self, result: TraitResult):
-        found = result.faithfulness
-        self.relative_rmse = {NAMES[name]: own for name, own in found.relative_rmse.items()}
-        self.reference = found.reference
-
-
 def _summary(result: TraitResult) -> str:
     curves = result.faithfulness.relative_rmse
     assumptions = result.assumptions
@@ -85,14 +68,14 @@ def _summary(result: TraitResult) -> str:
     paraphrase = result.faithfulness.reference[PARAPHRASE].values[-1]
     p10, p90 = (assumptions.curve("norm_quantile", at=at).values[-1] for at in (10, 90))
     closest = min(CONSTANTS, key=lambda name: curves[name].values[-1])
-    gain = result.faithfulness.difference(closest, "a-psr").estimates[-1]
+    gain = result.faithfulness.difference(closest, PSR).estimates[-1]
     return (
         f"The panels show layer {result.layer} first, where they can be read against each other best "
         "(chosen on other responses). At the last layer the prompt moves one token in ten by more than "
         f"{p90:.1f} and one in ten by less than {p10:.1f}; {share:.0%} of the energy lies in the mean. "
-        f"The relative RMSE there (1: no steering, 0: the prompt) is {curves['a-psr'].values[-1]:.2f} "
+        f"The relative RMSE there (1: no steering, 0: the prompt) is {curves[PSR].values[-1]:.2f} "
         f"with the PSR and {curves[closest].values[-1]:.2f} with the closest constant "
-        f"({NAMES[closest]}), {gain.value:.2f} more ({gain.low:.2f} to {gain.high:.2f}, "
+        f"({closest}), {gain.value:.2f} more ({gain.low:.2f} to {gain.high:.2f}, "
         f"paired); {paraphrase:.2f} for the same instruction in other words, and "
         f"{curves[CONTROL].values[-1]:.2f} for a PSR fitted to the same responses with the wrong "
         f"prompts. {compared(result)}"
@@ -102,7 +85,7 @@ def _summary(result: TraitResult) -> str:
 def compared(result: TraitResult) -> str:
     """One sentence: what was compared with what in behaviour, and what came out."""
     parts = [
-        f"{NAMES[name]} at {result.strengths[name]:g} shows the trait {own.trait:.0f} with coherence "
+        f"{name} at {result.strengths[name]:g} shows the trait {own.trait:.0f} with coherence "
         f"{own.coherence:.0f}{_beside(result, name)}"
         for name, own in ((name, result.at_best(name)) for name in METHODS)
     ]
@@ -110,8 +93,8 @@ def compared(result: TraitResult) -> str:
         "Behaviour, each method at its own best strength (the highest trait score with coherence of "
         f"at least {result.trial.coherent:.0f} on the {result.trial.subjects} that strengths are chosen on): "
         f"{'; '.join(parts)}; the prompt itself has {result.prompted.trait:.0f} with "
-        f"{result.prompted.coherence:.0f}, and no steering {result.unsteered.trait:.0f} with "
-        f"{result.unsteered.coherence:.0f}. Scored {result.trial.judged}."
+        f"{result.prompted.coherence:.0f}, and no steering {result.base.trait:.0f} with "
+        f"{result.base.coherence:.0f}. Scored {result.trial.judged}."
     )
 
 
@@ -128,21 +111,18 @@ def _beside(result: TraitResult, name: str) -> str:
 
 
 def _behaviour_rows(result: TraitResult):
-    yield ("no steering", None, result.unsteered.trait, result.unsteered.coherence)
+    yield ("no steering", None, result.base.trait, result.base.coherence)
     yield ("prompt", None, result.prompted.trait, result.prompted.coherence)
     for name in METHODS:
         for behaviour in result.steered[name]:
-            yield (NAMES[name], behaviour.alpha, behaviour.trait, behaviour.coherence)
+            yield (name, behaviour.alpha, behaviour.trait, behaviour.coherence)
 
 
 def _examples(result: TraitResult):
     sources = {
-        "no steering": result.unsteered,
+        "no steering": result.base,
         "prompt": result.prompted,
-        **{
-            f"{NAMES[name]}, alpha {result.strengths[name]:g}": result.at_best(name)
-            for name in SHOWN
-        },
+        **{f"{name}, alpha {result.strengths[name]:g}": result.at_best(name) for name in SHOWN},
     }
     for i in result.shown():
         for source, behaviour in sources.items():

@@ -14,7 +14,7 @@ from psr_lens._types import TokenValues
 from psr_lens.assumptions import AssumptionReport, measure_assumptions
 from psr_lens.delta_collection import collect_deltas
 from psr_lens.deltas import iter_batches
-from psr_lens.demo.trial import TextJudge, Trial
+from psr_lens.demo.trial import CONSTANT, PSR, TextJudge, Trial
 from psr_lens.evaluation import (
     Behaviour,
     Judge,
@@ -31,9 +31,7 @@ from psr_lens.models.generation import pick_tokens, uniform_stream
 from psr_lens.plots import layer_to_show
 from psr_lens.steering import OracleSteering, Steering
 
-CONSTANTS: Final = ("s-dim", "a-const mse", "a-const ll")
-"""Those that push every token alike."""
-CONTROL: Final = "a-psr, wrong prompts"
+CONTROL: Final = "control: PSR, wrong prompts"
 _N_SHOWN: Final = 3
 
 
@@ -47,7 +45,7 @@ class TraitResult:
         faithfulness: Relative RMSE of all of them.
         assumptions: How unevenly the prompt acts on the tokens.
         questions: The questions that the behaviours answer.
-        unsteered: Behaviour on the plain questions.
+        base: Behaviour on the base prompts.
         prompted: Behaviour under the instruction.
         steered: For every method, its behaviour at each strength.
         dev: The same on the dev examples.
@@ -62,7 +60,7 @@ class TraitResult:
     faithfulness: FaithfulnessReport
     assumptions: AssumptionReport
     questions: tuple[str, ...]
-    unsteered: Behaviour
+    base: Behaviour
     prompted: Behaviour
     steered: dict[str, tuple[Behaviour, ...]]
     dev: dict[str, tuple[Behaviour, ...]]
@@ -125,7 +123,7 @@ def run_trial(
         begin(f"fitting {label}")
         steerings[label] = fit(model, train, **options, seed=seed)
     begin(f"fitting {CONTROL}")
-    control = fit(model, trial.control, **trial.methods["a-psr"], seed=seed)
+    control = fit(model, trial.control, **trial.methods[PSR], seed=seed)
     begin("faithfulness")
     oracle = OracleSteering(range(model.n_layers))
     compared = {**steerings, CONTROL: control, "oracle": oracle}
@@ -137,7 +135,7 @@ def run_trial(
     steered: dict[str, tuple[Behaviour, ...]] = {}
     dev: dict[str, tuple[Behaviour, ...]] = {}
     strengths: dict[str, float] = {}
-    unsteered = _answers(model, trial, test, seed)
+    base = _answers(model, trial, test, seed)
     for label, steering in steerings.items():
         begin(f"answers under {label}")
         asked = [*test, *train.dev] if trial.whole_curve else train.dev
@@ -158,7 +156,7 @@ def run_trial(
         faithfulness,
         assumptions,
         tuple(str(example.pair.metadata["question"]) for example in test),
-        unsteered,
+        base,
         _judged(model, test, judge),
         steered,
         dev,
@@ -166,7 +164,7 @@ def run_trial(
         _panels(model, test[0], steerings),
         layer_to_show(
             [deltas.token_values("local") for deltas in collect_deltas(model, train.dev)],
-            [own.token_values() for own in steerings["a-psr"].coefficients(model, train.dev)],
+            [own.token_values() for own in steerings[PSR].coefficients(model, train.dev)],
         ),
     )
 
@@ -210,7 +208,7 @@ def regenerate(
 
 
 def _answers(model: HookedModel, trial: Trial, examples: Sequence[Example], seed: int) -> Behaviour:
-    """The model's own answers to the plain questions."""
+    """The model's own answers to the base prompts."""
     return measure_behaviour(
         model,
         [example.base_prompt for example in examples],
@@ -227,7 +225,7 @@ def _curve(
     alphas: Sequence[float],
     seed: int,
 ) -> tuple[Behaviour, ...]:
-    """Answers to the plain questions under a steering, at each strength."""
+    """Answers to the base prompts under a steering, at each strength."""
     return measure_strengths(
         model,
         [example.base_prompt for example in examples],
@@ -277,8 +275,8 @@ def _panels(
 ) -> tuple[tuple[str, TokenValues], ...]:
     one = [example]
     deltas = collect_deltas(model, one)[0].token_values("local")
-    const = steerings["a-const mse"].coefficients(model, one)[0].token_values()
-    psr = steerings["a-psr"].coefficients(model, one)[0].token_values()
+    const = steerings[CONSTANT].coefficients(model, one)[0].token_values()
+    psr = steerings[PSR].coefficients(model, one)[0].token_values()
     return (
         ("what the prompt adds", deltas),
         ("what the constant vector adds", const),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psr_lens.demo.experiment import TraitResult
+from psr_lens.demo.trial import PSR
 from psr_lens.evaluation import Behaviour
 from psr_lens.faithfulness import PARAPHRASE, FaithfulnessReport
 from psr_lens.models import HookedModel
@@ -27,7 +28,7 @@ def trait_record(result: TraitResult) -> dict[str, Any]:
     """One trait's part of the results."""
     report = result.faithfulness
     answers = {
-        "no steering": result.unsteered,
+        "no steering": result.base,
         "prompt": result.prompted,
         **{name: result.at_best(name) for name in result.strengths},
     }
@@ -42,7 +43,7 @@ def trait_record(result: TraitResult) -> dict[str, Any]:
             for i in result.shown()
         ],
         "prompt": _scores(result.prompted),
-        "unsteered": _scores(result.unsteered),
+        "base": _scores(result.base),
         "paraphrase": {"relative_rmse": report.reference[PARAPHRASE].values},
         "selectivity": {
             **{
@@ -61,7 +62,7 @@ def trait_record(result: TraitResult) -> dict[str, Any]:
                     "low": report.relative_rmse[name].low,
                     "high": report.relative_rmse[name].high,
                 },
-                "further_than_a_psr": _difference(report, name),
+                "further_than_psr": _difference(report, name),
                 "fit_seconds": round(getattr(steering.fit_report, "seconds", 0.0), 3),
                 "best_strength": result.strengths.get(name),
                 "behaviour": _curve(result.steered.get(name, ())),
@@ -73,10 +74,10 @@ def trait_record(result: TraitResult) -> dict[str, Any]:
 
 
 def _difference(report: FaithfulnessReport, name: str) -> dict[str, float] | None:
-    """Its relative RMSE at the last layer minus that of A-PSR, paired."""
-    if name == "a-psr":
+    """Its relative RMSE at the last layer minus that of the PSR, paired."""
+    if name == PSR:
         return None
-    found = report.difference(name, "a-psr")
+    found = report.difference(name, PSR)
     return {end: getattr(found, end)[-1] for end in ("values", "low", "high")}
 
 

@@ -13,11 +13,11 @@ from psr_lens.demo.experiment import TraitResult, run_trial, steps
 from psr_lens.demo.instructions import FIRST_TRAITS, instruction
 from psr_lens.demo.results import results_json
 from psr_lens.demo.time_to_go import TimeToGo
-from psr_lens.demo.trial import METHODS, Trial
+from psr_lens.demo.trial import METHODS, PSR, Trial
 from psr_lens.models import HookedModel
 from psr_lens.models.sources import EMBEDDED_MODELS
-from psr_lens.plots import render_traits
-from psr_lens.plots.page import PAGE_MARK
+from psr_lens.pages import render_traits
+from psr_lens.pages.page import PAGE_MARK
 from psr_lens.steering.base import KIND
 from psr_lens.storage import container_bytes, refuse_foreign
 from psr_lens.storage.atomic import refuse_foreign_files, write_files
@@ -31,7 +31,7 @@ class DemoRun:
         results: One result per trait.
         report: Path of the page.
         numbers: Path of `results.json`.
-        steerings: Paths of the fitted A-PSR files.
+        steerings: Paths of the fitted PSR files.
     """
 
     results: tuple[TraitResult, ...]
@@ -63,13 +63,13 @@ ANIMALS: Final = World(
     FIRST_TRAITS,
     instruction,
     animal_trial,
-    {"sampling": 8.0, "fitting a-const": 30.0, "answers": 8.0, "": 6.0},
+    {"sampling": 8.0, "fitting constant": 30.0, "answers": 8.0, "": 6.0},
 )
 EVERYDAY: Final = World(
     ("french",),
     lambda name: everyday_judge(everyday_instruction(name).name),
     everyday_trial,
-    {"sampling": 90.0, "fitting s-dim": 80.0, "fitting a-const": 140.0, "fitting": 25.0}
+    {"sampling": 90.0, "fitting difference": 80.0, "fitting constant": 140.0, "fitting": 25.0}
     | {"faithfulness": 120.0, "answers": 60.0, "": 40.0},
 )
 _SAMPLING: Final = "sampling"
@@ -102,7 +102,7 @@ def run_demo(
     progress: bool = True,
     world: World | None = None,
 ) -> DemoRun:
-    """Run every trait; write `report.html`, `results.json` and `steering/NAME-a-psr.safetensors`.
+    """Run every trait; write `report.html`, `results.json` and `steering/NAME-psr.safetensors`.
 
     A demo model is asked about its animals, any other everyday questions. Nothing is written before
     the last trait is done; then each file is replaced whole.
@@ -126,7 +126,7 @@ def run_demo(
     check_seed(seed)
     out = Path(out)
     report, numbers = out / "report.html", out / "results.json"
-    steerings = [out / "steering" / f"{name}-a-psr.safetensors" for name in traits]
+    steerings = [out / "steering" / f"{name}-psr.safetensors" for name in traits]
     refuse_foreign_files({report: PAGE_MARK, numbers: b'"psr_lens"'})
     for path in steerings:
         refuse_foreign(path, KIND)
@@ -144,7 +144,7 @@ def run_demo(
 
             begin(_SAMPLING)
             results.append(run_trial(model, world.trial(model, name, seed), seed, begin))
-    fitted = [result.steerings["a-psr"] for result in results]
+    fitted = [result.steerings[PSR] for result in results]
     files = {
         path: container_bytes(KIND, own.state_dict(), own.header())
         for path, own in zip(steerings, fitted, strict=True)

@@ -11,13 +11,18 @@ from psr_lens.examples import Example
 TextJudge = Callable[[Example, str, bool], Score]
 """`judge(the example that was answered, response text, whether the model ended it)`."""
 
+CONSTANT: Final = "constant, all layers, mse"
+"""The constant whose effect is shown token by token."""
+PSR: Final = "PSR, all layers"
 METHODS: Final[dict[str, dict[str, Any]]] = {
-    "s-dim": {"method": "dim", "layers": "best"},
-    "a-const mse": {"method": "const", "solver": "gradient", "objective": "mse"},
-    "a-const ll": {"method": "const", "solver": "gradient", "objective": "ll"},
-    "a-psr": {"method": "psr", "solver": "layerwise"},
+    "difference in means, one layer": {"method": "dim", "layers": "best"},
+    CONSTANT: {"method": "const", "solver": "gradient", "objective": "mse"},
+    "constant, all layers, ll": {"method": "const", "solver": "gradient", "objective": "ll"},
+    PSR: {"method": "psr", "solver": "layerwise"},
 }
 """How each method does best in the time that a demo has; the page on the methods has all of them."""
+CONSTANTS: Final = tuple(name for name in METHODS if name != PSR)
+"""Those that add the same to every token."""
 
 
 @dataclass(frozen=True)

@@ -367,7 +367,7 @@ class FaithfulnessReport(Report):
 
     def page(self) -> str:
         """The report as one HTML page: words, table, figures, tokens."""
-        from psr_lens.faithfulness_page import faithfulness_page
+        from psr_lens.pages.faithfulness_page import faithfulness_page
 
         return faithfulness_page(self)
 

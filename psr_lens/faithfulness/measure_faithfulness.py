@@ -170,9 +170,7 @@ def name_steerings(steerings: Sequence[Steering], model: HookedModel) -> dict[st
     named: dict[str, Steering] = {}
     for steering in steerings:
         method = steering.provenance.get("method", steering.method)
-        # Its own: a subclass that is another method is not called what it derives from.
-        label = vars(type(steering)).get("label") if method == steering.method else ""
-        label = label or method
+        label = type(steering).in_words() if method == steering.method else method
         count = len(steering.layers)
         name = f"{label}, {count} layers"
         if count == model.n_layers:

@@ -101,7 +101,7 @@ _MEASURES = (
     Measure(
         "relative_kl",
         "KL from the prompted next token (0 prompting, 1 no steering)",
-        ("kl", "kl_unsteered"),
+        ("kl", "kl_base"),
         _ratio,
     ),
     Measure(
@@ -116,27 +116,27 @@ _MEASURES = (
 )
 MEASURES: Final[Mapping[str, Measure]] = {measure.name: measure for measure in _MEASURES}
 """All measures by name."""
-OUTPUT_SUMS: Final = ("kl", "kl_unsteered", "agreed", "predicted")
+OUTPUT_SUMS: Final = ("kl", "kl_base", "agreed", "predicted")
 """The sums that an example has one of, and not one for every layer."""
 
 
 def token_products(
     after: Float[Tensor, "token d_model"],
-    plain: Float[Tensor, "token d_model"],
+    base: Float[Tensor, "token d_model"],
     target: Float[Tensor, "token d_model"],
 ) -> dict[str, Float[Tensor, " token"]]:
     """What one layer says about every token.
 
     Args:
         after: `S`.
-        plain: `A`.
+        base: `A`.
         target: `A'`.
 
     Returns:
         `missed` `|S - A'|^2`, `pushed` `|S - A|^2`, `energy` `|D|^2`, `dot` `(S - A) . D` and `size`
         `|S|^2`, float64.
     """
-    effect, delta = exactly(after - plain), exactly(target - plain)
+    effect, delta = exactly(after - base), exactly(target - base)
     return {
         "missed": exactly(after - target).square().sum(-1),
         "pushed": effect.square().sum(-1),

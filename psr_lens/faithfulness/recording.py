@@ -33,23 +33,23 @@ class SharedRuns:
         model: The model.
         examples: The batch.
         tokens: Where is measured.
-        base: `x y'`, the batch that steerings act on.
-        plain: `A(xy')` on the aligned tokens.
+        batch: `x y'`, the batch that steerings act on.
+        base: `A(xy')` on the aligned tokens.
         target: `A(x'y')` there.
         local: `D_loc` there, None where nothing needs it.
         prompted: The prompted logits at the predicting positions, None without outputs.
-        unsteered: What the base run comes to when it is measured as a steering is.
+        base_products: What the base run comes to when it is measured as a steering is.
     """
 
     model: HookedModel
     examples: Sequence[Example]
     tokens: AlignedTokens
-    base: TokenBatch
-    plain: Float[Tensor, "layer token d_model"]
+    batch: TokenBatch
+    base: Float[Tensor, "layer token d_model"]
     target: Float[Tensor, "layer token d_model"]
     local: Float[Tensor, "layer token d_model"] | None
     prompted: Float[Tensor, "predicted d_vocab"] | None
-    unsteered: Products
+    base_products: Products
 
     @classmethod
     def of(
@@ -62,20 +62,20 @@ class SharedRuns:
         outputs: bool,
     ) -> "SharedRuns":
         """Run the batch without and with the prompt, and the replay if it is wanted."""
-        base, steered = example_batches(model, examples)
-        rest, target, logits = _residuals(model, steered, tokens, outputs)
+        batch, with_prompt = example_batches(model, examples)
+        rest, target, logits = _residuals(model, with_prompt, tokens, outputs)
         prompted = None if logits is None else logits[predicting(rest, examples)]
-        rest, plain, logits = _residuals(model, base, tokens, outputs)
-        layers = [token_products(*own) for own in zip(plain, plain, target, strict=True)]
-        unsteered = _stacked(layers)
+        rest, base, logits = _residuals(model, batch, tokens, outputs)
+        layers = [token_products(*own) for own in zip(base, base, target, strict=True)]
+        products = _stacked(layers)
         if logits is not None and prompted is not None:
-            unsteered |= _cpu(output_products(logits, predicting(rest, examples), prompted))
-        missing = local_deltas(model, base, target, tokens) if local else None
-        return cls(model, examples, tokens, base, plain, target, missing, prompted, unsteered)
+            products |= _cpu(output_products(logits, predicting(rest, examples), prompted))
+        missing = local_deltas(model, batch, target, tokens) if local else None
+        return cls(model, examples, tokens, batch, base, target, missing, prompted, products)
 
     @property
     def lengths(self) -> list[int]:
-        """Surface tokens of every example."""
+        """Aligned tokens of every example."""
         return [example.aligned_length(self.tokens) for example in self.examples]
 
     def edits(self, steering: Steering, alpha: float) -> Mapping[int, ResidualEdit]:
@@ -87,7 +87,7 @@ class SharedRuns:
         """What splits this steering's error, where the local deltas are at hand."""
         if self.local is None:
             return None
-        columns, mask = self.base.columns, self.base.on(self.tokens)
+        columns, mask = self.batch.columns, self.batch.on(self.tokens)
         covered = [steering.covers(layer, columns)[mask] for layer in range(self.model.n_layers)]
         return GapSplit(self.target, self.local, bases, torch.stack(covered))
 
@@ -102,7 +102,7 @@ class SharedRuns:
 
         Args:
             edits: What to run under.
-            batch: What to run, `base` by default; it holds the same responses.
+            batch: What to run, the one that steerings act on by default; it holds the same responses.
             split: Splits the error.
 
         Raises:
@@ -111,10 +111,10 @@ class SharedRuns:
         layers: list[Products] = []
 
         def see(layer: int, before: Tensor, after: Tensor) -> None:
-            own = token_products(after, self.plain[layer], self.target[layer])
+            own = token_products(after, self.base[layer], self.target[layer])
             layers.append(own if split is None else own | split.step(layer, before, after))
 
-        batch = self.base if batch is None else batch
+        batch = self.batch if batch is None else batch
         # Edits may be laid out for the batch as it is.
         rest = Rest(batch) if edits else SharedPrefixes(self.model).rest(batch, self.tokens)
         logits = watch(self.model, rest, self.tokens, edits, see, unembed=self.prompted is not None)

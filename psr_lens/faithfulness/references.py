@@ -27,7 +27,7 @@ Probe = Callable[[SharedRuns], Products]
 
 def no_steering(shared: SharedRuns) -> Products:
     """The base run."""
-    return shared.unsteered
+    return shared.base_products
 
 
 def random_direction(model: HookedModel, seed: int) -> Probe:
@@ -44,7 +44,7 @@ def random_direction(model: HookedModel, seed: int) -> Probe:
         assert shared.local is not None
         lengths = shared.local.norm(dim=-1, keepdim=True)
         updates = {layer: lengths[layer] * units[layer] for layer in range(model.n_layers)}
-        return shared.measured(add_at(shared.base.on(shared.tokens), updates))
+        return shared.measured(add_at(shared.batch.on(shared.tokens), updates))
 
     return probe
 

@@ -138,6 +138,6 @@ def batch_sums(shared: SharedRuns, products: Products) -> dict[str, Tensor]:
     if outputs:
         counts = predicted_lengths(shared.examples)
         sums |= example_sums({key: products[key] for key in outputs}, counts)
-        sums |= example_sums({"kl_unsteered": shared.unsteered["kl"]}, counts)
+        sums |= example_sums({"kl_base": shared.base_products["kl"]}, counts)
         sums["predicted"] = torch.tensor(counts, dtype=torch.float64)
     return sums

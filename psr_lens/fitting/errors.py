@@ -67,7 +67,7 @@ def last_layer_errors(
     energy = 0.0
     for indices in iter_batches(data, batch_size, progress=False, description=""):
         run = _BaseRun(model, [data[i] for i in indices], candidates, tokens)
-        energy += run.missed_by(run.plain[model.n_layers - 1])
+        energy += run.missed_by(run.residuals[model.n_layers - 1])
         for i, candidate in enumerate(candidates):
             missed[i] += run.missed_by(run.under(candidate))
     return tuple((missed / max(energy, 1e-30)).sqrt().tolist())
@@ -86,15 +86,15 @@ class _BaseRun:
     ):
         self.model, self.examples = model, examples
         self.tokens: AlignedTokens = tokens
-        self.base, prompted = example_batches(model, examples)
+        self.batch, prompted = example_batches(model, examples)
         self.target = aligned_residuals(model, prompted, tokens)[-1]
-        self.places = Places(self.base.on(tokens))
+        self.places = Places(self.batch.on(tokens))
         self.lengths = [example.aligned_length(tokens) for example in examples]
-        self.plain: dict[int, torch.Tensor] = {}
+        self.residuals: dict[int, torch.Tensor] = {}
         layers = {model.n_layers - 1, *(min(candidate.layers) for candidate in candidates)}
         with model.edited({layer: self._recorder(layer) for layer in layers}):
-            kept = model.prefill(self.base).rows()
-        check_recorded(self.plain[model.n_layers - 1], model, self.base)
+            kept = model.prefill(self.batch).rows()
+        check_recorded(self.residuals[model.n_layers - 1], model, self.batch)
         rows = [example.base_row for example in examples]
         cuts = [len(row.tokens) - length for row, length in zip(rows, self.lengths, strict=True)]
         self.prefix = KeyValues.of([own.first(cut) for own, cut in zip(kept, cuts, strict=True)])
@@ -106,13 +106,13 @@ class _BaseRun:
 
     def under(self, candidate: Steering) -> torch.Tensor:
         """The aligned tokens' residual stream after the last layer, end to end, under a steering."""
-        beyond = candidate.acts_on(self.base.columns) & ~self.base.on(self.tokens)
+        beyond = candidate.acts_on(self.batch.columns) & ~self.batch.on(self.tokens)
         if candidate.depends_on_examples or bool(beyond.any()):
             edits = candidate.edits(self.model, 1.0, self.examples)
-            return aligned_residuals(self.model, self.base, self.tokens, edits)[-1]
+            return aligned_residuals(self.model, self.batch, self.tokens, edits)[-1]
         edits = candidate.edits(self.model)
         first = min(edits)
-        parts = list(self.plain[first].split(self.lengths))
+        parts = list(self.residuals[first].split(self.lengths))
         resid = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
         edited = edits[first](resid, self.suffix.columns)
         above = {layer: edit for layer, edit in edits.items() if layer > first}
@@ -126,6 +126,6 @@ class _BaseRun:
 
     def _recorder(self, layer: int) -> ResidualEdit:
         def edit(resid: torch.Tensor, columns: Columns) -> None:
-            self.plain[layer] = self.places.of(resid)
+            self.residuals[layer] = self.places.of(resid)
 
         return edit

@@ -131,8 +131,8 @@ class Objective:
         self.objective, self.recipe, self.batch_size = objective, recipe, batch_size
         self.ends = torch.tensor(sorted(model.encoder.end_token_ids), device=model.device)
         tokens = sum(len(one.start) for one in prepared)
-        plain = sum(float(one.plain.sum()) for one in prepared) / (max(tokens, 1) * model.d_model)
-        self.unit = plain if recipe.normalise and objective == "mse" and plain > 0 else 1.0
+        energy = sum(float(one.energy.sum()) for one in prepared) / (max(tokens, 1) * model.d_model)
+        self.unit = energy if recipe.normalise and objective == "mse" and energy > 0 else 1.0
 
     def loss(
         self, indices: Sequence[int], trained: Trained, watch: Watcher | None = None

@@ -38,11 +38,11 @@ class BaseAndPrompted:
             for own, prefixes in zip(rows, shared, strict=True)
         )
         self.strength = _strengths(examples, tokens)
-        self._plain: LayerByLayerRun | None = None
+        self._untouched: LayerByLayerRun | None = None
 
     def up(self, layer: int) -> None:
         """Through one block."""
-        for run in (self.base, self.prompted, self._plain):
+        for run in (self.base, self.prompted, self._untouched):
             if run is not None:
                 run.up(layer)
 
@@ -58,17 +58,17 @@ class BaseAndPrompted:
         strength = None if self.strength is None else self.strength.to(pushed)
         self.base.add(pushed if strength is None else strength.unsqueeze(-1) * pushed)
 
-    def keep_plain(self) -> None:
+    def keep_base(self) -> None:
         """Go on with a base run without updates too, which is another one from here on."""
-        if self._plain is None:
-            self._plain = self.base.copy()
+        if self._untouched is None:
+            self._untouched = self.base.copy()
 
     def relative_rmse(self) -> float:
         """What the updates leave missing, in units of what the prompt does."""
         target = self.prompted.residuals()
-        plain = self.base if self._plain is None else self._plain
+        base = self.base if self._untouched is None else self._untouched
         missed, energy = (
-            float((run.residuals() - target).square().sum()) for run in (self.base, plain)
+            float((run.residuals() - target).square().sum()) for run in (self.base, base)
         )
         return (missed / max(energy, 1e-30)) ** 0.5
 

@@ -103,7 +103,7 @@ def fit_layerwise(
 ) -> tuple[float, ...]:
     """Go up the layers and fit each of them.
 
-    With `layers="best"` in the plan every layer is fitted on the plain base run: many single-layer fits
+    With `layers="best"` in the plan every layer is fitted on the base run: many single-layer fits
     for the price of one. Else later layers see the earlier ones' updates.
 
     Args:
@@ -164,7 +164,7 @@ def fit_layerwise(
                     fitted_on.add(steering.update(layer, x))
                 if carry and checked_on and seen:
                     if measured:
-                        measured.keep_plain()
+                        measured.keep_base()
                     checked_on.add(steering.update(layer, seen[0]))
             if measured:
                 errors.append(measured.relative_rmse())

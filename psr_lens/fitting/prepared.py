@@ -35,7 +35,7 @@ class Prepared:
         prefix: Its keys and values.
         start: The base run's residual stream after the first intervened layer, on the aligned tokens.
         target: `A(x'y')` on the aligned tokens, from the first intervened layer on.
-        plain: Sum of squares of `A(xy') - A(x'y')` at each of these layers.
+        energy: Sum of squares of `A(xy') - A(x'y')` at each of these layers.
     """
 
     example: Example
@@ -43,7 +43,7 @@ class Prepared:
     prefix: RowKeyValues
     start: Float[Tensor, "pos d_model"]
     target: Float[Tensor, "layer pos d_model"]
-    plain: Float[Tensor, " layer"]
+    energy: Float[Tensor, " layer"]
 
 
 @torch.no_grad()
@@ -71,14 +71,14 @@ def prepare(
         model,
         examples,
         tokens,
-        plain=False,
+        base=False,
         batch_size=batch_size,
         progress=progress,
         description="prepare",
     ):
-        base, lengths, target = runs.batch, runs.lengths, runs.target[first:]
+        batch, lengths, target = runs.batch, runs.lengths, runs.target[first:]
         seen: dict[int, Tensor] = {}
-        places = Places(base.on(tokens))
+        places = Places(batch.on(tokens))
 
         def recorder(layer: int, seen: dict[int, Tensor] = seen, places: Places = places):
             def edit(resid: Tensor, columns: Columns) -> None:
@@ -87,10 +87,10 @@ def prepare(
             return edit
 
         with model.edited({layer: recorder(layer) for layer in range(first, model.n_layers)}):
-            rows = model.prefill(base).rows()
-        plain = torch.stack([seen[layer].to(target) for layer in range(first, model.n_layers)])
-        check_recorded(plain, model, base)
-        squares = (plain - target).square().sum(dim=-1)
+            rows = model.prefill(batch).rows()
+        base = torch.stack([seen[layer].to(target) for layer in range(first, model.n_layers)])
+        check_recorded(base, model, batch)
+        squares = (base - target).square().sum(dim=-1)
         parts = zip(
             runs.indices,
             runs.examples,
@@ -121,7 +121,7 @@ def scale_of(prepared: Sequence[Prepared], model: HookedModel, layers: Sequence[
         x = x.to(working_dtype(model.dtype))
         means.append(x.mean(dim=0))
         stds.append(x.std(dim=0, correction=0).clamp_min(1e-6))
-        missed = torch.stack([one.plain[layer - first] for one in prepared]).sum()
+        missed = torch.stack([one.energy[layer - first] for one in prepared]).sum()
         sizes.append((missed / tokens).sqrt().clamp_min(1e-6))
     return Scale(torch.stack(means), torch.stack(stds), torch.stack(sizes))
 

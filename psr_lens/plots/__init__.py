@@ -1,4 +1,4 @@
-"""Pictures: the text with a colour behind every token, curves, and a report in one page.
+"""Pictures: the text with a colour behind every token, and curves.
 
     from psr_lens import plots
 
@@ -33,7 +33,6 @@ from psr_lens.plots.tokens import (
     token_heatmap,
     token_heatmaps,
 )
-from psr_lens.plots.trait_page import TraitPage, TraitSection, render_traits
 
 __all__ = [
     "BehaviourRow",
@@ -41,8 +40,6 @@ __all__ = [
     "FaithfulnessCurves",
     "SupportsTokenValues",
     "TokenHeatmap",
-    "TraitPage",
-    "TraitSection",
     "assumption_curves",
     "behaviour_curves",
     "component_shares",
@@ -57,7 +54,6 @@ __all__ = [
     "layer_to_show",
     "layer_token_heatmap",
     "lens_table",
-    "render_traits",
     "robust_bounds",
     "spectrum_shares",
     "strength_classes",

@@ -38,13 +38,13 @@ def bundle() -> str:
 
 @cache
 def mount_script() -> str:
-    """The function that turns the script-free pictures of a page into live ones."""
+    """The function that has circuitsvis draw the token heatmaps of a page."""
     return (_ASSETS / "tokens.js").read_text(encoding="utf-8").rstrip().rstrip(";")
 
 
 def page_scripts() -> str:
     """Script elements for the end of a page: circuitsvis once, then all its token heatmaps."""
-    return f"<script>{bundle()}</script>\n<script>({mount_script()})();</script>"
+    return f"<script>{bundle()}</script>\n<script>({mount_script()})();</script>\n"
 
 
 @cache
@@ -52,7 +52,7 @@ def notebook_script() -> str:
     """A script element for one output cell, which may be shown alone or among others (0.5 MB).
 
     The bundle travels compressed and is unpacked by the first output of a page only. Where the
-    browser cannot unpack it, the script-free picture stays.
+    browser cannot unpack it, the text stays uncoloured.
     """
     packed = base64.b64encode(gzip.compress(bundle().encode(), 9, mtime=0)).decode()
     return f"""<script>(() => {{

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from psr_lens.faithfulness.curves import find_measure
 from psr_lens.faithfulness.measures import HEADLINES
 from psr_lens.plots.curve_figures import over_layers, points
-from psr_lens.plots.text import escape
+from psr_lens.plots.number_table import Cell, number_table
 from psr_lens.statistics import Curve
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def faithfulness_figure(
             f"{measure} was not measured: gap_... need a steering and gap=True, relative_kl, kl and "
             "agreement need outputs=True"
         )
-    if find_measure(measure).sums[-1] in ("kl_unsteered", "predicted"):
+    if find_measure(measure).sums[-1] in ("kl_base", "predicted"):
         return points(steerings, references, axis=label, colours=colours)
     return over_layers(
         steerings,
@@ -106,23 +106,14 @@ def faithfulness_table(report: "psr_lens.faithfulness.FaithfulnessReport") -> st
     """The measures at the last layer as an HTML table, one row per run."""
     curves = {measure: report.curves(measure) for measure in HEADLINES}
     columns = [measure for measure in HEADLINES if curves[measure]]
-    head = "".join(f'<th scope="col">{escape(m.replace("_", " "))}</th>' for m in columns)
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(_cell(curves[measure].get(name)) for measure in columns)
-        + "</tr>"
-        for name in report.runs
-    )
-    return (
-        '<div class="psr-scroll"><table class="psr-numbers"><thead><tr><th scope="col">run</th>'
-        f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    rows = [(name, [_cell(curves[m].get(name)) for m in columns]) for name in report.runs]
+    head = ("run", *(measure.replace("_", " ") for measure in columns))
+    return number_table(head, rows)
 
 
-def _cell(curve: Any) -> str:
+def _cell(curve: Any) -> Cell:
     if curve is None or math.isnan(curve.values[-1]):
-        return "<td>–</td>"
+        return Cell("–")
     value, low, high = curve.values[-1], curve.low[-1], curve.high[-1]
-    if math.isnan(low):
-        return f"<td>{value:.3f}</td>"
-    return f'<td title="95 % interval {low:.3f} to {high:.3f}">{value:.3f}</td>'
+    interval = "" if math.isnan(low) else f"95 % interval {low:.3f} to {high:.3f}"
+    return Cell(f"{value:.3f}", interval)

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from psr_lens.lens.reading import DirectionReading, LensReading, TokenLogit
-from psr_lens.plots.text import escape, parts_of_characters, plotly_text, visible_token
+from psr_lens.plots.markup import render
+from psr_lens.plots.text import parts_of_characters, plotly_text, visible_token
 from psr_lens.plots.theme import GRID, INK, MUTED, POSITIVE, template
 
 if TYPE_CHECKING:
@@ -100,37 +101,20 @@ def lens_table(
 def lens_html(reading: LensReading, *, top: int = 8) -> str:
     """The reading as a small table: a direction per row, tokens with their values."""
     what = (
-        "Differences of logits between the prompted and the plain run at this layer"
+        "Differences of logits between the prompted and the base run at this layer"
         if reading.exact
         else "Logits per direction, with the final norm linearised and its scale left out"
     )
     named = [t.token for own in reading.readings for t in (*own.promoted[:top], *own.demoted[:top])]
-    parts = escape(parts_of_characters(named))
-    cell = f"text-align:left;padding:3px 10px;border-bottom:1px solid {GRID};vertical-align:top"
-    heads = "".join(
-        f'<th style="{cell}">{head}</th>' for head in ("direction", "promotes", "demotes")
-    )
-    rows = "".join(
-        f'<tr><td style="{cell};white-space:nowrap">{escape(own.name)}</td>'
-        f'<td style="{cell}">{_listed(own.promoted[:top])}</td>'
-        f'<td style="{cell}">{_listed(own.demoted[:top])}</td></tr>'
-        for own in reading.readings
-    )
-    return (
-        f'<table style="border-collapse:collapse;color:{INK};background:white">'
-        f'<caption style="caption-side:bottom;text-align:left;color:{MUTED}">{what}; '
-        f"a number common to all tokens changes no probability. {parts}</caption>"
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-    )
-
-
-def _listed(tokens: tuple[TokenLogit, ...]) -> str:
-    if not tokens:
-        return f'<span style="color:{MUTED}">nothing: the direction is zero</span>'
-    return ", ".join(
-        f"<b>{escape(visible_token(token.token))}</b>"
-        f'&nbsp;<span style="color:{MUTED}">{token.value:+.3g}</span>'
-        for token in tokens
+    return render(
+        "lens.html",
+        what=what,
+        parts=parts_of_characters(named),
+        readings=reading.readings,
+        top=top,
+        grid=GRID,
+        ink=INK,
+        muted=MUTED,
     )
 
 

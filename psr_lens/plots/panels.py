@@ -1,4 +1,4 @@
-"""One panel of a token heatmap: its numbers for every layer, and its script-free HTML."""
+"""One panel of a token heatmap: its numbers for every layer, and its legend."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -7,8 +7,7 @@ import torch
 
 from psr_lens._types import TokenValues
 from psr_lens.plots.bounds import Bounds
-from psr_lens.plots.text import ending_html, escape, n_line_breaks, visible_token
-from psr_lens.plots.theme import NEGATIVE, POSITIVE, tint, value_colour
+from psr_lens.plots.theme import NEGATIVE, POSITIVE
 
 
 @final
@@ -75,38 +74,13 @@ def _note(values: torch.Tensor, bounds: Bounds) -> str:
     return f"{n_clipped} {tokens} beyond the scale, up to {_number(furthest)}: darkest"
 
 
-def _static_token(
-    token: str, position: int, panel: TokenPanel, row: dict[str, Any], layer: int
-) -> str:
-    value = None if row["values"] is None else row["values"][position]
-    colour = value_colour(value or 0.0, row["low"], row["high"])
-    number = "no value" if value is None else f"{panel.source.quantity} {value:g}"
-    hint = escape(f"{visible_token(token)} · {number} · position {position} · layer {layer}")
-    n_breaks = n_line_breaks(token)
-    return (
-        f'<span><span style="background-color:{colour};color:#000" title="{hint}">'
-        f"{escape(visible_token(token))}{'&nbsp;' * n_breaks}</span>{'<br>' * n_breaks}</span>"
-    )
-
-
-def panel_html(panel: TokenPanel, layer: int) -> str:
-    """The panel as HTML that needs no script, for one layer."""
-    row = row_data(panel, layer)
-    labels = row["labels"]
-    caption = f'<p class="psr-caption">{escape(panel.caption)}</p>'
-    stops = [tint(NEGATIVE, s / 4) for s in range(4, 0, -1)] if _signed(panel) else []
-    stops += [tint(POSITIVE, s / 4) for s in range(5)]
-    tokens = "".join(
-        _static_token(token, position, panel, row, layer)
-        for position, token in enumerate(panel.source.tokens)
-    )
-    return (
-        f'<div class="psr-panel">{caption if panel.caption else ""}'
-        f'<p class="psr-legend"><span class="psr-low">{escape(labels["low"])}</span> '
-        f'<span class="psr-bar" style="background:linear-gradient(90deg,{",".join(stops)})">'
-        f'</span> <span class="psr-high">{escape(labels["high"])}</span> '
-        f'<span class="psr-quantity">{escape(panel.source.quantity)}</span> '
-        f'<span class="psr-note">{escape(labels["note"])}</span></p>'
-        f'<div class="psr-text"><div class="colored-tokens">{tokens}</div>'
-        f"{ending_html(panel.source.ending)}</div></div>"
-    )
+def panel_frame(panel: TokenPanel, layer: int) -> dict[str, Any]:
+    """What stands around the text of a panel for one layer: see `templates/tokens.html`."""
+    stops = [NEGATIVE, "#ffffff", POSITIVE] if _signed(panel) else ["#ffffff", POSITIVE]
+    return {
+        "caption": panel.caption,
+        "quantity": panel.source.quantity,
+        "ending": panel.source.ending,
+        "labels": row_data(panel, layer)["labels"],
+        "stops": ",".join(stops),
+    }

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 
+from markupsafe import Markup
+
 from psr_lens.examples import Example
-from psr_lens.plots.text import ending_html, escape
+from psr_lens.plots.markup import render
 from psr_lens.plots.theme import style_sheet
 from psr_lens.seen_prompts import SeenPrompts
 
@@ -17,16 +19,7 @@ def seen_prompts_html(seen: SeenPrompts | None, *, note: bool = True) -> str:
     """
     if seen is None:
         return ""
-    words = seen.words() if note else ""
-    told = f'<p class="psr-template-note">{escape(words)}</p>' if words else ""
-    prompts = "".join(
-        f'<p class="psr-prompt-name">{name}</p><pre class="psr-prompt">{escape(text)}</pre>'
-        for name, text in (("Base prompt", seen.base), ("Prompted", seen.prompted))
-    )
-    return (
-        f'<div class="psr-prompts">{told}<details><summary>The prompts as the model saw them'
-        f"</summary>{prompts}</details></div>"
-    )
+    return render("prompts.html", seen=seen, note=seen.words() if note else "")
 
 
 def notebook_prompts_html(seen: SeenPrompts | None) -> str:
@@ -36,12 +29,12 @@ def notebook_prompts_html(seen: SeenPrompts | None) -> str:
 
 def example_html(example: Example) -> str:
     """An example in a notebook: its response, how it ends, and its prompts as the model saw them."""
-    text = escape(example.response_text) or f"{len(example.response_ids)} tokens"
-    return (
-        f"<style>{style_sheet()}</style>"
-        '<div class="psr-tokens"><p class="psr-caption">Response to the prompted question</p>'
-        f'<pre class="psr-prompt">{text}{ending_html(example.ending)}</pre>'
-        f"{seen_prompts_html(example.seen)}</div>"
+    return render(
+        "example.html",
+        style=Markup(style_sheet()),
+        text=example.response_text or f"{len(example.response_ids)} tokens",
+        ending=example.ending,
+        prompts=Markup(seen_prompts_html(example.seen)),
     )
 
 

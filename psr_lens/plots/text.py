@@ -95,11 +95,6 @@ def escape(text: object) -> str:
     return html.escape(encodable.replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 
-def ending_html(ending: str) -> str:
-    """What stands after a text that was cut off; nothing after one that came to an end."""
-    return f'<span class="psr-ending"> … {escape(ending)}</span>' if ending else ""
-
-
 def plotly_text(text: str) -> str:
     """Text for a plotly label, which would otherwise read `<b>` as bold and `$a$` as TeX."""
     return escape(text).replace("&#x27;", "'").replace("&quot;", '"').replace("$", "&#36;")

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, final, runtime_checkable
 
 import torch
+from markupsafe import Markup
 
 from psr_lens._types import TokenValues
 from psr_lens.plots.bounds import Bounds, all_equal, resolve_bounds
 from psr_lens.plots.circuits import notebook_script, page_scripts
-from psr_lens.plots.page import html_page, write_page
-from psr_lens.plots.panels import TokenPanel, panel_html, row_data
-from psr_lens.plots.text import circuitsvis_token, escape, parts_of_characters, script_json
+from psr_lens.plots.markup import render
+from psr_lens.plots.panels import TokenPanel, panel_frame, row_data
+from psr_lens.plots.text import (
+    circuitsvis_token,
+    n_line_breaks,
+    parts_of_characters,
+    script_json,
+    visible_token,
+)
 from psr_lens.plots.theme import NEGATIVE, POSITIVE, style_sheet
 
 BoundsChoice = tuple[float | int, float | int] | Literal["robust"]
@@ -35,8 +42,8 @@ class SupportsTokenValues(Protocol):
 class TokenHeatmap:
     """Token panels side by side under one layer selector; a notebook shows it by itself.
 
-    The picture is in the HTML without any script, for the layer shown first; where scripts run,
-    circuitsvis takes over and the selector appears. No form of it opens a network connection.
+    circuitsvis draws it in the browser, for which scripts have to run; where they do not, the text
+    stands there without its colours. No form of it opens a network connection.
 
     Attributes:
         panels: What is drawn, all over the same tokens.
@@ -69,21 +76,27 @@ class TokenHeatmap:
         data = script_json(contents)
         endings = "".join(panel.source.ending for panel in self.panels)
         named = (self.title + data + endings).encode("utf-8", "backslashreplace")
-        name = hashlib.sha256(named).hexdigest()
-        # A legend that has a note at some layer keeps the room for it at all of them.
-        noted = any(row["labels"]["note"] for panel in contents["panels"] for row in panel["rows"])
-        title = f'<figcaption class="psr-title">{escape(self.title)}</figcaption>'
-        panels = "".join(panel_html(panel, self.layer) for panel in self.panels)
-        return (
-            f'<figure class="psr-tokens{" psr-noted" if noted else ""}" '
-            f'id="psr-tokens-{name[:12]}" data-psr-lens="1">'
-            f"{title if self.title else ''}{self._selector()}"
-            f'<div class="psr-panels">{panels}</div>{self._parts()}'
-            f'<script type="application/json">{data}</script></figure>'
+        tokens = self.panels[0].source.tokens
+        return render(
+            "tokens.html",
+            name=hashlib.sha256(named).hexdigest()[:12],
+            title=self.title,
+            # A legend that has a note at some layer keeps the room for it at all of them.
+            noted=any(row["labels"]["note"] for own in contents["panels"] for row in own["rows"]),
+            layers=self.layers,
+            layer=self.layer,
+            scale=self._scale(),
+            unit=self._unit(),
+            panels=[panel_frame(panel, self.layer) for panel in self.panels],
+            text=" ".join(visible_token(own) + "\n" * n_line_breaks(own) for own in tokens),
+            parts=parts_of_characters(tokens),
+            data=Markup(data),
         )
 
     def to_html(self) -> str:
         """A page of its own (1.4 MB) that opens anywhere, without a network."""
+        from psr_lens.pages.page import html_page
+
         return html_page(self.title or "Token heatmap", self.fragment(), page_scripts())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -92,6 +105,8 @@ class TokenHeatmap:
         Raises:
             FileNotFoundError: If the folder does not exist.
         """
+        from psr_lens.pages.page import write_page
+
         return write_page(path, self.to_html())
 
     def _repr_html_(self) -> str:
@@ -113,26 +128,6 @@ class TokenHeatmap:
             ],
         }
 
-    def _selector(self) -> str:
-        layers = self.layers
-        if len(layers) == 1:
-            unit = f' <span class="psr-muted">{self._unit()}</span>' if self._unit() else ""
-            return f'<p class="psr-layer">Layer <output>{layers[0]}</output>{unit}</p>'
-        first = layers.index(self.layer)
-        return (
-            '<p class="psr-layer"><label>Layer '
-            f'<input type="range" min="0" max="{len(layers) - 1}" step="1" value="{first}" '
-            f'aria-valuetext="layer {self.layer}" autocomplete="off" disabled></label> '
-            f"<output>{self.layer}</output> "
-            f'<span class="psr-muted">of {layers[0]} to {layers[-1]}. '
-            f"{f'{self._scale()} {self._unit()}'.rstrip()}</span></p>"
-        )
-
-    def _parts(self) -> str:
-        """What the marks of split characters mean, where there is one."""
-        note = parts_of_characters(self.panels[0].source.tokens)
-        return f'<p class="psr-muted psr-parts">{escape(note)}</p>' if note else ""
-
     def _scale(self) -> str:
         if len({bounds for panel in self.panels for bounds in panel.bounds}) == 1:
             return "One colour scale for all layers."
@@ -146,7 +141,7 @@ class TokenHeatmap:
 
     def _unit(self) -> str:
         units = {panel.source.unit for panel in self.panels}
-        unit = escape(units.pop()) if len(units) == 1 else ""
+        unit = units.pop() if len(units) == 1 else ""
         return f"Numbers are in units of {unit}." if unit else ""
 
 

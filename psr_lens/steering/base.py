@@ -305,6 +305,12 @@ class Steering(nn.Module, ABC):
     """Whether it is trained to act on examples of every strength alike, by what it reads in them."""
 
     @classmethod
+    def in_words(cls) -> str:
+        """What the method is called on pages: its own label, else its name."""
+        # A subclass that is another method is not called what it derives from.
+        return vars(cls).get("label") or cls.method
+
+    @classmethod
     def check_options(
         cls,
         options: Any,

@@ -35,4 +35,4 @@ def test_the_psr_is_closer_than_the_best_constant():
     assert found["PSR, most"] < found["best constant, least"]
     for _, trait in behaviour.traits(numbers()):
         for name in behaviour.CONSTANTS:
-            assert trait["methods"][name]["further_than_a_psr"]["low"] > 0
+            assert trait["methods"][name]["further_than_psr"]["low"] > 0

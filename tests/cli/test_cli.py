@@ -16,9 +16,9 @@ from psr_lens.cli import main
 from psr_lens.cli.options import ModelOptions, file_names, fitted_with
 from psr_lens.components import ComponentReport
 from psr_lens.dataset import SteeringDataset
-from psr_lens.decomposition import refuse_foreign_decomposition
 from psr_lens.faithfulness import FaithfulnessReport
 from psr_lens.lens import LensReading
+from psr_lens.pages.decomposition_page import refuse_foreign_decomposition
 from psr_lens.prompts import load_pairs
 from psr_lens.steering import PSR, ConstantSteering, OracleSteering, load_steering
 from tests.browser import open_page

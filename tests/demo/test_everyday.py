@@ -17,7 +17,7 @@ from psr_lens.demo.everyday import (
 )
 from psr_lens.demo.experiment import CONTROL, regenerate
 from psr_lens.demo.run import check_traits, run_demo, world_of
-from psr_lens.demo.trial import METHODS
+from psr_lens.demo.trial import METHODS, PSR
 from psr_lens.evaluation import Score
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
@@ -38,7 +38,10 @@ QUICK = {
 
 
 def quick_methods(model):
-    return {**QUICK, "s-dim": {"method": "dim", "layers": model.n_layers // 2}}
+    return {
+        **QUICK,
+        "difference in means, one layer": {"method": "dim", "layers": model.n_layers // 2},
+    }
 
 
 def quick_trial(model, name, seed):
@@ -62,12 +65,12 @@ def test_the_whole_way_on_a_real_model(tmp_path, quick):
     (result,) = run.results
     curves = result.faithfulness.relative_rmse
     assert max(curves["oracle"].values) < 1e-2
-    assert curves["a-psr"].values[-1] < curves[CONTROL].values[-1]
+    assert curves[PSR].values[-1] < curves[CONTROL].values[-1]
     # The oracle says what the prompt says, token by token.
     assert result.steered["oracle"][0].responses == result.prompted.responses
     assert len(result.questions) == 1
     assert answer_under(saved(tmp_path, model), model, result) == answer_of(result)
-    assert result.prompted.trait > result.unsteered.trait
+    assert result.prompted.trait > result.base.trait
     for backend in BACKENDS[1:]:
         assert_the_same_elsewhere(load_model("smollm2", backend=backend, progress=False), run)
     visit = open_page(run.report)
@@ -87,14 +90,14 @@ def assert_the_same_elsewhere(model, run):
         assert [(e.prompted_ids, e.response_ids) for e in own] == [
             (e.prompted_ids, e.response_ids) for e in theirs
         ]
-    psr = fit(model, trial.train, **trial.methods["a-psr"])
+    psr = fit(model, trial.train, **trial.methods[PSR])
     oracle = OracleSteering(range(model.n_layers))
     report = measure_faithfulness(
-        model, {"a-psr": psr, "oracle": oracle}, trial.test, outputs=False, gap=False
+        model, {PSR: psr, "oracle": oracle}, trial.test, outputs=False, gap=False
     )
     found, before = report.relative_rmse, result.faithfulness.relative_rmse
     assert max(found["oracle"].values) < 1e-2
-    assert abs(found["a-psr"].values[-1] - before["a-psr"].values[-1]) < 1e-3
+    assert abs(found[PSR].values[-1] - before[PSR].values[-1]) < 1e-3
     said = regenerate(
         model, oracle, trial.test, lambda *answer: Score(0.0, 0.0), seed=1, temperature=0.0
     )
@@ -104,7 +107,7 @@ def assert_the_same_elsewhere(model, run):
 
 
 def saved(out, model):
-    return load_steering(out / "steering" / "french-a-psr.safetensors", model)
+    return load_steering(out / "steering" / "french-psr.safetensors", model)
 
 
 def answer_under(steering, model, result):
@@ -114,7 +117,7 @@ def answer_under(steering, model, result):
 
 
 def answer_of(result):
-    return result.at("a-psr", 1.0).responses[0]
+    return result.at(PSR, 1.0).responses[0]
 
 
 def test_two_instructions_in_one_run(tmp_path, quick):
@@ -128,14 +131,13 @@ def test_two_instructions_in_one_run(tmp_path, quick):
     for name, result, path in zip(traits, run.results, run.steerings, strict=True):
         assert result.instruction == EVERYDAY[name].text
         assert result.instruction in page.replace("\u2060", "")
-        assert path == tmp_path / "steering" / f"{name}-a-psr.safetensors"
+        assert path == tmp_path / "steering" / f"{name}-psr.safetensors"
         stored = load_steering(path, model).state_dict()
-        assert stored.keys() == result.steerings["a-psr"].state_dict().keys()
+        assert stored.keys() == result.steerings[PSR].state_dict().keys()
         assert all(
-            torch.equal(own, stored[key])
-            for key, own in result.steerings["a-psr"].state_dict().items()
+            torch.equal(own, stored[key]) for key, own in result.steerings[PSR].state_dict().items()
         )
-    one, two = (own.steerings["a-psr"].state_dict()["z"] for own in run.results)
+    one, two = (own.steerings[PSR].state_dict()["z"] for own in run.results)
     assert not torch.equal(one, two)
 
 

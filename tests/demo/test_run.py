@@ -17,11 +17,11 @@ from psr_lens.demo.animals import (
     fit_data,
     held_out_data,
 )
-from psr_lens.demo.demo_page import NAMES, compared
+from psr_lens.demo.demo_page import compared
 from psr_lens.demo.experiment import CONTROL
 from psr_lens.demo.instructions import DEFAULT_TRAITS
 from psr_lens.demo.run import run_demo
-from psr_lens.demo.trial import METHODS
+from psr_lens.demo.trial import CONSTANT, METHODS, PSR
 from psr_lens.demo.world import HELD_OUT_ANIMALS, TRAINING_ANIMALS
 from psr_lens.evaluation import best_strength, measure_behaviour
 from psr_lens.faithfulness import measure_faithfulness
@@ -92,7 +92,7 @@ def test_results_follow_the_schema(run, model):
     assert content["provenance"]["seed"] == 0
     pirate = content["traits"]["pirate"]
     layers = model.n_layers
-    assert pirate["prompt"].keys() == pirate["unsteered"].keys() == {"trait", "coherence"}
+    assert pirate["prompt"].keys() == pirate["base"].keys() == {"trait", "coherence"}
     assert len(pirate["paraphrase"]["relative_rmse"]) == layers
     assert pirate["selectivity"].keys() == {"p10", "p50", "p90", "mean_energy_share"}
     assert all(len(values) == layers for values in pirate["selectivity"].values())
@@ -108,12 +108,12 @@ def test_results_follow_the_schema(run, model):
         if name in METHODS:
             assert [row["alpha"] for row in method["dev_behaviour"]] == list(ALPHAS)
             assert method["best_strength"] in ALPHAS
-        if name != "a-psr":
-            own = method["further_than_a_psr"]
-            apart = method["relative_rmse"][-1] - pirate["methods"]["a-psr"]["relative_rmse"][-1]
+        if name != PSR:
+            own = method["further_than_psr"]
+            apart = method["relative_rmse"][-1] - pirate["methods"][PSR]["relative_rmse"][-1]
             assert own["values"] == pytest.approx(apart, abs=1e-9)
             assert own["low"] <= own["values"] <= own["high"]
-    assert all(math.isfinite(x) for x in pirate["methods"]["a-psr"]["relative_rmse"])
+    assert all(math.isfinite(x) for x in pirate["methods"][PSR]["relative_rmse"])
 
 
 def test_strengths_are_chosen_on_dev_animals_and_reported_on_others(run):
@@ -131,8 +131,8 @@ def test_strengths_are_chosen_on_dev_animals_and_reported_on_others(run):
 def test_a_psr_of_the_wrong_prompts_does_not_look_faithful(run):
     curves = run.results[0].faithfulness.relative_rmse
     assert curves[CONTROL].values[-1] > 0.9
-    assert curves["a-psr"].values[-1] < 0.3
-    apart = run.results[0].faithfulness.difference(CONTROL, "a-psr")
+    assert curves[PSR].values[-1] < 0.3
+    apart = run.results[0].faithfulness.difference(CONTROL, PSR)
     assert apart.low[-1] > 0
 
 
@@ -151,7 +151,7 @@ def test_the_page_says_what_was_compared_with_what(run):
     assert compared(result) in html.unescape(text)
     for name in METHODS:
         own = result.at_best(name)
-        said = f"{NAMES[name]} at {own.alpha:g} shows the trait {own.trait:.0f} with coherence"
+        said = f"{name} at {own.alpha:g} shows the trait {own.trait:.0f} with coherence"
         assert said in compared(result)
 
 
@@ -163,7 +163,7 @@ def test_the_oracle_says_what_the_prompt_says(run):
 
 def test_only_finished_files_are_there(run):
     found = sorted(str(p.relative_to(run.report.parent)) for p in run.report.parent.rglob("*"))
-    assert found == ["report.html", "results.json", "steering", "steering/pirate-a-psr.safetensors"]
+    assert found == ["report.html", "results.json", "steering", "steering/pirate-psr.safetensors"]
     assert run.report.stat().st_size <= 8e6
 
 
@@ -173,7 +173,7 @@ def test_the_saved_steering_is_the_one_reported(run, model):
     prompt = [{"role": "user", "content": result.questions[0]}]
     options = {"max_new_tokens": MAX_NEW_TOKENS, "seed": 1}
     with saved.applied(model):
-        assert model.generate([prompt], **options)[0] == result.at("a-psr", 1.0).responses[0]
+        assert model.generate([prompt], **options)[0] == result.at(PSR, 1.0).responses[0]
 
 
 def test_the_same_seed_gives_the_same_numbers(run, model, tmp_path):
@@ -226,15 +226,15 @@ def test_bfloat16_goes_the_whole_way(tmp_path, monkeypatch):
     result = run_demo(model, tmp_path, traits=("shouter",), progress=False).results[0]
     curves = result.faithfulness.relative_rmse
     assert max(curves["oracle"].values) < 0.05
-    assert curves["a-psr"].values[-1] < 0.5
-    assert result.at("a-psr", 1.0).trait >= 90
+    assert curves[PSR].values[-1] < 0.5
+    assert result.at(PSR, 1.0).trait >= 90
 
 
 def test_the_targets_of_the_main_job(model):
     """Means over the five default traits, held-out animals."""
     const, psr, oracle, trait, coherence = [], [], [], [], []
     layerwise = {"method": "const", "solver": "layerwise"}
-    fitted = {"a-const": layerwise, "a-psr": METHODS["a-psr"]}
+    fitted = {CONSTANT: layerwise, PSR: METHODS[PSR]}
     for name in DEFAULT_TRAITS:
         train, test = fit_data(model, name, 0), held_out_data(model, name, 1)
         steerings = {label: fit(model, train, **options) for label, options in fitted.items()}
@@ -249,15 +249,15 @@ def test_the_targets_of_the_main_job(model):
             token_examples=0,
             n_bootstrap=10,
         )
-        const.append(report.relative_rmse["a-const"].values)
-        psr.append(report.relative_rmse["a-psr"].values)
+        const.append(report.relative_rmse[CONSTANT].values)
+        psr.append(report.relative_rmse[PSR].values)
         oracle.append(report.reference["oracle"].values[-1])
         judge = animal_judge(name)
         behaviour = measure_behaviour(
             model,
             [example.base_prompt for example in test],
             lambda i, text, finished, judge=judge, test=test: judge(test[i], text, finished),
-            steering=steerings["a-psr"],
+            steering=steerings[PSR],
             max_new_tokens=MAX_NEW_TOKENS,
         )
         trait.append(behaviour.trait)
@@ -277,7 +277,7 @@ def test_the_targets_of_the_main_job(model):
     assert mean(coherence) >= 95, coherence
 
 
-@pytest.mark.parametrize("place", ["report.html", "steering/pirate-a-psr.safetensors"])
+@pytest.mark.parametrize("place", ["report.html", "steering/pirate-psr.safetensors"])
 def test_a_directory_where_a_file_goes_is_refused_before_the_work(model, tmp_path, place):
     (tmp_path / place).mkdir(parents=True)
     with pytest.raises(ValueError, match="is a directory, and a file is to be written there"):

@@ -9,12 +9,12 @@ from psr_lens.assumptions import measure_assumptions
 from psr_lens.comparison import compare
 from psr_lens.components import measure_components
 from psr_lens.dataset import SteeringDataset
-from psr_lens.decomposition import write_decomposition
 from psr_lens.delta_collection import collect_deltas
 from psr_lens.deltas import iter_deltas
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import load_model
+from psr_lens.pages.decomposition_page import write_decomposition
 from psr_lens.prompts import make_pairs
 from psr_lens.responses import add_negatives, sample_responses
 from psr_lens.steering import ConstantSteering

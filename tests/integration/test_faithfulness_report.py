@@ -12,7 +12,7 @@ from psr_lens.deltas import aligned_residuals, example_batches, local_deltas
 from psr_lens.examples import cut_off_words
 from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
 from psr_lens.faithfulness.recording import SharedRuns
-from psr_lens.faithfulness_page import write_faithfulness
+from psr_lens.pages.faithfulness_page import write_faithfulness
 from psr_lens.responses import make_example, sample_responses
 from psr_lens.steering import ConstantSteering, OracleSteering
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model
@@ -207,7 +207,7 @@ def test_a_batch_is_gone_before_the_next_one_is_run(model, data, steerings, monk
     def watched(cls, *args, **options):
         assert [one() for one in made] == [None] * len(made)
         shared = of(cls, *args, **options)
-        made.extend(weakref.ref(own) for own in (shared.plain, shared.target, shared.local))
+        made.extend(weakref.ref(own) for own in (shared.base, shared.target, shared.local))
         made.append(weakref.ref(shared.prompted))
         return shared
 

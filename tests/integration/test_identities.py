@@ -163,8 +163,8 @@ def test_the_paired_runs_of_all_batches_are_those_of_single_examples(model, data
 
 @on_core_models
 def test_runs_that_were_not_asked_for_are_left_out(model, data):
-    (runs,) = iter_runs(model, data, "response", plain=False)
-    assert runs.plain is None
+    (runs,) = iter_runs(model, data, "response", base=False)
+    assert runs.base is None
     assert runs.local is None
-    with pytest.raises(ValueError, match="plain=True"):
+    with pytest.raises(ValueError, match="base=True"):
         _ = runs.accumulated

@@ -9,10 +9,10 @@ import torch
 from psr_lens.assumptions import measure_assumptions
 from psr_lens.comparison import compare
 from psr_lens.components import measure_components
-from psr_lens.decomposition import write_decomposition
 from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.models import load_model
+from psr_lens.pages.decomposition_page import write_decomposition
 from psr_lens.prompt_effect import LEAST_KL, PromptEffect, measure_prompt_effect
 from psr_lens.prompts import make_pairs
 from psr_lens.responses import sample_responses

@@ -12,13 +12,13 @@ import torch
 
 import psr_lens as pl
 from psr_lens.components.component_deltas import component_deltas
-from psr_lens.decomposition import write_decomposition
 from psr_lens.delta_collection import collect_deltas
 from psr_lens.deltas import iter_deltas
 from psr_lens.evaluation import Score, measure_behaviour, measure_strengths
 from psr_lens.fitting.transfer import fit_activation_maps
 from psr_lens.models import RawText, as_hooked_model, load_model
 from psr_lens.models.numerics import model_fingerprint
+from psr_lens.pages.decomposition_page import write_decomposition
 from tests.models.cases import called, every_backend, every_lens_backend, needs_hooked
 from tests.tiny_models import BACKENDS, checkpoint, instructed, tiny_model
 from tests.tiny_steerings import made_up

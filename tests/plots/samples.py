@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from psr_lens._types import TokenValues
-from psr_lens.plots import TraitPage, TraitSection
+from psr_lens.pages import TraitPage, TraitSection
 from psr_lens.statistics import Curve, Estimate
 
 ATTACK = '<img src="https://example.com/x.png" onerror="alert(1)">'

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from psr_lens._types import TokenValues
+from psr_lens.pages.page import write_page
 from psr_lens.plots import layer_token_heatmap, token_heatmap, token_heatmaps
 from psr_lens.plots.circuits import bundle, notebook_script, page_scripts
-from psr_lens.plots.page import write_page
 from psr_lens.plots.text import visible_token
 from tests.plots.samples import ATTACK, SPECIAL_TOKENS, WORDS, Outline, token_values
 
@@ -54,7 +54,7 @@ def test_an_outlier_is_clipped_and_the_legend_says_so():
     values = torch.cat([torch.tensor([[80.0]]), torch.linspace(1, 3, 20)[None]], 1)
     text = tuple("abcdefghijklmnopqrstu")
     outline = Outline(token_heatmap(TokenValues(text, values, (5,), "delta norm")).fragment())
-    assert "0  3 delta norm" in outline.text
+    assert outline.text.split()[2:6] == ["0", "3", "delta", "norm"]
     assert "1 token beyond the scale, up to 80: darkest" in outline.text
 
 
@@ -128,23 +128,19 @@ def test_a_panel_without_the_layer_shows_the_text_without_colours():
 
 def test_nan_is_no_value_and_zero_is_a_value():
     source = TokenValues(("a", "b", "c"), torch.tensor([[math.nan, 0.0, 2.0]]), (0,), "q")
-    fragment = token_heatmap(source).fragment()
-    assert "a · no value · position 0 · layer 0" in fragment
-    assert "b · q 0 · position 1 · layer 0" in fragment
+    assert data_of(token_heatmap(source))["panels"][0]["rows"][0]["values"] == [None, 0.0, 2.0]
     zeros = TokenValues(("a", "b"), torch.zeros(1, 2), (0,), "q")
     assert "all zero" in Outline(token_heatmap(zeros).fragment()).text
     nothing = TokenValues(("a",), torch.tensor([[math.nan]]), (0,), "q")
     assert "no values" in Outline(token_heatmap(nothing).fragment()).text
 
 
-def test_the_script_free_picture_shows_every_special_token():
+def test_the_uncoloured_text_shows_every_special_token():
     source = token_values(SPECIAL_TOKENS, title=ATTACK, quantity=ATTACK)
     outline = Outline(token_heatmap(source).fragment())
     for token in SPECIAL_TOKENS:
         assert visible_token(token) in outline.text
-    assert outline.tags.count("span") >= 2 * len(SPECIAL_TOKENS)
     assert {"img", "b", "s", "bos", "think"} & set(outline.tags) == set()
-    assert outline.tags.count("br") == 3
     assert ATTACK in outline.text
 
 

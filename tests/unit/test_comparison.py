@@ -16,10 +16,10 @@ EMPTY = SteeringDataset((), {}, {})
 def test_every_method_has_its_rows():
     plan = plan_comparison(["dim", "const", "psr"], {"seed": 3, "objective": None})
     assert plan.fits == (
-        ("dim", {"method": "dim", "seed": 3}),
-        ("const mse", {"method": "const", "seed": 3, "objective": "mse"}),
-        ("const ll", {"method": "const", "seed": 3, "objective": "ll"}),
-        ("psr", {"method": "psr", "seed": 3}),
+        ("difference in means", {"method": "dim", "seed": 3}),
+        ("constant, mse", {"method": "const", "seed": 3, "objective": "mse"}),
+        ("constant, ll", {"method": "const", "seed": 3, "objective": "ll"}),
+        ("PSR", {"method": "psr", "seed": 3}),
     )
     assert plan.notes == ()
 
@@ -29,8 +29,8 @@ def test_options_are_never_rewritten():
     options = {"solver": "layerwise", "layers": "best", "n_heads": 4}
     plan = plan_comparison(["dim", "psr"], options)
     assert dict(plan.fits) == {
-        "dim": {"method": "dim", "layers": "best"},
-        "psr": {"method": "psr", **options},
+        "difference in means": {"method": "dim", "layers": "best"},
+        "PSR": {"method": "psr", **options},
     }
     assert plan.notes == (
         "solver='layerwise' is not for dim, fitted without it",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from psr_lens.faithfulness.curves import Run
-from psr_lens.faithfulness_page import write_faithfulness
+from psr_lens.pages.faithfulness_page import write_faithfulness
 from psr_lens.storage import atomic, read_container, write_container
 from tests.sealed import sealed, taken_apart
 from tests.tiny_reports import DELTAS, REPORTS

@@ -14,7 +14,7 @@ def sums(rmse, n_examples=20, parts=None, kl=None, agreed=None):
         found[part] = energy * share
     if kl is not None:
         ones = torch.ones(n_examples, dtype=torch.float64)
-        found |= {"kl": kl * ones, "kl_unsteered": ones, "agreed": agreed * ones, "predicted": ones}
+        found |= {"kl": kl * ones, "kl_base": ones, "agreed": agreed * ones, "predicted": ones}
     return found
 
 

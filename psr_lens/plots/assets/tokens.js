@@ -1,8 +1,8 @@
 function mountTokenHeatmaps() {
   "use strict";
-  // Every heatmap is in the page already, drawn without scripts for one layer. This replaces the
-  // drawing by circuitsvis' ColoredTokens and adds the layer selector.
-  const FORMAT = "1";
+  // The page holds the numbers, the legends and the text without colours. circuitsvis' ColoredTokens
+  // draws the text with them, in its place, and the layer selector is switched on.
+  const FORMAT = "2";
 
   // A React class component: React gives it `updater` and calls the methods. It lets one root be
   // redrawn in place, where CircuitsVis.render would start another root at every change of layer.
@@ -12,7 +12,7 @@ function mountTokenHeatmaps() {
       props.panel.redraw = () => this.updater.enqueueForceUpdate(this);
     }
     componentDidMount() {
-      this.props.panel.fallback.remove();
+      this.props.panel.uncoloured.remove();
     }
     render() {
       const { panel, heatmap } = this.props;
@@ -73,7 +73,7 @@ function mountTokenHeatmaps() {
     const panels = [...root.querySelectorAll(".psr-panel")].map((element, index) => ({
       element,
       data: heatmap.panels[index],
-      fallback: element.querySelector(".colored-tokens"),
+      uncoloured: element.querySelector(".psr-uncoloured"),
       redraw: () => {},
     }));
     panels.forEach((panel) => {
@@ -81,7 +81,7 @@ function mountTokenHeatmaps() {
       // Equal pictures have equal ids, so a second copy on the page needs a name of its own.
       window.psrLensCount = (window.psrLensCount ?? 0) + 1;
       host.id = `${root.id}-live-${window.psrLensCount}`;
-      panel.fallback.after(host);
+      panel.uncoloured.after(host);
       window.CircuitsVis.render(host.id, LiveTokens, { panel, heatmap });
     });
     if (panels.length > 1) linkPanels(root, panels);

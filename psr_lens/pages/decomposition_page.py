@@ -9,8 +9,8 @@ from psr_lens.deltas import iter_deltas
 from psr_lens.examples import Example, cut_off_words
 from psr_lens.model_record import describe_model
 from psr_lens.models import unsteered_model
-from psr_lens.plots import TraitPage, TraitSection, render_traits
-from psr_lens.plots.page import PAGE_MARK
+from psr_lens.pages.page import PAGE_MARK
+from psr_lens.pages.trait_page import TraitPage, TraitSection, render_traits
 from psr_lens.prompt_effect import PromptEffect, measure_prompt_effect
 from psr_lens.prompts import prompt_text
 from psr_lens.storage.atomic import refuse_foreign_files, write_files

@@ -1,21 +1,23 @@
 """One page that shows what a steering does beside what the prompt does, trait by trait.
 
 The page is one file: plotly once, circuitsvis once, every number in it. It opens from a disk or a
-mail without a network, and its token pictures and tables are there even where scripts do not run.
+mail without a network; its texts and tables are there even where scripts do not run.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
+from markupsafe import Markup
+
 from psr_lens._types import TokenValues
+from psr_lens.pages.page import html_page, render
+from psr_lens.pages.page_figures import PageFigures
 from psr_lens.plots.circuits import page_scripts
 from psr_lens.plots.faithfulness import FaithfulnessCurves, faithfulness_curves
-from psr_lens.plots.figures import PageFigures, provenance_footer
-from psr_lens.plots.page import html_page
+from psr_lens.plots.number_table import Cell, number_table
 from psr_lens.plots.prompt_html import common_note, seen_prompts_html
 from psr_lens.plots.strength_curves import BehaviourRow, behaviour_curves
-from psr_lens.plots.text import escape
 from psr_lens.plots.theme import named_colours
 from psr_lens.plots.tokens import token_heatmaps
 from psr_lens.seen_prompts import SeenPrompts
@@ -102,35 +104,28 @@ def render_traits(page: TraitPage) -> str:
     figures = PageFigures()
     # What the template does to every prompt is said once.
     common = common_note(section.prompts for section in page.sections)
-    sections = "\n".join(
-        _section(number, section, figures, told=bool(common))
-        for number, section in enumerate(page.sections)
+    body = render(
+        "traits.html",
+        page=page,
+        notes=[note for note in (*page.notes, common) if note],
+        sections=[_section(section, figures, told=bool(common)) for section in page.sections],
+        open_rows=_OPEN_ROWS,
     )
-    notes = _paragraphs(note for note in (*page.notes, common) if note)
-    links = "".join(
-        f'<li><a href="#trait-{number}">{escape(section.name)}</a></li>'
-        for number, section in enumerate(page.sections)
-    )
-    navigation = f'<nav aria-label="Traits"><ul>{links}</ul></nav>'
-    body = (
-        f"<header><h1>{escape(page.title)}</h1>"
-        f'<p class="psr-lead">{escape(page.lead)}</p>{notes}'
-        f"{navigation if len(page.sections) > 1 else ''}</header>\n"
-        f"<main>{sections}</main>\n"
-        f"{provenance_footer(page.provenance)}"
-    )
-    return html_page(page.title, body, f"{page_scripts()}\n{figures.scripts()}")
+    return html_page(page.title, body, page_scripts() + figures.scripts())
 
 
-def _paragraphs(notes: Iterable[str]) -> str:
-    return "".join(f'<p class="psr-page-note">{escape(note)}</p>' for note in notes)
-
-
-def _section(number: int, section: TraitSection, figures: PageFigures, *, told: bool) -> str:
-    parts = [
-        f"<h2>{escape(section.name)}</h2>",
-        f'<p class="psr-instruction"><span>Instruction</span> {escape(section.instruction)}</p>',
-    ]
+def _section(section: TraitSection, figures: PageFigures, *, told: bool) -> dict[str, Any]:
+    """What the template shows of a section beside what stands in it."""
+    colours = _method_colours(section)
+    shown: dict[str, Any] = {
+        "own": section,
+        "heatmap": "",
+        "prompts": Markup(seen_prompts_html(section.prompts, note=not told)),
+        "curves": None,
+        "behaviour": None,
+        "numbers": Markup(_behaviour_table(section.behaviour)),
+        "answers": _by_question(section.examples),
+    }
     if section.heatmaps:
         panels = dict(section.heatmaps)
         if len(panels) < len(section.heatmaps):
@@ -139,35 +134,14 @@ def _section(number: int, section: TraitSection, figures: PageFigures, *, told: 
         heatmap = token_heatmaps(
             panels, layer=section.layer, title=_reading(panels), shared_scale=section.shared_scale
         )
-        parts.append(heatmap.fragment())
-    if section.summary:
-        parts.append(f'<p class="psr-summary">{escape(section.summary)}</p>')
-    parts.append(_paragraphs(section.notes))
-    parts.append(seen_prompts_html(section.prompts, note=not told))
-    if section.prompt_text and section.prompts is None:
-        prompt = f'<pre class="psr-prompt">{escape(section.prompt_text)}</pre>'
-        parts.append(f"<details><summary>The whole prompt</summary>{prompt}</details>")
-    colours = _method_colours(section)
+        shown["heatmap"] = Markup(heatmap.fragment())
     if section.curves is not None:
-        parts.append(
-            "<h3>Faithfulness</h3><p>How far the steered residual stream is from the prompted one: "
-            "0 is exactly what the prompt does, 1 is no steering. Bands are 95&nbsp;% bootstrap "
-            "intervals over examples.</p>"
-        )
         figure = faithfulness_curves(section.curves, title="", colours=colours)
-        parts.append(figures.place(figure, "Relative RMSE over layers"))
-    if section.behaviour:
-        parts.append(
-            "<h3>Behaviour</h3><p>How strongly the responses show the trait, and how coherent they "
-            "stay, both from 0 to 100.</p>"
-        )
-        if any(row[1] is not None for row in section.behaviour):
-            figure = behaviour_curves(section.behaviour, title="", colours=colours)
-            parts.append(figures.place(figure, "Trait and coherence over alpha"))
-        parts.append(_behaviour_table(section.behaviour))
-    if section.examples:
-        parts.append(f"<h3>Examples</h3>{_examples(section.examples)}")
-    return f'<section id="trait-{number}">{"".join(parts)}</section>'
+        shown["curves"] = figures.place(figure, "Relative RMSE over layers")
+    if any(row[1] is not None for row in section.behaviour):
+        figure = behaviour_curves(section.behaviour, title="", colours=colours)
+        shown["behaviour"] = figures.place(figure, "Trait and coherence over alpha")
+    return shown
 
 
 def _reading(panels: Mapping[str, TokenValues]) -> str:
@@ -184,34 +158,18 @@ def _method_colours(section: TraitSection) -> dict[str, str]:
 
 
 def _behaviour_table(rows: Sequence[BehaviourRow]) -> str:
-    body = "".join(
-        f'<tr><th scope="row">{escape(method)}</th>'
-        f"<td>{'–' if alpha is None else f'{alpha:g}'}</td>"
-        f"<td>{trait:.1f}</td><td>{coherence:.1f}</td></tr>"
-        for method, alpha, trait, coherence in rows
-    )
-    table = (
-        '<div class="psr-scroll"><table class="psr-numbers"><thead><tr>'
-        '<th scope="col">method</th><th scope="col">alpha</th><th scope="col">trait</th>'
-        f'<th scope="col">coherence</th></tr></thead><tbody>{body}</tbody></table></div>'
-    )
-    if len(rows) <= _OPEN_ROWS:
-        return table
-    return f"<details><summary>All {len(rows)} numbers</summary>{table}</details>"
+    cells = [
+        (method, [Cell("–" if a is None else f"{a:g}"), Cell(f"{t:.1f}"), Cell(f"{c:.1f}")])
+        for method, a, t, c in rows
+    ]
+    return number_table(("method", "alpha", "trait", "coherence"), cells)
 
 
-def _examples(examples: Sequence[Example]) -> str:
-    parts = []
-    for question in dict.fromkeys(example[1] for example in examples):
-        rows = "".join(
-            f'<tr><th scope="row">{escape(method)}</th><td>'
-            + "".join(f"<p>{escape(completion)}</p>" for completion in completions)
-            + "</td></tr>"
-            for method, asked, completions in examples
-            if asked == question
-        )
-        parts.append(
-            f'<table class="psr-examples"><caption>{escape(question)}</caption>'
-            f"<tbody>{rows}</tbody></table>"
-        )
-    return "".join(parts)
+def _by_question(
+    examples: Sequence[Example],
+) -> list[tuple[str, list[tuple[str, tuple[str, ...]]]]]:
+    """What every method answered, question by question."""
+    found: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+    for method, question, completions in examples:
+        found.setdefault(question, []).append((method, completions))
+    return list(found.items())

@@ -1,17 +1,19 @@
 """A faithfulness report as files: its numbers, and a page about them that opens anywhere."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from markupsafe import Markup
+
 from psr_lens.faithfulness import MEASURES, PARAPHRASE, FaithfulnessReport
+from psr_lens.pages.page import PAGE_MARK, html_page, render
+from psr_lens.pages.page_figures import PageFigures
+from psr_lens.pages.report_page import blocks, numbers_html, readable
 from psr_lens.plots.circuits import page_scripts
 from psr_lens.plots.faithfulness import faithfulness_figure, faithfulness_table
-from psr_lens.plots.figures import PageFigures, provenance_footer
-from psr_lens.plots.page import PAGE_MARK, html_page
 from psr_lens.plots.prompt_html import common_note, seen_prompts_html
-from psr_lens.plots.report_page import numbers_html, readable, summary_html
-from psr_lens.plots.text import escape
 from psr_lens.plots.tokens import token_heatmaps
 from psr_lens.storage import container_bytes, refuse_foreign
 from psr_lens.storage.atomic import refuse_foreign_files, write_files
@@ -40,7 +42,7 @@ _SECTIONS: Final = (
     (
         "relative_kl",
         "Next token",
-        "What is left of the divergence between the unsteered and the prompted next-token "
+        "What is left of the divergence between the base and the prompted next-token "
         "distribution: 0 is prompting, 1 is no steering.",
     ),
     (
@@ -50,19 +52,6 @@ _SECTIONS: Final = (
     ),
 )
 _BANDS: Final = "Bands are 95 % bootstrap intervals over examples."
-_GAP: Final = (
-    "The squared distance, taken apart: updates of the wrong strength, what lies outside of the "
-    "steering's directions, layers and tokens where it does not act, and what later blocks make of "
-    "all that. A bar below zero makes the distance smaller."
-)
-_WORST: Final = (
-    "The tokens, in brackets, that are farthest from the prompted ones at the last layer: length of the "
-    "prompt's effect and of the error, and the error in units of the effect's root mean square."
-)
-_TOKENS: Final = (
-    "<h2>Token by token</h2><p>Length of the prompt's effect on every token, and of what is missing "
-    "or too much under a steering, on one colour scale.</p>"
-)
 
 
 def write_faithfulness(report: FaithfulnessReport, out: str | Path) -> Path:
@@ -104,13 +93,25 @@ def faithfulness_page(report: FaithfulnessReport) -> str:
     figures = PageFigures()
     kept = _kept_examples(report)
     template = common_note(report.prompts(number) for number in kept)
-    notes = f'<p class="psr-page-note">{escape(template)}</p>' if template else ""
-    parts = [
-        f'<header><h1>{report.title}</h1><p class="psr-lead">{escape(_lead(report))}</p>{notes}</header>',
-        "<main>",
-        f"<section><h2>In words</h2>{summary_html(report.summary())}</section>",
-        f"<section><h2>At the last layer</h2>{faithfulness_table(report)}</section>",
-    ]
+    split = [name for name in report.steerings if "propagation" in report.runs[name].sums]
+    shown = min(_SHOWN_WORST, report.worst_kept)
+    body = render(
+        "faithfulness.html",
+        title=report.title,
+        lead=_lead(report),
+        notes=[template] if template else [],
+        words=blocks(report.summary()),
+        table=Markup(faithfulness_table(report)),
+        measures=list(_measures(report, figures)),
+        gaps=[figures.place(report.plot("gap", name=name), f"Error of {name}") for name in split],
+        worst=[(name, Markup(_worst(report, name, shown))) for name in report.steerings if shown],
+        examples=[_example(report, number, told=bool(template)) for number in kept],
+        provenance=_origin(report),
+    )
+    return html_page(report.title, body, page_scripts() + figures.scripts())
+
+
+def _measures(report: FaithfulnessReport, figures: PageFigures) -> Iterator[dict[str, object]]:
     for measure, heading, reading in _SECTIONS:
         curves = report.curves(measure)
         if not any(math.isfinite(x) for curve in curves.values() for x in curve.values):
@@ -120,21 +121,7 @@ def faithfulness_page(report: FaithfulnessReport) -> str:
         if measure == "relative_rmse" and report.has_intervals:
             reading += f" {_BANDS}"
         place = figures.place(figure, MEASURES[measure].label)
-        parts.append(f"<section><h2>{heading}</h2><p>{escape(reading)}</p>{place}</section>")
-    split = [name for name in report.steerings if "propagation" in report.runs[name].sums]
-    if split:
-        bars = "".join(
-            figures.place(report.plot("gap", name=name), f"Error of {name}") for name in split
-        )
-        parts.append(
-            f"<section><h2>Where the distance comes from</h2><p>{_GAP}</p>{bars}</section>"
-        )
-    if shown := min(_SHOWN_WORST, report.worst_kept):
-        tables = "".join(_worst(report, name, shown) for name in report.steerings)
-        parts.append(f"<section><h2>Where it fails most</h2><p>{_WORST}</p>{tables}</section>")
-    parts += [_example(report, number, told=bool(template)) for number in kept]
-    body = "".join([*parts, "</main>", provenance_footer(_origin(report))])
-    return html_page(report.title, body, f"{page_scripts()}\n{figures.scripts()}")
+        yield {"heading": heading, "reading": reading, "figure": place}
 
 
 def _lead(report: FaithfulnessReport) -> str:
@@ -154,7 +141,7 @@ def _kept_examples(report: FaithfulnessReport) -> list[int]:
     return sorted(set(report.tokens["example"].tolist()))[:_SHOWN_EXAMPLES]
 
 
-def _example(report: FaithfulnessReport, number: int, *, told: bool) -> str:
+def _example(report: FaithfulnessReport, number: int, *, told: bool) -> dict[str, Markup]:
     first = report.steerings[0]
     panels = {"what the prompt does": report.token_values(first, number, "delta")}
     panels |= {
@@ -163,13 +150,12 @@ def _example(report: FaithfulnessReport, number: int, *, told: bool) -> str:
     }
     heatmap = token_heatmaps(panels, title=f"Response {number}, token by token", shared_scale=True)
     prompts = seen_prompts_html(report.prompts(number), note=not told)
-    return f"<section>{_TOKENS if number == 0 else ''}{heatmap.fragment()}{prompts}</section>"
+    return {"heatmap": Markup(heatmap.fragment()), "prompts": Markup(prompts)}
 
 
 def _worst(report: FaithfulnessReport, name: str, n: int) -> str:
     table = report.worst_tokens(name, report.n_layers - 1, n).drop(columns=["layer", "token"])
-    rows = numbers_html(table, digits=".3g", index=False)
-    return f'<h3>{escape(name)}</h3><div class="psr-scroll">{rows}</div>'
+    return numbers_html(table, digits=".3g", index=False)
 
 
 def _origin(report: FaithfulnessReport) -> dict[str, object]:

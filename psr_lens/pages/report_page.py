@@ -1,28 +1,32 @@
 """Any report as a page: its words, its table, its figures."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from psr_lens.plots.figures import PageFigures, provenance_footer
-from psr_lens.plots.page import html_page
-from psr_lens.plots.text import escape
+from markupsafe import Markup
+
+from psr_lens.pages.page import html_page, render
+from psr_lens.pages.page_figures import PageFigures
 from psr_lens.report import Report
 
 if TYPE_CHECKING:
     import pandas
 
+Block = tuple[Literal["paragraph"], str] | tuple[Literal["list"], list[list[str]]]
+"""A paragraph, or a list whose items have one or several lines."""
+
 
 def report_page(report: Report) -> str:
     """The report as one self-contained HTML page (about 6 MB, nearly all of it plotly)."""
     figures, drawers = PageFigures(), report.figures()
-    title, words = escape(report.title), summary_html(report.words())
-    parts = [f"<header><h1>{title}</h1></header><main><section>{words}</section>"]
-    if table := report.table_html():
-        parts.append(f'<section><h2>Numbers</h2><div class="psr-scroll">{table}</div></section>')
-    parts += [
-        f"<section>{figures.place(drawers[name](), name)}</section>" for name in report.drawable()
-    ]
-    body = "".join([*parts, "</main>", provenance_footer(readable(report.origin()))])
+    body = render(
+        "report.html",
+        title=report.title,
+        words=blocks(report.words()),
+        table=Markup(report.table_html()),
+        figures=[figures.place(drawers[name](), name) for name in report.drawable()],
+        provenance=readable(report.origin()),
+    )
     return html_page(report.title, body, figures.scripts())
 
 
@@ -39,20 +43,23 @@ def numbers_html(frame: "pandas.DataFrame", *, digits: str = ".3f", index: bool 
     )
 
 
-def summary_html(summary: str) -> str:
+def blocks(summary: str) -> list[Block]:
     """The lines of a summary as paragraphs, those that begin with a dash as a list."""
-    html, items = [], []
-    for line in [*summary.splitlines(), ""]:
+    found: list[Block] = []
+    items: list[list[str]] | None = None
+    for line in summary.splitlines():
         if line.startswith("- "):
-            items.append(escape(line[2:]))
-        elif line.startswith("  ") and items:
-            items[-1] += f"<br>{escape(line.strip())}"
-        else:
-            if items:
-                html.append(f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>")
+            if items is None:
                 items = []
-            html.append(f'<p class="psr-summary">{escape(line)}</p>' if line else "")
-    return "".join(html)
+                found.append(("list", items))
+            items.append([line[2:]])
+        elif line.startswith("  ") and items:
+            items[-1].append(line.strip())
+        else:
+            items = None
+            if line:
+                found.append(("paragraph", line))
+    return found
 
 
 def readable(provenance: Mapping[str, Any]) -> dict[str, Any]:

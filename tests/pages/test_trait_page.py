@@ -5,7 +5,7 @@ from subprocess import run
 
 import pytest
 
-from psr_lens.plots import TraitPage, render_traits
+from psr_lens.pages import TraitPage, render_traits
 from psr_lens.plots.circuits import bundle
 from psr_lens.plots.theme import LINES
 from psr_lens.seen_prompts import SeenPrompts

@@ -1,20 +1,25 @@
 """A page in one file: nothing is fetched, and the browser is told to refuse any fetch."""
 
+import json
 import os
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from psr_lens.plots.text import escape
+from jinja2 import Environment
+from markupsafe import Markup
+
+from psr_lens.plots.markup import TEMPLATES, environment
 from psr_lens.plots.theme import style_sheet
 from psr_lens.storage.atomic import write_bytes
 
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:"
-)
-
 PAGE_MARK: Final = b'class="psr-page"'
 """What every page of ours holds."""
+
+
+def render(template: str, **values: Any) -> str:
+    """The template of a page or a part of one, filled in; what is HTML already comes as `Markup`."""
+    return _environment().get_template(template).render(values)
 
 
 def html_page(title: str, body: str, scripts: str = "") -> str:
@@ -25,21 +30,8 @@ def html_page(title: str, body: str, scripts: str = "") -> str:
         body: HTML of the page, already escaped.
         scripts: Script elements, put at the end of the body.
     """
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{style_sheet()}</style>
-</head>
-<body {PAGE_MARK.decode()}>
-{body}
-{scripts}
-</body>
-</html>
-"""
+    parts = {"style": style_sheet(), "body": body, "scripts": scripts}
+    return render("page.html", title=title, **{k: Markup(own) for k, own in parts.items()})
 
 
 def write_page(path: str | os.PathLike[str], text: str) -> Path:
@@ -57,3 +49,10 @@ def write_page(path: str | os.PathLike[str], text: str) -> Path:
             f"{target.parent} is not a folder; create it first or save to another path"
         )
     return write_bytes(target, text.encode())
+
+
+@cache
+def _environment() -> Environment:
+    found = environment(Path(__file__).parent / "templates", TEMPLATES)
+    found.filters["as_json"] = lambda value: json.dumps(value, default=str, ensure_ascii=False)
+    return found

@@ -1,0 +1,19 @@
+"""A table of numbers, one row per name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psr_lens.plots.markup import render
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell says, and what is told where the mouse is over it."""
+
+    text: str
+    hint: str = ""
+
+
+def number_table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
+    """The table as HTML; the first column holds the names."""
+    return render("numbers.html", head=head, rows=rows)
