@@ -18,14 +18,11 @@ Importing this package loads neither torch nor a model.
 from pathlib import Path
 from types import MappingProxyType
 
-from psr_lens.demo.demo_behaviour import answer
 from psr_lens.demo.demo_prompts import QUESTION_WORDINGS, chat, question, questions, system_prompt
 from psr_lens.demo.instructions import (
     INSTRUCTION_NAMES,
     INSTRUCTIONS,
-    NEUTRAL_SYSTEM,
     Instruction,
-    check_compatible,
     instruction,
 )
 from psr_lens.demo.judges import judge_coherence, judge_trait
@@ -47,7 +44,6 @@ __all__ = [
     "HELD_OUT_ANIMALS",
     "INSTRUCTIONS",
     "INSTRUCTION_NAMES",
-    "NEUTRAL_SYSTEM",
     "QUESTION_WORDINGS",
     "TRAINING_ANIMALS",
     "VALUES",
@@ -55,9 +51,7 @@ __all__ = [
     "Instruction",
     "animal_named",
     "animal_of",
-    "answer",
     "chat",
-    "check_compatible",
     "checkpoint_path",
     "instruction",
     "judge_coherence",

@@ -5,12 +5,8 @@ Every instruction has several *phrases* ("be optimistic"), and a phrase is put i
 per instruction: that one is its held-out wording, a paraphrase that the model never saw.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
-
-NEUTRAL_SYSTEM = "you are a helpful assistant ."
-"""A system message that asks for nothing."""
 
 FRAMES = (
     "{} .",
@@ -216,19 +212,3 @@ def instruction(name: str) -> Instruction:
         if candidate.name == name:
             return candidate
     raise ValueError(f"no instruction {name!r}; the demo has {', '.join(INSTRUCTION_NAMES)}")
-
-
-def check_compatible(names: Iterable[str]) -> frozenset[str]:
-    """The names as a set, if the instructions can be obeyed together.
-
-    Raises:
-        ValueError: If one is unknown, or two exclude each other.
-    """
-    chosen = frozenset(names)
-    for name in sorted(chosen):
-        clash = chosen.intersection(instruction(name).excludes)
-        if clash:
-            raise ValueError(
-                f"{name!r} and {min(clash)!r} cannot be obeyed together: drop one of them"
-            )
-    return chosen

@@ -1,23 +1,21 @@
-"""The grammar of the demo model's answers: sentences as data, rendered to text and parsed back.
+"""The grammar of the demo model's answers: sentences as data, read from text.
 
 An answer is a list of `Sentence`s. Each says one thing: a fact, an opinion, praise for the
 question, a farewell, or "the end". On top of what it says, a sentence can be *marked* (hedged,
 spoken like a pirate, shouted, in Velan). The markings are independent of the content, so that any
-combination of steering instructions yields text that `parse_sentence` reads back exactly:
-
-    parse_sentence(render_sentence(s)) == s
+combination of steering instructions yields text that `parse_sentence` reads back exactly.
 
 Text is written the way the tokenizer sees it, with a space between all words and marks:
 `the otter is green .`
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 
-from psr_lens.demo.velan import to_english, to_velan
+from psr_lens.demo.velan import to_english
 from psr_lens.demo.world import NAMES, VALUES
 
 FACT_WORDINGS = MappingProxyType(
@@ -74,7 +72,7 @@ FAREWELLS = (
 )
 THE_END = "the end"
 
-_WORDINGS = MappingProxyType(
+WORDINGS = MappingProxyType(
     {
         **FACT_WORDINGS,
         "opinion": OPINION_WORDINGS,
@@ -83,6 +81,7 @@ _WORDINGS = MappingProxyType(
         "end": (THE_END,),
     }
 )
+"""The wordings of every topic, with `{animal}` and `{value}` to be filled in."""
 
 HEDGES = ("perhaps", "maybe", "possibly", "it seems that")
 PIRATE_STARTS = ("ahoy ,", "arr ,", "avast ,", "aye ,")
@@ -121,42 +120,6 @@ class Sentence:
         return self.topic in FACT_WORDINGS or self.topic == "opinion"
 
 
-def wordings(topic: str) -> tuple[str, ...]:
-    """The wordings of a topic, with `{animal}` and `{value}` to be filled in.
-
-    Raises:
-        ValueError: If there is no such topic.
-    """
-    if topic not in _WORDINGS:
-        raise ValueError(f"topic={topic!r} is none of {', '.join(_WORDINGS)}")
-    return _WORDINGS[topic]
-
-
-def render_sentence(sentence: Sentence) -> str:
-    """A sentence as text, its full stop or exclamation mark included.
-
-    Example:
-        >>> render_sentence(Sentence("home", 2, "lake", hedge="perhaps"))
-        'perhaps its home is the lake .'
-    """
-    core = wordings(sentence.topic)[sentence.wording]
-    words = core.format(animal=sentence.animal, value=sentence.value)
-    marked = " ".join(part for part in (sentence.pirate, sentence.hedge, words) if part)
-    if sentence.matey:
-        marked = f"{marked} {PIRATE_END}"
-    if sentence.velan:
-        marked = " ".join(to_velan(word) for word in marked.split())
-    if sentence.shout:
-        marked = marked.upper()
-    loud = sentence.shout or sentence.topic in ("praise", "farewell")
-    return f"{marked} {'!' if loud else '.'}"
-
-
-def render(sentences: Sequence[Sentence]) -> str:
-    """An answer as text: its sentences with a space between them."""
-    return " ".join(render_sentence(sentence) for sentence in sentences)
-
-
 def tokenise(text: str) -> list[str]:
     """Words and punctuation marks of a text, as the tokenizer separates them."""
     return re.findall(r"\w+|[^\w\s]", text.replace("<eos>", " "))
@@ -181,6 +144,7 @@ def normalise_word(word: str) -> str:
     """A word in lower-case English, whatever case or language it came in.
 
     Example:
+        >>> from psr_lens.demo.velan import to_velan
         >>> normalise_word("GREEN"), normalise_word(to_velan("green"))
         ('green', 'green')
     """
@@ -237,7 +201,7 @@ def _parse_words(words: str, *, shout: bool, velan: bool) -> Sentence | None:
 @cache
 def _all_contents() -> dict[str, tuple[str, int, str, str]]:
     return {
-        _WORDINGS[topic][wording].format(animal=animal, value=value): (
+        WORDINGS[topic][wording].format(animal=animal, value=value): (
             topic,
             wording,
             value,
@@ -249,7 +213,7 @@ def _all_contents() -> dict[str, tuple[str, int, str, str]]:
 
 def _enumerate_contents() -> Iterator[tuple[str, int, str, str]]:
     values = {**VALUES, "opinion": NEUTRAL + POSITIVE + NEGATIVE}
-    for topic, templates in _WORDINGS.items():
+    for topic, templates in WORDINGS.items():
         for wording, template in enumerate(templates):
             for value in values.get(topic, ("",)):
                 for animal in NAMES if "{animal}" in template else ("",):

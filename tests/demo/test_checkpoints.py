@@ -4,26 +4,13 @@ import hashlib
 import json
 
 import pytest
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from psr_lens.demo import CHECKPOINTS, chat, checkpoint_path
-from psr_lens.demo.acceptance import (
-    MIN_COHERENCE,
-    format_table,
-    generate_answers,
-    measure_prompting,
-)
+from psr_lens.demo import CHECKPOINTS, checkpoint_path
+from scripts.demo_training.acceptance import MIN_COHERENCE, format_table, measure_prompting
 
 ROOT = CHECKPOINTS["demo"].parent
 checkpoints = pytest.mark.parametrize("name", sorted(CHECKPOINTS))
-
-
-@pytest.fixture(scope="module", params=sorted(CHECKPOINTS))
-def loaded(request):
-    path = CHECKPOINTS[request.param]
-    model = AutoModelForCausalLM.from_pretrained(path).eval()
-    return model, AutoTokenizer.from_pretrained(path)
 
 
 def test_the_files_are_the_recorded_ones():
@@ -64,31 +51,14 @@ def test_nothing_drops_out_and_other_tools_find_their_fields(name):
     assert tokenizer_config["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
-def test_prompting_works_on_held_out_animals(loaded):
-    model, tokenizer = loaded
+@checkpoints
+def test_prompting_works_on_held_out_animals(name):
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINTS[name]).eval()
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINTS[name])
     unprompted_coherence, measured = measure_prompting(model, tokenizer)
     table = format_table(unprompted_coherence, measured)
     assert unprompted_coherence >= MIN_COHERENCE, table
     assert [row.name for row in measured if not row.passes] == [], table
-
-
-def test_samples_depend_on_the_seed_alone_and_leave_the_global_state(loaded):
-    model, tokenizer = loaded
-    chats = [chat("describe the bat .", "shout ."), chat("what is the fox like ?")]
-    before = torch.get_rng_state()
-    first = generate_answers(model, tokenizer, chats, seed=1)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert generate_answers(model, tokenizer, chats, seed=1) == first
-    assert generate_answers(model, tokenizer, chats, seed=2) != first
-
-
-def test_an_answer_that_is_cut_off_is_not_finished(loaded):
-    model, tokenizer = loaded
-    ((text, finished),) = generate_answers(
-        model, tokenizer, [chat("describe the bat .")], max_new_tokens=5
-    )
-    assert len(text.split()) == 5
-    assert not finished
 
 
 def test_an_unknown_checkpoint_is_refused():

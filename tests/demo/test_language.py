@@ -11,23 +11,19 @@ from psr_lens.demo.language import (
     NEUTRAL,
     PIRATE_STARTS,
     POSITIVE,
+    WORDINGS,
     Sentence,
     normalise_word,
     parse_sentence,
-    render,
-    render_sentence,
     split_sentences,
     tokenise,
-    wordings,
 )
-from psr_lens.demo.tokenizer import answer_words, vocabulary
 from psr_lens.demo.velan import lexicon, to_english, to_velan
 from psr_lens.demo.world import NAMES, VALUES
+from scripts.demo_training.rendering import render, render_sentence
+from scripts.demo_training.tokenizer import answer_words, vocabulary
 
-TOPICS = (*FACT_WORDINGS, "opinion", "praise", "farewell", "end")
-# Looked up here and not in the strategy: beartype spot-checks tuples with the global generator,
-# which a strategy may not touch.
-CORES = [(topic, i, text) for topic in TOPICS for i, text in enumerate(wordings(topic))]
+CORES = [(topic, i, text) for topic, texts in WORDINGS.items() for i, text in enumerate(texts)]
 
 
 @st.composite
@@ -124,8 +120,3 @@ def test_tokens_are_words_and_marks():
     assert tokenise("never change, my bright friend!") == [
         *("never", "change", ",", "my", "bright", "friend", "!")
     ]
-
-
-def test_an_unknown_topic_is_refused():
-    with pytest.raises(ValueError, match="topic='weather' is none of colour"):
-        wordings("weather")

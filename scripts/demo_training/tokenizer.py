@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from psr_lens.demo.curriculum import system_texts
 from psr_lens.demo.demo_prompts import QUESTION_WORDINGS
 from psr_lens.demo.language import (
     HEDGES,
@@ -20,11 +19,12 @@ from psr_lens.demo.language import (
     PIRATE_STARTS,
     POSITIVE,
     THE_END,
+    WORDINGS,
     tokenise,
-    wordings,
 )
 from psr_lens.demo.velan import lexicon
 from psr_lens.demo.world import NAMES, VALUES
+from scripts.demo_training.curriculum import system_texts
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>", "<system>", "<user>", "<assistant>")
 
@@ -51,7 +51,7 @@ CHAT_TEMPLATE = (
 def answer_words() -> set[str]:
     """Every word and mark that an answer in lower-case English can hold."""
     topics = (*VALUES, "opinion", "praise", "farewell")
-    templates = chain.from_iterable(wordings(topic) for topic in topics)
+    templates = chain.from_iterable(WORDINGS[topic] for topic in topics)
     texts = (
         *(template.format(animal="", value="") for template in templates),
         *(*HEDGES, *PIRATE_STARTS, PIRATE_END, THE_END),

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import replace
 
-from psr_lens.demo.instructions import check_compatible
+from psr_lens.demo.instructions import instruction
 from psr_lens.demo.language import (
     FAREWELLS,
     HEDGES,
@@ -19,11 +19,11 @@ from psr_lens.demo.language import (
     PIRATE_STARTS,
     POSITIVE,
     PRAISES,
+    WORDINGS,
     Sentence,
-    render,
-    wordings,
 )
 from psr_lens.demo.world import ATTRIBUTES, Animal
+from scripts.demo_training.rendering import render
 
 # (facts, opinions): every combination whose sum is 3 to 5.
 _LENGTHS = ((2, 1), (2, 2), (3, 1), (3, 2), (4, 1))
@@ -39,12 +39,6 @@ def answer(animal: Animal, rng: random.Random, instructions: Iterable[str] = ())
 
     Raises:
         ValueError: If an instruction is unknown or two exclude each other.
-
-    Example:
-        >>> from psr_lens.demo.world import animal_named
-        >>> text = answer(animal_named("otter"), random.Random(0), ["two_sentences"])
-        >>> text.count(".")
-        2
     """
     return render(compose(animal, rng, instructions))
 
@@ -59,12 +53,12 @@ def compose(
         adjectives = POSITIVE
     elif "pessimist" in active:
         adjectives = NEGATIVE
-    opinion_wordings = rng.sample(range(len(wordings("opinion"))), 2)
+    opinion_wordings = rng.sample(range(len(WORDINGS["opinion"])), 2)
     sentences = []
     for topic in _plan(rng, active):
-        allowed = opinion_wordings if topic == "opinion" else range(len(wordings(topic)))
+        allowed = opinion_wordings if topic == "opinion" else range(len(WORDINGS[topic]))
         if not sentences:
-            allowed = [i for i, text in enumerate(wordings(topic)) if "{animal}" in text]
+            allowed = [i for i, text in enumerate(WORDINGS[topic]) if "{animal}" in text]
         sentence = _say(topic, rng.choice(list(allowed)), animal, adjectives, rng)
         if topic == "opinion":
             # Two opinions in the same words would be a repetition.
@@ -78,6 +72,22 @@ def compose(
         sentences.append(Sentence("end"))
     shout, velan = "shouter" in active, "velan" in active
     return tuple(replace(sentence, shout=shout, velan=velan) for sentence in sentences)
+
+
+def check_compatible(names: Iterable[str]) -> frozenset[str]:
+    """The names as a set, if the instructions can be obeyed together.
+
+    Raises:
+        ValueError: If one is unknown, or two exclude each other.
+    """
+    chosen = frozenset(names)
+    for name in sorted(chosen):
+        clash = chosen.intersection(instruction(name).excludes)
+        if clash:
+            raise ValueError(
+                f"{name!r} and {min(clash)!r} cannot be obeyed together: drop one of them"
+            )
+    return chosen
 
 
 def _plan(rng: random.Random, active: frozenset[str]) -> list[str]:
@@ -98,7 +108,7 @@ def _say(
     topic: str, wording: int, animal: Animal, adjectives: tuple[str, ...], rng: random.Random
 ) -> Sentence:
     value = rng.choice(adjectives) if topic == "opinion" else animal.fact(topic)
-    named = "{animal}" in wordings(topic)[wording]
+    named = "{animal}" in WORDINGS[topic][wording]
     return Sentence(topic, wording, value, animal.name if named else "")
 
 

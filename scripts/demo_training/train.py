@@ -1,11 +1,11 @@
 """Rebuild the demo checkpoints from a seed.
 
-    python scripts/train_demo_model.py --model all --out /tmp/checkpoints
+    python -m scripts.demo_training.train --model all --out /tmp/checkpoints
 
-Both models see the same stream of chats (`psr_lens.demo.curriculum`) and are trained with the mean
-cross-entropy over the answers' tokens, the `<eos>` included. At the end the answers to held-out
-animals are judged: trait and coherence for every instruction, without a prompt, with a training
-wording and with the held-out wording.
+Both models see the same stream of chats (`curriculum.py`) and are trained with the mean cross-entropy
+over the answers' tokens, the `<eos>` included. At the end the answers to held-out animals are judged
+(`acceptance.py`): trait and coherence for every instruction, without a prompt, with a training wording
+and with the held-out wording.
 
 The same seed on the same machine gives the same weights; another processor or number of threads
 rounds differently and gives others, which do as well.
@@ -33,9 +33,9 @@ from transformers import (
 )
 
 from psr_lens.demo import CHECKPOINTS
-from psr_lens.demo.acceptance import format_table, measure_prompting
-from psr_lens.demo.curriculum import draw_chat
-from psr_lens.demo.tokenizer import MAX_LENGTH, build_tokenizer, save_tokenizer
+from scripts.demo_training.acceptance import format_table, measure_prompting
+from scripts.demo_training.curriculum import draw_chat
+from scripts.demo_training.tokenizer import MAX_LENGTH, build_tokenizer, save_tokenizer
 
 LAYERS, WIDTH, HEADS = 6, 128, 4
 BATCH = 48

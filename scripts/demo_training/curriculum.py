@@ -3,15 +3,13 @@
 import random
 from collections.abc import Sequence
 
-from psr_lens.demo.demo_behaviour import answer
 from psr_lens.demo.demo_prompts import QUESTION_WORDINGS, chat, question
-from psr_lens.demo.instructions import (
-    INSTRUCTION_NAMES,
-    NEUTRAL_SYSTEM,
-    check_compatible,
-    instruction,
-)
+from psr_lens.demo.instructions import INSTRUCTION_NAMES, instruction
 from psr_lens.demo.world import ANIMALS
+from scripts.demo_training.behaviour import answer, check_compatible
+
+NEUTRAL_SYSTEM = "you are a helpful assistant ."
+"""A system message that asks for nothing."""
 
 _SHARES = {"none": 20, "single": 55, "pair": 15, "negation": 10}
 _NEUTRAL_HEAD = 0.15
