@@ -1,7 +1,6 @@
 """Files: what goes in comes out, and nothing damaged, foreign or ill-meant is taken."""
 
 import json
-import time
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from psr_lens.storage import (
     write_container,
 )
 from tests.sealed import front, seal, sealed, taken_apart
+from tests.steps import at_most
 
 TENSORS = {"w": torch.arange(12.0).reshape(3, 4), "b": torch.tensor([1, 2], dtype=torch.int64)}
 ONE = '"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
@@ -27,10 +27,8 @@ ONE = '"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
 def refused(path, content):
     """Why a file is refused: in one line that names it, and at once."""
     path.write_bytes(content)
-    before = time.process_time()
-    with pytest.raises(ValueError, match=r"\w") as error:
+    with at_most(100_000), pytest.raises(ValueError, match=r"\w") as error:
         read_container(path, "thing")
-    assert time.process_time() - before < 5
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600
@@ -215,11 +213,12 @@ def test_a_header_that_is_no_plain_object_is_refused(tmp_path, header):
     assert "is damaged: it is no thing that can be read" in refused(tmp_path / "t", sealed(header))
 
 
-def test_a_header_of_a_long_list_is_read_in_time(tmp_path):
-    (tmp_path / "t").write_bytes(sealed('{"a": [' + "[]," * 300_000 + "[]]}"))
-    before = time.process_time()
-    assert len(read_container(tmp_path / "t", "thing")[1]["a"]) == 300_001
-    assert time.process_time() - before < 5
+def test_a_header_of_a_long_list_is_read_in_steps_that_grow_as_it_does(tmp_path):
+    for lists in (3_000, 300_000):
+        (tmp_path / "t").write_bytes(sealed('{"a": [' + "[]," * (lists - 1) + "[]]}"))
+        with at_most(10_000 + 3 * lists):
+            _, header = read_container(tmp_path / "t", "thing")
+        assert len(header["a"]) == lists
 
 
 @pytest.mark.parametrize(

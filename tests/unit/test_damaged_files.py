@@ -9,8 +9,8 @@ then all that they say is in what was loaded.
 import json
 import os
 import random
-import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from psr_lens.steering import load_steering
 from psr_lens.steering.fit_report import StageReport
 from psr_lens.storage import read_container
 from tests.sealed import sealed, taken_apart
+from tests.steps import at_most
 from tests.stored_steerings import Shape
 from tests.tiny_datasets import made_up_dataset
 from tests.tiny_reports import REPORTS
@@ -30,6 +31,8 @@ from tests.tiny_steerings import made_up
 
 CASES = int(os.environ.get("PSR_LENS_DAMAGED_FILES", "400"))
 FIT = {"method": "psr", "seed": 0}
+STEPS = 300_000
+"""Reading one of these small files takes a third of it at most; counting makes it twice as slow."""
 
 
 def steering_file(folder: Path) -> Path:
@@ -86,19 +89,18 @@ KINDS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], None]]] = {
 }
 
 
-def outcome(read: Callable[[Path], None], path: Path, content: bytes) -> str:
+def outcome(read: Callable[[Path], None], path: Path, content: bytes, counted: bool = True) -> str:
     """What comes of a file: the line that refuses it, or nothing where it loads."""
     path.write_bytes(content)
-    before = time.process_time()
     try:
-        read(path)
+        with at_most(STEPS) if counted else nullcontext():
+            read(path)
         found = ""
     except ValueError as error:
         found = str(error)
         assert "\n" not in found
         assert len(found) < 1000
         assert path.name in found
-    assert time.process_time() - before < 5
     return found
 
 
@@ -179,7 +181,7 @@ def test_crafted_files_load_as_they_say_or_are_refused(tmp_path, kind):
     path, rng = write(tmp_path), random.Random(1)
     name, header, tensors, data = taken_apart(path.read_bytes())
     refused = 0
-    for _ in range(CASES):
+    for i in range(CASES):
         new, entries, more = header, tensors, data
         act = rng.random()
         if act < 0.6:
@@ -188,6 +190,7 @@ def test_crafted_files_load_as_they_say_or_are_refused(tmp_path, kind):
             entries = crafted_text(rng, f"{{{tensors}}}")[1:-1]
         else:
             more = rng.choice([data[:-1], data + b"\0", data[::-1], b""])
-        refused += bool(outcome(read, path, sealed(new, entries, more, name)))
+        file = sealed(new, entries, more, name)
+        refused += bool(outcome(read, path, file, counted=i % 8 == 0))
     # Losses, times and the words of a fit may be anything.
     assert (0.6 if kind == "fit" else 0.8) * CASES < refused < CASES
