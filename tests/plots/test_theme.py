@@ -1,25 +1,22 @@
-"""The claims of the palette: legible, ordered, and distinct for colour-blind readers."""
+"""The colours of what is drawn: legible, ordered, and distinct for colour-blind readers.
 
+They are read from figures and pages, and measured by formulas that stand here and not in the package.
+"""
+
+import re
 from itertools import combinations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import torch
 
-from psr_lens.plots.theme import (
-    DIVERGING,
-    INK,
-    LINES,
-    MUTED,
-    NEGATIVE,
-    POSITIVE,
-    SEQUENTIAL,
-    line_colour,
-    style_sheet,
-    template,
-    tint,
-    value_colour,
+from psr_lens._types import TokenValues
+from psr_lens.plots import (
+    behaviour_curves,
+    faithfulness_curves,
+    layer_token_heatmap,
+    token_heatmap,
 )
+from tests.plots.samples import WORDS, curve, faithfulness, token_values
 
 # Machado, Oliveira & Fernandes 2009, severity 1, on linear RGB.
 COLOUR_BLINDNESS = {
@@ -39,6 +36,9 @@ COLOUR_BLINDNESS = {
         (0.004733, 0.691367, 0.303900),
     ),
 }
+WHITE = "#ffffff"
+COLOURS = 6
+"""Lines of one figure that have a colour each."""
 
 
 def linear(colour: str) -> list[float]:
@@ -46,12 +46,14 @@ def linear(colour: str) -> list[float]:
     return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
 
 
-def luminance(rgb: list[float]) -> float:
-    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), rgb, strict=True))
+def luminance(colour: str) -> float:
+    pairs = zip((0.2126, 0.7152, 0.0722), linear(colour), strict=True)
+    return sum(weight * c for weight, c in pairs)
 
 
 def contrast(one: str, other: str) -> float:
-    light, dark = sorted((luminance(linear(one)), luminance(linear(other))), reverse=True)
+    """By WCAG 2, of which 7 to 1 is the strictest level for text, and 3 to 1 enough for lines."""
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -77,67 +79,148 @@ def distance(one: str, other: str, blindness: str) -> float:
     return sum((a - b) ** 2 for a, b in pairs) ** 0.5
 
 
-@pytest.mark.parametrize("colour", [POSITIVE, NEGATIVE])
-def test_black_text_is_legible_on_every_token(colour):
-    for step in range(11):
-        # 7 to 1 is the strictest level of WCAG 2.
-        assert contrast("#000000", tint(colour, step / 10)) >= 7
+# --- tokens -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("colour", [POSITIVE, NEGATIVE])
-def test_a_tint_runs_from_white_to_the_colour_and_darkens(colour):
-    steps = [tint(colour, step / 10) for step in range(11)]
-    assert steps[0] == "#ffffff"
-    assert steps[-1] == colour
-    luminances = [luminance(linear(step)) for step in steps]
+def tokens_of(*values: float) -> list[tuple[str, str]]:
+    """The colour behind every token and that of its text, where the scale ends at -1 and 1."""
+    names = tuple(f"t{i}" for i in range(len(values)))
+    source = TokenValues(names, torch.tensor([values]), (3,), "push")
+    written = token_heatmap(source, bounds=(-1.0, 1.0)).to_html()
+    found = re.findall(r"background-color:(#\w{6});color:(#\w{3}\b)[^>]*>t\d+<", written)
+    assert len(found) == len(values)
+    return [(behind, "#" + "".join(2 * digit for digit in text[1:])) for behind, text in found]
+
+
+def legend_of(source: TokenValues) -> list[str]:
+    written = token_heatmap(source).to_html()
+    return re.search(r"linear-gradient\(90deg,([#\w,]+)\)", written)[1].split(",")
+
+
+STEPS = [step / 10 for step in range(11)]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_token_is_white_at_zero_and_the_darker_the_larger_its_value(sign):
+    behind = [colour for colour, _ in tokens_of(*(sign * step for step in STEPS))]
+    assert behind[0] == WHITE
+    luminances = [luminance(colour) for colour in behind]
     assert luminances == sorted(luminances, reverse=True)
-    assert len(set(steps)) == 11
+    assert len(set(behind)) == len(STEPS)
 
 
-@pytest.mark.parametrize("scale", [SEQUENTIAL, DIVERGING[2:], DIVERGING[2::-1]])
-def test_plotly_scales_darken_away_from_zero(scale):
-    luminances = [luminance(linear(colour)) for _, colour in scale]
-    assert luminances[0] == pytest.approx(1.0)
-    assert luminances == sorted(luminances, reverse=True)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_text_of_every_token_is_legible(sign):
+    # What lies beyond the scale has the colour of its end.
+    for behind, text in tokens_of(*(sign * step for step in STEPS), sign * 50.0):
+        assert contrast(text, behind) >= 7
+    ((end, _), (beyond, _)) = tokens_of(sign * 1.0, sign * 50.0)
+    assert end == beyond
 
 
 @pytest.mark.parametrize("blindness", sorted(COLOUR_BLINDNESS))
-def test_lines_and_signs_are_distinct_for_colour_blind_readers(blindness):
-    # 0.1 in Oklab is five times a just noticeable difference (0.02).
-    for one, other in combinations(LINES, 2):
+def test_signs_of_tokens_are_distinct_for_colour_blind_readers(blindness):
+    (positive, _), (negative, _) = tokens_of(1.0, -1.0)
+    # 0.15 in Oklab is more than seven just noticeable differences (0.02).
+    assert distance(positive, negative, blindness) >= 0.15
+
+
+def test_the_legend_has_the_colours_of_the_tokens():
+    signed = [colour for colour, _ in tokens_of(-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1)]
+    assert legend_of(token_values(signed=True)) == signed
+    assert legend_of(token_values()) == signed[4:]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_heatmaps_of_layers_are_white_at_zero_and_darken_from_there(signed):
+    drawn = layer_token_heatmap(token_values(signed=signed)).data[0]
+    places, colours = zip(*drawn.colorscale, strict=True)
+    zero = places.index(-drawn.zmin / (drawn.zmax - drawn.zmin))
+    assert colours[zero] == WHITE
+    for outwards in (colours[zero:], colours[zero::-1]):
+        luminances = [luminance(colour) for colour in outwards]
+        assert luminances == sorted(set(luminances), reverse=True)
+
+
+# --- lines --------------------------------------------------------------------------------------
+
+
+def lines_of(figure) -> dict[str, str]:
+    """The colour of every line that has a name, which is also what is read over it."""
+    told = {re.match("<b>(.*?)</b>", t.hovertemplate or ""): t.line.color for t in figure.data}
+    return {found[1]: colour for found, colour in told.items() if found and colour}
+
+
+def drawn_lines(*names: str) -> dict[str, str]:
+    """The colours of steerings in one figure."""
+    report = faithfulness()
+    report.relative_rmse = {name: curve(0.9, 0.8, 0.7) for name in names}
+    found = lines_of(faithfulness_curves(report))
+    return {name: found[name] for name in names}
+
+
+NAMES = tuple(f"steering {i}" for i in range(COLOURS + 2))
+
+
+@pytest.mark.parametrize("blindness", sorted(COLOUR_BLINDNESS))
+def test_lines_are_distinct_for_colour_blind_readers(blindness):
+    lines = drawn_lines(*NAMES[:COLOURS]).values()
+    # 0.08 in Oklab is four just noticeable differences (0.02).
+    for one, other in combinations(lines, 2):
         assert distance(one, other, blindness) >= 0.08, (one, other)
-    assert distance(POSITIVE, NEGATIVE, blindness) >= 0.15
+
+
+def test_more_lines_than_colours_take_the_same_ones_again():
+    lines = list(drawn_lines(*NAMES).values())
+    assert len(set(lines)) == COLOURS
+    assert lines[COLOURS:] == lines[:2]
 
 
 def test_lines_and_text_stand_out_from_paper():
-    assert min(contrast(colour, "#ffffff") for colour in LINES) >= 3
-    assert contrast(INK, "#ffffff") >= 7
-    assert contrast(MUTED, "#ffffff") >= 4.5
+    figure = faithfulness_curves(faithfulness())
+    style = figure.layout.template.layout
+    assert style.paper_bgcolor == style.plot_bgcolor == "white"
+    assert min(contrast(colour, WHITE) for colour in drawn_lines(*NAMES).values()) >= 3
+    assert contrast(style.font.color, WHITE) >= 7
+    references = [lines_of(figure)[name] for name in faithfulness().reference]
+    for muted in (style.xaxis.title.font.color, style.yaxis.title.font.color, *references):
+        assert contrast(muted, WHITE) >= 4.5
 
 
-@given(st.floats(-50, 50), st.floats(0.5, 20))
-def test_value_colours(value, bound):
-    colour = value_colour(value, -bound, bound)
-    if value >= bound:
-        assert colour == POSITIVE
-    elif value <= -bound:
-        assert colour == NEGATIVE
-    assert value_colour(-abs(value), 0.0, bound) == "#ffffff"
-    assert value_colour(0.0, -bound, bound) == "#ffffff"
+METHODS = ("PSR, 2 heads", "difference in means", "const, layer 2")
 
 
-def test_the_line_palette_repeats():
-    assert line_colour(0) == LINES[0]
-    assert line_colour(len(LINES) + 1) == LINES[1]
+def test_a_method_has_the_same_colour_in_every_figure():
+    own = drawn_lines(*METHODS)
+    assert len(set(own.values())) == len(METHODS)
+    assert drawn_lines(*METHODS[::-1]) == own
+    assert (
+        drawn_lines("steering 0", *METHODS[1:]).items() >= {n: own[n] for n in METHODS[1:]}.items()
+    )
+    rows = [(name, alpha, 50.0, 90.0) for name in METHODS[::-1] for alpha in (1.0, 2.0)]
+    assert lines_of(behaviour_curves(rows)).items() >= own.items()
 
 
-def test_template_uses_the_palette():
-    assert list(template().layout.colorway) == list(LINES)
+def test_two_lines_of_one_method_are_told_apart():
+    assert len(set(drawn_lines("PSR", "PSR, 2 heads", "const").values())) == 3
+
+
+def test_what_has_no_colour_of_its_own_takes_the_template_s():
+    figure = faithfulness_curves(faithfulness())
+    assert tuple(figure.layout.template.layout.colorway) == tuple(
+        drawn_lines(*NAMES[:COLOURS]).values()
+    )
+
+
+# --- the style sheet ----------------------------------------------------------------------------
 
 
 def test_the_style_sheet_touches_nothing_but_our_own_elements():
     # It is shown inside notebooks, where a bare `p` or `table` would restyle the whole page.
-    rules = [part.split("*/")[-1].split("{")[0] for part in style_sheet().split("}")]
+    shown = token_heatmap(token_values(WORDS))._repr_html_()
+    (sheet,) = re.findall(r"<style>(.*?)</style>", shown, re.DOTALL)
+    rules = [part.split("*/")[-1].split("{")[0] for part in sheet.split("}")]
+    assert len(rules) > 20
     for selectors in filter(str.strip, rules):
         if not selectors.strip().startswith("@"):
             depth = 0
