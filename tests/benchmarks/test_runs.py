@@ -1,7 +1,7 @@
-"""Every benchmark at its smallest size: what it feeds the contenders, and that it ends in figures."""
+"""Every benchmark at its smallest size: what it feeds the contenders, and what its figures say."""
 
-import subprocess
-import sys
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,21 +12,21 @@ from benchmarks import (
     figures,
     fitting,
     generation,
-    growth,
     lab,
     loading,
     memory,
     peers,
+    plain,
     real,
     speed,
+    timing,
 )
+from benchmarks.figures import Results
 from benchmarks.models import CONTEXT, make_examples, make_texts
 from benchmarks.sizes import ALL_BACKENDS, BACKENDS, QUICK, Bench
 from psr_lens.models import RawText, load_model
 from psr_lens.models import shared as shared_prefixes
 from psr_lens.responses import sample_responses
-
-ROOT = Path(__file__).parents[2]
 
 on_linux = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc"
@@ -75,10 +75,205 @@ def test_prompts_have_their_length_and_texts_are_the_same_tokens(model):
     assert make_texts(1, 40, first=2)[0] == texts[2]
 
 
-def test_extraction(bench):
-    figures = list(extraction._ratios(bench, bench.large, BACKENDS[0], 6))
-    assert all(figure.value > 0 and figure.seconds != {} for figure in figures[:-1])
-    assert [figure.bound for figure in figures][-2:] == [extraction.BOUND, None]
+# --- what a run ends in -------------------------------------------------------------------------
+
+MEASURED = ("extraction", "gradient", "layerwise", "generation", "growth", "lab")
+PEAKS = {2: 100.0, 4: 104.0}
+"""Mebibytes of so many examples, in place of processes that each take as long as a whole run."""
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """The sizes of `--quick`, on the random Llama alone: with the demo it takes twice as long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "names", property(lambda own: (own.large,)))
+        for module in (extraction, lab):
+            patch.setattr(module, "peak_mebibytes", lambda bench, name, backend, n, job: PEAKS[n])
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def results(bench, quick):
+    found = [one for name in MEASURED for one in speed.BENCHMARKS[name](bench)]
+    skipped = tuple(one for one in found if isinstance(one, figures.Skipped))
+    return Results({}, tuple(one for one in found if isinstance(one, figures.Figure)), skipped)
+
+
+def of(results: Results, benchmark: str) -> list[figures.Figure]:
+    return [figure for figure in results.figures if figure.benchmark == benchmark]
+
+
+def test_every_benchmark_ends_in_figures_which_come_back_from_the_json(results):
+    assert results.skipped == ()
+    assert list(dict.fromkeys(one.benchmark for one in results.figures)) == list(MEASURED)
+    # A difference of two times may fall below zero where all are tiny.
+    assert all(
+        one.value > 0
+        for one in results.figures
+        if one.benchmark not in ("growth", "lab") and "difference" not in one.what
+    )
+    again = Results.from_json(results.to_json())
+    assert [replace(one, value=0, seconds={}) for one in again.figures] == [
+        replace(one, value=0, seconds={}) for one in results.figures
+    ]
+    table = figures.render(results)
+    assert all(f"| {one.case} | {one.what}" in table for one in results.figures)
+
+
+def test_every_figure_stands_once_for_each_backend(results):
+    found = [(one.benchmark, one.model, one.backend, one.case, one.what) for one in results.figures]
+    assert len(set(found)) == len(found)
+    backends = {name: {one.backend for one in of(results, name)} for name in MEASURED}
+    one_backend = {"gradient", "lab"}
+    assert backends == {
+        name: set(BACKENDS[:1] if name in one_backend else BACKENDS) for name in MEASURED
+    }
+
+
+def test_what_is_bounded_is_what_the_page_promises(results):
+    bounds = {
+        name: {(one.what, one.bound) for one in of(results, name) if one.bound is not None}
+        for name in MEASURED
+    }
+    assert {bound for _, bound in bounds["extraction"]} == {extraction.BOUND}
+    assert ("accumulated deltas / two forwards", extraction.BOUND) in bounds["extraction"]
+    assert bounds["generation"] == {("tokens per second, A-PSR / unsteered", generation.BOUND)}
+    assert ("live / replay", fitting.REPLAY_BOUND) in bounds["layerwise"]
+    assert ("runs for every further steering and example", lab.RUNS_BOUND) in bounds["lab"]
+    grown = {what for what, _ in bounds["growth"]}
+    assert {"extraction", "dim", "layerwise", "steered generation"} <= grown
+    assert not any(what.startswith("bare") for what in grown)
+
+
+def test_the_memory_of_many_examples_is_that_of_few(results):
+    found = [one for one in results.figures if one.what == "peak memory of 4 examples / of 2"]
+    assert {one.benchmark for one in found} == {"extraction", "lab"}
+    assert {(one.value, one.note) for one in found} == {(1.04, "104 and 100 MiB")}
+
+
+def test_growth_is_that_of_each_size_in_turn(results):
+    cases = {one.case for one in of(results, "growth")}
+    assert cases == {f"{size} times 1, 2" for size in ("examples", "layers", "tokens")}
+    assert all(list(one.seconds) == ["x1", "x2"] for one in of(results, "growth"))
+
+
+def test_live_walks_the_plain_loop_s_curve(results):
+    _, gap = of(results, "gradient")
+    assert gap.what == "largest relative difference of the loss curves"
+    assert gap.bound == fitting.SAME_CURVE
+    assert gap.met
+
+
+def test_a_live_fit_that_starts_elsewhere_misses_its_bound(bench, quick, monkeypatch):
+    start = fitting.initial_heads
+    monkeypatch.setattr(fitting, "initial_heads", lambda model, seed: start(model, seed + 1))
+    _, gap = fitting.run_live(bench)
+    assert gap.met is False
+
+
+def test_replay_and_live_fit_the_same_examples(results):
+    for backend in BACKENDS:
+        found = [one for one in of(results, "layerwise") if one.backend == backend]
+        assert {one.case for one in found} == {
+            "prompts of 6, 4 examples, 1 to stop on, 2 live epochs"
+        }
+        assert [one.what.split(" on ")[-1] for one in found[2:]] == [
+            "training examples, replay / live",
+            "held-out examples, replay / live",
+        ]
+
+
+def test_the_lab_runs_once_for_every_further_steering(results):
+    runs, time, _ = of(results, "lab")
+    assert runs.value == lab.RUNS_BOUND
+    assert runs.met
+    assert list(time.seconds) == ["one steering", "four steerings", "bare forward"]
+
+
+def test_a_lab_that_runs_twice_misses_its_bound(bench, quick, monkeypatch):
+    def measure(model, steerings, examples, **_):
+        batch = model.pad([one.base_row for one in examples])
+        for _ in range(2 * len(steerings)):
+            model.logits(batch)
+
+    monkeypatch.setattr(lab, "measure_faithfulness", measure)
+    runs, *_ = lab.run(bench)
+    assert (runs.value, runs.met) == (2.0, False)
+
+
+class Clock:
+    """Time that passes by what is done, and so is known."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    process_time = perf_counter
+
+    def costs(self, price):
+        """A function that does nothing and takes so long."""
+
+        def run(*arguments, **options):
+            self.now += price(*arguments, **options) if callable(price) else price
+            return ()
+
+        return run
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(timing, "time", made)
+    return made
+
+
+def test_extraction_is_measured_against_two_forwards(bench, quick, monkeypatch, clock):
+    """Four batches, two of each prompt: 8 for bare forwards, 6 without logits or as we run them."""
+    monkeypatch.setattr(
+        plain, "forward", clock.costs(lambda model, batch, unembed=True: 2.0 if unembed else 1.5)
+    )
+    monkeypatch.setattr(plain, "run", clock.costs(1.5))
+    monkeypatch.setattr(
+        extraction, "iter_deltas", clock.costs(lambda *_, local, **__: 24.0 if local else 12.0)
+    )
+    for backend in BACKENDS:
+        values = [
+            one.value
+            for one in extraction.run(bench)
+            if one.backend == backend and "deltas" in one.what
+        ]
+        assert values == [1.5, 2.0, 3.0]
+
+
+def test_generation_is_measured_against_what_is_unsteered_and_what_is_told(
+    bench, quick, monkeypatch, clock
+):
+    told = make_texts(1, QUICK.prompts[0], instruction=QUICK.instruction)[0].prompted
+    steered = []
+
+    class Steering:
+        @contextmanager
+        def applied(self, model):
+            steered.append(model)
+            yield
+            steered.pop()
+
+    monkeypatch.setattr(generation, "random_psr", lambda model: Steering())
+    for backend in BACKENDS:
+        generate = clock.costs(
+            lambda prompts, **_: 4.0 if steered else 8.0 if prompts[0].text == told else 2.0
+        )
+        monkeypatch.setattr(bench.model(bench.large, backend), "generate", generate, raising=False)
+    found = {(one.what.split(" / ")[1], one.value) for one in generation.run(bench)}
+    assert found == {
+        ("unsteered", 0.5),
+        (f"an instruction of {QUICK.instruction} tokens", 2.0),
+    }
+
+
+# --- its parts ----------------------------------------------------------------------------------
 
 
 def test_the_peak_memory_is_printed_in_mebibytes(bench, capsys):
@@ -98,22 +293,12 @@ def test_steered_responses_run_to_their_full_length(bench, model):
         assert model.encoder.end_token_ids == everything
     finally:
         model.encoder.end_token_ids = ends
-    one, two = generation._rates(bench, bench.large, model, 2)
-    assert one.bound == generation.BOUND
-    assert two.value > 0
 
 
 def test_the_random_psr_pushes_at_every_layer(model):
     examples = make_examples(2, 6, 4)
     for found in generation.random_psr(model).coefficients(model, examples):
         assert bool((found.values > 0).any(dim=1).all())
-
-
-def test_growth_gives_an_exponent_per_task(bench):
-    figures = list(growth._exponents(bench, BACKENDS[0], "layers"))
-    tasks = [figure.what for figure in figures]
-    assert tasks[:3] == ["bare forwards", "bare generation", "extraction"]
-    assert all(list(figure.seconds) == ["x1", "x2"] for figure in figures)
 
 
 def test_agreement_is_the_worst_layer_s():
@@ -131,8 +316,8 @@ def test_pairs_for_the_peers_are_measured_at_the_last_prompt_token(model):
 
 
 @pytest.mark.skipif(not peers.PEERS_PYTHON.exists(), reason="make peers")
-def test_the_peers_find_the_same_vector(bench):
-    figures = list(peers._compare(bench, bench.large, 6))
+def test_the_peers_find_the_same_vector(bench, quick):
+    figures = list(peers.run(bench))
     parity = [figure for figure in figures if "mean difference" in figure.what]
     assert len(parity) == 4 * len(BACKENDS)
     assert all(figure.met for figure in parity)
@@ -152,57 +337,19 @@ def test_what_cannot_run_says_so(bench, monkeypatch, tmp_path):
     assert "make peers" in skipped.why
 
 
-def test_live_walks_the_plain_loop_s_curve(bench):
-    ratio, gap = fitting._live_against_plain(bench, bench.large, 6)
-    assert ratio.value > 0
-    assert gap.met
-
-
-def test_replay_and_live_fit_the_same_examples(bench):
-    ratio, least, *errors = fitting._replay_against_live(bench, bench.large, BACKENDS[0])
-    assert "4 examples, 1 to stop on, 2 live epochs" in ratio.case
-    assert ratio.bound == fitting.REPLAY_BOUND
-    assert least.bound is None
-    assert len(errors) == 2
-    assert all(figure.value > 0 for figure in (ratio, least, *errors))
-
-
-def test_the_lab_runs_once_for_every_further_steering(bench):
-    figures = list(lab._cost(bench, bench.large))
-    assert figures[0].value == lab.RUNS_BOUND
-    assert figures[0].met
-    assert figures[1].seconds["bare forward"] > 0
-
-
 def test_the_lab_s_memory_is_measured_too(bench, capsys):
     memory.main("lab", str(bench.checkpoint(bench.large)), BACKENDS[0], "2", "6", "4", "2")
     assert 100 < float(capsys.readouterr().out) < 100_000
 
 
-LARGER = """
-from benchmarks import loading
-
-real = loading._load
-
-def larger(checkpoint, what):
-    # A tiny model alone may fit into pages that the process has.
-    return real(checkpoint, what), checkpoint == {own!r} and b"x" * ({mebibytes} * 2**20)
-
-loading._load = larger
-loading.child({own!r}, {backend!r})
-"""
-
-
 @on_linux
 def test_load_is_measured_above_what_the_process_has(bench):
-    own, mebibytes = str(bench.checkpoint(bench.large)), 64
-    code = LARGER.format(own=own, mebibytes=mebibytes, backend=BACKENDS[-1])
-    # In a process of its own: one that frees much while it loads would hide what is added.
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    peak, seconds = map(float, done.stdout.split()[-2:])
-    assert 0.9 * mebibytes < peak / 2**20 < 2 * mebibytes
+    # A tiny model alone may fit into pages that the process has.
+    larger = bench.checkpoint("llama-1x1024")
+    weights = (larger / "model.safetensors").stat().st_size
+    assert weights > 50 * 2**20
+    peak, seconds = loading.in_a_process(larger, BACKENDS[-1])
+    assert 0.9 < peak / weights < 2
     assert seconds > 0
 
 
