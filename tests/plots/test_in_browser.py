@@ -11,7 +11,6 @@ from psr_lens.pages import render_traits
 from psr_lens.pages.page import html_page, write_page
 from psr_lens.plots import layer_token_heatmap, token_heatmap, token_heatmaps
 from psr_lens.plots.text import n_line_breaks, visible_token
-from psr_lens.plots.theme import NEGATIVE, POSITIVE
 from tests.plots.samples import ATTACK, SPECIAL_TOKENS, report, token_values
 
 DRAWN = "!document.querySelector('.psr-uncoloured')"
@@ -24,25 +23,6 @@ TOKENS = """[...document.querySelectorAll('.psr-panel')].map(panel =>
         span.querySelectorAll('br').length,
         Math.round(span.getBoundingClientRect().left),
         Math.round(span.getBoundingClientRect().top)]))"""
-
-
-def rgb(colour: str) -> list[int]:
-    return [int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(",")]
-
-
-def hexadecimal(colour: str) -> list[int]:
-    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-
-
-def contrast(one: list[int], other: list[int]) -> float:
-    """Of the Web Content Accessibility Guidelines, version 2."""
-
-    def luminance(colour: list[int]) -> float:
-        linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
-        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 def move_slider(page, row: int, index: int = 0) -> None:
@@ -100,26 +80,6 @@ def test_without_scripts_the_text_is_there_and_says_what_is_missing(chromium, sp
     assert ATTACK in still.text
     assert "circuitsvis colours this text, for which scripts have to run" in still.text
     assert "scripts have to run" not in chromium.visit(special, ready=DRAWN).text
-
-
-def test_colours_run_from_the_bounds_to_white_and_letters_stay_legible(chromium, tmp_path):
-    values = torch.tensor([[-2.0, -1.0, 0.0, math.nan, 1.0, 2.0, 3.0]])
-    source = TokenValues(tuple("abcdefg"), values, (0,), "q")
-    path = token_heatmap(source, bounds=(-2, 2)).save(tmp_path / "scale.html")
-    letters = (
-        "[...document.querySelectorAll('.colored-tokens > span > span')]"
-        ".map(span => getComputedStyle(span).color)"
-    )
-    visit = chromium.visit(path, expressions=(TOKENS, letters), ready=DRAWN)
-    (drawn,) = visit.results[0]
-    colours = [rgb(token[1]) for token in drawn]
-    assert colours[0] == hexadecimal(NEGATIVE)
-    assert colours[2] == colours[3] == [255, 255, 255]
-    assert colours[5] == colours[6] == hexadecimal(POSITIVE)
-    for half, full in ((colours[1], colours[0]), (colours[4], colours[5])):
-        assert sum(full) < sum(half) < 3 * 255
-    for ground, letter in zip(colours, visit.results[1], strict=True):
-        assert contrast(ground, rgb(letter)) >= 7
 
 
 def test_no_value_and_zero_are_told_apart_where_the_mouse_is(chromium, tmp_path):

@@ -81,54 +81,70 @@ def distance(one: str, other: str, blindness: str) -> float:
 
 # --- tokens -------------------------------------------------------------------------------------
 
-
-def tokens_of(*values: float) -> list[tuple[str, str]]:
-    """The colour behind every token and that of its text, where the scale ends at -1 and 1."""
-    names = tuple(f"t{i}" for i in range(len(values)))
-    source = TokenValues(names, torch.tensor([values]), (3,), "push")
-    written = token_heatmap(source, bounds=(-1.0, 1.0)).to_html()
-    found = re.findall(r"background-color:(#\w{6});color:(#\w{3}\b)[^>]*>t\d+<", written)
-    assert len(found) == len(values)
-    return [(behind, "#" + "".join(2 * digit for digit in text[1:])) for behind, text in found]
-
-
-def legend_of(source: TokenValues) -> list[str]:
-    written = token_heatmap(source).to_html()
-    return re.search(r"linear-gradient\(90deg,([#\w,]+)\)", written)[1].split(",")
-
-
 STEPS = [step / 10 for step in range(11)]
+DRAWN = """[...document.querySelectorAll('.colored-tokens > span > span')]
+    .map(span => [getComputedStyle(span).backgroundColor, getComputedStyle(span).color])"""
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a_token_is_white_at_zero_and_the_darker_the_larger_its_value(sign):
-    behind = [colour for colour, _ in tokens_of(*(sign * step for step in STEPS))]
+def as_hex(colour: str) -> str:
+    return "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", colour))
+
+
+@pytest.fixture(scope="module")
+def tokens_of(chromium, tmp_path_factory):
+    """The colour behind every token and that of its text, where the scale ends at -1 and 1."""
+
+    def draw(*values: float) -> list[tuple[str, str]]:
+        names = tuple(f"t{i}" for i in range(len(values)))
+        source = TokenValues(names, torch.tensor([values]), (3,), "delta norm")
+        path = tmp_path_factory.mktemp("tokens") / "page.html"
+        token_heatmap(source, bounds=(-1.0, 1.0)).save(path)
+        ready = "!document.querySelector('.psr-uncoloured')"
+        (found,) = chromium.visit(path, expressions=(DRAWN,), ready=ready).results
+        assert len(found) == len(values)
+        return [(as_hex(behind), as_hex(text)) for behind, text in found]
+
+    return draw
+
+
+@pytest.fixture(scope="module", params=[1, -1], ids=["positive", "negative"])
+def scale(request, tokens_of):
+    """From zero to the end of the scale, and far beyond it."""
+    return tokens_of(*(request.param * step for step in STEPS), request.param * 50.0)
+
+
+def test_a_token_is_white_at_zero_and_the_darker_the_larger_its_value(scale):
+    behind = [colour for colour, _ in scale]
     assert behind[0] == WHITE
-    luminances = [luminance(colour) for colour in behind]
-    assert luminances == sorted(luminances, reverse=True)
-    assert len(set(behind)) == len(STEPS)
+    assert behind[-1] == behind[-2]
+    luminances = [luminance(colour) for colour in behind[:-1]]
+    assert luminances == sorted(set(luminances), reverse=True)
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_text_of_every_token_is_legible(sign):
-    # What lies beyond the scale has the colour of its end.
-    for behind, text in tokens_of(*(sign * step for step in STEPS), sign * 50.0):
-        assert contrast(text, behind) >= 7
-    ((end, _), (beyond, _)) = tokens_of(sign * 1.0, sign * 50.0)
-    assert end == beyond
+def test_the_text_of_every_token_is_legible(scale):
+    assert all(contrast(text, behind) >= 7 for behind, text in scale)
 
 
 @pytest.mark.parametrize("blindness", sorted(COLOUR_BLINDNESS))
-def test_signs_of_tokens_are_distinct_for_colour_blind_readers(blindness):
+def test_signs_of_tokens_are_distinct_for_colour_blind_readers(tokens_of, blindness):
     (positive, _), (negative, _) = tokens_of(1.0, -1.0)
     # 0.15 in Oklab is more than seven just noticeable differences (0.02).
     assert distance(positive, negative, blindness) >= 0.15
 
 
-def test_the_legend_has_the_colours_of_the_tokens():
-    signed = [colour for colour, _ in tokens_of(-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1)]
+def test_a_token_without_a_value_is_white(tokens_of):
+    missing, _ = tokens_of(float("nan"), 1.0)
+    assert missing[0] == WHITE
+
+
+def test_the_legend_begins_and_ends_in_the_colours_of_the_tokens(tokens_of):
+    def legend_of(source: TokenValues) -> list[str]:
+        written = token_heatmap(source).fragment()
+        return re.search(r"linear-gradient\(90deg in lab,([#\w,]+)\)", written)[1].split(",")
+
+    signed = [behind for behind, _ in tokens_of(-1.0, 0.0, 1.0)]
     assert legend_of(token_values(signed=True)) == signed
-    assert legend_of(token_values()) == signed[4:]
+    assert legend_of(token_values()) == signed[1:]
 
 
 @pytest.mark.parametrize("signed", [False, True])
