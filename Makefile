@@ -11,7 +11,7 @@ PYTEST_FLAGS ?=
 WORKERS ?= 2
 # More instructions for the real model: make real REAL_FLAGS="--traits french pirate"
 REAL_FLAGS ?=
-# More flags for the benchmarks: make bench BENCH_FLAGS="--only live peers"
+# More flags for the benchmarks: make bench BENCH_FLAGS="--only gradient peers"
 BENCH_FLAGS ?=
 
 BIN := .venv/bin

@@ -17,26 +17,26 @@ from psr_lens.steering import PSR, Steering
 from psr_lens.steering.training import Start
 
 SAME_CURVE = 1e-3
-LIVE_BOUNDS = {40: 2.0, 400: 5.0}
-REPLAY_BOUND = 10.0
+GRADIENT_BOUNDS = {40: 2.0, 400: 5.0}
+LAYERWISE_BOUND = 10.0
 _BACKEND = BACKENDS[0]
 _TRAIT = "optimist"
 _TRAIN_PER_DEV = 3
 """As `sample_responses` splits."""
 
 
-def run_live(bench: Bench) -> Iterator[Figure]:
+def run_gradient(bench: Bench) -> Iterator[Figure]:
     """`gradient` and the plain loop from the same start, over the same batches."""
     for name in bench.names:
         for prompt in bench.sizes.prompts:
-            yield from _live_against_plain(bench, name, prompt)
+            yield from _gradient_against_plain(bench, name, prompt)
 
 
-def run_replay(bench: Bench) -> Iterator[Figure]:
+def run_layerwise(bench: Bench) -> Iterator[Figure]:
     """`layerwise` and `gradient`: seconds, and the relative RMSE that each reaches."""
     for name in bench.names:
         for backend in BACKENDS:
-            yield from _replay_against_live(bench, name, backend)
+            yield from _layerwise_against_gradient(bench, name, backend)
 
 
 def fit_psr(
@@ -78,7 +78,7 @@ def curve_gap(ours: Sequence[float], reference: Sequence[float]) -> float:
     return max(abs(a - b) / abs(b) for a, b in zip(ours, reference, strict=True))
 
 
-def _live_against_plain(bench: Bench, name: str, prompt: int) -> Iterator[Figure]:
+def _gradient_against_plain(bench: Bench, name: str, prompt: int) -> Iterator[Figure]:
     sizes = bench.sizes
     model = bench.model(name, _BACKEND)
     # One group, so that no dev part is set aside and both train on the same examples.
@@ -97,12 +97,12 @@ def _live_against_plain(bench: Bench, name: str, prompt: int) -> Iterator[Figure
             batch_size=sizes.fit_batch_size,
         )[1]
 
-    def run_live() -> None:
+    def run_gradient() -> None:
         steering = fit_psr(model, as_dataset(train), "gradient", bench)
         losses["gradient"] = steering.fit_report.losses
 
     timings = alternate(
-        {"plain loop": run_plain, "gradient": run_live}, sizes.fit_repeats, warm_up=False
+        {"plain loop": run_plain, "gradient": run_gradient}, sizes.fit_repeats, warm_up=False
     )
     case = (
         f"prompts of {prompt}, {sizes.epochs} epochs of {len(train)} examples, "
@@ -113,9 +113,9 @@ def _live_against_plain(bench: Bench, name: str, prompt: int) -> Iterator[Figure
         name,
         _BACKEND,
         case,
-        "plain loop / live",
+        "plain loop / gradient",
         timings.ratio("plain loop", "gradient"),
-        LIVE_BOUNDS.get(prompt),
+        GRADIENT_BOUNDS.get(prompt),
         "higher",
         timings.medians(),
     )
@@ -130,7 +130,7 @@ def _live_against_plain(bench: Bench, name: str, prompt: int) -> Iterator[Figure
     )
 
 
-def _replay_against_live(bench: Bench, name: str, backend: str) -> Iterator[Figure]:
+def _layerwise_against_gradient(bench: Bench, name: str, backend: str) -> Iterator[Figure]:
     sizes = bench.sizes
     model = bench.model(name, backend)
     if name == "demo":
@@ -169,16 +169,16 @@ def _replay_against_live(bench: Bench, name: str, backend: str) -> Iterator[Figu
     )
     case = (
         f"{text}, {len(data.train)} examples, {len(data.dev)} to stop on, "
-        f"{sizes.epochs} live epochs"
+        f"{sizes.epochs} epochs through the model"
     )
     yield Figure(
         "layerwise",
         name,
         backend,
         case,
-        "live / replay",
+        "gradient / layerwise",
         timings.ratio("gradient", "layerwise"),
-        REPLAY_BOUND if name == bench.large else None,
+        LAYERWISE_BOUND if name == bench.large else None,
         "higher",
         timings.medians(),
     )
@@ -187,7 +187,7 @@ def _replay_against_live(bench: Bench, name: str, backend: str) -> Iterator[Figu
         name,
         backend,
         case,
-        "live / a base run and a prompted run alone, which replay cannot do without",
+        "gradient / a base run and a prompted run alone, which the layerwise solver cannot do without",
         timings.ratio("gradient", "two forwards"),
         better="higher",
     )
@@ -211,7 +211,7 @@ def _replay_against_live(bench: Bench, name: str, backend: str) -> Iterator[Figu
             name,
             backend,
             case,
-            f"relative RMSE on {label} examples, replay / live",
+            f"relative RMSE on {label} examples, layerwise / gradient",
             mean["layerwise"] / mean["gradient"],
             1.0,
             note=f"{mean['layerwise']:.3f} and {mean['gradient']:.3f}, means over layers",

@@ -29,7 +29,7 @@ class Sizes:
         batch_size: Examples per forward pass.
         fit_examples: Training examples of a fit, and of its held-out half.
         fit_batch_size: Examples per optimiser step.
-        epochs: Epochs of a live fit.
+        epochs: Epochs of a fit through the model.
         instruction: Tokens of the long instruction that steered generation is compared with.
         generation_batches: Prompts generated for at once.
         memory_examples: A few and many examples for the peak memory of the deltas.

@@ -24,8 +24,8 @@ from benchmarks.sizes import QUICK, Bench, Sizes
 ROOT = Path(__file__).parents[1]
 BENCHMARKS: dict[str, Callable[[Bench], Iterator[Figure | Skipped]]] = {
     "extraction": extraction.run,
-    "gradient": fitting.run_live,
-    "layerwise": fitting.run_replay,
+    "gradient": fitting.run_gradient,
+    "layerwise": fitting.run_layerwise,
     "generation": generation.run,
     "peers": peers.run,
     "growth": growth.run,

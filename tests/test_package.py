@@ -70,6 +70,7 @@ MAY_REACH_DOWN = {
     "load_steering",
     "page",
     "push_to_hub",
+    "save",
     "table_html",
     "to_html",
 }

@@ -39,7 +39,7 @@ def _trained(name: str, part_of: Extent = "most", **options: Any) -> Fit:
     return Fit(name, {"epochs": 2, **options}, "trained", part_of, negatives=negatives)
 
 
-def _replayed(name: str, part_of: Extent = "most", weighted: bool = False, **options: Any) -> Fit:
+def _layerwise(name: str, part_of: Extent = "most", weighted: bool = False, **options: Any) -> Fit:
     # In float32 its search for heads ends elsewhere after another order of summing.
     options = {"solver": "layerwise", "precision": torch.float64, **options}
     return Fit(name, {"method": "psr", **options}, part_of=part_of, weighted=weighted)
@@ -63,34 +63,34 @@ FITS: Final = (
     Fit("projection", {"method": "projection"}, part_of="few"),
     Fit("projection best", {"method": "projection", "layers": "best"}, part_of="all"),
     Fit("ablation", {"method": "ablation"}),
-    Fit("const replay", {"method": "const", "solver": "layerwise"}, part_of="few"),
+    Fit("const layerwise", {"method": "const", "solver": "layerwise"}, part_of="few"),
     Fit(
-        "const replay best",
+        "const layerwise best",
         {"method": "const", "solver": "layerwise", "layers": "best"},
         part_of="all",
     ),
     Fit(
-        "const replay weighted",
+        "const layerwise weighted",
         {"method": "const", "solver": "layerwise"},
         part_of="all",
         weighted=True,
     ),
-    _trained("const live", method="const", solver="gradient"),
+    _trained("const gradient", method="const", solver="gradient"),
     _trained("const ll", "all", method="const", solver="gradient", objective="ll"),
     _trained("const auto", method="const"),
     _trained("const auto best", "all", method="const", layers="best"),
     _trained("const refine", "all", method="const", solver="refine"),
-    _replayed("psr replay", "few"),
-    _replayed("psr replay QR", tokens="question+response"),
-    _replayed("psr replay best", layers="best"),
+    _layerwise("psr layerwise", "few"),
+    _layerwise("psr layerwise QR", tokens="question+response"),
+    _layerwise("psr layerwise best", layers="best"),
     # Further up a search for what explains next to nothing ends here or there, in float64 too.
-    _replayed("psr replay weighted", weighted=True, layers=[0, 1]),
-    _replayed("psr replay k=4", "all", n_heads=4, layers=[1, 4]),
-    _unstable("psr replay float32"),
-    _unstable("psr replay k=auto", n_heads="auto", layers=[4]),
-    _trained("psr live", method="psr", solver="gradient"),
-    _trained("psr live k=4", "all", method="psr", solver="gradient", n_heads=4, layers=[2, 4]),
-    _trained("psr live paper", "all", method="psr", solver="gradient", recipe="paper", lr=0.01),
+    _layerwise("psr layerwise weighted", weighted=True, layers=[0, 1]),
+    _layerwise("psr layerwise k=4", "all", n_heads=4, layers=[1, 4]),
+    _unstable("psr layerwise float32"),
+    _unstable("psr layerwise k=auto", n_heads="auto", layers=[4]),
+    _trained("psr gradient", method="psr", solver="gradient"),
+    _trained("psr gradient k=4", "all", method="psr", solver="gradient", n_heads=4, layers=[2, 4]),
+    _trained("psr gradient paper", "all", method="psr", solver="gradient", recipe="paper", lr=0.01),
     _trained("psr refine", method="psr", solver="refine"),
     _trained("psr auto", method="psr"),
     _trained("psr auto best", "all", method="psr", layers="best"),
@@ -101,5 +101,5 @@ FITS: Final = (
     _trained("loreft ll", "all", method="loreft", objective="ll", layers=[1, 3]),
     Fit("oracle", {"method": "oracle"}, part_of="few"),
     Fit("oracle rank 2", {"method": "oracle", "rank": 2}),
-    Fit("oracle along", {"method": "oracle"}, along="psr replay"),
+    Fit("oracle along", {"method": "oracle"}, along="psr layerwise"),
 )

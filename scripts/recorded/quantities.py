@@ -82,9 +82,9 @@ def record_deployment(given: Given, record: Record, found: Mapping[str, pl.Steer
         part.add_exact("said", said[0, prompts.shape[1] :].tolist())
 
     look(record.within("plain"))
-    with found["psr replay"].applied(hf_model, alpha=0.8):
+    with found["psr layerwise"].applied(hf_model, alpha=0.8):
         look(record.within("hooked"))
-    with found["const replay"].fold_into(hf_model, alpha=0.8):
+    with found["const layerwise"].fold_into(hf_model, alpha=0.8):
         look(record.within("folded"))
     look(record.within("plain again"))
 
@@ -102,7 +102,7 @@ def record_behaviour(given: Given, record: Record, found: Mapping[str, pl.Steeri
         given.model,
         [example.base_prompt for example in examples],
         judge,
-        steering=found["psr replay"],
+        steering=found["psr layerwise"],
         alphas=(0.5, 1.0, 2.0),
         max_new_tokens=30,
         seed=2,
@@ -118,7 +118,7 @@ def record_transfer(given: Given, record: Record, found: Mapping[str, pl.Steerin
     other = {"demo": "demo-gpt2", "demo-gpt2": "demo"}[given.setup.model]
     target = pl.load_model(other, backend=given.setup.backend, device="cpu", progress=False)
     texts = [example.prompted_row.tokens for example in given.data.train]
-    carried = pl.transfer(found["psr replay"], given.model, target, texts, penalty=1e-2)
+    carried = pl.transfer(found["psr layerwise"], given.model, target, texts, penalty=1e-2)
     for name, tensor in tensors_of(carried).items():
         record.add_tensor(name, tensor)
 

@@ -70,9 +70,9 @@ def _columns(table: pd.DataFrame, names: Sequence[str]) -> Tensor:
 
 def record_faithfulness(given: Given, record: Record, found: Mapping[str, pl.Steering]) -> None:
     """All tables of `measure_faithfulness`, on both kinds of tokens."""
-    on_r = {name: found[name] for name in ("psr replay", "dim best", "projection")}
-    on_r["sum"] = 0.5 * found["psr replay"] + 0.25 * found["dim best"]
-    on_qr = {name: found[name] for name in ("psr replay QR",) if name in found}
+    on_r = {name: found[name] for name in ("psr layerwise", "dim best", "projection")}
+    on_r["sum"] = 0.5 * found["psr layerwise"] + 0.25 * found["dim best"]
+    on_qr = {name: found[name] for name in ("psr layerwise QR",) if name in found}
     for tokens, steerings, alpha in (("response", on_r, 0.9), ("question+response", on_qr, 1.0)):
         if not steerings:
             continue
@@ -173,7 +173,7 @@ def record_lens(given: Given, record: Record, found: Mapping[str, pl.Steering]) 
     mean = deltas.accumulated[-1].mean(dim=0)
     readings = {
         "direction": pl.logit_lens(model, mean, top=5),
-        "steering": pl.read_steering(model, found["psr replay"], top=3),
+        "steering": pl.read_steering(model, found["psr layerwise"], top=3),
         "delta": pl.read_delta(model, deltas, [2, 5], 4, top=5),
     }
     for name, reading in readings.items():

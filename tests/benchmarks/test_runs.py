@@ -138,7 +138,7 @@ def test_what_is_bounded_is_what_the_page_promises(results):
     assert {bound for _, bound in bounds["extraction"]} == {extraction.BOUND}
     assert ("accumulated deltas / two forwards", extraction.BOUND) in bounds["extraction"]
     assert bounds["generation"] == {("tokens per second, A-PSR / unsteered", generation.BOUND)}
-    assert ("live / replay", fitting.REPLAY_BOUND) in bounds["layerwise"]
+    assert ("gradient / layerwise", fitting.LAYERWISE_BOUND) in bounds["layerwise"]
     assert ("runs for every further steering and example", lab.RUNS_BOUND) in bounds["lab"]
     grown = {what for what, _ in bounds["growth"]}
     assert {"extraction", "dim", "layerwise", "steered generation"} <= grown
@@ -157,29 +157,29 @@ def test_growth_is_that_of_each_size_in_turn(results):
     assert all(list(one.seconds) == ["x1", "x2"] for one in of(results, "growth"))
 
 
-def test_live_walks_the_plain_loop_s_curve(results):
+def test_the_gradient_solver_walks_the_plain_loop_s_curve(results):
     _, gap = of(results, "gradient")
     assert gap.what == "largest relative difference of the loss curves"
     assert gap.bound == fitting.SAME_CURVE
     assert gap.met
 
 
-def test_a_live_fit_that_starts_elsewhere_misses_its_bound(bench, quick, monkeypatch):
+def test_a_gradient_fit_that_starts_elsewhere_misses_its_bound(bench, quick, monkeypatch):
     start = fitting.initial_heads
     monkeypatch.setattr(fitting, "initial_heads", lambda model, seed: start(model, seed + 1))
-    _, gap = fitting.run_live(bench)
+    _, gap = fitting.run_gradient(bench)
     assert gap.met is False
 
 
-def test_replay_and_live_fit_the_same_examples(results):
+def test_both_solvers_fit_the_same_examples(results):
     for backend in BACKENDS:
         found = [one for one in of(results, "layerwise") if one.backend == backend]
         assert {one.case for one in found} == {
-            "prompts of 6, 4 examples, 1 to stop on, 2 live epochs"
+            "prompts of 6, 4 examples, 1 to stop on, 2 epochs through the model"
         }
         assert [one.what.split(" on ")[-1] for one in found[2:]] == [
-            "training examples, replay / live",
-            "held-out examples, replay / live",
+            "training examples, layerwise / gradient",
+            "held-out examples, layerwise / gradient",
         ]
 
 
