@@ -107,7 +107,7 @@ def nll(model: HookedModel, data: Sequence[Example], steering: Steering) -> floa
     said = []
     with steering.applied(model):
         for example in data:
-            logits = model.logits(model.pad([example.base_row]))[0].float().log_softmax(dim=-1)
+            logits = model.logits(model.pad([example.base_row]))[0].log_softmax(dim=-1)
             begin = len(example.base_ids) - 1
             said += [float(logits[begin + i, own]) for i, own in enumerate(example.response_ids)]
             if example.finished:

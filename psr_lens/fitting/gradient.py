@@ -138,6 +138,28 @@ class Objective:
         self, indices: Sequence[int], trained: Trained, watch: Watcher | None = None
     ) -> Float[Tensor, ""]:
         """The objective on a batch, penalties included."""
+        objective, penalties = self._parts(indices, trained, watch)
+        return objective + penalties
+
+    @torch.no_grad()
+    def mean_loss(self, trained: Trained, watch: Watcher | None = None) -> float:
+        """The objective over all examples, however they are batched."""
+        totals, tokens = [0.0, 0.0], [0, 0]
+        for indices in _by_length(self.prepared, self.batch_size):
+            own = [self.prepared[i] for i in indices]
+            # Penalties are means over aligned tokens, the likelihood one over those that it predicts.
+            aligned = sum(len(one.start) for one in own)
+            scored = sum(one.predicted for one in own) if self.objective == "ll" else aligned
+            parts = self._parts(indices, trained, watch)
+            for i, (part, count) in enumerate(zip(parts, (scored, aligned), strict=True)):
+                totals[i] += float(part) * count
+                tokens[i] += count
+        return sum(total / count for total, count in zip(totals, tokens, strict=True))
+
+    def _parts(
+        self, indices: Sequence[int], trained: Trained, watch: Watcher | None
+    ) -> tuple[Tensor, Tensor | float]:
+        """The objective on a batch, and the penalties."""
         own = [self.prepared[i] for i in indices]
         batch = StepBatch(self.model, own, self.first)
         penalties: list[Tensor | float] = []
@@ -156,17 +178,7 @@ class Objective:
             loss = objectives.cross_entropy(last, tokens, on, ends, self.ends)
         else:
             loss = objectives.mse(acted, batch.target, batch.on) / self.unit
-        return loss + sum(penalties)
-
-    @torch.no_grad()
-    def mean_loss(self, trained: Trained, watch: Watcher | None = None) -> float:
-        """The objective over all examples, weighted by their tokens."""
-        total, tokens = 0.0, 0
-        for indices in _by_length(self.prepared, self.batch_size):
-            count = sum(len(self.prepared[i].start) for i in indices)
-            total += float(self.loss(indices, trained, watch)) * count
-            tokens += count
-        return total / tokens
+        return loss, sum(penalties)
 
 
 @final

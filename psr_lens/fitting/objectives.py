@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from psr_lens.deltas import working_dtype
+
 
 def mse(
     acted: Sequence[Float[Tensor, "batch pos d_model"]],
@@ -42,7 +44,7 @@ def cross_entropy(
         ends: Columns that the end follows; any of the end tokens will do there.
         end_ids: Ids that end a response.
     """
-    logp = logits[on].float().log_softmax(dim=-1)
+    logp = logits[on].to(working_dtype(logits.dtype)).log_softmax(dim=-1)
     said = logp.gather(-1, next_tokens[on].unsqueeze(-1)).squeeze(-1)
     over = logp[:, end_ids].logsumexp(dim=-1) if len(end_ids) else said
     return -torch.where(ends[on], over, said).mean()

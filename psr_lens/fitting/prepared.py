@@ -45,6 +45,11 @@ class Prepared:
     target: Float[Tensor, "layer pos d_model"]
     energy: Float[Tensor, " layer"]
 
+    @property
+    def predicted(self) -> int:
+        """Tokens of the response, and its end where it was reached."""
+        return len(self.example.response_ids) + self.example.finished
+
 
 @torch.no_grad()
 def prepare(
