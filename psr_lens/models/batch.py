@@ -1,4 +1,4 @@
-"""Token sequences as a left-padded batch, with what every column is.
+"""Token sequences as a left-padded batch, with a record of what every column is.
 
 Responses are aligned from the right, in the base run and in the prompted run alike, so
 batches are padded on the left: the last columns of every row are its response.
@@ -58,8 +58,8 @@ class TokenBatch:
 class Places:
     """Some columns of a batch, looked up once.
 
-    A boolean mask is searched for its True at every use, and on an accelerator each search waits
-    for everything before it.
+    A boolean mask is searched on every use, and on an accelerator each search waits for everything before
+    it.
 
     Args:
         mask: True on the columns.
@@ -69,20 +69,20 @@ class Places:
         self._flat = mask.flatten().nonzero().squeeze(1)
 
     def of(self, values: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "token d_model"]:
-        """What stands there, row by row, end to end."""
+        """The values there, row by row, end to end."""
         return values.flatten(0, 1).index_select(0, self._flat)
 
     def replaced(
         self, values: Float[Tensor, "batch pos d_model"], new: Float[Tensor, "token d_model"]
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The same with other values there."""
+        """The same values with `new` there."""
         return values.flatten(0, 1).index_copy(0, self._flat, new.to(values)).view_as(values)
 
 
 def left_pad(
     rows: Sequence[TokenRow], pad_token_id: int, device: torch.device | str = "cpu"
 ) -> TokenBatch:
-    """Lay rows of different lengths into one left-padded batch.
+    """Put rows of different lengths into one left-padded batch.
 
     Args:
         rows: The sequences, at least one.
@@ -113,8 +113,8 @@ def right_pad(
 ) -> TokenBatch:
     """What follows the prefixes of rows: `tokens[cut:]` of each, padded on the right.
 
-    After a left-padded batch of the prefixes, this continues every row without a gap. Padding
-    columns lie past the row's end: mask them out with `attention_mask`.
+    After a left-padded batch of the prefixes, this continues every row without a gap. Padding columns are
+    past the row's end: mask them out with `attention_mask`.
 
     Args:
         rows: The whole sequences.
@@ -151,9 +151,9 @@ def _batch(
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of neighbouring lengths, longest first, so that little is padded.
+    """Indices in batches of similar lengths, longest first, so there is little padding.
 
-    Longest first means that a batch too large for the memory fails at once and not at the end.
+    With the longest first, a batch too large for memory fails at the start and not at the end.
 
     Raises:
         ValueError: If `batch_size` is not positive.

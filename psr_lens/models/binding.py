@@ -1,7 +1,7 @@
-"""For whom an edit acts: hooks sit on a model that all threads share, and each asks here.
+"""Whom an edit acts for: hooks are on a model that all threads share, and each asks here.
 
-What is put on acts for the thread that put it on. An asyncio task has its own, and hands it to the
-tasks and to the `asyncio.to_thread` calls that it starts, as context variables go.
+An edit acts for the thread that added it. An asyncio task has its own edits, and passes them on to the
+tasks and `asyncio.to_thread` calls that it starts, as with context variables.
 """
 
 import asyncio
@@ -28,29 +28,29 @@ class Owner:
         _HELD.set((*(own for own in _HELD.get() if own._held), self))
 
     def is_here(self) -> bool:
-        """Whether it is the owner, or something the owner started, that runs just now."""
+        """Whether the owner, or something it started, is running now."""
         if not self._held:
             return False
         if self in _HELD.get():
             return True
-        # Not in the context of the next cell of a notebook, which is the same thread all the same.
+        # The next cell of a notebook has another context but is the same thread.
         if self._thread is not current_thread():
             return False
         return self._task is None or self._task.done() or self._task is _running_task()
 
     def holds(self) -> bool:
-        """Whether it owns anything still."""
+        """Whether it still owns anything."""
         return self._held
 
     def release(self) -> None:
-        """It owns nothing any more, whichever thread says so."""
+        """Own nothing from now on; any thread may call this."""
         self._held = False
         _HELD.set(tuple(own for own in _HELD.get() if own._held))
 
 
 @contextmanager
 def suspended(*things: object) -> Iterator[None]:
-    """Inside the context `is_suspended` is true of these, for what runs here."""
+    """Make `is_suspended` true of these inside the context, for what runs here."""
     outer = _SUSPENDED.get()
     _SUSPENDED.set((*outer, *things))
     try:
@@ -65,7 +65,7 @@ def is_suspended(thing: object) -> bool:
 
 
 class BoundHook:
-    """A hook that a copy of its module does not take along: there, nothing is left of it to act."""
+    """A hook that is not copied with its module: in the copy it does nothing."""
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return _inert, ()
@@ -76,7 +76,7 @@ def _inert() -> Any:
 
 
 def _do_nothing(module: nn.Module, *args: object, **options: object) -> None:
-    """What stands in a copied module where the original has a hook of ours."""
+    """Stands in a copied module where the original has a hook of ours."""
 
 
 def _running_task() -> "asyncio.Task[Any] | None":

@@ -70,7 +70,7 @@ class BridgeModel(ThroughTransformers):
         """The output projection's weight, cut into heads."""
         projection = self.raw.blocks[layer].attn.o.original_component
         weight = projection.weight.detach()
-        # GPT-2's Conv1D keeps its weight the other way round.
+        # GPT-2's Conv1D stores its weight transposed.
         matrix = weight.T if isinstance(projection, nn.Linear) else weight
         return matrix.reshape(self.raw.cfg.n_heads, -1, self.d_model)
 

@@ -11,8 +11,8 @@ double BOS. Plain text gets what the tokenizer adds by itself, and no second BOS
 one. A template that refuses or drops the system role gets the instruction at the head of the first
 user turn instead.
 
-The template is read when it is used, so that one may be set after loading. What it takes besides the
-messages (`enable_thinking`, `tools`, the date) is a `Rendering`, which is kept with the data.
+The template is read when it is used, so it may be set after loading. What it takes besides the messages
+(`enable_thinking`, `tools`, the date) is a `Rendering`, which is kept with the data.
 """
 
 import hashlib
@@ -43,17 +43,17 @@ Prompt = str | RawText | Sequence[Message]
 _SPACE = "\u2581"
 _PROBE_SYSTEM = "psrlenssystemprobe"
 _PROBE_TURN = "psrlensturnprobe"
-# Marks that some tokenizers do not call special, and a role's name at the head of what is left.
+# Marks that some tokenizers do not call special, and a role's name before what is left.
 _MARK: Final = re.compile(r"</?<?[^<>\s]*>?>|\[/?[A-Z_]+\]")
 _GAP: Final = "\x00"
 _ROLE: Final = re.compile(r"^\W*(?:system|developer|user|human)\b\W*", re.IGNORECASE)
-# What a rendering decides by itself, and what would change what is returned.
+# What a rendering decides itself, and what would change the return value.
 _NOT_OPTIONS: Final = (
     *("messages", "conversation", "chat_template", "add_generation_prompt", "tokenize"),
     *("continue_final_message", "return_assistant_tokens_mask", "strftime_now"),
 )
-# transformers' own `strftime_now` asks the clock at every call. A macro of that name comes before it,
-# and spells a given day from a table of its parts: "%d", "%b", "%-d".
+# transformers' own `strftime_now` reads the clock on every call. A macro of that name takes precedence, and
+# spells a given day from a table of its parts: "%d", "%b", "%-d".
 _GIVEN_DAY: Final = """\
  macro strftime_now(format) -%}
 {%- set begun = namespace(part='') -%}
@@ -81,14 +81,14 @@ class Rendering:
     date: str | None = None
 
     def described(self) -> dict[str, Any]:
-        """What there is of it, as JSON values: for a provenance."""
+        """Whatever is set, as JSON values for a provenance."""
         options = {"template_options": dict(self.options)} if self.options else {}
         return options | ({} if self.date is None else {"date": self.date})
 
 
 @dataclass(frozen=True)
 class _TemplateFacts:
-    """What was found out about a chat template by trying it."""
+    """What was learnt about a chat template by trying it."""
 
     read: tuple[str, str]
     takes_system_role: bool
@@ -101,7 +101,7 @@ class PromptTokens:
 
     Attributes:
         ids: Token ids.
-        question_start: First token that a steering instruction in front leaves as it is: where a
+        question_start: First token that an instruction in front does not change, where a
             `question+response` steering begins to act.
     """
 
@@ -134,7 +134,7 @@ def with_instruction(messages: Sequence[Message], instruction: str) -> list[Mess
 
 
 def today() -> Date:
-    """The day that a template is given where nothing else is said."""
+    """The day that a template is given by default."""
     return Date.today()
 
 
@@ -148,7 +148,7 @@ class PromptEncoder:
             end-of-turn token that its template writes.
 
     Attributes:
-        template_options: What the chat template is given where a call says nothing else.
+        template_options: Default options of the chat template, which a call may override.
     """
 
     def __init__(self, tokenizer: Any, end_token_ids: Sequence[int] = ()):
@@ -172,7 +172,7 @@ class PromptEncoder:
 
     @property
     def has_template(self) -> bool:
-        """Whether the tokenizer has a chat template by now."""
+        """Whether the tokenizer has a chat template at the moment."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     @property
@@ -182,7 +182,7 @@ class PromptEncoder:
 
     @property
     def end_token_ids(self) -> frozenset[int]:
-        """Ids that end a response; may be set to end it by others."""
+        """Ids that end a response; may be set."""
         if self._set_ends is not None:
             return self._set_ends
         return self._ends | (
@@ -196,15 +196,15 @@ class PromptEncoder:
     def rendering(
         self, options: Mapping[str, Any] | None = None, date: str | None = None
     ) -> Rendering:
-        """What the chat template is to be given, settled: one for all prompts of a data set.
+        """What to give the chat template, settled once for all prompts of a data set.
 
         Args:
-            options: Options of the template, over `template_options`.
+            options: Options of the template, overriding `template_options`.
             date: The day for a template that writes the date, as `2026-11-25`; today by default.
 
         Raises:
-            ValueError: If the template does not take an option, an option is no JSON value, or the
-                date is none.
+            ValueError: If the template does not take an option, an option is not a JSON value, or the date
+                is invalid or unused.
         """
         if options is not None and not isinstance(options, Mapping):
             raise ValueError(f"template_options={options!r}: pass a dict of names and values")
@@ -271,8 +271,8 @@ class PromptEncoder:
     ) -> tuple[int, ...]:
         """Token ids of a response as it follows the prompt, without an end token.
 
-        Tokenised together with the prompt where the prompt's own tokens stay as they are, so that
-        a leading space is treated as the tokenizer treats it there; by itself otherwise.
+        Tokenised together with the prompt if the prompt's tokens stay the same, so that a leading space is
+        treated as the tokenizer treats it there; otherwise by itself.
         """
         text = self.text(prompt, rendering)
         ids = self._tokenise(text, templated=self._is_templated(prompt))
@@ -286,7 +286,7 @@ class PromptEncoder:
         plain = [int(i) for i in ids if int(i) not in self._special_ids]
         if plain and self._piece(plain[0]).startswith(_SPACE):
             # SentencePiece drops a leading space, taking it for the one that it adds to any text.
-            # Behind a first piece of its own, the response keeps its.
+            # After a copy of its first piece, the response keeps its own.
             return self._decode(plain[:1] + plain)[len(self._decode(plain[:1])) :]
         return self._decode(plain)
 
@@ -295,10 +295,10 @@ class PromptEncoder:
         return b"".join(self._token_bytes(int(i)) for i in ids).decode("utf-8", "replace")
 
     def template_text(self, prompt: Prompt, rendering: Rendering | None = None) -> str:
-        """What the chat template writes into a prompt by itself, in front of the first turn.
+        """What the chat template itself writes in front of the first turn of a prompt.
 
-        A default system message, the date, tools: whatever is in the rendered prompt and in no message,
-        special tokens, role names and the marks of a user's turn left out. Empty for plain text.
+        A default system message, the date, tools: whatever is in the rendered prompt but in no message,
+        without special tokens, role names and the marks of a user's turn. Empty for plain text.
 
         Args:
             prompt: The prompt.
@@ -324,7 +324,7 @@ class PromptEncoder:
             return ""
         head = head.partition(_PROBE_TURN)[0]
         try:
-            # What a user's turn begins with stands in front of the second one too.
+            # What a user's turn begins with is in front of the second one too.
             turns = self._without_special(self._templated([user, answer, user], rendering))
             between = turns.split(_PROBE_TURN)[2]
             head = head[: len(head) - common_suffix_length(head, between)]
@@ -334,7 +334,7 @@ class PromptEncoder:
         return _ROLE.sub("", left).strip()
 
     def _without_special(self, text: str) -> str:
-        """A rendered prompt with one and the same sign in place of every special token."""
+        """A rendered prompt with every special token replaced by the same mark."""
         for mark in sorted(map(self._piece, self._special_ids), key=len, reverse=True):
             text = text.replace(mark, _GAP) if mark else text
         return text
@@ -342,14 +342,14 @@ class PromptEncoder:
     def str_tokens(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Every token of a text as text, special tokens included, leading spaces kept.
 
-        A character that is spread over several tokens stands on the one that completes it; on the
-        earlier ones stand their bytes, as `⟨C3⟩` (see `psr_lens.models.token_text`).
+        A character spread over several tokens is shown on the one that completes it; the earlier ones show
+        their bytes, as `⟨C3⟩` (see `psr_lens.models.token_text`).
         """
         pieces = [self._token_bytes(int(token_id)) for token_id in ids]
         return token_texts(pieces)
 
     def str_token(self, token_id: int) -> str:
-        """One token by itself as text: of one that holds part of a character, its bytes."""
+        """One token by itself as text; its bytes if it holds part of a character."""
         return self.str_tokens([token_id])[0]
 
     def _token_bytes(self, token_id: int) -> bytes:
@@ -402,13 +402,13 @@ class PromptEncoder:
             )
             instructed = [self._ids(with_instruction(messages, _PROBE_SYSTEM), rendering)]
         else:
-            # The first word may be another token after a space or a new line than at the start.
+            # After a space or a new line, the first word may be a different token than at the start.
             text = self.text(prompt).removeprefix(self.tokenizer.bos_token or "")
             instructed = [
                 self._tokenise(f"{_PROBE_SYSTEM}{gap}{text}", templated=False) for gap in " \n"
             ]
         shared = min(common_suffix_length(ids, own) for own in instructed)
-        # The last prompt token is acted on in any case.
+        # The last prompt token is always acted on.
         return len(ids) - max(1, shared)
 
     def _templated(self, messages: Sequence[Message], rendering: Rendering) -> str:
@@ -464,7 +464,7 @@ class PromptEncoder:
             ) from None
 
     def _template_facts(self) -> _TemplateFacts:
-        """What the template does, found out again whenever it is another one."""
+        """What the template does, worked out again whenever it changes."""
         read = (str(self.tokenizer.chat_template), repr(self.template_options))
         if self._facts is None or self._facts.read != read:
             self._facts = _TemplateFacts(
@@ -521,7 +521,7 @@ def _check_date(date: Any) -> str:
 
 
 def _with_given_day(template: str) -> str:
-    """The template with the macro in front, and white space at its head treated as before."""
+    """The template with the macro in front, and its leading white space treated as before."""
     rest = template.lstrip()
     head = template[: len(template) - len(rest)]
     if rest[:3] in ("{%-", "{#-", "{{-"):
@@ -532,7 +532,7 @@ def _with_given_day(template: str) -> str:
 
 
 def _parts_of_day(day: Date) -> dict[str, str]:
-    """Every part of a day that a format may name, by its spelling there."""
+    """Every part of a day that a format may name, by its format code."""
     spelt = {"%%": "%"}
     for part in (f"%{flag}{letter}" for letter in ascii_letters for flag in ("", "-", "_")):
         try:
@@ -543,7 +543,7 @@ def _parts_of_day(day: Date) -> dict[str, str]:
 
 
 def check_messages(messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages, if each has a role and a text.
+    """Return the messages if each has a role and a text.
 
     Raises:
         ValueError: If there is no message, or one lacks a string `role` or `content`.

@@ -39,10 +39,10 @@ class Checkpoint:
 
     Attributes:
         model: The model in eval mode, frozen, on its device, in its dtype.
-        tokenizer: Its tokenizer, untouched but for a chat template that was asked for.
+        tokenizer: Its tokenizer, unchanged except for a chat template that was asked for.
         name: Hub name, or name of the directory.
         revision: Revision on the hub, None where there is none.
-        gguf: The GGUF file that it was made of, None where it was none.
+        gguf: The GGUF file that it was made from, None if there was none.
         template_options: What its chat template is given besides the messages.
     """
 
@@ -68,18 +68,18 @@ def read_checkpoint(
     """Load model and tokenizer with transformers.
 
     Args:
-        name_or_path: What the user calls it.
+        name_or_path: What the user named.
         dtype: Number type of the weights.
         device: Where they go.
-        bar: What shows how far it is.
+        bar: Shows the progress.
         revision: Branch, tag or commit on the hub.
         gguf_file: A GGUF file in that directory, or in that repository on the hub.
-        keep_converted: Whether what is made of a GGUF file is kept for the next time.
-        loading: What else `from_pretrained` is told of the model.
+        keep_converted: Whether to keep a model converted from a GGUF file for the next time.
+        loading: Further options of the model's `from_pretrained`.
 
     Raises:
-        ValueError: If there is no such model, it is no decoder-only language model, or its files
-            are incomplete or damaged.
+        ValueError: If there is no such model, it is not a decoder-only language model, or its files are
+            incomplete or damaged.
     """
     source = find_source(name_or_path, gguf_file)
     if source.local and revision is not None:
@@ -93,7 +93,7 @@ def read_checkpoint(
         options["revision"] = revision
         options["local_files_only"] = not hub_reachable()
     wanted = _Wanted(dtype, loading or {})
-    # What the tokenizer and the config are read with too.
+    # The tokenizer and the config are read with these too.
     options |= {name: wanted.options[name] for name in _OF_ALL_FILES if name in wanted.options}
     if source.gguf_file is None:
         model, tokenizer = _read(source, options, wanted, bar)
@@ -101,7 +101,7 @@ def read_checkpoint(
     else:
         file = _gguf_path(source, source.gguf_file, options)
         model, tokenizer, made = _read_gguf(file, source.name, wanted, keep_converted, bar)
-        # What the user calls the file now; a copy of it may have been made under another name.
+        # The file's name now; its copy may have been made under another one.
         origin = replace(made.origin, file=file.name if source.local else source.gguf_file)
         for remark in made.remarks:
             warnings.warn(f"{file.name} {remark}", stacklevel=3)
@@ -118,11 +118,11 @@ _OF_ALL_FILES = ("trust_remote_code", "token", "cache_dir", "subfolder")
 
 @dataclass(frozen=True)
 class _Wanted:
-    """How the weights are to be had.
+    """How to load the weights.
 
     Attributes:
         dtype: Their number type.
-        options: What else `from_pretrained` is told.
+        options: Further options of `from_pretrained`.
     """
 
     dtype: torch.dtype
@@ -130,7 +130,7 @@ class _Wanted:
 
 
 def is_placed(model: Any) -> bool:
-    """Whether the weights lie where they are to stay: spread over devices, or quantised."""
+    """Whether the weights must stay where they are: spread over devices, or quantised."""
     return hasattr(model, "hf_device_map") or getattr(model, "is_quantized", False)
 
 
@@ -170,7 +170,7 @@ def _convert(
     with quiet():
         model = _text_part(_model(source, {**options, **unpacking()}, wanted))
     amiss.append(unread_numbers(model, contents))
-    # What is made of it is not quantised, and would be neither saved nor converted with this.
+    # The result is not quantised, and with this could be neither saved nor converted.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     end_turns_too(model.generation_config, contents.end_token_ids)
@@ -178,7 +178,7 @@ def _convert(
 
 
 def _gguf_path(source: Source, gguf_file: str, options: dict[str, Any]) -> Path:
-    """Where the file lies on this machine; one on the hub is downloaded."""
+    """Where the file is on this machine; one on the hub is downloaded."""
     if source.local:
         return Path(source.location) / gguf_file
     from huggingface_hub import hf_hub_download
@@ -195,8 +195,8 @@ def _gguf_path(source: Source, gguf_file: str, options: dict[str, Any]) -> Path:
 def _read_gguf(
     file: Path, name: str, wanted: _Wanted, keep: bool, bar: LoadingBar
 ) -> tuple[Any, Any, Conversion]:
-    """Model and tokenizer of a GGUF file: from the copy that is kept of them, else from the file."""
-    # They are made in float32, which float64 adds nothing to.
+    """Model and tokenizer of a GGUF file: from the kept copy if there is one, else from the file."""
+    # Converted weights are float32, to which float64 adds nothing.
     stored = torch.float32 if wanted.dtype == torch.float64 else wanted.dtype
     bar.step("looking for a converted copy", more=1)
     sha256 = hash_of(file)
@@ -214,8 +214,7 @@ def _read_gguf(
     is_kept = _kept(folder, conversion, model, tokenizer, bar)
     if not is_kept and stored == wanted.dtype:
         return model, tokenizer, conversion
-    # The next load reads the copy, so this one does too: both give the same. Not with two models in
-    # memory.
+    # The next load reads the copy, so this one does too and both give the same. Never hold two models.
     del model
     kept = _read_copy(folder, name, wanted, bar, more=2) if is_kept else None
     if kept is not None:
@@ -226,7 +225,7 @@ def _read_gguf(
 def _kept(
     folder: Path, conversion: Conversion, model: Any, tokenizer: Any, bar: LoadingBar
 ) -> bool:
-    """Keep a copy, and say how large it is; whether that was possible."""
+    """Keep a copy and report its size; returns whether that was possible."""
     bar.step("keeping a converted copy", more=1)
     file = conversion.origin.file
     try:
@@ -249,10 +248,10 @@ def _kept(
 def _read_copy(
     folder: Path, name: str, wanted: _Wanted, bar: LoadingBar, more: int = 0
 ) -> tuple[Any, Any, Conversion] | None:
-    """What a sound copy holds; None where there is none.
+    """The contents of a sound copy; None if there is none.
 
     Raises:
-        ValueError: If it is just as it was written, and cannot be read all the same.
+        ValueError: If it is intact but cannot be read.
     """
     conversion = find_copy(folder)
     if conversion is None:
@@ -260,20 +259,20 @@ def _read_copy(
     try:
         return *_read(Source(str(folder), name, local=True), {}, wanted, bar, more), conversion
     except ValueError as error:
-        # Too little memory, say, with which making it anew would fare no better.
+        # Too little memory, say: converting it again would fare no better.
         if find_copy(folder, thorough=True) is not None:
             raise ValueError(
                 f"{error} (from the converted copy in {str(folder)!r}, which is whole; "
                 "keep_converted=False converts the file instead)"
             ) from None
-    # A cache that cannot be written to keeps it.
+    # A read-only cache keeps it.
     with contextlib.suppress(OSError):
         remove_copy(folder)
     return None
 
 
 def hub_reachable() -> bool:
-    """Whether the hub answers: one quick request, where its client retries for half a minute."""
+    """Whether the hub answers: one quick request, as its client would retry for half a minute."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
@@ -316,7 +315,7 @@ def _config(source: Source, options: dict[str, Any]) -> Any:
             )
         else:
             message = (
-                f"model {source.name!r} is neither a directory nor a model that the hub gives out: "
+                f"model {source.name!r} is neither a directory nor a model that the hub provides: "
                 f"{one_line(error)}{_or_a_gguf_file(source, error)}"
             )
         raise ValueError(message) from None
@@ -332,7 +331,7 @@ def _or_a_gguf_file(source: Source, error: Exception) -> str:
 def _not_to_be_had(options: Mapping[str, Any], error: Exception) -> str:
     if options["local_files_only"]:
         return "is not in the local cache of the hub, which cannot be reached: go online once"
-    return f"is not what the hub gives out: {one_line(error)}"
+    return f"is not available from the hub: {one_line(error)}"
 
 
 def _require_decoder(config: Any, source: Source) -> None:

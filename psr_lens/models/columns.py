@@ -1,7 +1,7 @@
-"""What every column of a pass is: where its row starts, its question, its response.
+"""What every column of a pass is: where its row, its question and its response start.
 
-An edit of the residual stream is told this beside the residual stream itself, so that it finds the
-tokens in a whole batch, in one cached step and in a direct call of TransformerLens alike.
+An edit receives this along with the residual stream, so it finds the tokens in a whole batch, in one cached
+step and in a direct call of TransformerLens alike.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from torch import Tensor
 from psr_lens._types import AlignedTokens
 
 UNKNOWN: Final = -1
-"""A prompt token of a direct call of TransformerLens, where nothing says what it belongs to."""
+"""A prompt token of a direct call of TransformerLens, which does not say what it belongs to."""
 CONTEXT: Final = 0
 """Padding, and prompt tokens before the question."""
 QUESTION: Final = 1
@@ -29,14 +29,14 @@ class Columns:
     """Positions of the columns of a pass, and where the regions of every row begin.
 
     Attributes:
-        position: Place in the row's token sequence, 0 for its first token, negative on the left
-            padding, and past `length` on padding on the right.
+        position: Place in the row's token sequence, 0 for its first token, negative on left padding, and
+            past the row's end on right padding.
         response_start: Position of the last prompt token, where the tokens `response` begin.
-        question_start: Position of the first question token; None where nobody said.
+        question_start: Position of the first question token; None if not given.
         all_response: Every column is known to be a response token: a step of `generate`.
-        padding_known: Whether `position` knows about padding; not so in direct calls.
-        rows: Which of the rows that a generation began with these are; None while all are there.
-        ids: Token id of every column; None where the pass does not show them.
+        padding_known: Whether `position` accounts for padding; not in direct calls without a mask.
+        rows: Which of a generation's original rows these are; None while all are there.
+        ids: Token id of every column; None if the pass does not show them.
     """
 
     position: Int[Tensor, "batch pos"]

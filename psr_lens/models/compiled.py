@@ -1,4 +1,4 @@
-"""Compiled models, which run past the hooks that are put on them later."""
+"""Compiled models, which ignore hooks that are added later."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,14 +7,14 @@ from torch import nn
 
 
 def refuse_compiled(model: Any) -> None:
-    """Refuse a model that torch has compiled, or has been told to, as a whole or in part.
+    """Refuse a model that torch has compiled, or has been told to compile, in whole or in part.
 
-    What torch compiled once is not looked at again when a hook is put on: the model would run
-    without its steering, and nothing would say so. Not seen is a `torch.compile(model)` that lives
-    beside the model, where the model itself is steered and its twin is called.
+    Compiled code does not notice hooks that are added later: the model would silently run without its
+    steering. This does not see a `torch.compile(model)` kept beside a model, if the model is steered and
+    its compiled twin is called.
 
     Args:
-        model: A model, or whatever else was given in its place, which others refuse.
+        model: A model; anything else is left for others to refuse.
 
     Raises:
         ValueError: If it, or a module inside it, is compiled.
@@ -33,7 +33,7 @@ def refuse_compiled(model: Any) -> None:
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield from model.named_modules()
-    # A bridge does not have the model that it wraps among its modules, but all that is in that.
+    # A bridge's modules do not include the model that it wraps, but everything in that model.
     wrapped = model.__dict__.get("original_model")
     if isinstance(wrapped, nn.Module):
         yield type(wrapped).__name__, wrapped
@@ -53,5 +53,5 @@ def _is_compiled(module: Any) -> bool:
 
 
 def _name(model: Any) -> str:
-    """The type of a model, and not that of what `torch.compile` put around it."""
+    """The type of a model, not of the wrapper that `torch.compile` put around it."""
     return type(getattr(model, "_orig_mod", model)).__name__

@@ -1,7 +1,7 @@
 """From a Hugging Face model to a HookedTransformer or a TransformerBridge, unprocessed.
 
-TransformerLens reads a family's shape off official model names or off the text of a path. Here it
-is read off the Hugging Face config alone, so that any checkpoint of a family converts.
+TransformerLens infers a family's shape from official model names or the text of a path. Here it is read
+from the Hugging Face config alone, so any checkpoint of a family converts.
 """
 
 import copy
@@ -18,14 +18,14 @@ from psr_lens.models.quiet import one_line, quiet
 
 
 class CannotConvert(Exception):
-    """Why a checkpoint cannot be had on a backend, in one line."""
+    """Why a checkpoint cannot run on a backend, in one line."""
 
 
 def to_hooked(checkpoint: Checkpoint) -> Any:
     """A HookedTransformer with the checkpoint's weights.
 
     Raises:
-        CannotConvert: If TransformerLens has no such architecture, or a feature of it is missing.
+        CannotConvert: If TransformerLens lacks the architecture or one of its features.
     """
     with quiet():
         from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -48,9 +48,9 @@ def to_hooked(checkpoint: Checkpoint) -> Any:
                 # With a model in hand the name is not used, but it has to be an existing path.
                 weights = get_pretrained_state_dict(".", config, source, dtype=source.dtype)
                 model = HookedTransformer(config, tokenizer=own_tokenizer(checkpoint.tokenizer))
-            # All at once: TransformerLens' own loader walks all modules for every single weight. And
-            # not copied: most of them are views of Hugging Face's, whose memory is taken over. What
-            # TransformerLens makes up by itself, biases of zeros say, may be of another type.
+            # All at once: TransformerLens' own loader walks all modules for every single weight. And not
+            # copied: most of them are views of Hugging Face's, whose memory is reused. What TransformerLens
+            # adds itself, such as zero biases, may be of another type.
             own = model.state_dict()
             weights = {
                 name: weight.to(own[name]) if name in own else weight
@@ -68,11 +68,11 @@ def to_hooked(checkpoint: Checkpoint) -> Any:
 
 @torch.no_grad()
 def lay_out(model: Any) -> Any:
-    """A HookedTransformer whose weights lie in memory as it reads them; values and shapes stay.
+    """Lay out a HookedTransformer's weights in memory as it reads them; values and shapes stay.
 
-    TransformerLens multiplies by transposed weights, `W.T.contiguous()`, and so copies every matrix
-    in every pass: most of the time of a decoding step. Where the transposed view is contiguous
-    already there is nothing to copy. Every bit of every result is the same.
+    TransformerLens multiplies by transposed weights, `W.T.contiguous()`, and so copies every matrix in
+    every pass, which takes most of a decoding step. If the transposed view is already contiguous, there is
+    nothing to copy. Every bit of every result is the same.
     """
     for name, weight in model.named_parameters():
         kind = name.rpartition(".")[2]
@@ -83,7 +83,7 @@ def lay_out(model: Any) -> Any:
         elif kind in ("W_in", "W_gate", "W_out", "W_U") and weight.ndim == 2:
             weight.data = weight.data.t().contiguous().t()
         else:
-            # Parts of a bias for queries, keys and values together.
+            # Such as parts of a joint bias of queries, keys and values.
             weight.data = weight.data.contiguous()
     return model
 
@@ -112,29 +112,29 @@ def to_bridge(checkpoint: Checkpoint) -> Any:
 
 
 def own_tokenizer(tokenizer: Any) -> Any:
-    """A copy for TransformerLens, which sets pad and BOS tokens on the one that it is given."""
+    """A copy for TransformerLens, which sets pad and BOS tokens on the one it is given."""
     copied = copy.deepcopy(tokenizer)
-    # Else TransformerLens loads it anew by its name, to have one that adds a BOS.
+    # Otherwise TransformerLens reloads it by name, to get one that adds a BOS.
     copied.init_kwargs["add_bos_token"] = True
     return copied
 
 
 def hooked_fields(config: Any, architecture: str) -> dict[str, Any]:
-    """The fields of a HookedTransformerConfig that say what the architecture is.
+    """The fields of a HookedTransformerConfig that describe the architecture.
 
     Args:
         config: The Hugging Face config.
         architecture: Name of the Hugging Face model's class.
 
     Raises:
-        CannotConvert: If a feature of it is missing in HookedTransformer.
+        CannotConvert: If HookedTransformer lacks one of its features.
     """
     family = _FAMILIES.get(architecture)
     return family(config) if family else _fields_by_transformer_lens(config, architecture)
 
 
 def _llama_like(config: Any) -> dict[str, Any]:
-    """RMSNorm, rotary positions, a gated MLP: Llama, Mistral, Qwen, and the ground of Gemma."""
+    """RMSNorm, rotary positions, a gated MLP: Llama, Mistral, Qwen, and the basis of Gemma."""
     heads = config.num_attention_heads
     d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
     return {
@@ -287,7 +287,7 @@ def _fields_by_transformer_lens(config: Any, architecture: str) -> dict[str, Any
     with tempfile.TemporaryDirectory() as directory:
         config.save_pretrained(directory)
         fields = convert_hf_model_config(directory)
-    # It takes the architecture from the path where that contains a family's name.
+    # It takes the architecture from the path if that contains a family's name.
     if fields["original_architecture"] != architecture:
         raise CannotConvert(f"TransformerLens cannot convert {architecture} in {directory}")
     return fields

@@ -1,11 +1,11 @@
-"""What was made of a GGUF file, kept in the user's cache folder for the next time.
+"""Models converted from GGUF files, kept in the user's cache folder for the next time.
 
-A copy is an ordinary checkpoint directory, moved into its place in one piece, so that no process ever
-sees half of one. With it goes a list of its files with their sizes and sums, by which a damaged copy is
-known. Before a copy is read, the weights are held against their size alone, for they may be gigabytes
-that would be read twice at every load; against their sum where reading them fails.
+A copy is an ordinary checkpoint directory, moved into place in one piece, so no process ever sees half of
+one. It has a list of its files with their sizes and checksums, which reveals a damaged copy. Before a copy
+is read, only the size of the weights is checked, as they may be gigabytes that would be read twice on every
+load; their checksum is checked if reading them fails.
 
-Which copy is a file's is told by the file's hash, so that every load reads the GGUF file once as well.
+A file's copy is found by the file's hash, so every load also reads the GGUF file once.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from psr_lens.storage.atomic import permit
 
 VARIABLE = "PSR_LENS_CACHE"
 """Environment variable that names another folder; `off` keeps nothing."""
-# Counts up when what is made of the same file changes.
+# Incremented when the same file is converted differently.
 _FORMAT = 2
 _LIST = "psr_lens.json"
 _WEIGHTS = ".safetensors"
@@ -38,12 +38,12 @@ _A_DAY = 24 * 3600
 
 @dataclass(frozen=True)
 class Conversion:
-    """What there is to know of what was made of a GGUF file.
+    """What is known about a model converted from a GGUF file.
 
     Attributes:
         origin: The file.
-        remarks: What the user is warned of at every load: what the file does or holds that the model
-            does not, as it follows on the file's name.
+        remarks: Warnings for every load: what the file does or holds that the model does not, worded to
+            follow the file's name.
     """
 
     origin: GGUFOrigin
@@ -51,7 +51,7 @@ class Conversion:
 
 
 def cache_folder() -> Path | None:
-    """Where copies are kept; None where the environment says that none are."""
+    """Where copies are kept; None if the environment turns them off."""
     named = os.environ.get(VARIABLE, "").strip()
     if named.lower() == "off":
         return None
@@ -63,7 +63,7 @@ def cache_folder() -> Path | None:
 
 
 def folder_of_copy(file: Path, sha256: str, dtype: torch.dtype) -> Path | None:
-    """Where the copy of a GGUF file belongs: one folder for everything that decides what is in it.
+    """Where the copy of a GGUF file belongs: a folder named by all that determines its contents.
 
     Args:
         file: The GGUF file.
@@ -81,11 +81,11 @@ def folder_of_copy(file: Path, sha256: str, dtype: torch.dtype) -> Path | None:
 
 
 def find_copy(folder: Path, *, thorough: bool = False) -> Conversion | None:
-    """What a copy was made of; None where there is none, or a damaged one.
+    """What a copy was made from; None if it is missing or damaged.
 
     Args:
         folder: Where it belongs.
-        thorough: Whether to read the weights too, for their sum.
+        thorough: Whether to read the weights too, for their checksum.
     """
     try:
         listed = json.loads((folder / _LIST).read_text(encoding="utf-8"))
@@ -104,13 +104,13 @@ def find_copy(folder: Path, *, thorough: bool = False) -> Conversion | None:
 
 
 def keep_copy(folder: Path, conversion: Conversion, model: Any, tokenizer: Any) -> int:
-    """Write a copy and move it into its place, where it replaces a damaged one.
+    """Write a copy and move it into place, replacing a damaged one.
 
     Returns:
         Its size in bytes.
 
     Raises:
-        Exception: If it cannot be written; of the types that the libraries below have for that.
+        Exception: If it cannot be written; the type depends on the library that fails.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder.parent)
@@ -136,8 +136,8 @@ def keep_copy(folder: Path, conversion: Conversion, model: Any, tokenizer: Any) 
 
 
 def _put_in_place(unfinished: Path, folder: Path) -> None:
-    """Move a copy to where it belongs; one that another process has put there meanwhile stays."""
-    # A directory moves onto another only where that is empty.
+    """Move a copy to where it belongs; one that another process put there meanwhile stays."""
+    # A directory can only replace an empty one.
     with contextlib.suppress(OSError):
         unfinished.rename(folder)
         return
@@ -152,10 +152,10 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
 
 
 def remove_copy(folder: Path) -> None:
-    """Take a copy away, if there is one: first out of its place and then from the disk.
+    """Remove a copy, if there is one: first move it aside, then delete it.
 
     Raises:
-        OSError: If it cannot be taken away.
+        OSError: If it cannot be removed.
     """
     if not folder.exists():
         return
@@ -170,7 +170,7 @@ def remove_copy(folder: Path) -> None:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """What killed processes left, once nobody can still be writing to it."""
+    """Remove what killed processes left, once nobody can still be writing to it."""
     for left in parent.glob(f"{_UNFINISHED}*"):
         try:
             old = time.time() - left.stat().st_mtime > _A_DAY

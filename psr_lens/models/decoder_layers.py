@@ -1,4 +1,4 @@
-"""Where a transformers model keeps its decoder layers, and what these give out."""
+"""Where a transformers model keeps its decoder layers, and what they return."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 _NAMES = ("layers", "h", "blocks", "block")
-"""What the list of decoder layers is called: by most, by GPT-2 and its kin, by MPT, by RecurrentGemma."""
+"""Names of the list of decoder layers: in most models, in GPT-2 and its kin, in MPT, in RecurrentGemma."""
 
 
 def language_model(hf_model: Any) -> Any:
@@ -23,7 +23,7 @@ def language_model(hf_model: Any) -> Any:
             f"this {type(hf_model).__name__} puts learnt tokens in front of every prompt "
             f"({active.peft_type.value}), which have no place in its text: merge or disable the adapter"
         )
-    # A model that transformers itself gave an adapter has one too, and nothing around it.
+    # A model that got its adapter from transformers itself has this config too, but no wrapper.
     return hf_model.get_base_model() if hasattr(hf_model, "get_base_model") else hf_model
 
 
@@ -64,18 +64,18 @@ def _way_down(module: nn.Module, count: int) -> list[nn.Module] | None:
 
 
 def _in_order(module: nn.Module) -> list[nn.Module]:
-    """The children of a module, those that are called as lists of layers are in front."""
+    """The children of a module, those named like lists of layers first."""
     children = list(module.named_children())
     return [child for _, child in sorted(children, key=lambda own: own[0] not in _NAMES)]
 
 
 def residual_of(output: Any) -> Tensor:
-    """The residual stream in what a decoder layer gives out: a tensor, or a tuple that begins with one."""
+    """The residual stream in what a decoder layer returns: a tensor, or a tuple that begins with one."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def with_residual(output: Any, resid: Tensor) -> Any:
-    """What a decoder layer gives out with another residual stream in it."""
+    """What a decoder layer returns, with another residual stream in it."""
     return (resid, *output[1:]) if isinstance(output, tuple) else resid
 
 
@@ -87,16 +87,16 @@ def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 def with_entering(
     args: tuple[Any, ...], kwargs: dict[str, Any], resid: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a decoder layer is called with, another residual stream in place of its own."""
+    """What a decoder layer is called with, but with another residual stream."""
     return ((resid, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": resid})
 
 
 def execution_device(module: nn.Module) -> torch.device:
-    """Where a module computes; of weights that are kept elsewhere, on the disk say, where they will."""
+    """Where a module computes, even if its weights are kept elsewhere, such as on disk."""
     planned = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     return next(module.parameters()).device if planned is None else torch.device(planned)
 
 
 def first_attribute(thing: Any, *names: str) -> Any:
-    """The first of these attributes that a module has and that is not None; None for none."""
+    """The first of these attributes that exists and is not None; None if there is none."""
     return next((own for name in names if (own := getattr(thing, name, None)) is not None), None)

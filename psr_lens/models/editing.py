@@ -1,4 +1,4 @@
-"""Editing the residual stream of a model, by hooks that are gone with their context."""
+"""Editing the residual stream of a model, by hooks that last as long as their context."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,18 +25,18 @@ ResidualEdit = Callable[[Tensor, Columns], Tensor | None]
 class EditableModel(ABC):
     """A model whose residual stream can be read and edited after every block.
 
-    Threads may share it: one at a time runs a pass, through these methods or those of `raw`, under
-    the edits that it put on itself. Hooks that are added to `raw` by hand are everybody's.
+    Threads may share it: one at a time runs a pass, through these methods or those of `raw`, under the
+    edits that it added itself. Hooks added to `raw` by hand act for everybody.
 
     Attributes:
         raw: The HookedTransformer, the TransformerBridge or the transformers model.
     """
 
     refuses_other_threads: ClassVar[bool] = False
-    """Whether a direct call in a thread that put nothing on is refused while another's edits are on."""
+    """Whether a direct call from a thread without edits is refused while another thread's are active."""
 
     def __init__(self, raw: nn.Module):
-        # Untyped: the three share no type that says what is used here.
+        # Untyped: the three have no common type with what is used here.
         self.raw: Any = raw
         self._keeper = keeper_of_turns(raw)
 
@@ -47,12 +47,12 @@ class EditableModel(ABC):
 
     @abstractmethod
     def hook_point(self, layer: int) -> nn.Module:
-        """The module that gives out the residual stream after block `layer`, or a tuple that it heads."""
+        """The module that returns the residual stream after block `layer`, alone or first in a tuple."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where passes begin, and where the edits are shown what they edit."""
+        """Where passes begin, and where edits are given the residual stream."""
 
     @property
     def _wrapped(self) -> nn.Module | None:
@@ -70,31 +70,31 @@ class EditableModel(ABC):
         only_on: AlignedTokens | None = None,
         all_threads: bool = False,
     ) -> Iterator[None]:
-        """Apply residual edits to every forward pass inside the context; none is left after it.
+        """Apply residual edits to every forward pass inside the context; none remains after it.
 
-        They act for the thread that entered, and for the asyncio tasks and `asyncio.to_thread` calls
-        that are started inside, on no pass of another thread. Contexts may be left in any order.
+        They act for the thread that entered, and for asyncio tasks and `asyncio.to_thread` calls started
+        inside, never on another thread's passes. Contexts may be left in any order.
 
-        Through this object's own methods it is known what every column is. Where `raw` is
-        called directly, the last real column of a pass counts as the last prompt token, later tokens
-        of `raw.generate` as response; for a whole sequence given to `raw`, pass `prompt_length`.
+        This object's own methods know what every column is. If `raw` is called directly, the last real
+        column of a pass counts as the last prompt token, later tokens of `raw.generate` as response; for a
+        whole sequence given to `raw`, pass `prompt_length`.
 
         Args:
             edits: For every layer, what to do with the residual stream after its block.
             prompt_length: Columns of the prompt, for whole sequences given to `raw`.
-            question_start: Place of the first question token in its row, of all rows or of each, for
-                a `question+response` edit under direct calls of `raw`.
-            steering: What `steerings_on` says of it, where it is a steering.
+            question_start: Index of the first question token in its row, one for all rows or one per row,
+                for a `question+response` edit under direct calls of `raw`.
+            steering: What `steerings_on` calls it, if it is a steering.
             only_on: The aligned tokens outside of which the edits neither change nor look at anything, so
-                that what lies in front of it may be run without them, and not in the same pass. None:
-                they are shown all columns.
+                what comes before may be run without them, in another pass. None: they are shown all
+                columns.
             all_threads: Whether they act on the passes of every thread.
         """
         own = _Edits(prompt_length, question_start, steering, only_on, all_threads)
         with ExitStack() as hooks:
             hooks.callback(own.owner.release)
             hooks.enter_context(watched(self._turns, self._wrapped))
-            # In turn, for torch numbers hooks by a counter that it does not guard.
+            # Under the lock, because torch numbers hooks by an unguarded counter.
             with self._turns.lock:
                 self._turns.edits.append(own)
                 hooks.callback(self._forget, own)
@@ -111,16 +111,16 @@ class EditableModel(ABC):
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
-        """Suspend the edits that are on; edits made inside the context act."""
+        """Suspend the active edits; edits made inside the context act."""
         with suspended(*self._acting()):
             yield
 
     def steerings_on(self) -> list[str]:
-        """The steerings that act on a pass of this thread just now, in words."""
+        """The steerings that now act on a pass of this thread, in words."""
         return [own.steering for own in self._acting() if own.steering]
 
     def shown_from(self) -> AlignedTokens | None:
-        """The aligned tokens that everything that listens to a pass has to be shown.
+        """The aligned tokens that a pass must show to everything that listens; None if nothing does.
 
         Raises:
             LookupError: If something may look at every column: edits that do not say where they act,
@@ -134,13 +134,13 @@ class EditableModel(ABC):
         return "question+response" if "question+response" in told else "response"
 
     def columns_of(self, resid: Tensor) -> Columns:
-        """What the columns of the pass are that a residual stream belongs to."""
+        """The columns of the pass that a residual stream belongs to."""
         now = self._turns.now
         if now.columns is not None:
             return now.columns
         prompt_length = question_start = None
         for own in self._acting():
-            # The one that came last says it, if it says anything.
+            # The latest edit that says anything decides.
             prompt_length = prompt_length if own.prompt_length is None else own.prompt_length
             question_start = question_start if own.question_start is None else own.question_start
         return self._turns.passes.columns(
@@ -153,7 +153,7 @@ class EditableModel(ABC):
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """No other thread runs a pass on the model inside the context."""
+        """Keep other threads from running a pass on the model inside the context."""
         with self._turns.lock:
             yield
 
@@ -171,7 +171,7 @@ class EditableModel(ABC):
         return [own for own in list(self._turns.edits) if own.act_here()]
 
     def _check_thread(self, own: "_Edits") -> None:
-        """Refuse a direct call of which nobody can say whether it was meant to be edited.
+        """Refuse a direct call that may or may not have been meant to be edited.
 
         Raises:
             RuntimeError: If the edits are another thread's, and this one has none.
@@ -192,7 +192,7 @@ class EditableModel(ABC):
 
 @final
 class _Edits:
-    """What one `edited` put on, for whom, and what it said about direct calls."""
+    """What one `edited` added, for whom, and what it said about direct calls."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class _Edits:
         return (self._everywhere() or self.owner.is_here()) and not is_suspended(self)
 
     def of_another_thread(self) -> bool:
-        """Whether they act, and only elsewhere."""
+        """Whether they act, but only in other threads."""
         return self.owner.holds() and not self._everywhere() and not self.owner.is_here()
 
     def _everywhere(self) -> bool:
@@ -233,17 +233,17 @@ class _EditHook(BoundHook):
         if is_suspended(module):
             return None
         there = residual_of(output)
-        # Layers that lie on several devices are edited on one.
+        # Layers on several devices are edited on one.
         resid = there.to(self._model.device)
         edited = self._edit(resid, self._model.columns_of(resid))
         return None if edited is None else with_residual(output, edited.to(there.device))
 
-    # Not traced: it acts, or no longer acts, however often what torch compiled runs.
+    # Not traced: whether it acts is decided anew on every run of compiled code.
     __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def _capturing_last(module: nn.Module) -> None:
-    """Let what transformers records its hidden states by, for good, read what the edits leave."""
+    """Make the permanent hooks that record hidden states for transformers run after the edits."""
     hooks = module._forward_hooks
     for number, hook in list(hooks.items()):
         if str(getattr(hook, "__module__", "")).startswith(_CAPTURING):
@@ -251,11 +251,11 @@ def _capturing_last(module: nn.Module) -> None:
 
 
 def _all_hooks(raw: nn.Module) -> Iterator[object]:
-    """Every hook on a model that runs in its passes, those on all modules of the process included."""
+    """Every hook that runs in a model's passes, the process's global module hooks included."""
     everywhere = nn.modules.module
     yield from everywhere._global_forward_hooks.values()
     yield from everywhere._global_forward_pre_hooks.values()
-    # A bridge does not have the model that it wraps among its modules, but all that is in that.
+    # A bridge's modules do not include the model that it wraps, but everything in that model.
     wrapped = raw.__dict__.get("original_model")
     for module in (*raw.modules(), *([wrapped] if isinstance(wrapped, nn.Module) else [])):
         yield from module._forward_hooks.values()
@@ -263,9 +263,9 @@ def _all_hooks(raw: nn.Module) -> Iterator[object]:
 
 
 def _is_foreign(hook: Any) -> bool:
-    """Whether nobody can say what it looks at: neither ours nor how the bridge is built."""
+    """Whether it is unknown what it looks at: it is neither ours nor part of the bridge."""
     if isinstance(hook, _EditHook | Telling):
         return False
-    # transformers puts its own on for good, the first time that it is asked for hidden states.
+    # transformers adds its own for good, the first time that it is asked for hidden states.
     known = ("transformer_lens.model_bridge.", _CAPTURING)
     return not str(getattr(hook, "__module__", "")).startswith(known)

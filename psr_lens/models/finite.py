@@ -1,13 +1,12 @@
-"""Is what the model computes finite? Where it is not, one line says where, why, and what to do.
+"""Is what the model computes finite? If not, one line says where, why, and what to do.
 
-NaN and infinity spread in silence: from one weight, one word that outgrows float16 or one push that
-is too strong into every later token, and from there into texts, data, fits and reports. They are
-looked for where residual streams are recorded and where tokens are picked, which every number and
-every text of this package goes through. Only where there is one is the batch run again, to find the
-first of them.
+NaN and infinity spread silently: from one weight, one word that overflows float16 or one push that is too
+strong into every later token, and on into texts, data, fits and reports. The checks are where residual
+streams are recorded and where tokens are picked, since every number and every text of this package passes
+there. Only if one fails is the batch run again, to find the first of them.
 
-A residual stream whose squared length is infinite counts too: the norms divide by it, so all that
-the model reads there is zero.
+A residual stream whose squared length is infinite counts too: the norms divide by it, so the model reads
+only zeros there.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,8 +29,8 @@ class NotFinite(ValueError):
     """A model computes NaN or infinity.
 
     Attributes:
-        pushed: Whether only the interventions bring it about: without them the pass is finite.
-        strength: Their strength, as far as it is known.
+        pushed: Whether only the interventions cause it: without them the pass is finite.
+        strength: Their strength, if known.
     """
 
     def __init__(self, message: str, *, pushed: bool = False, strength: float | None = None):
@@ -41,7 +40,7 @@ class NotFinite(ValueError):
         self.strength = strength
 
     def at(self, strength: float) -> "NotFinite":
-        """The same with the strength named, if interventions are at fault and it is not named yet."""
+        """The same with the strength named, if interventions are at fault and none is named yet."""
         if not self.pushed or self.strength is not None:
             return self
         return NotFinite(self._message, pushed=True, strength=strength)
@@ -49,7 +48,7 @@ class NotFinite(ValueError):
 
 @contextmanager
 def at_strength(alpha: float | Tensor) -> Iterator[None]:
-    """Name the strength in what is found not to be finite inside the context."""
+    """Name the strength in a `NotFinite` raised inside the context."""
     try:
         yield
     except NotFinite as error:
@@ -69,13 +68,13 @@ def check_recorded(
         values: What was recorded.
         model: The model.
         batches: What it was recorded from.
-        edits: What the passes ran under, beside the edits that are on.
+        edits: What the passes ran under, besides the active edits.
 
     Raises:
         NotFinite: If `values` is not finite everywhere.
     """
-    # One pass over the values without an array of its own, in which NaN and infinity stay. Only
-    # where the whole overflows is every single one looked at.
+    # One pass without a temporary array, which NaN and infinity survive. Only if the total is not finite is
+    # every vector checked.
     if not bool(torch.linalg.vector_norm(values).isfinite()) and not bool(_sound(values).all()):
         raise not_finite(model, *batches, edits=edits)
 
@@ -86,11 +85,11 @@ def not_finite(
     *batches: TokenBatch,
     edits: Mapping[int, ResidualEdit] | None = None,
 ) -> NotFinite:
-    """What to say of passes over the batches that were not finite: runs them once more to find out."""
+    """The error for passes that were not finite; runs the batches once more to find the cause."""
     kind = str(model.dtype).removeprefix("torch.")
     weight = broken_weight(model.raw)
     if weight is not None:
-        # It may have become infinite by the narrowing alone.
+        # Narrowing alone may have made it infinite.
         narrow = "with dtype='bfloat16' or 'float32', or " if model.dtype == torch.float16 else ""
         return NotFinite(
             f"{model.name} computes NaN or infinity because its weight {weight} holds them: load it "
@@ -125,7 +124,7 @@ def not_finite(
 def broken_weight(module: nn.Module) -> str | None:
     """Name of the first weight or buffer that holds NaN or infinity, None where there is none."""
     for name, weight in [*module.named_parameters(), *module.named_buffers()]:
-        # Buffers hold masks, where minus infinity is meant, so it is NaN alone that counts there.
+        # Buffers hold masks, where minus infinity is intended, so only NaN counts there.
         buffer = not isinstance(weight, nn.Parameter)
         bad = weight.isnan() if buffer else ~weight.isfinite()
         if weight.is_floating_point() and bool(bad.any()):
@@ -141,7 +140,7 @@ def _sound(values: Float[Tensor, "*more d_model"]) -> Bool[Tensor, "*more"]:
 
 
 def _first_place(model: "HookedModel", batch: TokenBatch) -> str | None:
-    """Where a pass is not finite first: the lowest layer, and the row's first token there."""
+    """Where a pass first is not finite: the lowest layer, and the first such token there."""
     found: list[str] = []
 
     def look(where: str, values: Tensor) -> None:

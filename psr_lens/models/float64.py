@@ -1,8 +1,8 @@
 """A model in float64 computes in float64 throughout.
 
-transformers takes norms, softmax and rotary angles to float32, whatever the weights are: right for
-narrower types, but of a model in float64 half of the digits are lost there. Inside `all_float64` what
-is asked for in float32 is given in float64.
+transformers computes norms, softmax and rotary angles in float32, whatever the weights are: right for
+narrower types, but a float64 model loses half of its digits there. Inside `all_float64`, whatever asks for
+float32 gets float64.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +17,14 @@ _ANGLES: Final = "inv_freq"
 
 
 def all_float64(dtype: torch.dtype) -> AbstractContextManager[object]:
-    """A context in which a model with weights of this type computes in float64, if that is it."""
+    """A context that makes a model compute in float64 throughout, if its weights are in float64."""
     return _Widened() if dtype == torch.float64 else nullcontext()
 
 
 def widen_constants(model: nn.Module) -> None:
-    """Make what is no weight of a model in float64 anew, which transformers makes in float32.
+    """Recompute a float64 model's constants, which transformers computes in float32.
 
-    That is rotary frequencies, and the factor of Gemma's embeddings.
+    These are rotary frequencies, and the factor of Gemma's embeddings.
     """
     for module in model.modules():
         own: Any = module

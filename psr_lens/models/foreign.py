@@ -1,4 +1,4 @@
-"""What was given where a model was wanted, by its type, and the line that works."""
+"""What was given in place of a model, by its type, and what to pass instead."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def describe_foreign(thing: Any) -> str:
-    """What a thing that no model can be made of is, and what to pass instead: one line.
+    """One line on what was given in place of a model, and what to pass instead.
 
     Never its `repr`: a transformers model prints every module that it has.
     """
@@ -30,7 +30,7 @@ def describe_foreign(thing: Any) -> str:
 
 
 def describe_adapter(folder: Path) -> str | None:
-    """What a folder with a PEFT adapter is, and how a model is made of it; None for another one."""
+    """What a PEFT adapter's folder is, and how to make a model of it; None for any other folder."""
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
         base = config["base_model_name_or_path"]
@@ -47,5 +47,5 @@ def describe_adapter(folder: Path) -> str | None:
 
 
 def _origins(thing: Any) -> set[str]:
-    """Its classes as `library.Class`, without an import of a library that may not be there."""
+    """Its classes as `library.Class`, without importing a library that may not be there."""
     return {f"{base.__module__.split('.')[0]}.{base.__name__}" for base in type(thing).__mro__}

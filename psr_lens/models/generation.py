@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 _WORTH_DROPPING = 0.9
-"""Share of rows that still go on, from which on the others are dropped from the batch."""
+"""Finished rows are dropped from the batch once at most this share of its rows still goes on."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def generate_tokens(
 ) -> list[Generation]:
     """Sample a response to every prompt, in the order of the prompts.
 
-    Prompt `i` draws one uniform number per token from a stream made of `seed` and `i` alone, and a
-    token is the inverse of the cumulative distribution at that number. So what is drawn does not
-    depend on the batch size.
+    Prompt `i` draws one uniform number per token from a stream made of `seed` and `i` alone, and a token is
+    the inverse of the cumulative distribution at that number, so the tokens do not depend on the batch
+    size.
 
     Args:
         model: The model.
@@ -67,9 +67,9 @@ def generate_tokens(
         use_cache: Whether to keep keys and values.
         batch_size: Prompts per batch.
         progress: Whether to show a bar.
-        streams: The number of every prompt's stream in place of `i`: prompts with the same one draw
-            the same numbers.
-        inside: Given the indices of a batch's prompts, row by row, the context that it runs in.
+        streams: Every prompt's stream number in place of `i`; prompts with the same one draw the same
+            numbers.
+        inside: Maps the indices of a batch's prompts, row by row, to the context that the batch runs in.
 
     Raises:
         ValueError: If an argument is out of its range, or a prompt and `max_new_tokens` together
@@ -111,7 +111,7 @@ def generate_tokens(
 
 
 def check_sampling(max_new_tokens: int, temperature: float, seed: int) -> None:
-    """Refuse how to sample where it is wrong by itself, without a model.
+    """Refuse sampling arguments that are wrong for any model.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -129,7 +129,7 @@ def pick_tokens(
 ) -> Int[Tensor, " batch"]:
     """Next tokens by the inverse of the cumulative distribution; greedy at temperature 0.
 
-    -1 in a row that has none: its logits hold NaN or plus infinity, or nothing but minus infinity.
+    -1 in a row that has no token: its logits hold NaN or plus infinity, or only minus infinity.
     """
     if temperature == 0:
         total, tokens = logits.max(dim=-1)
@@ -159,12 +159,12 @@ def _sample_batch(
     temperature: float,
     shared: SharedPrefixes | None,
 ) -> list[Generation]:
-    """Responses to one batch of prompts; without a cache where there is nothing to share."""
+    """Responses to one batch of prompts; without a cache if `shared` is None."""
     batch = model.pad([TokenRow(p.ids, p.question_start, len(p.ids) - 1) for p in prompts])
     ends = torch.tensor(sorted(model.encoder.end_token_ids), dtype=torch.long, device=model.device)
     uniforms = uniforms.to(sum_device(model.device))
     said: list[list[int]] = [[] for _ in prompts]
-    # Rows of the batch are dropped once enough of them have ended; these are still there.
+    # Rows are dropped from the batch once enough of them have ended; these are still there.
     rows = torch.arange(len(prompts), device=model.device)
     finished = torch.zeros_like(rows, dtype=torch.bool)
     cached = None if shared is None else _Cached.begun(model, batch, shared)
@@ -193,10 +193,10 @@ def _sample_batch(
 
 @contextmanager
 def _looking_at_the_end(model: "HookedModel", batch: TokenBatch) -> Iterator[None]:
-    """Refuse a first step that ends in a residual stream of which no norm makes sense.
+    """Refuse a first step that ends in a residual stream too large for any norm.
 
-    Of a strength that is far too large the logits need not say anything: the last norm makes zeros
-    of it, and so finite logits.
+    A strength that is far too large need not show in the logits: the last norm turns it into zeros, and so
+    into finite logits.
     """
     seen: list[Tensor] = []
 
@@ -220,13 +220,13 @@ def _append(batch: TokenBatch, tokens: Int[Tensor, " batch"]) -> TokenBatch:
 
 @final
 class _Cached:
-    """Where a batch stands whose keys and values are kept.
+    """The state of a batch whose keys and values are kept.
 
     Args:
         model: The model.
         new: The columns to be run next.
         mask: True on real columns, of those in the cache and of the new ones.
-        cache: The model's.
+        cache: The model's cache.
     """
 
     def __init__(self, model: "HookedModel", new: TokenBatch, mask: Tensor, cache: Any):
@@ -234,14 +234,14 @@ class _Cached:
 
     @classmethod
     def begun(cls, model: "HookedModel", batch: TokenBatch, shared: SharedPrefixes) -> "_Cached":
-        """In front of a batch's first pass; what its rows share has been run."""
+        """The state before a batch's first pass, once what its rows share has been run."""
         rest = shared.rest(batch)
         rows = len(batch.tokens)
         cache = None if rest.prefix is None else model.begun_cache(rest.prefix, rows)
         return cls(model, rest.batch, rest.attention_mask, cache)
 
     def logits(self) -> Float[Tensor, "batch 1 d_vocab"]:
-        """Run the new columns: the logits behind the last."""
+        """Run the new columns; the logits at the last one."""
         new = self._new
         logits, self._cache = self._model.step(
             new.tokens, self._mask, new.columns, self._cache, last=True

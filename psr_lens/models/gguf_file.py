@@ -1,8 +1,8 @@
-"""GGUF files, llama.cpp's format: what is in one, and the Hugging Face model that is made of it.
+"""GGUF files, llama.cpp's format: what is in one, and the Hugging Face model made from it.
 
-transformers takes the numbers out of their quantisation, so the model that comes out is an ordinary
-one whose weights happen to be a few bits' worth each. Which bits is part of where a result comes
-from: two quantisations of one model are two models.
+transformers dequantises the weights, so the result is an ordinary model whose weights happen to carry only
+a few bits each. The quantisation is part of a result's provenance: two quantisations of one model are two
+models.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from psr_lens.models.gguf_header import MAGIC, GGUFHeader, read_header
 from psr_lens.models.quiet import one_line
 
 _ROPE_FACTORS = "rope_freqs.weight"
-# Those of every Llama 3.1, 3.2 and 3.3, which differ in the factor alone.
+# Those of every Llama 3.1, 3.2 and 3.3, which differ only in the factor.
 _LLAMA3 = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
@@ -29,13 +29,13 @@ _LLAMA3 = {
 
 @dataclass(frozen=True)
 class GGUFOrigin:
-    """Which GGUF file a model was made of.
+    """Which GGUF file a model was made from.
 
     Attributes:
         file: Name of the file; on the hub with its folder in the repository.
-        quantization: Its quantisation as llama.cpp calls it, `"Q4_K_M"` say: what the file says of
-            itself, and where it says nothing the type that most of its numbers have.
-        tensors: How many tensors are of which type.
+        quantization: Its quantisation as llama.cpp calls it, such as `"Q4_K_M"`: what the file says, or
+            else the type of most of its numbers.
+        tensors: The number of tensors of each type.
         sha256: Hash of the whole file.
     """
 
@@ -47,7 +47,7 @@ class GGUFOrigin:
 
 @dataclass(frozen=True)
 class GGUFContents:
-    """What a GGUF file says of itself.
+    """What a GGUF file says about itself.
 
     Attributes:
         architecture: llama.cpp's name for it.
@@ -55,7 +55,7 @@ class GGUFContents:
         tensors: As in `GGUFOrigin`.
         numbers: How many numbers all its tensors hold.
         end_token_ids: The tokens that end a text or a turn.
-        rope_factors: What the rotary frequencies are divided by, where the file has that.
+        rope_factors: What the rotary frequencies are divided by; None if the file does not say.
     """
 
     architecture: str
@@ -83,11 +83,11 @@ def hash_of(file: Path) -> str:
 
 
 def read_contents(file: Path) -> GGUFContents:
-    """What a GGUF file says of itself; the weights are not read.
+    """What a GGUF file says about itself; the weights are not read.
 
     Raises:
-        ValueError: If it is damaged, or holds no whole language model, or the package that reads its
-            weights is not there.
+        ValueError: If it is damaged, holds no whole language model, or the package that reads its weights
+            is missing.
     """
     try:
         header = read_header(file)
@@ -161,7 +161,7 @@ def _rope_factors(file: Path, header: GGUFHeader) -> tuple[float, ...] | None:
 
 
 def unpacking() -> dict[str, Any]:
-    """What a model's `from_pretrained` is told, to make ordinary numbers of a GGUF file's weights."""
+    """Options that make a model's `from_pretrained` dequantise a GGUF file's weights."""
     import transformers
 
     config_class: Any = getattr(transformers, "GgufConfig", None)
@@ -179,17 +179,17 @@ def end_turns_too(generation_config: Any, ends: tuple[int, ...]) -> None:
 
 
 def with_rope_factors(config: Any, contents: GGUFContents) -> str:
-    """Write the factors of the rotary frequencies into a config: transformers leaves them out.
+    """Write the factors of the rotary frequencies, which transformers leaves out, into a config.
 
-    The file has only the numbers that the frequencies are divided by. Which rule they come from is
-    found by trying that of Llama 3.
+    The file has only the numbers that the frequencies are divided by. To find the rule behind them, that of
+    Llama 3 is tried.
 
     Args:
-        config: The config that transformers makes of the file.
-        contents: What the file says of itself.
+        config: The config that transformers makes from the file.
+        contents: What the file says about itself.
 
     Returns:
-        What the user is warned of, behind the file's name; empty unless no rule gives those numbers.
+        A warning to follow the file's name; empty unless no rule gives those numbers.
     """
     rope = config.rope_parameters if contents.rope_factors else None
     if not rope or rope.get("rope_type") != "default" or max(contents.rope_factors or ()) == 1.0:
@@ -198,8 +198,8 @@ def with_rope_factors(config: Any, contents: GGUFContents) -> str:
     expected = _llama3_factors(rope["rope_theta"], len(contents.rope_factors or ()), factor)
     if not np.allclose(expected, contents.rope_factors or (), rtol=1e-3):
         return (
-            f"scales its rotary frequencies ({_ROPE_FACTORS}) by a rule that is not known here, so they "
-            "are left as they are: what the model computes is not quite what it should"
+            f"scales its rotary frequencies ({_ROPE_FACTORS}) by an unknown rule, so they are left "
+            "as they are: what the model computes is not quite what it should"
         )
     config.rope_parameters = {**rope, "rope_type": "llama3", "factor": factor, **_LLAMA3}
     return ""
@@ -216,9 +216,9 @@ def _llama3_factors(base: float, count: int, factor: float) -> list[float]:
 
 
 def unread_numbers(model: Any, contents: GGUFContents) -> str:
-    """What the user is warned of, behind the file's name: numbers that transformers made nothing of.
+    """A warning, to follow the file's name, of numbers that transformers did not use.
 
-    Empty where it made something of all; it says nothing of them by itself.
+    Empty if it used them all; transformers itself does not report them.
     """
     read = sum(weight.numel() for weight in model.parameters())
     unread = contents.numbers - read - len(contents.rope_factors or ())

@@ -1,7 +1,7 @@
-"""The head of a GGUF file: its metadata and the list of its tensors, in a fraction of a second.
+"""The header of a GGUF file: its metadata and the list of its tensors, in a fraction of a second.
 
-The `gguf` package makes an object of every word of the vocabulary, which takes many seconds; here
-they are passed over. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The `gguf` package makes an object of every word of the vocabulary, which takes many seconds; here they are
+skipped. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
-# By the number that a value's type has in the file.
+# By the number of a value's type in the file.
 _SCALARS = dict(enumerate(("<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?"))) | {
     10: "<Q",
     11: "<q",
@@ -29,7 +29,7 @@ class TensorEntry:
 
     Attributes:
         name: llama.cpp's name for it.
-        shape: Its sizes, the fastest-moving first.
+        shape: Its sizes, the fastest-varying first.
         type: The number of its type.
         start: Where its bytes begin, from the beginning of the file.
     """
@@ -47,7 +47,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """What stands in front of the weights.
+    """Everything before the weights.
 
     Attributes:
         values: The metadata; arrays are left out.
@@ -59,10 +59,10 @@ class GGUFHeader:
 
 
 def read_header(file: Path) -> GGUFHeader:
-    """Read what stands in front of the weights.
+    """Read everything before the weights.
 
     Raises:
-        ValueError: If it is cut off, or of a version that is not known.
+        ValueError: If it is cut off, or of an unknown version.
         OSError: If the file cannot be read.
     """
     with (
@@ -72,11 +72,11 @@ def read_header(file: Path) -> GGUFHeader:
         try:
             return _Reading(mapped).header()
         except (struct.error, IndexError, OverflowError, RecursionError):
-            raise ValueError("it ends in the middle of its head") from None
+            raise ValueError("it ends in the middle of its header") from None
 
 
 class _Reading:
-    """A place in the bytes of a file that moves on with everything that is read."""
+    """A position in the bytes of a file that advances with every read."""
 
     def __init__(self, mapped: mmap.mmap):
         self._bytes, self._at = mapped, len(MAGIC)
@@ -96,8 +96,8 @@ class _Reading:
         alignment = values.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1:
             raise ValueError(
-                f"it says that its weights are aligned to {alignment!r} bytes, which has to be a whole "
-                "number from 1 on"
+                f"it says that its weights are aligned to {alignment!r} bytes, which must be a whole "
+                "number of at least 1"
             )
         first = -(-self._at // alignment) * alignment
         return GGUFHeader(

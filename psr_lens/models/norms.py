@@ -22,7 +22,7 @@ class NormMap:
     Attributes:
         weight: The norm's gain, as it acts.
         bias: What is added, zeros for none.
-        centres: Whether the mean of `x` is taken away first.
+        centres: Whether the mean of `x` is subtracted first.
     """
 
     weight: Float[Tensor, " d_model"]
@@ -37,11 +37,11 @@ class NormMap:
 
 @torch.no_grad()
 def norm_map(norm: nn.Module, like: Float[Tensor, "*batch d_model"]) -> NormMap:
-    """What a LayerNorm or RMSNorm does beside dividing by a scale, found by trying it out.
+    """What a LayerNorm or RMSNorm does besides dividing by a scale, found by trying it out.
 
     The gain is stored in several ways (Gemma adds one to it), but acts in one. A vector of mean 0
-    and root mean square 1 passes through with nothing but gain and bias (and a factor
-    `1 / sqrt(1 + eps)`, which the gain takes in).
+    and root mean square 1 passes through with nothing but gain and bias (and a factor `1 / sqrt(1 + eps)`,
+    which the gain absorbs).
 
     Args:
         norm: The module.
@@ -71,15 +71,15 @@ def linear_logits(
     """What directions add to the logits, through the final norm without its division.
 
     `U (gain * centred(d))`, with `U` the unembedding. Divided by the scale of the norm at a residual
-    stream `A`, this is the derivative of the logits along `d` at `A` for fixed scale, in front of a
-    soft cap; a positive factor, so the ranks are the same at every `A`.
+    stream `A`, this is the derivative of the logits along `d` at `A` for fixed scale, before any soft cap;
+    the scale is positive, so the ranks are the same at every `A`.
 
     Args:
         model: The model.
         directions: In units of the residual stream.
 
     Returns:
-        In the precision of the directions.
+        The logits, in the precision of the directions.
     """
     unembedding = model.unembedding()
     normed = norm_map(model.final_norm(), unembedding).linear(directions.to(unembedding.device))

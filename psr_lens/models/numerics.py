@@ -1,9 +1,9 @@
 """Is this the residual stream that we mean? Checks on load, and the fingerprint of a model.
 
 TransformerLens can fold LayerNorm into the weights that read the residual stream and centre those
-that write to it. The logits stay as they are, the residuals do not, so a steering fitted on one
-numerics is wrong on the other. Processed weights are refused, and every artifact carries a
-fingerprint of the residual stream that it was fitted on.
+that write to it. The logits stay the same but the residuals do not, so a steering fitted on one is wrong on
+the other. Processed weights are refused, and every artifact carries a fingerprint of the residual stream
+that it was fitted on.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,10 +40,10 @@ class Fingerprint:
         d_model: Width of the residual stream.
         d_vocab: Number of logits per position.
         dtype: Number type of the weights.
-        norms: Norm of the residual stream after every block at the last token of a fixed probe, and
-            last that of the logits there.
-        coordinates: A few coordinates of the same, divided by the norm, and last the cosine to the
-            all-ones vector, which is what centring takes away.
+        norms: Norm of the residual stream after every block at the last token of a fixed probe, and finally
+            that of the logits there.
+        coordinates: A few coordinates of the same, divided by the norm, and finally the cosine to the
+            all-ones vector, which is what centring removes.
     """
 
     n_layers: int
@@ -54,7 +54,7 @@ class Fingerprint:
     coordinates: tuple[tuple[float, ...], ...]
 
     def difference(self, other: "Fingerprint") -> str:
-        """In what the two differ by more than the rounding of their number types, empty if in nothing."""
+        """How the two differ by more than the rounding of their number types, empty if they do not."""
         for field in ("n_layers", "d_model", "d_vocab"):
             mine, its = getattr(self, field), getattr(other, field)
             if mine != its:
@@ -62,7 +62,7 @@ class Fingerprint:
         exact = {self.dtype, other.dtype} <= {"float32", "float64"}
         rounding = 0.002 if exact else 0.05
         ours, theirs = torch.tensor(self.norms), torch.tensor(other.norms)
-        # Comparisons with NaN are false, so it would pass for no difference.
+        # Comparisons with NaN are false, so it would pass as no difference.
         if not bool(theirs.isfinite().all()):
             return "the residual stream holds NaN or infinity (broken weights)"
         if len(ours) != len(theirs) or bool(((ours - theirs).abs() > rounding * ours.abs()).any()):
@@ -79,7 +79,7 @@ class Fingerprint:
 
 @torch.no_grad()
 def fingerprint(model: "HookedModel") -> Fingerprint:
-    """The residual stream at the last of a few fixed token ids, summed up.
+    """A summary of the residual stream at the last of a few fixed token ids.
 
     The same on all backends up to rounding; different for other weights and for processed ones.
 
@@ -88,7 +88,7 @@ def fingerprint(model: "HookedModel") -> Fingerprint:
     """
     row = TokenRow(probe_ids(model.d_vocab), 0, PROBE_LENGTH - 1)
     batch = model.pad([row])
-    # Neither a steering that acts at the moment nor dropout is a part of the model.
+    # Neither an active steering nor dropout is a part of the model.
     with model.unedited(), _evaluating(model.raw):
         recorded, logits = _recorded(model, lambda: model.logits(batch)[0, -1])
         check_recorded(recorded, model, batch)
@@ -117,7 +117,7 @@ def probe_ids(d_vocab: int) -> tuple[int, ...]:
 def sum_up(
     resid: Float[Tensor, "layer d_model"], logits: Float[Tensor, " d_vocab"], dtype: torch.dtype
 ) -> Fingerprint:
-    """A fingerprint from what a model makes of the last probe token.
+    """A fingerprint from a model's values at the last probe token.
 
     Args:
         resid: The residual stream after every block.
@@ -145,17 +145,17 @@ def sum_up(
 
 
 Weights = tuple[Any, ...]
-"""What `weights_now` found: equal as long as the weights are."""
+"""What `weights_now` returned: equal as long as the weights are."""
 _FINGERPRINTS: "WeakKeyDictionary[nn.Module, tuple[Weights, Fingerprint]]" = WeakKeyDictionary()
 _LOOKED_AT = 16
 
 
 def model_fingerprint(model: "HookedModel") -> Fingerprint:
-    """`fingerprint`, taken anew only where the weights were exchanged or written to.
+    """`fingerprint`, taken anew only if the weights were replaced or written to.
 
-    And at every call where weights are kept elsewhere, on the disk say, and cannot be looked at. What
-    steers the model at the moment is no part of it: neither edits nor, inside `keeping_fingerprint`,
-    what is folded in.
+    It is also taken on every call if weights are kept elsewhere, such as on disk, and cannot be looked at.
+    What steers the model is not part of it: neither edits nor, inside `keeping_fingerprint`, what is folded
+    in.
     """
     known = _known_fingerprint(model)
     if known is None:
@@ -166,7 +166,7 @@ def model_fingerprint(model: "HookedModel") -> Fingerprint:
 
 @contextmanager
 def keeping_fingerprint(model: "HookedModel") -> Iterator[None]:
-    """What is written to the weights inside the context leaves the fingerprint as it was."""
+    """Keep the fingerprint as it is, whatever is written to the weights inside the context."""
     known = model_fingerprint(model)
     try:
         yield
@@ -187,13 +187,13 @@ def _remember(model: "HookedModel", found: Fingerprint) -> None:
 
 @torch.no_grad()
 def weights_now(model: nn.Module) -> Weights | None:
-    """What changes with the weights of a model, for much less than a pass; None if it cannot be told.
+    """Something that changes with a model's weights, for much less than a pass; None if unknown.
 
-    Which tensors they are, where they lie, how often torch saw them written to, and the bits of up
-    to 16 numbers of each: what is written through `weight.data`, a LoRA that is merged for one, is
-    not counted by torch. And which adapters of PEFT act, how strongly. Not seen are changes of that
-    kind that leave those 16 as they were, one row of a matrix for instance, and anything but the
-    parameters. Of weights that are kept elsewhere, on the disk say, nothing can be told.
+    Which tensors they are, where they are in memory, how often torch saw them written to, and the bits of
+    up to 16 numbers of each, since torch does not count what is written through `weight.data`, such as a
+    merged LoRA. Also which PEFT adapters act, and how strongly. It misses writes of that kind that leave
+    those 16 numbers as they were, in one row of a matrix for instance, and changes to anything but the
+    parameters. It is None for weights kept elsewhere, such as on disk.
     """
     names: list[Any] = []
     samples: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
@@ -201,13 +201,13 @@ def weights_now(model: nn.Module) -> Weights | None:
         if own.is_meta:
             return None
         names.append((id(own), None if own.is_inference() else own._version))
-        # Tensors of other types, quantised ones say, may lie in no storage that can be looked at.
+        # Tensors of other types, such as quantised ones, may have no storage that can be looked at.
         if type(own) not in (nn.Parameter, Tensor) or own.numel() == 0:
             continue
         names.append(own.data_ptr())
         count = min(own.numel(), _LOOKED_AT)
         if own.is_contiguous() or _fills_its_storage(own):
-            # One less than would fit, so that they do not all lie in one column of a matrix.
+            # One less than would fit, so they are not all in one column of a matrix.
             step = max(1, own.numel() // count - 1)
             some = own.as_strided((count,), (step,))
             samples.setdefault((own.device, own.dtype), []).append(some)
@@ -228,7 +228,7 @@ def _adapters(module: Any) -> tuple[Any, ...]:
 
 
 def _fills_its_storage(own: Tensor) -> bool:
-    """Not so one that is expanded: as many places in memory follow its first as it has numbers."""
+    """Whether its storage has room for all of its numbers from the first on; not so if expanded."""
     last = own.storage_offset() + own.numel()
     return own.untyped_storage().nbytes() >= last * own.element_size()
 
@@ -246,7 +246,7 @@ def record_residuals(
 def _recorded(
     model: "HookedModel", run: Callable[[], Any]
 ) -> tuple[Float[Tensor, "layer batch pos d_model"], Any]:
-    """The residual stream after every block in a pass, and what the pass gave."""
+    """The residual stream after every block in a pass, and what the pass returned."""
     seen: dict[int, Tensor] = {}
 
     def recorder(layer: int):
@@ -262,20 +262,20 @@ def _recorded(
 
 @torch.no_grad()
 def check_interventions_bite(model: "HookedModel") -> None:
-    """An addition after any block changes the logits, and its removal restores them exactly.
+    """Check that adding after any block changes the logits, and that removal restores them exactly.
 
-    One batch tries all layers at once: row `l` is pushed after block `l`, the last row never. Rows
-    of one token, for there are as many logits as the vocabulary is large for each.
+    One batch tests all layers at once: row `l` is pushed after block `l`, the last row never. Each row is
+    one token, since every token has a whole vocabulary of logits.
 
     Raises:
-        RuntimeError: If a push is not felt, or leaves a trace.
+        RuntimeError: If a push has no effect, or leaves a trace.
     """
     row = TokenRow((3 % model.d_vocab,), 0, 0)
     batch = model.pad([row] * (model.n_layers + 1))
 
     def pusher(layer: int):
         def edit(resid: Tensor, columns: Columns) -> Tensor:
-            # Uneven over coordinates: LayerNorm would take an even push out again.
+            # Uneven over coordinates: LayerNorm would remove an even push.
             push = torch.linspace(-1, 1, resid.shape[-1], device=resid.device, dtype=resid.dtype)
             pushed = resid.clone()
             pushed[layer, -1] += resid[layer, -1].norm() * push
@@ -290,8 +290,8 @@ def check_interventions_bite(model: "HookedModel") -> None:
     deaf = [i for i in range(model.n_layers) if torch.equal(during[i, -1], before[i, -1])]
     if deaf:
         raise RuntimeError(
-            f"{model.name}: adding to the residual stream after layers {deaf} leaves the logits as "
-            "they are, so interventions would do nothing; try the other backend"
+            f"{model.name}: adding to the residual stream after layers {deaf} does not change the "
+            "logits, so interventions would do nothing; try the other backend"
         )
     if not torch.equal(before, after):
         raise RuntimeError(f"{model.name}: logits after the removal of hooks differ from before")
@@ -322,8 +322,8 @@ def refuse_processed_weights(raw: nn.Module) -> None:
 
 
 def _writes_are_centred(raw: nn.Module) -> bool:
-    """Whether attention writes with zero mean over d_model, as centring leaves it."""
-    # A bridge has no such parameter; what processes its weights sets a flag.
+    """Whether attention writes with zero mean over d_model, as after centring."""
+    # A bridge has no such parameter; processing its weights sets a flag.
     parameters = dict(raw.blocks[0].named_parameters())  # type: ignore[union-attr, index]
     written = parameters.get("attn.W_O")
     if written is None:

@@ -1,7 +1,7 @@
 """What every block writes into the residual stream: attention, its heads, the MLP.
 
 Block `l` adds `attn + mlp` to the residual stream that enters it, and attention is a sum over its
-heads. One block at a time is shown to a callback, so nothing of all layers is ever held here.
+heads. One block at a time is shown to a callback, so all layers are never held at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Tap:
-    """Where something of a block is read.
+    """Where a part of a block is read.
 
     Attributes:
         module: The module that it passes through.
-        entering: Read what the module is called with, not what it gives out.
-        item: Which of the things that it gives out, where they are several.
+        entering: Read what the module is called with, not what it returns.
+        item: Which of its outputs, if there are several.
     """
 
     module: nn.Module
@@ -36,7 +36,7 @@ class Tap:
     item: int = 0
 
     def listen(self, hear: Callable[[Any], None]) -> Any:
-        """Hand what passes to a function in every pass; what it returns takes the hook away."""
+        """Call `hear` with the value in every pass; the returned handle removes the hook."""
         if self.entering:
 
             def before(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -58,11 +58,11 @@ class PartPoints:
     Attributes:
         before: The residual stream that enters the block.
         after: The residual stream after it.
-        attn: What attention adds, behind a norm where one follows it.
+        attn: What attention adds, after the norm that follows it, if any.
         mlp: What the MLP adds, likewise.
-        mixed: The heads' mixed values, in front of the output matrix.
+        mixed: The heads' mixed values, before the output matrix.
         pattern: The attention weights.
-        post_norm: The norm behind attention, None where there is none.
+        post_norm: The norm after attention, None if there is none.
     """
 
     before: Tap
@@ -84,10 +84,10 @@ class BlockParts:
         after: The residual stream after it.
         attn: What attention adds.
         mlp: What the MLP adds.
-        heads: The heads' mixed values, times the scale of the norm behind attention where there is
-            one. `heads[..., h, :] @ head_matrix(model, layer)[h]` is what head `h` adds; summed over
-            the heads this is `attn` up to the biases.
-        pattern: Attention weights, or None where the backend does not show them.
+        heads: The heads' mixed values, times the scale of the norm after attention if there is one.
+            `heads[..., h, :] @ head_matrix(model, layer)[h]` is what head `h` adds; summed over the heads
+            this is `attn` up to the biases.
+        pattern: Attention weights, or None if the backend does not show them.
     """
 
     layer: int
@@ -101,7 +101,7 @@ class BlockParts:
 
 @torch.no_grad()
 def head_matrix(model: "HookedModel", layer: int) -> Float[Tensor, "head d_head d_model"]:
-    """The output matrix of every query head, with the gain of a norm behind attention in it."""
+    """The output matrix of every query head, including the gain of a norm after attention."""
     matrix = model.output_matrix(layer)
     norm = model.part_points(layer).post_norm
     return matrix if norm is None else norm_map(norm, matrix).linear(_wide(matrix))
@@ -125,8 +125,8 @@ def run_with_parts(
         visit: Called once per layer, from the lowest up; what it does not keep is freed.
 
     Raises:
-        ValueError: If what attention and MLP add is not what the block adds: an architecture that
-            writes in another way, or an edit of the residual stream that is on.
+        ValueError: If what attention and MLP add is not what the block adds: an architecture that writes in
+            another way, or an active edit of the residual stream.
         NotFinite: If a residual stream holds NaN or infinity.
     """
     handles: list[Any] = []
@@ -154,7 +154,7 @@ def run_with_parts(
 
         return hear
 
-    # The hooks lie on points that every thread's passes go through.
+    # The hooks are on points that every thread's passes go through.
     with model.in_turn(), model.showing_patterns():
         try:
             for layer in range(model.n_layers):
@@ -203,7 +203,7 @@ def _scale(
 
 
 def _wide(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """In float32 at least: a factor of a half type would be off by a part in 256."""
+    """In float32 at least: a half-precision factor would be off by a part in 256."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -1,7 +1,7 @@
-"""What the columns of a pass are where a model is called directly and nothing else tells it.
+"""What the columns of a pass are when a model is called directly and nothing else says so.
 
-A forward pass comes with its attention mask and its cache, and `generate` with its prompt: from these
-the padding and the place of every column are read. What a call does not say stays unknown.
+A forward pass comes with an attention mask and a cache, `generate` with a prompt: these give the padding
+and the place of every column. What a call does not say stays unknown.
 """
 
 import inspect
@@ -22,8 +22,8 @@ class GivenPrompt:
     """The prompts of one `generate`.
 
     Attributes:
-        columns: How many columns they have; None where the first pass tells it.
-        mask: Their attention mask, None where none was given.
+        columns: How many columns they have; None until the first pass tells.
+        mask: Their attention mask, None if none was given.
     """
 
     columns: int | None = None
@@ -37,9 +37,9 @@ class Pass:
     Attributes:
         past: Columns that the cache holds already.
         mask: Attention mask, `[batch, past and new columns]`, or of the prompt only; None if unknown.
-        prompt: Columns of the prompt where this belongs to a `generate`.
-        ids: Token ids of the new columns; None where something else went in.
-        worked_out: Columns by who asked and on which device: worked out once, for all layers.
+        prompt: Columns of the prompt if this belongs to a `generate`.
+        ids: Token ids of the new columns; None if something else went in.
+        worked_out: Columns by the arguments asked with: worked out once, for all layers.
     """
 
     past: int = 0
@@ -51,7 +51,7 @@ class Pass:
 
 @final
 class Passes(threading.local):
-    """Follows the direct calls of one model, in every thread by itself."""
+    """Follows the direct calls of one model, separately in every thread."""
 
     def __init__(self):
         self._prompt: GivenPrompt | None = None
@@ -62,13 +62,13 @@ class Passes(threading.local):
         return type(self), ()
 
     def open(self, module: object, given: Mapping[str, Any]) -> None:
-        """A pass begins, if it is not one that has begun already, in a module around this one.
+        """Begin a pass, unless a module around this one has begun it already.
 
         Args:
             module: What is called.
-            given: What it is called with, by name.
+            given: Its arguments, by name.
         """
-        # A module does not call itself: that pass was interrupted, and its end was never told.
+        # A module does not call itself: that pass was interrupted and never closed.
         if self._pass is not None and self._opened_by != id(module):
             return
         past, mask = _past_and_mask(given)
@@ -79,8 +79,8 @@ class Passes(threading.local):
             prompt = self._prompt = GivenPrompt(columns, mask)
         if prompt is not None and prompt.columns is not None:
             if mask is None or mask.shape[1] < prompt.columns:
-                # A compiled generate hands over finished masks of queries and keys, and one that
-                # takes the prompt in pieces the mask of the pieces so far.
+                # A compiled generate passes ready-made masks of queries and keys, and one that takes the
+                # prompt in pieces passes the mask of the pieces so far.
                 mask = prompt.mask
             self._pass = Pass(past, mask, prompt.columns, _ids_in(given))
         else:
@@ -88,7 +88,7 @@ class Passes(threading.local):
         self._opened_by = id(module)
 
     def close(self, module: object) -> None:
-        """The pass that this module began is over."""
+        """End the pass that this module began."""
         if self._opened_by == id(module):
             self._pass = self._opened_by = None
 
@@ -111,8 +111,8 @@ class Passes(threading.local):
         prompt_length: int | None = None,
         question_start: int | Sequence[int] | None = None,
     ) -> Columns:
-        """What the columns of the pass are that runs, as `columns_of` finds them out."""
-        # Where a layer is called by itself nothing is known.
+        """The columns of the pass that runs, as `columns_of` works them out."""
+        # If a layer is called by itself, nothing is known.
         one_pass = self._pass or Pass()
         asked = batch, pos, device, prompt_length, _hashable(question_start)
         if asked not in one_pass.worked_out:
@@ -128,7 +128,7 @@ class Passes(threading.local):
 
 
 _INPUTS = ("inputs_embeds", "input_ids", "input", "inputs")
-"""Where a pass or a `generate` is given its tokens; embeddings stand for them where both are there."""
+"""Arguments that hold the tokens of a pass or a `generate`; embeddings count if both are given."""
 
 
 def _ids_in(given: Mapping[str, Any]) -> Tensor | None:
@@ -225,13 +225,13 @@ def named(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) 
 
 
 def positional(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The arguments of a function that may be given without their names."""
+    """The arguments of a function that may be given by position."""
     found = inspect.signature(function).parameters.values()
     return tuple(own.name for own in found if own.kind is own.POSITIONAL_OR_KEYWORD)
 
 
 def _per_row(rows: Tensor, batch: int) -> Tensor:
-    """One for every row of the batch; beam search and several samples repeat each row in place."""
+    """One per row of the batch; beam search and several samples repeat each row in place."""
     if batch % len(rows):
         raise ValueError(
             f"{len(rows)} rows were described but the batch has {batch}: describe every row, or all "

@@ -1,4 +1,4 @@
-"""A plain transformers model behind the model protocol; TransformerLens has no part in it."""
+"""A plain transformers model behind the model protocol, without TransformerLens."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,14 +28,14 @@ from psr_lens.models.through_transformers import ThroughTransformers
 
 @final
 class TransformersModel(ThroughTransformers):
-    """A decoder-only transformers model, as it is: spread over devices, quantised, with an adapter.
+    """A decoder-only transformers model as it is, be it quantised, on several devices or with an adapter.
 
-    Its forward pass, and its attention, are its own.
+    It keeps its own forward pass and attention.
     """
 
     backend: ClassVar[str] = "transformers"
-    # As likely as a plain pass is a `generate` that was meant to be steered, with a streamer say, and
-    # runs in a thread of its own.
+    # It may well be a `generate` that was meant to be steered but runs in a thread of its own, as with a
+    # streamer.
     refuses_other_threads: ClassVar[bool] = True
 
     @property
@@ -70,12 +70,12 @@ class TransformersModel(ThroughTransformers):
         return self._blocks[layer]
 
     def part_points(self, layer: int) -> PartPoints:
-        """The attention and the MLP of a decoder layer, or the norms behind them."""
+        """The attention and the MLP of a decoder layer, or the norms after them."""
         block = self._blocks[layer]
         attention = _part(block, layer, "attention", "self_attn", "attn", "attention")
         mlp = _part(block, layer, "MLP", "mlp", "feed_forward")
         after_mlp = getattr(block, "post_feedforward_layernorm", None)
-        # Where one follows the MLP, the norm of this name follows attention.
+        # If a norm follows the MLP, the norm of this name follows attention.
         after_attention = None if after_mlp is None else block.post_attention_layernorm
         return PartPoints(
             before=Tap(block, entering=True),
@@ -98,7 +98,7 @@ class TransformersModel(ThroughTransformers):
         )
 
     def final_norm(self) -> nn.Module:
-        """The norm behind the last decoder layer."""
+        """The norm after the last decoder layer."""
         decoder = modules_down_to_layers(self._language_model)[-2]
         names = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
         found = first_attribute(decoder, *names)
@@ -111,7 +111,7 @@ class TransformersModel(ThroughTransformers):
 
     @torch.no_grad()
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
-        """The output embeddings, with the adapter on them where there is one."""
+        """The output embeddings, including an adapter on them."""
         head = self._language_model.get_output_embeddings()
         return _matrix(head, self.dtype).T
 
@@ -134,7 +134,7 @@ class TransformersModel(ThroughTransformers):
             ) from error
 
     def to(self, device: torch.device | str) -> "HookedModel":
-        """Move the weights to another device; the model itself."""
+        """Move the weights to another device; returns the model itself."""
         if is_placed(self.raw):
             raise ValueError(
                 f"{self.name} is spread over devices or quantised, and stays as it is: load it anew"
@@ -143,7 +143,7 @@ class TransformersModel(ThroughTransformers):
 
     @contextmanager
     def showing_patterns(self) -> Iterator[None]:
-        """Attention of the kind that gives out its weights, which a fused one never has."""
+        """Use attention that returns its weights, which fused attention never has."""
         config = self._config
         before = config._attn_implementation
         config._attn_implementation = "eager"
@@ -182,7 +182,7 @@ class TransformersModel(ThroughTransformers):
 
     @cached_property
     def _output_length(self) -> int | None:
-        """How many things a decoder layer gives out, None for the residual stream itself."""
+        """How many things a decoder layer returns, None for the residual stream itself."""
         found: list[int | None] = []
 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -212,7 +212,7 @@ class TransformersModel(ThroughTransformers):
     ) -> Float[Tensor, "batch logits d_vocab"]:
         options: dict[str, Any] = {"attention_mask": mask.long(), "use_cache": cache is not None}
         if "position_ids" in self._takes:
-            # It would count the padding.
+            # Otherwise it would count the padding.
             positions = (mask.long().cumsum(1) - 1).clamp_min(0)
             options["position_ids"] = positions[:, -tokens.shape[1] :]
         if cache is not None:
@@ -245,8 +245,8 @@ def _matrix(projection: Any, dtype: torch.dtype) -> Float[Tensor, "inner d_model
         return projection.weight.detach().T
     if in_place and type(projection).__name__ == "Conv1D":
         return projection.weight.detach()
-    # Quantised, with an adapter, or kept elsewhere: what it does with every coordinate.
+    # Quantised, with an adapter, or kept elsewhere: try it on every coordinate.
     width = getattr(projection, "in_features", projection.weight.shape[0])
     units = torch.eye(width, dtype=dtype, device=execution_device(projection))
-    # Past the hooks on it, which may listen just now.
+    # Bypasses the hooks on it, which may be listening now.
     return projection.forward(units) - projection.forward(torch.zeros_like(units[:1]))

@@ -1,4 +1,4 @@
-"""Keys and values of prefixes that do not change, so that only what follows them is run again."""
+"""Keys and values of prefixes that do not change, so only what follows them is run again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class KeyValues:
     attention_mask: Bool[Tensor, "batch pos"]
 
     def repeated(self, count: int) -> "KeyValues":
-        """One row's as those of many; nothing is copied."""
+        """One row's keys and values for many rows, without copying."""
         return KeyValues(
             self.keys.expand(-1, count, -1, -1, -1),
             self.values.expand(-1, count, -1, -1, -1),
@@ -48,13 +48,13 @@ class KeyValues:
         )
 
     def cut(self, length: int) -> "KeyValues":
-        """Those of the first columns alone: later ones do not act on them."""
+        """Those of the first columns only, which later ones do not affect."""
         return KeyValues(
             self.keys[:, :, :length], self.values[:, :, :length], self.attention_mask[:, :length]
         )
 
     def rows(self) -> list[RowKeyValues]:
-        """One row each, without its padding."""
+        """Each row by itself, without its padding."""
         lengths = self.attention_mask.sum(dim=1).tolist()
         width = self.attention_mask.shape[1]
         return [

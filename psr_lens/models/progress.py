@@ -37,18 +37,18 @@ class LoadingBar:
             leave=False,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}]",
         )
-        # One step may be most of it. A notebook's bar is no other thread's to draw.
+        # One step may be most of it. Another thread must not draw a notebook's bar.
         self._redrawing = None
         if progress and not hasattr(self._bar, "container"):
             self._redrawing = threading.Thread(target=self._redraw, daemon=True)
             self._redrawing.start()
 
     def step(self, what: str, more: int = 0) -> None:
-        """The next step begins, and all before it are done.
+        """Begin the next step; all before it are done.
 
         Args:
             what: What is done in it.
-            more: How many steps there turn out to be beside those that were announced.
+            more: How many further steps there turn out to be.
         """
         if not self._progress:
             return
@@ -59,17 +59,17 @@ class LoadingBar:
         self._begun += 1
 
     def inside(self, part: float) -> None:
-        """How much of the step is done, 0 to 1."""
+        """Show how much of the step is done, 0 to 1."""
         self._to(self._begun - 1 + min(part, 1.0))
 
     def say(self, line: str) -> None:
-        """A line that stays on the error output."""
+        """Print a line that stays, to the error output."""
         if not self._progress:
             return
         if self._bar.last_print_t >= self._bar.start_t + _DELAY:
             self._bar.write(line, file=sys.stderr)
         else:
-            # Not past the bar, which would be drawn by it.
+            # Not through the bar, which that would draw.
             sys.stderr.write(f"{line}\n")
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class LoadingBar:
         self._bar.close()
 
     def _redraw(self) -> None:
-        """Once a second, so that one sees that it is still at work."""
+        """Redraw once a second, to show that it is still at work."""
         wait = _DELAY
         while not self._closed.wait(wait):
             wait = _REDRAWN_EVERY
@@ -94,7 +94,7 @@ class LoadingBar:
 
 @contextmanager
 def weights_shown(bar: LoadingBar) -> Iterator[None]:
-    """Let transformers' own loop over the weights move the bar, where transformers lets one see it."""
+    """Let transformers' own loop over the weights move the bar, if its version allows that."""
     from transformers.utils import logging
 
     set_hook: Any = getattr(logging, "set_tqdm_hook", None)

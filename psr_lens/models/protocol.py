@@ -28,13 +28,13 @@ from psr_lens.models.prefix import KeyValues
 class HookedModel(EditableModel):
     """A frozen language model whose residual stream can be read and edited at every layer.
 
-    Made by `load_model`, or around a model of one's own by `as_hooked_model`.
+    Made by `load_model`, or around a model of your own by `as_hooked_model`.
 
     Attributes:
         raw: The HookedTransformer, the TransformerBridge or the transformers model.
         name: Hub name, or name of the checkpoint directory.
         revision: Revision on the hub, None where there is none.
-        gguf: The GGUF file that it was made of, None where it was none.
+        gguf: The GGUF file that it was made from, None if there was none.
     """
 
     backend: ClassVar[str]
@@ -60,7 +60,7 @@ class HookedModel(EditableModel):
         """Prompts to token ids and back.
 
         Raises:
-            ValueError: If the model came without a tokenizer, and none lies where it came from.
+            ValueError: If the model came without a tokenizer, and none is found where it came from.
         """
         if self._tokenizer is None:
             self._tokenizer = self._found_tokenizer()
@@ -68,14 +68,14 @@ class HookedModel(EditableModel):
 
     @property
     def template_hash(self) -> str:
-        """A short hash of the chat template, empty where there is none, or no tokenizer."""
+        """A short hash of the chat template, empty without a template or a tokenizer."""
         try:
             return self.encoder.template_hash
         except ValueError:
             return ""
 
     def use_tokenizer(self, tokenizer: Any) -> None:
-        """Take prompts through another tokenizer from now on, with the same template options."""
+        """Use another tokenizer for prompts from now on, with the same template options."""
         self._tokenizer = tokenizer
         before = vars(self).pop("encoder", None)
         if before is not None:
@@ -95,9 +95,9 @@ class HookedModel(EditableModel):
         return self.raw.cfg
 
     def to(self, device: torch.device | str) -> "HookedModel":
-        """Move the weights to another device; the model itself.
+        """Move the weights to another device; returns the model itself.
 
-        The number type is chosen where it is loaded: what is no weight, rotary angles for one, would be
+        The number type is chosen on loading: here, what is not a weight, such as rotary angles, would be
         rounded too.
         """
         self.raw.to(torch.device(device))
@@ -151,11 +151,11 @@ class HookedModel(EditableModel):
 
     @abstractmethod
     def final_norm(self) -> nn.Module:
-        """The norm in front of the unembedding."""
+        """The norm before the unembedding."""
 
     @abstractmethod
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
-        """The matrix that makes logits of the normed residual stream."""
+        """The matrix that turns the normed residual stream into logits."""
 
     @abstractmethod
     def _forward_from_the_end(
@@ -199,10 +199,10 @@ class HookedModel(EditableModel):
     @property
     @abstractmethod
     def can_share(self) -> bool:
-        """Whether rows may begin behind a prefix that they share, with a gap of padding between.
+        """Whether rows may follow a prefix that they share, with a gap of padding between.
 
-        Not so where attention counts columns and not positions, as in a sliding window, or where
-        keys and values are not all that a token leaves behind.
+        Not if attention counts columns and not positions, as in a sliding window, or if a token leaves
+        behind more than keys and values.
         """
 
     @abstractmethod
@@ -219,7 +219,7 @@ class HookedModel(EditableModel):
     ) -> Tensor: ...
 
     def showing_patterns(self) -> AbstractContextManager[None]:
-        """A context in which attention computes its weights one by one, where a tap reads them."""
+        """A context in which attention computes its weights explicitly, for a tap to read."""
         return nullcontext()
 
     def _as_itself(self) -> AbstractContextManager[None]:
@@ -235,13 +235,13 @@ class HookedModel(EditableModel):
 
         Args:
             batch: The batch.
-            prefix: Keys and values of one row that stands in front of every row of the batch.
+            prefix: Keys and values of one row that comes before every row of the batch.
         """
         with self._running(batch.columns):
             return self._forward(batch, prefix)
 
     def run(self, batch: TokenBatch, prefix: KeyValues | None = None) -> None:
-        """Run all blocks for what the edits record; no logits where the backend can skip them."""
+        """Run all blocks for what the edits record; without logits if the backend can skip them."""
         with self._running(batch.columns):
             self._forward_without_unembedding(batch, prefix)
 
@@ -290,14 +290,14 @@ class HookedModel(EditableModel):
             attention_mask: True on real tokens, over cached and new columns.
             columns: What the new columns are.
             cache: What the last call returned, or `begun_cache`; None to begin.
-            last: Of the new columns' logits, the last column's will do.
+            last: Whether only the last new column's logits are needed.
         """
         with self._running(columns):
             return self._forward_cached(tokens, attention_mask, cache, last)
 
     @abstractmethod
     def begun_cache(self, prefix: KeyValues, rows: int) -> Any:
-        """A cache for `step` in which every row has one row's prefix already."""
+        """A cache for `step` in which every row already has the same prefix."""
 
     @abstractmethod
     def keep_rows(self, cache: Any, rows: Int[Tensor, " kept"]) -> None:
@@ -338,7 +338,7 @@ class HookedModel(EditableModel):
 
         Args:
             prompts: One prompt or several.
-            options: Passed on, `names_filter` for one.
+            options: Passed on, such as `names_filter`.
 
         Raises:
             ValueError: If the model is a plain transformers model.
@@ -373,14 +373,13 @@ class HookedModel(EditableModel):
             temperature: 0 for greedy decoding.
             seed: Every prompt draws from a stream of its own, made from this seed and the prompt's
                 place in the list, so the batch size does not change what is drawn.
-            use_cache: Keep keys and values between steps; without, the same tokens, slower.
+            use_cache: Whether to keep keys and values between steps; without, the same tokens, but slower.
             batch_size: Prompts per batch.
             progress: Whether to show a bar.
-            template_options: What the chat template takes besides the messages, over those that
-                `load_model` was given.
+            template_options: Options of the chat template, overriding those given to `load_model`.
 
         Returns:
-            The response's text, or a list of texts where a list of prompts was given.
+            The response's text, or a list of texts if a list of prompts was given.
 
         Raises:
             ValueError: If an argument is out of its range, or a prompt leaves no room in the
@@ -434,7 +433,7 @@ class HookedModel(EditableModel):
                 f"a sequence has {longest} tokens but {self.name} takes {self.n_ctx}: "
                 "shorten the prompt or the response"
             )
-        # Rows of one length need no tokenizer to say what fills the others.
+        # Rows of equal length need no padding, and so no tokenizer.
         even = all(len(row.tokens) == longest for row in rows)
         return left_pad(rows, 0 if even else self.encoder.pad_token_id, self.device)
 
@@ -449,7 +448,7 @@ def is_prompt_list(prompts: Prompt | Sequence[Prompt]) -> bool:
     """Whether this is a list of prompts and not one prompt.
 
     Raises:
-        ValueError: If it is a single message, which has to stand in a list.
+        ValueError: If it is a single message, which must be in a list.
     """
     if isinstance(prompts, Mapping):
         raise ValueError(f"{dict(prompts)!r} is one message: pass a list of messages")

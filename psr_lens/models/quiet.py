@@ -9,17 +9,17 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet(*, downloads: bool = False) -> Iterator[None]:
-    """Keep prints, progress bars, log lines and Python warnings of a block from being seen.
+    """Hide prints, progress bars, log lines and Python warnings of a block.
 
-    Only for calls into TransformerLens and transformers, whose errors still pass. State is put
-    back as it was, also after an exception.
+    Only for calls into TransformerLens and transformers, whose errors still pass. State is restored, even
+    after an exception.
 
     Args:
-        downloads: Whether to show the progress bars of downloads all the same.
+        downloads: Whether to show the progress bars of downloads anyway.
     """
     root = logging.getLogger()
-    # `logging.warning(...)` on a bare root logger installs a handler for good, and it would write
-    # into the buffer below ever after.
+    # `logging.warning(...)` on a bare root logger installs a handler for good, which would keep writing
+    # into the buffer below.
     placeholder = logging.NullHandler()
     root.addHandler(placeholder)
     disabled = root.manager.disable
@@ -40,7 +40,7 @@ def quiet(*, downloads: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_loading_bars(downloads: bool) -> Iterator[None]:
-    """No bar of transformers; in a notebook they are widgets, which no redirection catches."""
+    """Hide transformers' bars; in a notebook they are widgets, which no redirection catches."""
     from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
@@ -48,7 +48,7 @@ def _without_loading_bars(downloads: bool) -> Iterator[None]:
     hub_shown = not are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()
     if downloads and hub_shown:
-        # Those of the hub went with it.
+        # That disabled the hub's bars too.
         enable_progress_bars()
     try:
         yield

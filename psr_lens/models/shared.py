@@ -1,11 +1,11 @@
-"""What all rows of a batch begin with, run once and not once per row.
+"""The prefix that all rows of a batch share, run once instead of once per row.
 
-A system instruction stands in front of every question. What a causal model computes there depends
-on nothing that follows, so its keys and values are one row's, whatever the rows go on with: they
-are found in a pass over that row, and the rows begin behind it, each with its own gap of padding.
+A system instruction comes before every question. What a causal model computes there depends on nothing that
+follows, so one row's keys and values serve all rows, however they go on: a pass over a single row finds
+them, and the rows begin after it, each with its own gap of padding.
 
-Nothing of this is done where something may look at the columns that are left out: an edit that does
-not say where it acts, or a hook that somebody put on the model by hand.
+None of this is done if something may look at the columns that are left out: an edit that does not say where
+it acts, or a hook added to the model by hand.
 """
 
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from psr_lens.models.protocol import HookedModel
 
 WORTH_SHARING = 128
-"""Columns that must be saved to make up for one more pass, which reads all weights again: as many as
-let arithmetic and not the reading take the time, on processors and on accelerators."""
+"""Columns that must be saved to make up for one more pass, which reads all weights again: enough for
+arithmetic, not reading, to take most of the time, on processors and on accelerators."""
 _AS_GOOD = 0.75
-"""Share of a batch's own prefix from which on a shorter one that is at hand will do."""
+"""A kept prefix will do if it is at least this share of the batch's own."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rest:
-    """What is left to be run of a batch.
+    """What remains to be run of a batch.
 
     Attributes:
-        batch: The columns behind what is shared, padded on the left; all of them if nothing is.
-        prefix: Keys and values of what is shared, of one row; None if nothing is.
+        batch: The columns after the shared prefix, padded on the left; all of them if there is none.
+        prefix: One row's keys and values for the shared prefix; None if there is none.
     """
 
     batch: TokenBatch
@@ -57,9 +57,9 @@ def mask_after(prefix: KeyValues | None, batch: TokenBatch) -> Bool[Tensor, "bat
 
 @final
 class SharedPrefixes:
-    """Runs what the rows of a batch share, and keeps the last one for batches that begin alike.
+    """Runs the prefix that a batch's rows share, and keeps the last one for batches that begin alike.
 
-    For one task over many batches, inside of which the weights stay as they are.
+    For one task over many batches, during which the weights stay the same.
 
     Args:
         model: The model.
@@ -72,11 +72,11 @@ class SharedPrefixes:
 
     @torch.no_grad()
     def rest(self, batch: TokenBatch, tokens: AlignedTokens = "response") -> Rest:
-        """What is left to be run of a left-padded batch, and the keys of what it shares.
+        """What remains to be run of a left-padded batch, and the keys and values of its shared prefix.
 
         Args:
             batch: The batch.
-            tokens: All columns that the caller needs are among these, whatever is shared.
+            tokens: The aligned tokens that hold all columns the caller needs.
         """
         try:
             shown = self._model.shown_from() if self._model.can_share else "nothing"
@@ -101,7 +101,7 @@ class SharedPrefixes:
         if alike * (rows - 1) < WORTH_SHARING:
             return Rest(batch)
         self._tokens = first[:alike]
-        # Nothing acts in front of the tokens that it was promised for.
+        # No edit acts before the tokens that it promised to stay on.
         with self._model.unedited():
             self._kept = self._model.prefill(
                 self._model.pad([TokenRow(self._tokens, alike, alike)])
@@ -110,7 +110,7 @@ class SharedPrefixes:
 
 
 def _beginning(batch: TokenBatch, limit: int) -> tuple[tuple[int, ...], int]:
-    """The first row's first `limit` tokens, and how many of them all rows have."""
+    """The first row's first `limit` tokens, and how many of them all rows share."""
     gaps = (~batch.attention_mask).sum(dim=1, keepdim=True)
     places = torch.arange(limit, device=gaps.device) + gaps
     aligned = batch.tokens.gather(1, places)
@@ -119,7 +119,7 @@ def _beginning(batch: TokenBatch, limit: int) -> tuple[tuple[int, ...], int]:
 
 
 def _alike(tokens: tuple[int, ...], others: tuple[int, ...]) -> int:
-    """How many tokens two sequences begin with together."""
+    """The length of the common prefix of two sequences."""
     for i, (own, other) in enumerate(zip(tokens, others, strict=False)):
         if own != other:
             return i
@@ -129,8 +129,8 @@ def _alike(tokens: tuple[int, ...], others: tuple[int, ...]) -> int:
 def _behind(batch: TokenBatch, length: int) -> TokenBatch:
     """The batch without the first `length` tokens of every row.
 
-    The columns that are cut off are those of the longest row; where a shorter one still has tokens
-    of the prefix, there is a gap.
+    The columns cut off are those of the longest row; where a shorter row still has tokens of the prefix,
+    they become a gap.
     """
     columns = batch.columns[slice(length, None)]
     return TokenBatch(batch.tokens[:, length:], columns.position >= length, columns)

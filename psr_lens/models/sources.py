@@ -1,4 +1,4 @@
-"""Where a model lies: the names and paths that a user writes, told apart."""
+"""Where a model is: telling apart the names and paths that a user writes."""
 
 import importlib.util
 import re
@@ -21,14 +21,14 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a checkpoint lies.
+    """Where a checkpoint is.
 
     Attributes:
         location: What `from_pretrained` takes: a directory or a hub name.
         name: What the model is called.
         local: Whether `location` is a directory.
         gguf_file: The GGUF file in it that holds the model, None where there is none.
-        or_else: What the message begins with where the model is not to be had: another way to it.
+        or_else: What the message begins with if the model is not available: another way to get it.
     """
 
     location: str
@@ -39,10 +39,10 @@ class Source:
 
 
 def find_source(name_or_path: str | Path, gguf_file: str | Path | None = None) -> Source:
-    """Tell directories, GGUF files, models that have a name here, and hub names apart.
+    """Tell apart directories, GGUF files, names that psr_lens knows, and hub names.
 
     Args:
-        name_or_path: What the user calls it.
+        name_or_path: What the user named.
         gguf_file: A GGUF file in that directory, or in that repository on the hub.
 
     Raises:
@@ -71,7 +71,7 @@ def find_source(name_or_path: str | Path, gguf_file: str | Path | None = None) -
 
 
 def _means_the_file(text: str, path: Path) -> bool:
-    """Whether a name that is not written as a path is that of a file here, and not of a hub's model."""
+    """Whether a name that is not written as a path means a file here, not a model on the hub."""
     if not _HUB_NAME.fullmatch(text):
         return True
     # Any file may happen to be called `gpt2`.
@@ -100,7 +100,7 @@ def _named(text: str, gguf_file: str | Path | None) -> Source:
 
 def _smollm2() -> Source:
     """The file in the installed package, else the hub."""
-    # Looked for on disk: the package imports what it needs to run the model, which is not there.
+    # Looked for on disk: importing the package needs what runs its model, which is not installed.
     package = importlib.util.find_spec(_SMOLLM2_PACKAGE)
     for place in (package.submodule_search_locations if package else None) or ():
         files = sorted(Path(place).glob("*.gguf"))

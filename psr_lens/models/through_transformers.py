@@ -1,8 +1,8 @@
-"""Passes of a transformers model, which can be entered at any block, and left behind any.
+"""Passes of a transformers model, which can be entered at any block and left after any.
 
-Both the TransformerBridge and a plain transformers model are run this way. A pass goes through idle
-blocks to the one where it is to begin: so everything that the model prepares for its blocks, masks and
-rotary angles, is left to the model itself. What idles or stops does so for the thread that asks.
+Both the TransformerBridge and a plain transformers model are run this way. A pass goes through idle blocks
+to the one where it begins, so preparing masks and rotary angles for the blocks is left to the model itself.
+Blocks idle or stop only for the thread that asks.
 """
 
 import inspect
@@ -45,11 +45,11 @@ class ThroughTransformers(HookedModel):
 
     @abstractmethod
     def _on_entering(self, replace: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-        """Show the residual stream that enters block 0 to a function, which may give another one."""
+        """Show the residual stream that enters block 0 to a function, which may return another one."""
 
     @abstractmethod
     def _handed_on(self, layer: int, resid: Tensor) -> Any:
-        """What a block gives out that only hands on the residual stream."""
+        """What a block returns if it only hands on the residual stream."""
 
     @property
     @abstractmethod
@@ -66,16 +66,16 @@ class ThroughTransformers(HookedModel):
         last: bool = False,
         block: int | None = None,
     ) -> Float[Tensor, "batch logits d_vocab"]:
-        """Logits of the new tokens, behind what the cache holds, which grows.
+        """Logits of the new tokens, after what is in the cache, which grows.
 
-        In float64 throughout, where the weights are.
+        In float64 throughout, if the weights are.
 
         Args:
             tokens: The new tokens.
             mask: True on real tokens, over cached and new columns.
             cache: A cache of transformers, or None.
-            last: The last column's logits will do.
-            block: The one block that runs, where the others only hand on what they get.
+            last: Whether only the last column's logits are needed.
+            block: The one block that runs, if the others only hand on what they get.
         """
 
     # --- running --------------------------------------------------------------------------------
@@ -86,17 +86,17 @@ class ThroughTransformers(HookedModel):
 
     @cached_property
     def _takes(self) -> frozenset[str]:
-        """What a pass of the transformers model can be told."""
+        """The arguments that a pass of the transformers model takes."""
         return frozenset(inspect.signature(type(language_model(self._wrapped)).forward).parameters)
 
     @property
     def _only_the_last(self) -> dict[str, int]:
-        """How the model is told to make no logits but the last column's, if it takes that."""
+        """The option to make only the last column's logits, if the model takes it."""
         return {"logits_to_keep": 1} if "logits_to_keep" in self._takes else {}
 
     @property
     def can_share(self) -> bool:
-        """Where attention, positions and cache are of kinds that are known to allow it."""
+        """If attention, positions and cache are of kinds that are known to allow it."""
         return self._shareable
 
     @cached_property
@@ -194,10 +194,10 @@ class ThroughTransformers(HookedModel):
     # --- caches ---------------------------------------------------------------------------------
 
     def begun_cache(self, prefix: KeyValues, rows: int) -> Any:
-        """A cache for `step` in which every row has one row's prefix already."""
+        """A cache for `step` in which every row already has the same prefix."""
         cache = self._filled(prefix)
         for own in cache.layers:
-            # Views: what is added to them makes them arrays of their own.
+            # Views, which become arrays of their own once something is added.
             own.keys, own.values = (
                 part.expand(rows, -1, -1, -1) for part in (own.keys, own.values)
             )
@@ -210,7 +210,7 @@ class ThroughTransformers(HookedModel):
     def _filled(self, prefix: KeyValues) -> Any:
         cache = self._whole_cache()
         for i, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
-            # Where the layers lie on several devices, each keeps its own.
+            # If the layers are on several devices, each keeps its own part.
             place = execution_device(self._blocks[i])
             cache.update(keys.transpose(1, 2).to(place), values.transpose(1, 2).to(place), i)
         return cache
@@ -236,7 +236,7 @@ class ThroughTransformers(HookedModel):
             finally:
                 entering.remove()
             return
-        # What blocks give out is found out before the first of them idles.
+        # What blocks return is found out before the first of them idles.
         self._handed_on(0, resid)
         below = list(self._blocks)[:layer]
         before = [block.__dict__.get("forward") for block in below]
@@ -244,7 +244,7 @@ class ThroughTransformers(HookedModel):
             shown = resid if i == layer - 1 else None
             block.__dict__["forward"] = _Idle(self, i, block.forward, shown)
         try:
-            # Where the edits of a block lie on the block itself, they idle too.
+            # Edits that are on the blocks themselves idle too.
             with suspended(*below):
                 yield
         finally:
@@ -255,7 +255,7 @@ class ThroughTransformers(HookedModel):
                     block.__dict__["forward"] = own
 
     def _behind_block(self, layer: int, forward: Callable[[], object]) -> Tensor:
-        """The residual stream behind a block, edits included; the pass ends there."""
+        """The residual stream after a block, edits included; the pass ends there."""
 
         def listen(stop: Callable[[Tensor], None]) -> RemovableHandle:
             return self.hook_point(layer).register_forward_hook(
@@ -313,7 +313,7 @@ class _Idle:
 
 
 def _for_this_thread(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    """The same in the thread that runs now, and nothing in others."""
+    """The function in the current thread, and nothing in others."""
     here = current_thread()
 
     def call(resid: Tensor) -> Any:

@@ -30,14 +30,13 @@ _RULES: "dict[str, type[TokenRule]]" = {}
 
 
 class TokenRule(ABC):
-    """A rule of one's own: a frozen dataclass whose fields are numbers, texts or tuples of them.
+    """A rule of your own: a frozen dataclass whose fields are numbers, strings or tuples of them.
 
-    Steerings are saved with it. What loads them has to have imported the class.
+    It is saved with its steering. Whoever loads that must have imported the class.
 
     Attributes:
-        reach: The smallest of the names that holds every token that the rule can choose; what it chooses
-            beyond is left out. What lies in front of `response` tokens is run once for rows that share it,
-            where this says that it may.
+        reach: The smallest of the named sets that holds every token the rule can choose; what it chooses
+            beyond is left out. A prefix before it that rows share may then be run only once.
 
     Example:
         >>> from dataclasses import dataclass
@@ -63,7 +62,7 @@ class TokenRule(ABC):
 
     @abstractmethod
     def chosen(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
-        """Which columns of a pass are meant; what it says of padding does not matter.
+        """Which columns of a pass to act on; its values on padding do not matter.
 
         Args:
             columns: What every column is: its position in its row, where the response begins, its token.
@@ -81,7 +80,7 @@ Tokens = NamedTokens | TokenRule
 @final
 @dataclass(frozen=True)
 class LastPromptToken(TokenRule):
-    """The last token of the prompt, and no other: at it the first response token is predicted."""
+    """Only the last token of the prompt, at which the first response token is predicted."""
 
     reach = "response"
 
@@ -109,21 +108,21 @@ class FromResponseToken(TokenRule):
         object.__setattr__(self, "n", check_count("n", self.n))
 
     def chosen(self, columns: Columns) -> Bool[Tensor, "batch pos"]:
-        """What lies `n` tokens or more behind the last prompt token."""
+        """Tokens that come `n` or more after the last prompt token."""
         return columns.position >= columns.response_start + self.n
 
 
 @final
 @dataclass(frozen=True)
 class TokenIds(TokenRule):
-    """Tokens by id, wherever they stand among others.
+    """Tokens by id, wherever they occur.
 
     Attributes:
         ids: The ids.
-        within: The tokens among which they are looked for.
+        within: The tokens among which to look for them.
 
     Raises:
-        ValueError: If there is no id, or one is no whole number from 0 up.
+        ValueError: If there is no id, or one is not a whole number from 0 up.
     """
 
     ids: Sequence[int]
@@ -156,10 +155,11 @@ class TokenIds(TokenRule):
 
 
 def mask_of(tokens: Tokens, columns: Columns) -> Bool[Tensor, "batch pos"]:
-    """Which columns of a pass are meant.
+    """Which columns of a pass to act on.
 
     Raises:
-        ValueError: If the pass does not say what the rule goes by, or a rule gives no mask of the columns.
+        ValueError: If the pass lacks what the rule goes by, or a rule does not return a mask of the
+            columns.
     """
     if isinstance(tokens, TokenRule):
         chosen = tokens.chosen(columns)
@@ -174,21 +174,21 @@ def mask_of(tokens: Tokens, columns: Columns) -> Bool[Tensor, "batch pos"]:
 
 
 def reach_of(tokens: Tokens) -> NamedTokens:
-    """The smallest of the names that holds them."""
+    """The smallest of the named sets that holds them."""
     return tokens.reach if isinstance(tokens, TokenRule) else tokens
 
 
 def aligned_reach(tokens: Tokens) -> AlignedTokens | None:
-    """The smallest set of aligned tokens that holds them; None where they reach further."""
+    """The smallest set of aligned tokens that holds them; None if they reach further."""
     reach = reach_of(tokens)
     return None if reach == "all" else reach
 
 
 def check_tokens(tokens: Any) -> Tokens:
-    """The tokens that are meant, if that is what they are.
+    """Return the tokens if they are a valid name or rule.
 
     Raises:
-        ValueError: If it is no name and no rule, or a rule that cannot be kept or compared.
+        ValueError: If it is neither a name nor a rule, or a rule that cannot be saved or compared.
     """
     if isinstance(tokens, str) and tokens in NAMED:
         return cast(NamedTokens, tokens)
@@ -216,7 +216,7 @@ def check_tokens(tokens: Any) -> Tokens:
 
 
 def described_tokens(tokens: Tokens) -> str | dict[str, Any]:
-    """As JSON values."""
+    """Tokens as JSON values."""
     if isinstance(tokens, TokenRule):
         return {"rule": type(tokens).__name__, "fields": asdict(cast(Any, tokens))}
     return tokens
@@ -226,7 +226,7 @@ def tokens_from(described: Any) -> Tokens:
     """The inverse of `described_tokens`.
 
     Raises:
-        ValueError: If it describes none, or a rule whose class is not known.
+        ValueError: If it describes no tokens, or a rule whose class is not known.
     """
     return check_tokens(_rule_from(described) if isinstance(described, Mapping) else described)
 

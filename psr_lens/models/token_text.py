@@ -1,10 +1,10 @@
 """Tokens as text where a token may hold part of a character.
 
 A byte-level vocabulary, or one that falls back to bytes, spells `é` as two tokens when it has no token
-for it: `C3` and `A9`. Decoded one by one both become the replacement sign, and nobody can read the
-text. Here the whole character stands on the token that completes it, and every earlier part says which
-bytes it holds: `⟨C3⟩`, `é`. So every token keeps a text of its own, and with the marks left out the
-texts put together are the text.
+for it: `C3` and `A9`. Decoded one by one, both become the replacement character, and nobody can read the
+text. Here the whole character is shown on the token that completes it, and every earlier part shows its
+bytes: `⟨C3⟩`, `é`. So every token has a text of its own, and joined without the marks they make up the
+text.
 """
 
 import re
@@ -13,14 +13,14 @@ from functools import cache
 from typing import Final
 
 PART_OF_CHARACTER: Final = re.compile("\u27e8(?:[0-9A-F]{2})+\u27e9")
-"""How bytes are written that are no whole character: `⟨F09F⟩`."""
+"""How bytes that are not a whole character are written: `⟨F09F⟩`."""
 
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 _BYTE_PIECE: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 def byte_mark(values: bytes) -> str:
-    r"""Bytes that are no whole character, as they are shown.
+    r"""Bytes that are not a whole character, as they are shown.
 
     >>> byte_mark(b"\xf0\x9f")
     '⟨F09F⟩'
@@ -34,7 +34,7 @@ def piece_bytes(piece: str | bytes, alone: str) -> bytes:
     Args:
         piece: The token as the vocabulary spells it: `Ã` in a byte-level one, `<0xC3>` where
             SentencePiece falls back to bytes, bytes in some slow tokenizers.
-        alone: The token decoded by itself: the answer wherever nothing was lost.
+        alone: The token decoded by itself: the answer if nothing was lost.
     """
     if isinstance(piece, bytes):
         return piece
@@ -45,15 +45,15 @@ def piece_bytes(piece: str | bytes, alone: str) -> bytes:
         table = _byte_of_character()
         if all(character in table for character in piece):
             return bytes(table[character] for character in piece)
-    # Half a surrogate pair is no character either: it gets through as bytes.
+    # Half a surrogate pair is not a character either: it passes through as bytes.
     return alone.encode("utf-8", "surrogatepass")
 
 
 def token_texts(tokens: Sequence[bytes]) -> tuple[str, ...]:
-    r"""Every token as text, given the bytes of all: a character stands on the token that completes it.
+    r"""Every token as text, given its bytes: a character is shown on the token that completes it.
 
-    Bytes that belong to a later token's character, or to none at all, are written as `byte_mark`: so are
-    those of a text that was cut off in the middle of a character.
+    Bytes that belong to a later token's character, or to none, are written as `byte_mark`, as in a text cut
+    off in the middle of a character.
 
     >>> token_texts([b"caf\xc3", b"\xa9 \xf0\x9f"])
     ('caf⟨C3⟩', 'é ⟨F09F⟩')
@@ -97,7 +97,7 @@ def _characters(values: bytes) -> Iterator[tuple[bytes, str | None]]:
 
 
 def _length(first: int) -> int:
-    """How many bytes a UTF-8 character has that begins with this one; 1 for one that begins none."""
+    """How many bytes the UTF-8 character that begins with this one has; 1 if it begins none."""
     if first >= 0xF0:
         return 4
     if first >= 0xE0:

@@ -1,7 +1,7 @@
 """One thread at a time runs a model, whether through our methods or through TransformerLens' own.
 
 A pass of ours may switch components of a bridge or stop at a hook point, and `run_with_cache` adds
-hooks to a model that all threads share: a pass of another thread in the middle of it would be wrong.
+hooks to a model that all threads share: a pass of another thread in between would go wrong.
 """
 
 import threading
@@ -37,11 +37,11 @@ class Turns:
 
     Attributes:
         lock: Held while a pass runs.
-        now: What the pass of this thread is about.
-        passes: What the direct calls of this thread are about.
-        edits: All edits that are on, of any thread, in the order in which they came.
-        watchers: By transformers model, how many of them need to be told of its passes, and what takes
-            the hooks away that tell of them.
+        now: The current pass of this thread.
+        passes: The direct calls of this thread.
+        edits: All active edits, of any thread, in the order in which they came.
+        watchers: By transformers model, how many contexts watch its passes, and what removes the hooks for
+            that.
     """
 
     def __init__(self):
@@ -59,9 +59,9 @@ _OF_TRANSFORMERS: "WeakKeyDictionary[nn.Module, Turns]" = WeakKeyDictionary()
 
 
 def keeper_of_turns(raw: nn.Module) -> nn.Module:
-    """The module that a model's turns are known by.
+    """The module that identifies a model's turns.
 
-    Of transformers models the list of decoder layers: with and without an adapter around them they are
+    For transformers models, the list of decoder layers: with or without an adapter around them, they are
     edited in the same places.
     """
     if hasattr(raw, "run_with_cache"):
@@ -70,18 +70,18 @@ def keeper_of_turns(raw: nn.Module) -> nn.Module:
 
 
 def turns_of(raw: nn.Module) -> Turns:
-    """The turns that a module keeps.
+    """The turns of a module.
 
-    A HookedTransformer or TransformerBridge from now on waits for them when it is called directly. On
-    a transformers model nothing is left; what is called there directly runs beside the others.
+    From now on, a HookedTransformer or TransformerBridge waits its turn when it is called directly. A
+    transformers model is not changed; direct calls of it run beside the others.
     """
     if not hasattr(raw, "run_with_cache"):
         return _OF_TRANSFORMERS.setdefault(raw, Turns())
     turns = raw.__dict__.get(_TURNS)
     if turns is None:
         turns = raw.__dict__[_TURNS] = Turns()
-        # Its class and not a `forward` of its own, which a copy would share with the original. Not
-        # by the bridge's own way to set attributes, which looks at what it is given.
+        # Change its class, not its `forward`, which a copy would share with the original. And bypass the
+        # bridge's own way to set attributes, which inspects what it is given.
         object.__setattr__(raw, "__class__", _in_turns(type(raw)))
     return turns
 

@@ -1,13 +1,13 @@
-"""Parts of a TransformerBridge that run as Hugging Face's own modules, where no hook looks.
+"""Parts of a TransformerBridge that run as Hugging Face's own modules while no hook looks at them.
 
-Every component of the bridge has hook points, and works for them: norms compute what they hand to
-`hook_normalized`, the attention its scores and its pattern one by one. A component whose points
-have no hook may as well be the module that it stands for: the same bits, and for the attention one
-fused call that keeps no `[head, pos, pos]` array and is the same up to rounding. Where the attention
-is, a block goes from one of its two hook points to the other by the shortest way.
+Every component of the bridge has hook points, and does extra work for them: norms compute what they hand to
+`hook_normalized`, attention computes its scores and its pattern step by step. A component whose points have
+no hook may as well be the module that it stands for: the same bits, and for attention one fused call that
+keeps no `[head, pos, pos]` array and is the same up to rounding. If attention is fused, a block goes
+straight from one of its two hook points to the other.
 
-What is hooked is looked up as a pass begins: a hook that is added in the middle of a pass, on a
-later layer, is seen from the next pass on.
+Hooks are looked up as a pass begins: one added to a later layer in the middle of a pass is seen from the
+next pass on.
 """
 
 import inspect
@@ -23,7 +23,7 @@ _LINEAR, _MLP = "LinearBridge", "GatedMLPBridge"
 _NORMS = ("NormalizationBridge", "RMSNormalizationBridge")
 _ATTENTION = "PositionEmbeddingsAttentionBridge"
 _PROJECTIONS = ("q", "k", "v", "o")
-# With one of these the bridge takes another way through its attention.
+# With one of these the bridge takes another path through attention.
 _OTHER_WAYS = ("use_attn_result", "use_split_qkv_input", "use_attn_in")
 
 Hooks = tuple[Mapping[int, Any], ...]
@@ -66,13 +66,13 @@ class UnhookedParts:
         self._outermost = self._config._attn_implementation
 
     def as_themselves(self, block: int | None = None) -> AbstractContextManager[None]:
-        """Components without hooks are Hugging Face's modules inside the context.
+        """Run components without hooks as Hugging Face's modules inside the context.
 
-        For one thread at a time, which the model sees to.
+        For one thread at a time, which the model ensures.
 
         Args:
-            block: The one block that will run, where the others only hand on what they get: to look
-                through all thirty of a model thirty times takes as long as some of them.
+            block: The one block that will run, if the others only hand on what they get: checking all
+                thirty of a model thirty times takes as long as running some of them.
         """
         fused = self._may_fuse()
         simple, blocks, attentions = self._simple, self._blocks, self._attentions
@@ -93,9 +93,9 @@ class UnhookedParts:
         return self._switched(wanted, fused)
 
     def as_the_bridge(self) -> AbstractContextManager[None]:
-        """All components are the bridge's own inside the context, in the middle of a pass too."""
+        """Run all components as the bridge's own inside the context, even in the middle of a pass."""
         parts = [*(part for part, _ in self._simple), *self._attentions]
-        # A block with another way of its own, which is no way of ours, keeps it.
+        # A block whose `forward` is not ours keeps it.
         parts += [block for block, way in self._blocks if block.__dict__.get("forward") is way]
         return self._switched([(part, None) for part in parts], fused=False)
 
@@ -121,7 +121,7 @@ class UnhookedParts:
                 _set_forward(part, forward)
 
     def _keeps_its_type(self, original: Any) -> bool:
-        """Not so a norm of its own type: the bridge takes its result back to the model's."""
+        """Whether it has the model's number type; if not, the bridge casts its result back."""
         weight = original._parameters.get("weight")
         return weight is None or weight.dtype == self._weight.dtype
 
@@ -136,7 +136,7 @@ class UnhookedParts:
 
 
 def _set_forward(part: nn.Module, forward: Callable[..., Any] | None) -> None:
-    """Another `forward` for one object; None for that of its class."""
+    """Give one object another `forward`; None restores that of its class."""
     if forward is None:
         part.__dict__.pop("forward", None)
     else:
@@ -147,8 +147,8 @@ def _set_forward(part: nn.Module, forward: Callable[..., Any] | None) -> None:
 class _ShortWay:
     """What a block of the bridge does in a whole pass: its module between its two hook points.
 
-    The block itself also looks up, at every call, what its module takes, and where to stop. An
-    object and not a function, so that a copy of a model goes its own way.
+    The block itself also looks up, on every call, what its module takes and where to stop. This is an
+    object, not a function, so a copied model gets its own.
     """
 
     def __init__(self, block: Any):
@@ -164,7 +164,7 @@ class _ShortWay:
             out = self._module(self._enter(hidden_states), *args, **kwargs)
         finally:
             if self._attention is not None:
-                # What the bridge keeps for another way through the attention, and lets go of here.
+                # Kept by the bridge for another path through attention, and released here.
                 self._attention.__dict__["_captured_pre_ln_residual"] = None
         if isinstance(out, tuple):
             return self._leave(out[0]), *out[1:]
@@ -172,7 +172,7 @@ class _ShortWay:
 
 
 def _goes_through(block: Any) -> bool:
-    """Whether nothing is to stop or to begin at a block."""
+    """Whether no pass is to begin or stop at a block."""
     own = block.__dict__
     return (
         own.get("_stop_at_layer_idx") is None
@@ -226,7 +226,7 @@ def _is_simple(part: Any) -> bool:
 
 
 def _is_fusable(attention: Any, config: Any) -> bool:
-    """Whether Hugging Face's module says the same as the bridge, its projections' hooks included."""
+    """Whether Hugging Face's module does the same as the bridge, its projections' hooks included."""
     if type(attention).__name__ != _ATTENTION:
         return False
     own = attention.original_component

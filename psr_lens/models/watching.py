@@ -1,4 +1,4 @@
-"""Hooks by which a transformers model tells of its passes, on it as long as something edits it."""
+"""Hooks by which a transformers model reports its passes, in place while something edits it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,18 +15,18 @@ from psr_lens.models.turns import Turns
 
 @contextmanager
 def watched(turns: Turns, hf_model: Any) -> Iterator[None]:
-    """Inside the context the model's own record of passes is told of every direct call.
+    """Record every direct call inside the context in the model's own record of passes.
 
-    The last one who leaves takes the hooks away.
+    The last context to be left removes the hooks.
 
     Args:
-        turns: The model's.
-        hf_model: The transformers model that runs; None where there is none.
+        turns: The model's turns.
+        hf_model: The transformers model that runs; None if there is none.
     """
     if hf_model is None:
         yield
         return
-    # In turn, for torch numbers hooks by a counter that it does not guard.
+    # Under the lock, because torch numbers hooks by an unguarded counter.
     with turns.lock:
         count, hooks = turns.watchers.get(id(hf_model), (0, None))
         hooks = _installed(turns.passes, hf_model) if hooks is None else hooks
@@ -62,7 +62,7 @@ def _installed(passes: Passes, hf_model: Any) -> ExitStack:
 
 
 class Telling(BoundHook):
-    """A hook that tells of passes, and looks at nothing that runs in them."""
+    """A hook that reports passes, and looks at nothing that runs in them."""
 
 
 @final
@@ -89,12 +89,12 @@ class _ClosesPass(Telling):
 
 @final
 class _ToldGenerate:
-    """`generate` of a model that is watched; a copy of the model has the copy's own in its place."""
+    """`generate` of a watched model; a copy of the model has its own instead."""
 
     def __init__(self, passes: Passes, original: Callable[..., Any]):
         update_wrapper(self, original)
         self._passes, self._original = passes, original
-        # One that takes whatever it gets hands the prompt on in the first place, as transformers does.
+        # One that takes any arguments takes the prompt first, as transformers does.
         self._names = positional(original) or ("inputs",)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -111,7 +111,7 @@ def _itself(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _put_back_generate(hf_model: Any, told: Any, own: Callable[..., Any] | None) -> None:
     if hf_model.__dict__.get("generate") is not told:
-        # Somebody gave the model another one meanwhile, which is theirs.
+        # Somebody has given the model another one meanwhile, which stays.
         return
     del hf_model.__dict__["generate"]
     if own is not None:
