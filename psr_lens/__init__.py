@@ -1,7 +1,6 @@
 """What did this prompt do inside the model, and can I do the same without the prompt?
 
-The public names load on first use, so that importing the package, and the command line's help, stay
-quick.
+Public names load on first use, which keeps the import and the command line's help quick.
 """
 
 from importlib import import_module
@@ -121,8 +120,8 @@ _MODULE_OF_NAME = {
     "Comparison": "comparison",
     "compare": "comparison",
 }
-# Attributes of the package like its names. Only `demo` and `plots` are used by their own names in
-# everyday work, and so are the only ones that `from psr_lens import *` brings.
+# Also attributes of the package. Everyday code uses only `demo`, `pages` and `plots` by name, so
+# `from psr_lens import *` brings only these.
 _SUBPACKAGES = (
     "assumptions",
     "cli",

@@ -1,12 +1,12 @@
-"""`tqdm`, the bar of every long loop, from the one place that imports it.
+"""`tqdm`, the progress bar of every long loop, imported in this one place.
 
-It is drawn in a terminal and in a notebook; in a notebook without ipywidgets, as text.
+It works in terminals and notebooks; without ipywidgets, a notebook shows it as text.
 """
 
 import warnings
 
 with warnings.catch_warnings():
-    # Without ipywidgets it asks for them, in front of the first output of a notebook.
+    # Without ipywidgets it asks for them, above a notebook's first output.
     warnings.simplefilter("ignore")
     from tqdm.auto import tqdm
 

@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 AlignedTokens = Literal["response", "question+response"]
 """The tokens that the base run and the prompted run share, on which steerings are fitted and measured.
-`response`: the last prompt token and every response token. `question+response`: the question's tokens as
-well, the common token suffix of both prompts, which is what an instruction in front leaves as it is."""
+`response`: the last prompt token and every response token. `question+response`: also the question's tokens,
+the common suffix of both prompts, which an instruction in front does not change."""
 
 Layers = int | tuple[int, ...] | list[int] | range | Literal["all"]
 """One layer, several, or all of them."""
 
 LENGTH_ADDED: Final = "length of what is added"
-"""The quantity of a prompt's local deltas and of every steering's coefficients: one and the same, so
-that their panels can be read against each other."""
+"""What both a prompt's local deltas and a steering's coefficients measure, so their panels can be compared
+directly."""
 
 RESIDUAL_UNIT: Final = "the residual stream"
-"""The unit of a length in the residual stream: its Euclidean norm as the model computes, unscaled."""
+"""The unit of lengths in the residual stream: Euclidean norms as the model computes them, unscaled."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ class TokenValues:
         layers: The index of every row of `values`.
         quantity: What the numbers are, as an axis label ("delta norm", "distance to the prompt").
         title: A caption, empty for none.
-        unit: What the numbers are in units of, empty where that goes unsaid.
-        ending: How the text ends where it was cut off ("cut off at 64 tokens"), empty where it came
-            to an end.
-        regions: What every token is a part of (`question`, `last prompt token`, `response`), empty
-            where that is not known.
+        unit: The unit of the numbers, empty to show none.
+        ending: How the text was cut off ("cut off at 64 tokens"), empty if it was not.
+        regions: Which part of the text each token belongs to (`question`, `last prompt token`, `response`),
+            empty if unknown.
     """
 
     tokens: tuple[str, ...]
@@ -74,14 +73,14 @@ class TokenValues:
             )
 
     def token_values(self) -> "TokenValues":
-        """Itself: so that plots take either this or anything that can make one."""
+        """Itself, so plots accept this or anything that can produce one."""
         return self
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per layer and token.
 
-        Columns: `layer`, `pos` (the token's place in `tokens`), `token`, `region` (empty where it is not
-        known) and `value`.
+        Columns: `layer`, `pos` (the token's place in `tokens`), `token`, `region` (empty if unknown) and
+        `value`.
         """
         import pandas as pd
 
@@ -96,7 +95,7 @@ class TokenValues:
 
 
 def check_aligned(tokens: Any) -> AlignedTokens:
-    """The aligned tokens that are meant, if that is what they are.
+    """Return `tokens` if it names aligned tokens.
 
     Raises:
         ValueError: If it is neither `response` nor `question+response`.
@@ -110,10 +109,10 @@ def check_aligned(tokens: Any) -> AlignedTokens:
 
 
 def check_seed(seed: Any) -> int:
-    """The seed, if it is one.
+    """Return the seed if it is valid.
 
     Raises:
-        ValueError: If it is no whole number from 0 to 2^63 - 1.
+        ValueError: If it is not a whole number from 0 to 2^63 - 1.
     """
     try:
         found = index(seed)
@@ -125,7 +124,7 @@ def check_seed(seed: Any) -> int:
 
 
 def check_whole(name: str, value: Any) -> int:
-    """A whole number as Python's own, if it is one: no bool, no float, no text.
+    """Return `value` as a Python int if it is a whole number: no bool, no float, no text.
 
     Raises:
         ValueError: If it is not.
@@ -139,10 +138,10 @@ def check_whole(name: str, value: Any) -> int:
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """A number of things, if it is one.
+    """Return `value` as an int if it is a valid count.
 
     Raises:
-        ValueError: If it is no whole number, or below `least`.
+        ValueError: If it is not a whole number, or below `least`.
     """
     try:
         found = index(value)
@@ -154,10 +153,10 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_alpha(alpha: Any) -> float:
-    """A strength, if it is one.
+    """Return the strength as a float if it is finite.
 
     Raises:
-        ValueError: If it is no finite number.
+        ValueError: If it is not a finite number.
     """
     try:
         found = float(alpha)
@@ -169,7 +168,7 @@ def check_alpha(alpha: Any) -> float:
 
 
 def check_alphas(alpha: Any) -> "float | Tensor":
-    """A strength, or a strength for every row of a batch.
+    """Return one strength, or one per row of a batch.
 
     Raises:
         ValueError: If it is neither, or not finite.
@@ -184,7 +183,7 @@ def check_alphas(alpha: Any) -> "float | Tensor":
 
 
 def check_finite(name: str, tensor: Tensor) -> Tensor:
-    """A tensor, if every number in it is finite.
+    """Return the tensor if every number in it is finite.
 
     Raises:
         ValueError: If it holds NaN or infinity.
@@ -208,7 +207,7 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
         n_layers: Number of blocks of the model.
 
     Raises:
-        ValueError: If an index is out of range, or there is none.
+        ValueError: If an index is out of range, or none is given.
     """
     if layers == "all":
         return tuple(range(n_layers))
@@ -216,7 +215,7 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
     if isinstance(layers, str | bool):
         raise ValueError(refusal)
     try:
-        # Whatever counts as an index: NumPy's integers too.
+        # Anything that can be an index, NumPy's integers included.
         many = layers if isinstance(layers, Iterable) else [layers]
         listed = [index(layer) for layer in many]
     except TypeError:
@@ -232,10 +231,10 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
 
 
 def sum_device(device: torch.device) -> torch.device:
-    """Where sums in float64 are taken: on the device, or on the CPU where that has no float64."""
+    """Where float64 sums are taken: on the device, or on the CPU if the device has no float64."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
 def exactly(values: Tensor) -> Tensor:
-    """As float64, on its own device where that has it and else on the CPU."""
+    """The values in float64, on their device if it has float64, otherwise on the CPU."""
     return values.to(sum_device(values.device)).double()

@@ -30,7 +30,7 @@ _DEFAULTS: Final = {
     for name, parameter in inspect.signature(plan_fit).parameters.items()
     if parameter.kind is not inspect.Parameter.VAR_KEYWORD
 }
-# Options of a solver: methods that it does not fit are fitted without them, and the table says so.
+# Solver options: methods that the solver does not fit are fitted without them, and a note says so.
 _OF_SOLVERS: Final = {
     **{key: {GRADIENT, LAYERWISE} for key in ("objective", "solver")},
     **{key: {GRADIENT} for key in ("recipe", "epochs", "lr")},
@@ -85,8 +85,8 @@ class Comparison(Report):
     def differences(self) -> "pandas.DataFrame":
         """The closest steering against every other: paired differences at the last layer.
 
-        A row's `difference` is the other's relative RMSE minus the closest one's, with its 95 %
-        bootstrap interval; the closest is clearly better where that has no zero in it.
+        A row's `difference` is the other's relative RMSE minus the closest one's, with its 95 % bootstrap
+        interval; where that excludes zero, the closest is clearly better.
         """
         import pandas as pd
 
@@ -101,12 +101,12 @@ class Comparison(Report):
         return pd.DataFrame(rows, columns=columns).set_index("steering")
 
     def summary(self) -> str:
-        """The same as text, with the paired differences and the reference line below."""
+        """The table as text, with the paired differences and the reference line below."""
         table = self.to_dataframe().to_string(float_format="{:.3f}".format, na_rep="-")
         return "\n".join([*self._above(), "", table, *self._below()])
 
     def words(self) -> str:
-        """What is said above and below the table."""
+        """The text above and below the table."""
         return "\n".join([*self._above(), *self._below()])
 
     def _above(self) -> list[str]:
@@ -138,7 +138,7 @@ class Comparison(Report):
         return self.faithfulness.figures()
 
     def drawable(self) -> Sequence[str]:
-        """The main measures, as far as they were measured."""
+        """Those of the main measures that were taken."""
         return [name for name in self.faithfulness.drawable() if name in HEADLINES]
 
     def origin(self) -> Mapping[str, Any]:
@@ -152,7 +152,7 @@ class Comparison(Report):
         return numbers_html(self.to_dataframe())
 
     def packed(self) -> Packed:
-        """What `save` writes: the report and the steerings, each as it is in a file of its own."""
+        """What `save` writes: the report and the steerings, each as in a file of its own."""
         tensors, report = self.faithfulness.packed()
         tensors = {f"faithfulness.{name}": own for name, own in tensors.items()}
         for i, steering in enumerate(self.steerings.values()):
@@ -169,7 +169,7 @@ class Comparison(Report):
     def unpacked(
         cls, tensors: dict[str, Shaped[Tensor, "..."]], header: Mapping[str, Any]
     ) -> "Comparison":
-        """What `packed` gave, from a file."""
+        """The inverse of `packed`."""
         only(header, "steerings", "faithfulness", "notes")
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -186,7 +186,7 @@ class Comparison(Report):
         return cls(steerings, report, tuple(listed(header, "notes", text)))
 
     def check(self) -> None:
-        """Refuse steerings that are not those that were measured."""
+        """Refuse steerings other than those that were measured."""
         self.faithfulness.check()
         if list(self.steerings) != list(self.faithfulness.steerings):
             raise ValueError(
@@ -210,23 +210,23 @@ def compare(
 ) -> Comparison:
     """Fit each method at its best and measure all of them on the test examples.
 
-    Each is fitted by `fit_best`: in every setting that it has, of which the dev examples choose.
-    Constants appear twice, fitted to squared error (`constant, mse`) and to likelihood (`constant, ll`): the
-    one is closer to the prompt inside, the other buys more of its behaviour.
+    Each is fitted by `fit_best`, which tries every setting of the method and lets the dev examples choose.
+    Constants appear twice, fitted to squared error (`constant, mse`) and to likelihood (`constant, ll`):
+    the first is closer to the prompt inside the model, the second shows more of its behaviour.
 
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: Examples with a test split.
         methods: Names of methods, as `fit` takes them.
         progress: Whether to show bars.
-        options: Arguments of `fit`, which then are not chosen. A method that does not take one is
-            fitted without it, which `notes` and the table say.
+        options: Arguments of `fit`, fixed rather than chosen. A method that does not take one is fitted
+            without it, as `notes` and the summary say.
 
     Raises:
         TypeError: If `fit` has no such option.
-        ValueError: If there is no method or no test example, an option is for none of the methods, or
-            one is not for a method that is to be fitted by it (`solver="layerwise"` with `loreft`): all
-            before the first is fitted.
+        ValueError: If there is no method or no test example, an option applies to none of the methods, or a
+            method takes an option but not its value (`solver="layerwise"` with `loreft`); all before the
+            first fit.
     """
     plan = plan_comparison(methods, options)
     hooked = unsteered_model(model, "compare(...)")
@@ -249,7 +249,7 @@ def compare(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison is going to fit, known before there is a model.
+    """What a comparison will fit, known before there is a model.
 
     Attributes:
         fits: The rows: a name, and arguments of `fit_best`.
@@ -265,11 +265,11 @@ def plan_comparison(methods: Sequence[str], options: Mapping[str, Any]) -> Plan:
 
     Args:
         methods: Names of methods.
-        options: Arguments of `fit`; None is as good as not given.
+        options: Arguments of `fit`; None counts as not given.
 
     Raises:
         TypeError: If `fit` has no such option.
-        ValueError: If there is no method, options do not go together, or one is for none of them.
+        ValueError: If there is no method, options conflict, or one applies to none of the methods.
     """
     if not methods:
         raise ValueError("methods is empty: name at least one")
@@ -286,7 +286,7 @@ def plan_comparison(methods: Sequence[str], options: Mapping[str, Any]) -> Plan:
         if key in ("method", "progress") or key not in {*_DEFAULTS, *of_methods}:
             raise TypeError(f"compare has no option {key!r}: those of fit are taken")
     takers = {key: tuple(_takers(key)) for key in given if key in {*_OF_SOLVERS, *of_methods}}
-    # Given as they would be anyway, options ask for nothing and leave nothing out.
+    # Options given at their defaults are dropped: they neither fail nor need a note.
     asked = {key: given[key] for key, own in takers.items() if _asks(key, given[key], own, methods)}
     for key, value in asked.items():
         if not set(methods) & set(takers[key]):
@@ -313,7 +313,7 @@ def plan_comparison(methods: Sequence[str], options: Mapping[str, Any]) -> Plan:
 
 
 def _asks(key: str, value: Any, takers: Sequence[str], methods: Sequence[str]) -> bool:
-    """Whether an option is other than it would be anyway, for one of the methods that take it."""
+    """Whether an option differs from its default for any of the methods that take it."""
     found = [options_of(method_class(name)) for name in takers if name in methods]
     defaults = [own.get(key, _DEFAULTS.get(key)) for own in found] or [
         options_of(method_class(name)).get(key, _DEFAULTS.get(key)) for name in takers
@@ -322,19 +322,19 @@ def _asks(key: str, value: Any, takers: Sequence[str], methods: Sequence[str]) -
 
 
 def _takers(option: str) -> Iterator[str]:
-    """The methods that an option of some is for."""
+    """The methods that take an option."""
     for name, cls in fitted_methods().items():
         if option in options_of(cls) or _OF_SOLVERS.get(option, set()) & set(cls.solvers()):
             yield name
 
 
 def _same(value: Any, default: Any) -> bool:
-    """Whether an option is as it would be anyway; a tensor or a steering never is."""
+    """Whether an option equals its default; a tensor or a steering never does."""
     return type(value) is type(default) and bool(value == default)
 
 
 def _named(method: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
-    """The rows of a method: its name in words, and the objective where that tells two rows apart."""
+    """A method's rows: its name in words, and the objective where it tells two rows apart."""
     cls = method_class(method)
     given = "objective" in options or options.get("solver") == "layerwise"
     if given or not (cls.apart_by_objective and GRADIENT in cls.solvers()):

@@ -1,4 +1,4 @@
-"""The data set that fits and reports are made from: how it is split, kept, and tied to its model."""
+"""The data set that fits and reports are made from: how it is split, saved and tied to its model."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,21 +32,21 @@ KIND: Final = "dataset"
 
 _FIELDS: Final = ("provenance", "model", "renderings")
 _READ_AGAIN: Final = 8
-"""Examples whose prompts are tokenised anew to see whether a model reads them as they are kept."""
+"""About how many examples are tokenised again to check that a model reads their prompts as stored."""
 
 
 @dataclass(frozen=True)
 class SteeringDataset(Sequence[Example]):
-    """Examples with a split into train, dev and test that never tears a group apart.
+    """Examples with a split into train, dev and test that never divides a group.
 
     Attributes:
         examples: The triplets.
-        split_of_group: To which split every group belongs.
+        split_of_group: The split that each group belongs to.
         provenance: Which model sampled the responses, and how.
         model: The model whose tokens these are: name, revision, fingerprint, chat template and its
-            options. Whatever takes a model and the data refuses another model. Empty where the data
-            was not made by `sample_responses`; then nothing is checked, and neither is it for a plain
-            list of the examples: `list(data)` goes with a model that was changed on purpose.
+            options. Whatever takes a model and the data refuses any other model. Empty if the data was not
+            made by `sample_responses`; then nothing is checked. Nor is a plain list of examples: pass
+            `list(data)` with a model that was changed on purpose.
     """
 
     examples: tuple[Example, ...]
@@ -85,11 +85,11 @@ class SteeringDataset(Sequence[Example]):
         return self._part("test")
 
     def filter(self, keep: Callable[[Example], bool]) -> "SteeringDataset":
-        """The examples for which `keep` holds: a judge's filter, say."""
+        """The examples for which `keep` returns true: those that pass a judge, say."""
         return replace(self, examples=tuple(e for e in self.examples if keep(e)))
 
     def sorted(self) -> "SteeringDataset":
-        """The same examples by their token ids: in an order that does not depend on the given one."""
+        """The same examples sorted by token ids, so the original order does not matter."""
 
         def place(example: Example) -> tuple[Any, ...]:
             ids = (example.base_ids, example.prompted_ids, example.response_ids)
@@ -101,7 +101,7 @@ class SteeringDataset(Sequence[Example]):
         """Positives and negatives: `alpha = score + offset` for every example.
 
         Heyman & Vandeputte's use of negatives, with `offset = b_m = -0.5`: a response that does not
-        show the trait gets a negative strength, so that the fit learns to push away from it.
+        show the trait gets a negative strength, so the fit learns to push away from it.
 
         Args:
             scores: How much every example shows the trait, 0 to 1.
@@ -121,7 +121,7 @@ class SteeringDataset(Sequence[Example]):
     def save(self, path: str | Path) -> Path:
         """Write the data to one file; an older data set there is replaced.
 
-        All is kept: prompts, paraphrases, responses, their tokens, the split, the model, and how the
+        Everything is kept: prompts, paraphrases, responses, their tokens, the split, the model, and how the
         responses were sampled.
 
         Args:
@@ -131,8 +131,8 @@ class SteeringDataset(Sequence[Example]):
             The path of the file.
 
         Raises:
-            ValueError: If something that is not a data set is at the path, a pair's metadata or the
-                provenance holds what JSON does not keep, or a group is in no split.
+            ValueError: If something other than a data set is at the path, a pair's metadata or the
+                provenance holds something that JSON cannot represent, or a group is in no split.
             OSError: If the file cannot be written.
 
         Example:
@@ -146,7 +146,7 @@ class SteeringDataset(Sequence[Example]):
             True
         """
         tensors, renderings = pack_examples(self.examples)
-        # Nothing is written that could not be read.
+        # Never write what could not be read back.
         take_examples(dict(tensors), renderings)
         _check_groups(self.examples, self.split_of_group)
         header = {
@@ -170,7 +170,7 @@ class SteeringDataset(Sequence[Example]):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is damaged, or no data set.
+            ValueError: If it is damaged, or not a data set.
         """
         tensors, header = read_container(path, KIND)
         with reading(path, "data set"):
@@ -196,23 +196,23 @@ class SteeringDataset(Sequence[Example]):
 
 
 def describe_origin(model: HookedModel) -> dict[str, Any]:
-    """What a data set keeps of its model: `describe_model`, and what its chat template is given."""
+    """What a data set records of its model: `describe_model` and the chat template's options."""
     described = describe_model(model)
     described["template_options"] = dict(model.encoder.template_options)
-    # Through JSON and back, so that what was saved and loaded says exactly the same.
+    # Through JSON and back, so a saved and loaded data set compares equal.
     return json.loads(json.dumps(described))
 
 
 def check_data(
     model: HookedModel, data: Sequence[Example], tokens: AlignedTokens = "response"
 ) -> Sequence[Example]:
-    """The examples, if they are that, have the aligned tokens, and are of the model at hand.
+    """Return the examples if they are valid, have the aligned tokens and belong to the model.
 
-    Same weights on another backend are the same model, as they are for steerings.
+    The same weights on another backend count as the same model, as for steerings.
 
     Raises:
-        ValueError: As `check_examples` does, and if the data was sampled with other weights, another
-            tokenizer or chat template, or other options of the template.
+        ValueError: As `check_examples`, or if the data was sampled with other weights, another tokenizer or
+            chat template, or other template options.
     """
     check_examples(data, tokens)
     if not isinstance(data, SteeringDataset) or not data.model:
@@ -227,7 +227,7 @@ def check_data(
 
 
 def _difference(model: HookedModel, data: SteeringDataset) -> str:
-    """In what a model differs from the one of the data, and the way out; empty if in nothing."""
+    """How a model differs from the data's, and the way out; empty if it does not."""
     recorded, encoder = data.model, model.encoder
     expected = recorded_fingerprint({"model": recorded})
     other = "" if expected is None else expected.difference(model_fingerprint(model))
@@ -236,7 +236,7 @@ def _difference(model: HookedModel, data: SteeringDataset) -> str:
     if recorded["chat_template"] != encoder.template_hash:
         return "the chat template is another one; load the model with the template of the data"
     options = dict(encoder.template_options)
-    # Options that were given for the data alone may be those of the model by now.
+    # Options first given for the data alone may have become the model's since.
     if options not in (recorded["template_options"], data.provenance.get("template_options", {})):
         given = recorded["template_options"]
         return f"template_options={options} and not {given}; load the model with those of the data"
@@ -260,7 +260,7 @@ def _check_groups(examples: Sequence[Example], split_of_group: Mapping[str, Spli
 
 
 def _checked_sampling(found: dict[str, Any]) -> dict[str, Any]:
-    """A provenance with all that anything reads in it checked."""
+    """A provenance, with every field that anything reads checked."""
     for name in ("responses_from", "date"):
         if_there(found, name, text)
     for name in ("sampled", "seed", "max_new_tokens"):
@@ -271,7 +271,7 @@ def _checked_sampling(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked_model(found: dict[str, Any]) -> dict[str, Any]:
-    """What `describe_origin` gave, with all that anything reads in it checked."""
+    """What `describe_origin` returned, with every field that anything reads checked."""
     if found:
         for name in ("name", "chat_template"):
             text(found, name)
@@ -283,10 +283,10 @@ def _checked_model(found: dict[str, Any]) -> dict[str, Any]:
 def split_examples(
     examples: Sequence[Example], shares: tuple[float, float, float], seed: int
 ) -> dict[str, Split]:
-    """`split_groups`, with groups that share a pair of prompts kept on one side.
+    """`split_groups`, keeping groups that share a prompt pair in the same split.
 
-    A pair is shared where it has the same words or the same tokens: two questions that differ in
-    unknown words alone are the same example to the model, whatever their groups are called.
+    Pairs are the same if their words or their tokens are: two questions that differ only in unknown words
+    are one example to the model, whatever their groups are called.
     """
     root: dict[str, str] = {}
 

@@ -4,12 +4,12 @@
 | --- | --- |
 | `pairs` | one text for every pair, as a line of a pairs file |
 | `texts` | the responses, and the prompts as the model saw them |
-| `tokens` | the different sequences of token ids |
-| `example.*` | of every example, places in the lists above, and numbers |
-| `paraphrases` | of every example, places of its paraphrases in `tokens` |
-| `groups`, `splits` | the groups of pairs, and of every one the place of its split in `SPLITS` |
+| `tokens` | the distinct sequences of token ids |
+| `example.*` | per example, indices into the lists above, and numbers |
+| `paraphrases` | per example, indices of its paraphrases in `tokens` |
+| `groups`, `splits` | the groups of pairs, and the index of each one's split in `SPLITS` |
 
-A list of different lengths is two tensors: its contents end to end, and `*.ends`.
+A list of items of different lengths is two tensors: the contents end to end, and `*.ends`.
 """
 
 import json
@@ -42,10 +42,10 @@ _NONE: Final = -1
 
 
 class _Places(dict[Key, int]):
-    """Different values in the order in which they came."""
+    """Distinct values in order of first appearance."""
 
     def of(self, value: Key) -> int:
-        """The place of a value, a new one where it was not there."""
+        """The index of a value, which is added if new."""
         return self.setdefault(value, len(self))
 
 
@@ -58,7 +58,7 @@ def pack_examples(
         The tensors, and the renderings as JSON values.
 
     Raises:
-        ValueError: If a pair holds what JSON does not keep, or a strength is not finite.
+        ValueError: If a pair holds something that JSON cannot represent, or a strength is not finite.
     """
     lines: _Places[str] = _Places()
     texts: _Places[str] = _Places()
@@ -103,10 +103,10 @@ def pack_examples(
 def take_examples(
     tensors: dict[str, Shaped[Tensor, "..."]], renderings: Sequence[Mapping[str, Any]]
 ) -> tuple[Example, ...]:
-    """The inverse of `pack_examples`: takes its tensors out of those given.
+    """The inverse of `pack_examples`: removes its tensors from those given.
 
     Raises:
-        ValueError: If one is missing or wrong, or they do not belong together.
+        ValueError: If one is missing or wrong, or they do not fit together.
     """
     lines = take_texts("pairs", tensors)
     pairs = [parse_line(line, f"pair {place}") for place, line in enumerate(lines)]
@@ -160,10 +160,10 @@ def pack_split(split_of_group: Mapping[str, Split]) -> dict[str, Shaped[Tensor, 
 
 
 def take_split(tensors: dict[str, Shaped[Tensor, "..."]]) -> dict[str, Split]:
-    """The inverse of `pack_split`: takes its tensors out of those given.
+    """The inverse of `pack_split`: removes its tensors from those given.
 
     Raises:
-        ValueError: If one is missing or wrong, or a group is there twice.
+        ValueError: If one is missing or wrong, or a group appears twice.
     """
     groups = take_texts("groups", tensors)
     places = take(tensors, "splits", torch.int64, 1).tolist()
@@ -171,7 +171,7 @@ def take_split(tensors: dict[str, Shaped[Tensor, "..."]]) -> dict[str, Split]:
         group: _at(SPLITS, place, "splits") for group, place in zip(groups, places, strict=True)
     }
     if len(found) < len(groups):
-        raise ValueError("a group is there twice")
+        raise ValueError("a group appears twice")
     return found
 
 

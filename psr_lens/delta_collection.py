@@ -1,4 +1,4 @@
-"""`DeltaCollection`: the deltas of many examples, to slice, to show and to keep."""
+"""`DeltaCollection`: the deltas of many examples, to slice, show and save."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class DeltaCollection(Report, Sequence[PromptDeltas]):
     """What the prompt did to every response: a sequence of `PromptDeltas`.
 
-    `deltas[0]` is those of one example, `deltas[:5]` a collection of some; `deltas[:, 3]` is all of them at
-    layer 3, `deltas[:, :, -1]` at the last token, `deltas[:5, [3, 5], "response"]` of five examples at two
-    layers and the response's tokens. Layers and tokens keep their numbers in what is sliced.
+    `deltas[0]` is one example's deltas, `deltas[:5]` a collection of five; `deltas[:, 3]` is all of them at
+    layer 3, `deltas[:, :, -1]` at the last token, `deltas[:5, [3, 5], "response"]` five examples at two
+    layers over the response. Layers and tokens keep their numbers in a slice.
 
     Attributes:
         deltas: One per example, in the order of the data.
@@ -81,7 +81,7 @@ class DeltaCollection(Report, Sequence[PromptDeltas]):
         return found.reindex(columns=["example", *found.columns.drop("example")])
 
     def summary(self) -> str:
-        """How many there are, where, and how long."""
+        """How many deltas there are, where, and their mean lengths."""
         count = "1 example" if len(self) == 1 else f"{len(self)} examples"
         if not self.deltas:
             return f"Deltas of {count}."
@@ -102,7 +102,7 @@ class DeltaCollection(Report, Sequence[PromptDeltas]):
         return "\n".join([*lines, *filter(None, [cut_off_words([own.example for own in self])])])
 
     def figures(self) -> Figures:
-        """`tokens`: layers by tokens of an `example=0`, of `kind="accumulated"` or `"local"`."""
+        """`tokens`: layers by tokens of one `example=0`, `kind="accumulated"` or `"local"`."""
         return {"tokens": self._heatmap}
 
     def _heatmap(
@@ -115,7 +115,7 @@ class DeltaCollection(Report, Sequence[PromptDeltas]):
         )
 
     def drawable(self) -> Sequence[str]:
-        """The figure, where there is an example with tokens."""
+        """The figure, if there is an example with tokens."""
         return ["tokens"] if self.deltas and self.deltas[0].tokens else []
 
     def check(self) -> None:
@@ -168,7 +168,7 @@ def collect_deltas(
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: The examples.
         tokens: `response` (last prompt token and response) or `question+response`.
-        local: Whether to find the local deltas too, for a third pass over every batch.
+        local: Whether to compute the local deltas too, at the cost of a third pass over every batch.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
 

@@ -1,4 +1,4 @@
-"""Moments of what a prompt does: one pass over the data, of which sums are kept."""
+"""Moments of what a prompt does, summed in one pass over the data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class DeltaMoments:
     """Sums over the accumulated deltas `D` of a data set.
 
     Attributes:
-        deltas: Of `D` at all aligned tokens.
-        at_prompt: Of `D` at the last prompt tokens.
-        prompted: Of `A(x'y')` at the last prompt tokens.
+        deltas: Moments of `D` at all aligned tokens.
+        at_prompt: Moments of `D` at the last prompt tokens.
+        prompted: Moments of `A(x'y')` at the last prompt tokens.
     """
 
     deltas: RunningMoments
@@ -38,13 +38,13 @@ def delta_moments(
     batch_size: int = 32,
     progress: bool = False,
 ) -> DeltaMoments:
-    """Stream over the data, base run and prompted run, and add up.
+    """Sum the moments over base and prompted runs of the data.
 
     Args:
         model: The model.
         data: The training examples.
         tokens: `response` or `question+response`.
-        second: Whether the second moments are wanted too, `d_model^2` numbers per layer.
+        second: Whether to keep second moments too, `d_model^2` numbers per layer.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
     """
@@ -72,8 +72,8 @@ def leading_directions(
 ) -> Float[Tensor, "layer rank d_model"]:
     """Principal directions of the local deltas at every layer, the strongest first.
 
-    Not centred: the mean delta is a part of what the prompt does. Holds one `d_model x d_model`
-    matrix per layer, float64.
+    Not centred: the mean delta is a part of what the prompt does. Holds one `d_model x d_model` matrix per
+    layer, in float64.
 
     Args:
         model: The model.

@@ -3,10 +3,10 @@
 With `A(x y)[l, i]` the residual stream after block `l` at token `i` (Heyman & Vandeputte,
 arXiv 2605.03907; symbols as in the documentation's chapter on the method):
 
-- accumulated delta `D_acc[l, i] = A(x'y')[l, i] - A(xy')[l, i]`: what the prompt did by layer `l`;
+- accumulated delta `D_acc[l, i] = A(x'y')[l, i] - A(xy')[l, i]`: what the prompt did up to layer `l`;
 - local delta `D_loc[l, i] = A(x'y')[l, i] - P[l, i]`: what layer `l` must still add once all
-  earlier layers are prompted. `P` is the base run's residual stream in front of a replacement by
-  `A(x'y')` at every layer ("replay"), so one pass gives the local deltas of all layers.
+  earlier layers are prompted. `P` is the base run's residual stream just before `A(x'y')` replaces it at
+  every layer ("replay"), so one pass gives the local deltas of all layers.
 
 Adding `D_loc` at every layer of a base run reproduces the prompted run on the aligned tokens.
 """
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["accumulated", "local"]
 Region = Literal["before the question", "question", "last prompt token", "response"]
-"""What a token is a part of; aligned tokens never lie before the question."""
+"""Which part of the text a token belongs to; aligned tokens are never before the question."""
 Which = int | slice | Sequence[int] | Literal["all"]
 """Layers, or tokens: one, several, a slice, or all of them."""
 
@@ -54,12 +54,12 @@ class PromptDeltas:
 
     Attributes:
         example: The triplet.
-        tokens: The aligned tokens as text, or the chosen ones of them.
+        tokens: The aligned tokens as text, or those of them that were chosen.
         measured_on: `response` or `question+response`.
         accumulated: `D_acc`, float32 (float64 for a float64 model), on the CPU.
-        local: `D_loc`, likewise; None where it was not asked for.
+        local: `D_loc`, likewise; None if not asked for.
         layers: The layers.
-        positions: Which of the aligned tokens each is, 0 for its first.
+        positions: The index of each among the aligned tokens, from 0.
     """
 
     example: Example
@@ -72,7 +72,7 @@ class PromptDeltas:
 
     @property
     def regions(self) -> tuple[Region, ...]:
-        """What every token is a part of; see `token_regions`."""
+        """Which part of the text each token belongs to; see `token_regions`."""
         known = token_regions(self.example, self.example.aligned_length(self.measured_on))
         return tuple(known[position] for position in self.positions)
 
@@ -111,8 +111,7 @@ class PromptDeltas:
         """Euclidean norm of the delta at every layer and token.
 
         Raises:
-            ValueError: If the kind is unknown, or the local delta is wanted and was not asked for when
-                they were collected.
+            ValueError: If the kind is unknown, or local deltas were left out when they were collected.
         """
         if kind not in get_args(Kind):
             raise ValueError(f"kind={kind!r}: choose 'accumulated' or 'local'")
@@ -124,8 +123,8 @@ class PromptDeltas:
     def token_values(self, kind: Kind = "accumulated") -> TokenValues:
         """The norms, ready to be drawn.
 
-        Local ones are lengths of what a layer adds, which is what `Coefficients` are too. Accumulated
-        ones are not: they hold what all layers up to theirs added.
+        Norms of local deltas are lengths of what one layer adds, like `Coefficients`. Those of accumulated
+        deltas are not: they include what all layers up to that one added.
         """
         return TokenValues(
             self.tokens,
@@ -141,8 +140,8 @@ class PromptDeltas:
         """One row per layer and token.
 
         Columns: `layer`, `pos` (place among the aligned tokens), `token`, `region` (see
-        `token_regions`), and the norms of the deltas, `accumulated` and `local` (left out where it was
-        not asked for).
+        `token_regions`), and the norms of the deltas, `accumulated` and `local` (left out if not asked
+        for).
         """
         found = self.token_values().to_dataframe().rename(columns={"value": "accumulated"})
         found["pos"] = list(self.positions) * len(self.layers)
@@ -165,11 +164,11 @@ class PromptDeltas:
 
 
 def token_regions(example: Example, length: int) -> tuple[Region, ...]:
-    """What each of the last tokens of `x y'` is a part of.
+    """Which part of the text each of the last tokens of `x y'` belongs to.
 
     Args:
         example: The triplet.
-        length: How many tokens, which reach back to the last prompt token at least.
+        length: How many tokens, at least enough to reach back to the last prompt token.
     """
     after = range(1 - length + len(example.response_ids), len(example.response_ids) + 1)
     before = -example.question_length
@@ -185,7 +184,7 @@ def token_regions(example: Example, length: int) -> tuple[Region, ...]:
 
 
 def _places(name: str, which: Any, kept: tuple[int, ...]) -> list[int]:
-    """Which rows of those that are kept are meant, ascending."""
+    """Indices of the requested rows among those kept, ascending."""
     total = max(kept, default=-1) + 1
     if which == "all":
         return list(range(len(kept)))
@@ -291,7 +290,7 @@ def iter_runs(
     progress: bool = False,
     description: str = "deltas",
 ) -> Iterator[PairedRuns]:
-    """Every example without and with its prompt, one batch at a time: the loop of fits and reports.
+    """Every example without and with its prompt, one batch at a time: the loop behind fits and reports.
 
     One forward pass per batch, and one more for each of `base` and `local`.
 
@@ -299,18 +298,18 @@ def iter_runs(
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: The examples.
         tokens: `response` or `question+response`.
-        base: Whether to take the base run, which accumulated deltas need.
-        local: Whether to find the local deltas, by replay at all layers.
+        base: Whether to do the base run, which accumulated deltas need.
+        local: Whether to compute the local deltas, by replay at all layers.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
-        description: What it says.
+        description: Label of the bar.
 
     Raises:
         ValueError: If a steering is applied to the model.
     """
     begun: tuple[SharedPrefixes, SharedPrefixes] | None = None
     for indices in iter_batches(data, batch_size, progress=progress, description=description):
-        # Every time, since the caller may have entered a context between two of them.
+        # Every time, since the caller may have entered a context between batches.
         hooked = unsteered_model(model, "iter_deltas(...)")
         begun = begun or (SharedPrefixes(hooked), SharedPrefixes(hooked))
         examples = [data[i] for i in indices]
@@ -331,7 +330,7 @@ def iter_runs(
 def iter_batches(
     data: Sequence[Example], batch_size: int, *, progress: bool, description: str
 ) -> Iterator[list[int]]:
-    """Indices of examples in batches of like length, with a progress bar over examples."""
+    """Indices of examples in batches of similar length, with a progress bar over examples."""
     check_examples(data)
     lengths = [len(e.prompted_ids) + len(e.response_ids) for e in data]
     with tqdm(total=len(data), desc=description, unit="example", disable=not progress) as bar:
@@ -368,12 +367,12 @@ def aligned_residuals(
         batch: What to run.
         tokens: `response` or `question+response`.
         edits: Interventions to run under, None for none.
-        shared: What earlier batches began with, for those that begin alike.
+        shared: Prefixes of earlier batches, for batches that begin alike.
 
     Raises:
-        NotFinite: If one of them holds NaN or infinity.
+        NotFinite: If the residual stream holds NaN or infinity.
     """
-    # Interventions may be laid out for the batch as it is.
+    # Interventions may be shaped for the whole batch, so nothing is cut off it.
     rest = Rest(batch) if edits else (shared or SharedPrefixes(model)).rest(batch, tokens)
     places = Places(rest.batch.on(tokens))
     seen: dict[int, Tensor] = {}
@@ -411,10 +410,10 @@ def local_deltas(
         target: `A(x'y')` on the aligned tokens at every layer, from `aligned_residuals`.
         tokens: `response` or `question+response`.
         layers: The layers that are replaced, None for all of them.
-        shared: What earlier batches began with, for those that begin alike.
+        shared: Prefixes of earlier batches, for batches that begin alike.
 
     Returns:
-        What is missing in front of every replacement, one row per replaced layer.
+        What is missing just before each replacement, one row per replaced layer.
     """
     rest = (shared or SharedPrefixes(model)).rest(base, tokens)
     places = Places(rest.batch.on(tokens))

@@ -1,4 +1,4 @@
-"""Examples: a base prompt, the steered one and a response, as token ids."""
+"""Examples: a base prompt, a steering prompt and a response, as token ids."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -24,17 +24,17 @@ class Example:
         pair: Where it comes from.
         base_ids: Token ids of `x`.
         prompted_ids: Token ids of `x'`.
-        response_ids: Token ids of `y'`, without its end token. The end token is predicted at the
-            last of them, so nothing on the aligned tokens lies after it.
+        response_ids: Token ids of `y'`, without its end token. The end token is predicted at the last of
+            these, so the aligned tokens stop there.
         paraphrase_ids: Token ids of every paraphrase of `x'`.
         finished: Whether the model ended the response.
         alpha: Strength at which a steering is fitted to this example: 1 for one that shows the
             trait, 0 or less for one that does not.
         rendering: What the chat template was given besides the messages.
         region_length: How many tokens at the end of `x` a `question+response` steering acts on when the model
-            generates from it; None where that was not found out, for the common suffix.
-        seen: Both prompts as text, as the model saw them; None where nobody looked.
-        response_text: The response as text, empty where nobody looked.
+            generates from it; None if unknown, which stands for the common suffix.
+        seen: Both prompts as text, as the model saw them; None if not recorded.
+        response_text: The response as text, empty if not recorded.
     """
 
     pair: PromptPair
@@ -53,8 +53,7 @@ class Example:
     def key(self) -> str:
         """A short hash of the two prompts' words, the same for every response to them.
 
-        Of the words and not of the tokens, which change with the day where a chat template writes
-        the date.
+        It hashes words, not tokens: where a chat template writes the date, tokens change from day to day.
         """
         words = (prompt_words(self.pair.base), prompt_words(self.pair.prompted))
         return hashlib.sha256(repr(words).encode()).hexdigest()[:12]
@@ -65,17 +64,17 @@ class Example:
 
     @property
     def question_length(self) -> int:
-        """Tokens of the question, which end both prompts; at least 1.
+        """Number of question tokens, which end both prompts; at least 1.
 
-        What a steering instruction in front leaves as it is: the longest common suffix of `x` and
-        `x'`, and of it what a `question+response` steering acts on when the model generates.
+        The longest common suffix of `x` and `x'`, which an instruction in front does not change, cut to
+        what a `question+response` steering acts on when the model generates.
         """
         known = self._shared if self.region_length is None else self.region_length
         return max(1, min(self._shared, known))
 
     @property
     def ending(self) -> str:
-        """How the response ends where the model had not ended it; empty where it had."""
+        """How the response was cut off; empty if the model ended it."""
         return ending_of(len(self.response_ids), self.finished)
 
     @property
@@ -85,7 +84,7 @@ class Example:
         return PromptTokens(self.base_ids, len(self.base_ids) - length)
 
     def check_aligned(self, tokens: AlignedTokens) -> None:
-        """Refuse aligned tokens that a steering would be fitted on while it acts on others.
+        """Refuse aligned tokens if a steering fitted on them would act on others.
 
         Raises:
             ValueError: If it is `question+response` and the steering prompt changes tokens of the base prompt
@@ -115,7 +114,7 @@ class Example:
 
     @property
     def base_row(self) -> TokenRow:
-        """`x y'`, with the question where a steering takes it to be when the model generates."""
+        """`x y'`, with the question where a steering would find it when the model generates."""
         base = self.base_prompt
         return TokenRow(base.ids + self.response_ids, base.question_start, len(base.ids) - 1)
 
@@ -141,7 +140,7 @@ class Example:
 
 
 def ending_of(length: int, finished: bool) -> str:
-    """How a response of so many tokens ends where the model had not ended it; else empty."""
+    """How a response of `length` tokens was cut off; empty if the model ended it."""
     return "" if finished else f"cut off at {_tokens(length)}"
 
 
@@ -169,7 +168,7 @@ def describe_responses(data: "Sequence[Example]", shown: int) -> dict[str, Any]:
 
     Args:
         data: The examples.
-        shown: Of how many, from the first on, it shows the tokens.
+        shown: How many of them, from the first on, it shows token by token.
     """
     return {
         "cut_off": cut_off_words(data),
@@ -186,12 +185,12 @@ def cut_off_of(provenance: Mapping[str, Any]) -> str:
 
 
 def ending_in(provenance: Mapping[str, Any], example: int) -> str:
-    """How a response that a report shows ends where it was cut off, from its provenance; else empty."""
+    """How a response in a report was cut off, from the report's provenance; empty if it was not."""
     return str(_shown_in(provenance, example).get("ending") or "")
 
 
 def prompts_in(provenance: Mapping[str, Any], example: int) -> SeenPrompts | None:
-    """The prompts of a response that a report shows, from its provenance; None where unknown."""
+    """The prompts of a response in a report, from the report's provenance; None if unknown."""
     return SeenPrompts.from_described(_shown_in(provenance, example).get("prompts"))
 
 
@@ -201,7 +200,7 @@ def _shown_in(provenance: Mapping[str, Any], example: int) -> Mapping[str, Any]:
 
 
 def check_examples(data: Any, tokens: AlignedTokens = "response") -> "Sequence[Example]":
-    """The examples, if they are that and have the aligned tokens.
+    """Return the examples if they are valid and have the aligned tokens.
 
     Raises:
         ValueError: If it is anything but a data set or a sequence of examples, or a steering prompt

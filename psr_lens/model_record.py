@@ -1,4 +1,4 @@
-"""What is written down of a model with whatever was made with it: its name, versions and fingerprint."""
+"""What is recorded of a model with everything made from it: name, versions and fingerprint."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,14 +13,14 @@ from psr_lens.storage.fields import listed, mapping, number, only, text, whole
 
 @cache
 def version(package: str) -> str:
-    """Of an installed package; its files are read once."""
+    """The version of an installed package, whose files are read once."""
     return metadata.version(package)
 
 
 def describe_model(model: HookedModel) -> dict[str, Any]:
     """The model's part of a provenance: name, versions, numerics, fingerprint.
 
-    Where it was made of a GGUF file, `"gguf"` says which file and which quantisation.
+    If it was made from a GGUF file, `"gguf"` names the file and its quantisation.
     """
     return {
         "name": model.name,

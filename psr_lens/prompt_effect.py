@@ -1,7 +1,7 @@
-"""Did the prompt do anything? Asked before something is fitted to its effect or measured against it.
+"""Did the prompt do anything? Checked before anything is fitted to its effect or measured against it.
 
-A model may not know what an instruction means, or not care. Then there is next to nothing to decompose,
-to fit or to be faithful to, and relative numbers, which divide by the effect, do not show it.
+A model may not understand an instruction, or may ignore it. Then there is next to nothing to decompose, fit
+or be faithful to, and relative numbers, which divide by the effect, hide that.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ from psr_lens.prompts import prompt_text
 LEAST_KL: Final = 0.05
 """Nats per token below which the prompt counts as having done nothing. By Pinsker's inequality the two
 next-token distributions then differ by at most `sqrt(0.05 / 2) = 0.16` in total variation, on average: at
-least 84 of 100 tokens could come out the same. Instructions that a model followed had 0.2 and more,
-those that it ignored at most 0.06 (SmolLM2-135M-Instruct; 0.26 and 0.013 on the demo models; means of
-eight examples)."""
+least 84 of 100 tokens could come out the same. Instructions that a model followed had 0.2 or more, those
+that it ignored at most 0.06 (SmolLM2-135M-Instruct; 0.26 and 0.013 on the demo models; means of eight
+examples)."""
 
 MOST_EXAMPLES: Final = 4
-"""How many examples are looked at: an effect worth the name is there in any of them."""
+"""How many examples are looked at: a real effect shows in any of them."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class PromptEffect:
     Attributes:
         kl: Mean over the response's tokens of `KL(p(. | x' y'_<i) || p(. | x y'_<i))`, in nats.
         examples: How many examples were looked at.
-        question: The first one's base prompt, where the effect is weak.
-        prompted: The response that it has, to the steering prompt.
+        question: The first example's base prompt, if the effect is weak.
+        prompted: The example's response, to the steering prompt.
         base: A response to the base prompt.
     """
 
@@ -65,13 +65,13 @@ class PromptEffect:
         return (
             f"The prompt hardly changes what the model says: next-token distributions with and without "
             f"it are {self.kl:.2g} nats apart per token (KL, {count}; prompts that work have "
-            f"{LEAST_KL:g} and more), so what is found here is about next to nothing. To "
+            f"{LEAST_KL:g} and more), so these results describe next to nothing. To "
             f"{self.question!r} the model answers with the prompt {self.prompted!r} and without it "
             f"{self.base!r}."
         )
 
     def described(self) -> dict[str, Any]:
-        """The same as JSON values: for a provenance, where a report finds it."""
+        """The same as JSON values, for the provenance that reports read it from."""
         kl = self.kl if isfinite(self.kl) else None
         return {"kl_per_token": kl, "examples": self.examples, "warning": self.warning}
 
@@ -80,11 +80,11 @@ class PromptEffect:
 def measure_prompt_effect(
     model: HookedModel, data: Sequence[Example], *, batch_size: int = MOST_EXAMPLES
 ) -> PromptEffect:
-    """Run some of the examples with and without the prompt; if it did nothing, sample one without.
+    """Run some examples with and without the prompt; if its effect is weak, sample a response without.
 
     Args:
         model: The model.
-        data: The examples; those that a steering is to push away from are left out.
+        data: The examples; those that a steering should push away from are left out.
         batch_size: Examples per forward pass.
     """
     examples = [example for example in data if example.alpha > 0][:MOST_EXAMPLES]
@@ -101,7 +101,7 @@ def _divergences(model: HookedModel, examples: Sequence[Example]) -> list[Tensor
     base, steered = (_last_residuals(model, batch) for batch in example_batches(model, examples))
     parts = []
     for own, prompted, example in zip(base, steered, examples, strict=True):
-        # What comes after a response that was cut off is not known.
+        # What would follow a cut-off response is unknown.
         known = len(own) - (not example.finished)
         if known:
             logits = (model.unembed(resid[:known]) for resid in (prompted, own))
@@ -110,7 +110,7 @@ def _divergences(model: HookedModel, examples: Sequence[Example]) -> list[Tensor
 
 
 def _last_residuals(model: HookedModel, batch: TokenBatch) -> list[Float[Tensor, "pos d_model"]]:
-    """What leaves the last block, of every row, from the last prompt token on: no more is unembedded."""
+    """Each row after the last block, from the last prompt token on: only that is unembedded."""
     rest = SharedPrefixes(model).rest(batch)
     places = rest.batch.on("response")
     seen: list[Tensor] = []
@@ -127,7 +127,7 @@ def _divergence(
     prompted: Float[Tensor, "pos d_vocab"], base: Float[Tensor, "pos d_vocab"]
 ) -> Float[Tensor, " pos"]:
     wanted, own = (x.to(working_dtype(x.dtype)).log_softmax(-1) for x in (prompted, base))
-    # 0 * -inf, of a token that can never come, is nothing.
+    # 0 * -inf, from a token that can never occur, counts as 0.
     terms = torch.where(wanted.exp() > 0, wanted.exp() * (wanted - own), 0.0)
     return exactly(terms.sum(-1))
 
@@ -135,7 +135,7 @@ def _divergence(
 def _shown(
     model: HookedModel, data: Sequence[Example], example: Example, effect: PromptEffect
 ) -> PromptEffect:
-    """The effect with a response to each of the two prompts, drawn in the same way."""
+    """The effect with a response to each of the two prompts, sampled the same way."""
     sampling = getattr(data, "provenance", {})
     room = model.n_ctx - len(example.base_ids)
     (said,) = generate_tokens(

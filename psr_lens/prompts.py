@@ -28,13 +28,13 @@ class PromptPair:
 
     Attributes:
         base: The prompt `x`: chat messages, a string, or `RawText`.
-        steered: The prompt `x'`.
+        prompted: The prompt `x'`.
         response: A response `y'` that the model gave to `x'`; None to have one sampled.
-        paraphrases: `x` with the instruction in other words, once or several times, for the
-            reference line of faithfulness reports.
-        group: What must not be torn apart between train, dev and test (a topic, a subject). By
-            default the text of the base prompt, so that one question never stands on two sides.
-        metadata: Anything else that the user wants to keep beside it.
+        paraphrases: `x` with the instruction in one or more other wordings, for the reference line of
+            faithfulness reports.
+        group: What must not be divided among train, dev and test (a topic, a subject). By default the text
+            of the base prompt, so one question is never in two splits.
+        metadata: Anything else to keep with the pair.
     """
 
     base: Prompt
@@ -67,24 +67,25 @@ def make_pairs(
     *,
     paraphrases: Sequence[str] = (),
 ) -> list[PromptPair]:
-    """Pairs from questions and one instruction: `x` is the question, `x'` the instruction before it.
+    """Pairs from questions and one instruction: `x` is the question, `x'` puts the instruction before it.
 
-    The instruction becomes the system message, or the head of the one that is there. Where a chat
-    template takes no system message, the model puts it at the head of the user's turn.
+    The instruction becomes the system message, or the beginning of an existing one. If the chat template
+    takes no system message, it goes at the beginning of the user's turn.
 
     Args:
-        questions: Each the user's turn as text, or a whole chat as a list of messages; or lists of
-            them by group, `{"whales": ["Tell me about whales.", ...], ...}`, where questions of a
-            group stay on one side of train, dev and test.
+        questions: Each the user's turn as text, or a whole chat as a list of messages. Or lists of these by
+            group, `{"whales": ["Tell me about whales.", ...], ...}`; questions of one group stay in one
+            split.
         instruction: The steering instruction.
-        paraphrases: The same instruction in other words, once or several times: the `paraphrases` of
-            every pair.
+        paraphrases: The instruction in one or more other wordings, which become the `paraphrases` of every
+            pair.
 
     Returns:
         A pair for every question, in their order.
 
     Raises:
-        ValueError: If there is no question, or one, its group or the instruction is of the wrong kind.
+        ValueError: If there is no question, or a question, its group or the instruction is of the wrong
+            type.
 
     Example:
         >>> pairs = make_pairs(["Tell me about whales.", "Why is the sky blue?"], "Be sycophantic.")
@@ -150,7 +151,7 @@ def prompt_text(prompt: Prompt) -> str:
 
 
 def prompt_words(prompt: Prompt) -> tuple[tuple[str, str], ...]:
-    """What a prompt says, turn by turn, whatever a template makes of it: `(role, text)` of each.
+    """What a prompt says before any template: `(role, text)` of each turn.
 
     Plain text counts as a user's turn, which it is on a chat model.
     """
@@ -169,13 +170,13 @@ def load_pairs(path: str | Path) -> list[PromptPair]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is wrong, with its number and what is wrong, or there is no pair.
+        ValueError: If there is no pair, or a line is wrong; the message has its number and the fault.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no pairs file {str(path)!r}: pass a JSON Lines file")
     try:
-        # At line feeds alone: JSON may hold the other characters that `splitlines` takes for one.
+        # Only at line feeds: JSON may contain the other characters that `splitlines` splits at.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
@@ -190,10 +191,10 @@ def load_pairs(path: str | Path) -> list[PromptPair]:
 
 
 def pair_line(pair: PromptPair) -> str:
-    """A pair as a line of a pairs file: `parse_line` makes the same pair of it again.
+    """A pair as a line of a pairs file, from which `parse_line` restores it.
 
     Raises:
-        ValueError: If JSON does not keep it as it is.
+        ValueError: If JSON cannot represent it exactly.
     """
     about = f"the pair of {prompt_text(pair.base)[:60]!r} cannot be kept in a file"
     taken = sorted(pair.metadata.keys() & set(_FIELDS))
@@ -228,7 +229,7 @@ def parse_line(line: str, where: str) -> PromptPair:
 
     Args:
         line: The line.
-        where: What a message calls it.
+        where: What error messages call it.
 
     Raises:
         ValueError: If it is wrong.

@@ -1,4 +1,4 @@
-"""`Report`: what every result of the package can do: show itself, be a table, be a page, be kept."""
+"""`Report`: what every result can do: show itself, become a table or a page, be saved."""
 
 import html
 import json
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 Figures = Mapping[str, "Callable[..., plotly.graph_objects.Figure]"]
-"""What draws each figure of a report, by the figure's name; the default one first."""
+"""The functions that draw a report's figures, by name; the default one first."""
 Packed = tuple[dict[str, Tensor], dict[str, Any]]
 """A report as a file holds it: tensors, and JSON values."""
 Own = TypeVar("Own", bound="Report")
 
 
 class Report(ABC):
-    """A result: it says in words what its numbers say, and draws, tabulates and keeps them.
+    """A result: it puts its numbers into words, and draws, tabulates and saves them.
 
-    In a notebook it shows its default figure, elsewhere a table or the words.
+    In a notebook it shows its default figure, elsewhere a table or text.
 
     Attributes:
         title: The question that it answers, the heading of its page.
@@ -60,7 +60,7 @@ class Report(ABC):
     def unpacked(
         cls: type[Own], tensors: dict[str, Shaped[Tensor, "..."]], header: Mapping[str, Any]
     ) -> Own:
-        """What `packed` gave, from a file: takes its tensors out of those given.
+        """The inverse of `packed`: removes its tensors from those given.
 
         Raises:
             ValueError: If something in it is missing, unknown or wrong.
@@ -69,34 +69,34 @@ class Report(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Refuse what no such report says: it may be from a file.
+        """Refuse contents that no such report has: it may come from a file.
 
         Raises:
             ValueError: If its parts do not fit each other.
         """
 
     def drawable(self) -> Sequence[str]:
-        """The figures that there are numbers for; the others say what to measure for them."""
+        """The figures whose numbers were measured; the others say what to measure."""
         return tuple(self.figures())
 
     def origin(self) -> Mapping[str, Any]:
-        """Its provenance: model, data and seed; empty where it does not say."""
+        """Its provenance: model, data and seed; empty if unknown."""
         return getattr(self, "provenance", {})
 
     def caution(self) -> str:
-        """A line to read before the numbers: that the prompts did next to nothing, say; or empty."""
+        """A line to read before the numbers, say that the prompts did next to nothing; or empty."""
         return str(self.origin().get("prompt_effect", {}).get("warning", ""))
 
     def words(self) -> str:
-        """The summary without what `table_html` says: for a page."""
+        """The summary without what `table_html` shows, for a page."""
         return self.summary()
 
     def table_html(self) -> str:
-        """The numbers that say most as an HTML table; empty where words say it better."""
+        """The most telling numbers as an HTML table; empty where words do better."""
         return ""
 
     def page(self) -> str:
-        """The report as one HTML page that needs nothing else."""
+        """The report as one self-contained HTML page."""
         from psr_lens.pages.report_page import report_page
 
         return report_page(self)
@@ -105,8 +105,8 @@ class Report(ABC):
         """A figure.
 
         Args:
-            what: Its name, one of `figures()`; the first of them by default.
-            options: What that figure takes.
+            what: Its name, one of `figures()`; by default the first of `drawable()`.
+            options: Options of that figure.
 
         Raises:
             ValueError: If there is no such figure, or its numbers were not measured.
@@ -118,7 +118,7 @@ class Report(ABC):
         return figures[name](**options)
 
     def to_html(self, path: str | Path) -> Path:
-        """Write the report as one page, with its figures and words, that opens anywhere.
+        """Write the report, figures and text, as one page that opens anywhere.
 
         Args:
             path: Where; `.html` is added if missing. An older page there is replaced.
@@ -148,7 +148,7 @@ class Report(ABC):
             The path of the file.
 
         Raises:
-            ValueError: If something that is not such a report is at the path.
+            ValueError: If something other than such a report is at the path.
             OSError: If it cannot be written.
         """
         return write_container(path, type(self).__name__, *self.packed())
@@ -159,7 +159,7 @@ class Report(ABC):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is of another kind or format, damaged, or says what no report says.
+            ValueError: If it is of another kind or format, damaged, or has contents that no report has.
         """
         tensors, header = read_container(path, cls.__name__)
         with reading(path, "report"):
@@ -178,7 +178,7 @@ class Report(ABC):
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """The default figure where plotly can draw, a table elsewhere, words on a terminal."""
         shown = {"text/html": self._repr_html_(), "text/plain": self.summary()}
-        # Of several forms a notebook shows the figure, which would not say the caution.
+        # Given several forms, a notebook shows the figure, which would hide the caution.
         if self.opens_with_figure and self.drawable() and not self.caution():
             shown["application/vnd.plotly.v1+json"] = json.loads(self.plot().to_json() or "{}")
         return shown

@@ -14,7 +14,7 @@ from psr_lens.prompts import PromptPair
 from psr_lens.seen_prompts import SeenPrompts
 
 SHARES: Final = (0.6, 0.2, 0.2)
-"""Of train, dev and test, where nothing else is said."""
+"""Default shares of train, dev and test."""
 
 
 def sample_responses(
@@ -31,7 +31,7 @@ def sample_responses(
     template_options: Mapping[str, Any] | None = None,
     date: str | None = None,
 ) -> SteeringDataset:
-    """Let the model answer every steering prompt, and lay the answers out as a data set.
+    """Let the model answer every steering prompt, and collect the answers in a data set.
 
     Inside `applied` the model answers under the steering, which the provenance then names.
 
@@ -45,10 +45,10 @@ def sample_responses(
         batch_size: Prompts per batch; it does not change what is sampled.
         split: Shares of train, dev and test, over groups; or the split of every group.
         progress: Whether to show a bar.
-        template_options: What the chat template takes besides the messages (`enable_thinking`,
-            `date_string`, `tools`), over those that `load_model` was given. Kept with the examples.
-        date: The day that a template which writes the date is given, as `2026-11-25`: one for the
-            whole data set, kept with the examples. Today by default.
+        template_options: Options of the chat template (`enable_thinking`, `date_string`, `tools`),
+            overriding those given to `load_model`. Kept with the examples.
+        date: The day for a template that writes the date, as `2026-11-25`: one for the whole data set, kept
+            with the examples. Today by default.
 
     Raises:
         ValueError: If there is no pair, an argument is out of its range, or the chat template does
@@ -116,8 +116,8 @@ def sample_responses(
 def unanswered(model: HookedModel, pairs: Sequence[PromptPair], seed: int) -> SteeringDataset:
     """The data set that `sample_responses` will make, before a response is sampled.
 
-    Which part an example is in and whether a steering has seen it depends on the prompts alone, so
-    that both can be known, and refused, before the work.
+    An example's split, and whether a steering has seen it, depend on the prompts alone, so both can be
+    checked before the work.
     """
     examples = tuple(make_example(model, pair, ()) for pair in pairs)
     return SteeringDataset(examples, split_examples(examples, SHARES, seed))
@@ -135,8 +135,8 @@ def add_negatives(
 ) -> SteeringDataset:
     """The data with the model's answers to the base prompts beside them, at strength 0.
 
-    What a detector needs to tell the steered from the plain (`reft_r1`): one plain response per
-    example, in the same group, so on the same side of the split.
+    A detector (`reft_r1`) needs them to tell steered responses from plain ones: one per example, in the
+    same group and so in the same split.
 
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
@@ -184,8 +184,8 @@ def make_example(
         pair: The prompts.
         response_ids: Token ids of the response, without its end token.
         finished: Whether the model ended it.
-        rendering: What a chat template is given besides the messages; by default the model's
-            options, and today.
+        rendering: What the chat template is given besides the messages; by default the model's options, and
+            today.
     """
     rendering = rendering or model.encoder.rendering()
     encoder = model.encoder

@@ -1,8 +1,8 @@
 """The two prompts of an example as the model saw them: rendered, special tokens and all.
 
-A chat template may write what nobody gave it: a system message of its own where there is none, the date.
-Then the base prompt is not the bare question, and what a page shows is the effect of the instruction
-*in place of* that text.
+A chat template may add text of its own: a default system message where none is given, the date. The base
+prompt is then not the bare question, and a page shows the effect of the instruction *in place of* that
+text.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class SeenPrompts:
     Attributes:
         base: The base prompt as its tokens read, special tokens included.
         prompted: The prompt with the instruction, likewise.
-        base_template_text: The text in the base prompt that the chat template wrote by itself (a
-            default system message, the date), without marks and role names; empty where there is none.
-        prompted_template_text: The same of the prompted one.
+        base_template_text: The text that the chat template itself wrote into the base prompt (a default
+            system message, the date), without marks and role names; empty if none.
+        prompted_template_text: The same for the prompted one.
     """
 
     base: str
@@ -27,7 +27,7 @@ class SeenPrompts:
     prompted_template_text: str = ""
 
     def words(self) -> str:
-        """One or two sentences on what the chat template wrote by itself; empty where it wrote nothing.
+        """A few sentences on what the chat template itself wrote; empty if nothing.
 
         >>> print(SeenPrompts("<s>system Be nice. user Hi", "<s>system Rhyme! user Hi", "Be nice.").words())
         The base prompt has a system text that you did not write: the chat template puts in "Be nice." \
@@ -59,7 +59,7 @@ is the effect of the one instead of the other.
         return " ".join(parts)
 
     def described(self) -> dict[str, str]:
-        """The same as JSON values, for a report that is kept."""
+        """The same as JSON values, for a saved report."""
         return {
             "base": self.base,
             "prompted": self.prompted,
@@ -69,7 +69,7 @@ is the effect of the one instead of the other.
 
     @classmethod
     def from_described(cls, found: Any) -> "SeenPrompts | None":
-        """What `described` gave, from a file; None where that is not what it is."""
+        """The inverse of `described`; None if `found` is something else."""
         try:
             return cls(**{str(name): str(value) for name, value in found.items()})
         except (AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""Statistics of given numbers, the same for fits and reports: this package knows no model."""
+"""Statistics on plain numbers, shared by fits and reports: nothing here knows about models."""
 
 from psr_lens.statistics.intervals import (
     LEAST_EXAMPLES,

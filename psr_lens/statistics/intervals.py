@@ -1,8 +1,8 @@
 """Estimates with their intervals, by the bootstrap over examples.
 
-Tokens of one response are not independent, examples are, so examples are what is resampled. Every
-measure is a function of sums over examples, so a resample is a row of multiplicities, and all
-resamples are one matrix product: nothing of the size resamples x examples x layers is ever made.
+Tokens of one response are not independent but examples are, so examples are resampled. Every measure is a
+function of sums over examples, so a resample is a row of multiplicities, and all resamples are one matrix
+product: nothing of the size resamples x examples x layers is ever made.
 """
 
 import math
@@ -17,10 +17,9 @@ from torch import Tensor
 _LEVEL = (0.025, 0.975)
 
 LEAST_EXAMPLES: Final = 5
-"""From how many examples on there is an interval. From fewer, resamples repeat so few values that it is
-too narrow to be called one: of log-normal examples (standard deviation of the logarithm 0.6) it holds
-the truth in 69 of 100 cases with three of them and in 78 with five, not in 95 (86 with ten, 91 with
-twenty)."""
+"""Fewest examples for an interval. With fewer, resamples repeat so few values that it would be far too
+narrow: for log-normal examples (standard deviation of the logarithm 0.6) it holds the truth in 69 of 100
+cases with three of them and in 78 with five, instead of 95 (86 with ten, 91 with twenty)."""
 
 
 @final
@@ -28,15 +27,14 @@ twenty)."""
 class Estimate:
     """A number with its 95 % bootstrap interval over examples.
 
-    In an f-string the form is that of all three numbers, and an interval that there is not is left
-    out:
+    In an f-string the format applies to all three numbers, and a missing interval is left out:
 
     >>> f"{Estimate(0.2, 0.1, 0.3):.2f}", f"{Estimate(0.2, float('nan'), float('nan')):.0%}"
     ('0.20 (0.10 to 0.30)', '20%')
 
     Attributes:
         value: The estimate; NaN where the measure is undefined.
-        low: Lower end of the interval; NaN where there is none, as from fewer than five examples.
+        low: Lower end of the interval; NaN if there is none, as with fewer than five examples.
         high: Upper end.
     """
 
@@ -51,7 +49,7 @@ class Estimate:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out 0; never without one."""
+        """Whether the interval excludes 0; False without an interval."""
         return self.low > 0 or self.high < 0
 
     def __format__(self, form: str) -> str:
@@ -64,7 +62,7 @@ class Curve:
     """A measure over the layers, with its intervals.
 
     Attributes:
-        estimates: One per layer; one in all for a measure of the output.
+        estimates: One per layer; a single one for a measure of the output.
         layers: The layers that the steering covers; empty for a reference line.
     """
 
@@ -88,7 +86,7 @@ class Curve:
 
 
 def estimates(found: Float[Tensor, "ends *result"]) -> tuple[Estimate, ...]:
-    """What `bootstrap` returned, number by number; from one row alone, without intervals."""
+    """What `bootstrap` returned as estimates; without intervals if it is a single row."""
     none = (float("nan"),) * (3 - len(found))
     return tuple(Estimate(*own, *none) for own in found.reshape(len(found), -1).T.tolist())
 
@@ -111,28 +109,28 @@ def bootstrap(
     """The estimate and its 95 % percentile interval.
 
     Args:
-        statistic: From sums over examples `[..., *shape]`, one argument for every element of
-            `per_example`, to the measure; it must work on leading batch dimensions.
+        statistic: Maps sums over examples `[..., *shape]`, one argument for every element of `per_example`,
+            to the measure; it must accept leading batch dimensions.
         per_example: What is summed, per example, float64.
-        counts: What `resamples` returned; without rows, or from fewer than `LEAST_EXAMPLES`
-            examples, there is no interval and its ends are NaN.
+        counts: What `resamples` returned; without rows, or with fewer than `LEAST_EXAMPLES` examples, there
+            is no interval and its ends are NaN.
 
     Returns:
         Estimate, lower and upper end, stacked; NaN where the measure is undefined.
     """
     value = statistic(*(own.sum(dim=0) for own in per_example))
     if len(counts) == 0 or len(per_example[0]) < LEAST_EXAMPLES:
-        # No interval is not an interval of width 0, which would look like certainty.
+        # Not an interval of width 0, which would look like certainty.
         none = torch.full_like(value, float("nan"))
         return torch.stack([value, none, none])
     sums = [torch.tensordot(counts, own, dims=1) for own in per_example]
-    # A resample may leave a measure undefined: no example in it where a rank correlation exists.
+    # A measure may be undefined on a resample: none of its examples has a rank correlation, say.
     ends = torch.nanquantile(statistic(*sums), torch.tensor(_LEVEL, dtype=value.dtype), dim=0)
     return torch.cat([value.unsqueeze(0), ends])
 
 
 def why_no_interval(n_examples: int) -> str:
-    """A sentence on why nothing has an interval; empty where there are examples enough."""
+    """A sentence on why nothing has an interval; empty if there are enough examples."""
     if n_examples >= LEAST_EXAMPLES:
         return ""
     count = "1 example is" if n_examples == 1 else f"{n_examples} examples are"

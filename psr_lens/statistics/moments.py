@@ -1,4 +1,4 @@
-"""Running moments: what can be known of rows that come in batches and are not kept."""
+"""Running moments of rows that come in batches and are not kept."""
 
 from typing import final
 
@@ -14,13 +14,13 @@ class RunningMoments:
     """First and second moments of rows `x`, layer by layer, not centred, in float64.
 
     Holds `layers * (width + 1)` numbers, and `layers * width^2` more with `second`, however many
-    rows come. They lie on the rows' device, or on the CPU where that has no float64.
+    rows come. They are on the rows' device, or on the CPU if that has no float64.
 
     Args:
         n_layers: Number of layers.
         width: Length of a row.
-        device: Where the rows come from.
-        second: Whether the second moments are wanted.
+        device: The rows' device.
+        second: Whether to keep second moments.
     """
 
     def __init__(self, n_layers: int, width: int, device: torch.device, *, second: bool = False):
@@ -37,7 +37,7 @@ class RunningMoments:
             self.products = zeros.unsqueeze(-1).repeat(1, 1, width)
 
     def add(self, rows: Float[Tensor, "layer row width"]) -> None:
-        """Take in rows, as many for every layer. One layer is in float64 at a time."""
+        """Add rows, equally many per layer. Only one layer at a time is in float64."""
         for layer, own in enumerate(rows):
             exact = exactly(own)
             self.total[layer] += exact.sum(dim=0)
@@ -52,7 +52,7 @@ class RunningMoments:
         return self.total.cpu() / self.count
 
     def share_left(self, vectors: Float[Tensor, "layer width"]) -> list[float]:
-        """The share of the energy that one vector per layer leaves: mean `|x - v|^2` over mean `|x|^2`."""
+        """The share of the energy left by one vector per layer: mean `|x - v|^2` over mean `|x|^2`."""
         energy = self.energy.cpu() / self.count
         # mean |x - v|^2 = mean |x|^2 - 2 v . mean x + |v|^2
         left = energy - (2 * vectors * self.mean - vectors.square()).sum(dim=1)

@@ -19,12 +19,12 @@ def principal_directions(
 
     Args:
         products: Sums, or means, of `y y^T`; symmetric, float32 or float64.
-        count: How many directions, 1 or more; there are no more than `d_model`.
+        count: How many directions, at least 1; there are at most `d_model`.
 
     Returns:
-        Energies and, as rows, directions, whose signs mean nothing; dtype and device as given.
+        Energies, and directions as rows, with arbitrary signs; dtype and device as given.
     """
-    # Not every accelerator has it.
+    # Not every accelerator has eigh.
     values, vectors = torch.linalg.eigh(products.to(sum_device(products.device)))
     # They come in ascending order.
     energies, directions = values[..., -count:].flip(-1), vectors[..., -count:].mT.flip(-2)

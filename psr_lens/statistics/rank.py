@@ -1,4 +1,4 @@
-"""Rank correlation, with ties within the rounding of what is ranked."""
+"""Rank correlation, where values that differ only by rounding are ties."""
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ def spearman(
         noise: Values that differ by no more than this are ties.
 
     Returns:
-        From -1 to 1; NaN where a side is constant or there is one token only.
+        From -1 to 1; NaN if a side is constant or there is only one token.
     """
     ranks = [average_ranks(side, noise) for side in (first, second)]
     centred = [own - own.mean(dim=1, keepdim=True) for own in ranks]

@@ -1,24 +1,24 @@
-r"""The ReLU probe: heads `ReLU(w . x + b) z` by regression, as a PSR has them at a layer.
+r"""The ReLU probe: heads `ReLU(w . x + b) z`, as a PSR has them at a layer, fitted by regression.
 
 Given residual streams `x` and what is missing at each token, `y`, minimise
 
 $\frac1N \sum_t \lVert y_t - s_t \sum_k \mathrm{ReLU}(w_k \cdot x_t + b_k)\, z_k \rVert^2
-+ \lambda \sum_k \lVert w_k \rVert^2 \lVert z_k \rVert^2$, with $s_t$ the strength of the token's
-example, 1 as a rule, and `x` standardised.
++ \lambda \sum_k \lVert w_k \rVert^2 \lVert z_k \rVert^2$, with $s_t$ the strength of the token's example,
+usually 1, and `x` standardised.
 
-The penalty is ours: it does not change when `w, b` grow and `z` shrinks by the same factor, as what
-the head adds does not, and for one head that is always on it is ridge regression's. For given
-coefficients `c = s ReLU(x w + b)` the best directions are a linear regression,
+The penalty is ours: like what the head adds, it does not change when `w, b` grow and `z` shrinks by the
+same factor, and for one head that is always on it is that of ridge regression. For given coefficients
+`c = s ReLU(x w + b)` the best directions are a linear regression,
 $z = (c^T c + N \lambda\, \mathrm{diag} \lVert w_k \rVert^2)^{-1} c^T y$, so they are eliminated
-(variable projection; Golub & Pereyra 1973) and only `w, b` are searched, with L-BFGS. Each head
-starts from a closed form: the first principal direction of what the earlier heads leave, uncentred,
-and the ridge regression, with the same penalty, of the projection on it.
+(variable projection; Golub & Pereyra 1973) and only `w, b` are searched, with L-BFGS. Each head starts
+from a closed form: the first uncentred principal direction of what the earlier heads leave, and the
+ridge regression, with the same penalty, of the projection onto it.
 
-With dev tokens the penalty and the number of heads are chosen on them. One chain of fits, the same
-for every number of heads that is asked for, goes through 1, 2, 3, ... heads: at 1, 2, 4, 8, ... all
-heads are fitted together from their starts, and the penalty moves by a factor of ten for as long as
-the dev loss gets better; in between, one head is added to the best fit so far. The best fit on the
-way is kept, so more heads are never worse on the dev tokens than fewer.
+Dev tokens, if given, choose the penalty and the number of heads. One chain of fits, the same whatever
+number of heads is requested, goes through 1, 2, 3, ... heads: at 1, 2, 4, 8, ... all heads are fitted
+together from their starts, and the penalty moves by factors of ten as long as the dev loss improves; in
+between, one head is added to the best fit so far. The best fit along the way is kept, so more heads are
+never worse on the dev tokens than fewer.
 """
 
 from collections.abc import Sequence
@@ -33,16 +33,16 @@ from psr_lens.statistics.principal import principal_direction
 from psr_lens.statistics.ridge import LEAST_PENALTY, solve_ridge, standardisation
 
 MOST_HEADS = 16
-"""What `n_heads="auto"` goes up to."""
+"""The most heads that `n_heads="auto"` tries."""
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-"""What the dev tokens choose from."""
+"""The penalties that dev tokens choose from."""
 _PENALTY = 1e-3
 _GAIN = 1e-3
 """Share by which the dev loss must fall for more heads or another penalty: less is noise."""
 _LINE_SEARCH = "strong_wolfe"
 _ROUND = 10
 _SMALL = 0.05
-"""Share of the energy left below which it is no longer found as a difference: that costs digits."""
+"""Share of the energy left below which it is no longer computed as a difference, which costs digits."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Heads:
         z: Directions.
         train_loss: Share of the energy of `y` that is left on the training tokens.
         dev_loss: The same on the dev tokens; None without them.
-        steps: Optimiser steps taken to these heads.
+        steps: Optimiser steps taken to reach these heads.
         used: Heads that add something; the others, after them, are zero.
         penalty: The penalty that they were fitted with.
     """
@@ -73,7 +73,7 @@ class Heads:
 def _solve(
     gram: Float[Tensor, "head head"], moment: Float[Tensor, "head output"]
 ) -> Float[Tensor, "head output"]:
-    """`gram^{-1} moment`; heads that never fire, or always together, leave it solvable."""
+    """`gram^{-1} moment`, solvable even if heads never fire or always fire together."""
     return solve_ridge(gram, moment, 1e-6 * gram.diagonal().mean().clamp_min(1e-12))
 
 
@@ -93,24 +93,26 @@ def fit_heads(
     Args:
         x: Residual streams on the aligned tokens.
         y: What is missing there: vectors of the residual stream, or of any other length.
-        n_heads: Heads per layer. With dev tokens as many of them are used as make the dev loss
-            better, and the others are zero; `"auto"`: up to 16, and only those that are used.
+        n_heads: Heads per layer. With dev tokens, only as many are used as improve the dev loss, and the
+            others are zero; `"auto"`: up to 16, returning only those used.
         strength: A factor on every token's coefficients; 1 if not given.
         dev: `x`, `y` and `strength` of dev tokens: they decide when to stop, how many heads are used
             and, unless it is given, the penalty.
         penalty: Lambda of the module's formula; 1e-3 if neither it nor dev tokens are given.
-        max_steps: L-BFGS iterations at most, for every number of heads.
-        patience: Rounds of ten iterations without a better dev loss before it stops.
+        max_steps: Most L-BFGS iterations for each number of heads.
+        patience: Rounds of ten iterations without a better dev loss before stopping.
 
     Returns:
-        The heads. For the same arguments `dev_loss` never rises with `n_heads`, and never exceeds 1,
-        what no head leaves.
+        The heads. For the same arguments `dev_loss` never rises with `n_heads`, and never exceeds 1, the
+        loss without heads.
 
     Raises:
         ValueError: If there is no token or no head, or `n_heads="auto"` has no dev tokens.
     """
     if n_heads == "auto" and dev is None:
-        raise ValueError("n_heads='auto' without dev tokens, which decide: pass dev, or a number")
+        raise ValueError(
+            "n_heads='auto' without dev tokens, which it needs to decide: pass dev, or a number"
+        )
     most = MOST_HEADS if n_heads == "auto" else n_heads
     if most < 1 or len(x) == 0:
         raise ValueError(f"n_heads={n_heads} and {len(x)} tokens: both must be at least 1")
@@ -145,12 +147,12 @@ def _grow(
 ) -> "_Found":
     """The best fit on the dev tokens along the chain of the module's docstring, up to `most` heads.
 
-    Nothing in it may depend on `most` but where it ends: that is why more are never worse.
+    Nothing but its end may depend on `most`: that is why more are never worse.
     """
     best = problem.nothing(grid[0])
     starts, grown_from, idle = best, None, 0
     for count in range(1, most + 1):
-        # With a penalty chosen for fewer, or, for the first, the best of all.
+        # With the penalty chosen for fewer heads, or, for the first head, the best of all.
         choices = grid if count == 1 else (best.penalty,)
         starts = problem.with_one_more(starts, choices)
         if count & (count - 1) == 0:
@@ -178,10 +180,10 @@ def _climb(
     patience: int,
     up: bool,
 ) -> "_Found":
-    """Fit, then again with the next higher penalty as long as that is better; else the next lower.
+    """Fit, then refit with the next higher penalty as long as that helps, or else the next lower.
 
-    The first head's start was chosen among all penalties, and what was best for the start is too
-    high for the fit, if anything: without `up` only lower ones are tried.
+    The first head's start was chosen among all penalties, and the best one for a start is, if anything, too
+    high for the fit: without `up` only lower ones are tried.
     """
     best = problem.descend(start, max_steps, patience)
     for step in (1, -1) if up else (-1,):
@@ -234,7 +236,7 @@ class _Tokens:
 
 @final
 class _Regression:
-    """The loss of the module's docstring on training tokens, and what it reaches on dev tokens."""
+    """The loss of the module's docstring on training tokens, and the loss reached on dev tokens."""
 
     def __init__(self, train: _Tokens, dev: _Tokens | None):
         self.train, self.dev = train, dev
@@ -247,7 +249,7 @@ class _Regression:
 
     @torch.no_grad()
     def refit(self, found: _Found, penalty: float, steps: int = 0) -> _Found:
-        """The best directions for the found `w, b`, and the losses."""
+        """The best directions for the given `w, b`, and the losses."""
         c = self.train.coefficients(found.w, found.b)
         weight = len(c) * penalty * found.w.square().sum(dim=1)
         z = _solve((c.T @ c) + weight.diag(), c.T @ self.train.y)
@@ -259,15 +261,14 @@ class _Regression:
 
     @torch.no_grad()
     def with_one_more(self, found: _Found, penalties: Sequence[float]) -> _Found:
-        """A head from the closed form on what the found heads leave, by the best of the penalties."""
+        """One more head, from the closed form on what the given ones leave, at the best penalty."""
         train = self.train
         left = train.y - train.coefficients(found.w, found.b) @ found.z
         targets = left @ principal_direction(left)
         if train.strength is not None:
-            # A token that is to be pushed the other way says with its projection reversed what the
-            # head should read.
+            # If a token is to be pushed the other way, the head should read its reversed projection.
             targets = targets * train.strength.squeeze(-1).sign()
-        # As `ridge`, which would take the inputs' second moments again for every head and penalty.
+        # As `ridge`, which would recompute the inputs' second moments for every head and penalty.
         b = targets.mean()
         moment = train.inputs.T @ (targets - b).unsqueeze(-1) / len(targets)
         tried = []
@@ -278,7 +279,7 @@ class _Regression:
         return min(tried, key=lambda one: one.score)
 
     def descend(self, start: _Found, max_steps: int, patience: int) -> _Found:
-        """The best on the way down from the start, by L-BFGS on all heads together."""
+        """The best fit on the way down from the start, by L-BFGS on all heads together."""
         w, b = (part.clone().requires_grad_() for part in (start.w, start.b))
         y, energy = self.train.y, self.train.energy
         best = latest = start
@@ -295,13 +296,13 @@ class _Regression:
             if latest.train < _SMALL:
                 value = (y - c @ z).square().sum() + (weight * z.square().sum(dim=1)).sum()
             else:
-                # |y - c z|^2 by its moments: no array of the size of `y` is made.
+                # |y - c z|^2 from moments, without an array of the size of `y`.
                 value = energy - 2 * (z * moment).sum() + (z * (gram @ z)).sum()
             value = value / energy
             value.backward()
             return value
 
-        # Without dev tokens it is to converge.
+        # Without dev tokens, run until it converges.
         gain = _GAIN if self.dev is not None else 1e-4
         steps = stale = 0
         while steps < max_steps and stale < patience:

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 LEAST_PENALTY = 1e-6
-"""What a regression on standardised inputs is penalised by at least, so that it has one solution."""
+"""Least penalty of a regression on standardised inputs, so that it has a unique solution."""
 
 
 def solve_ridge(
@@ -13,7 +13,7 @@ def solve_ridge(
     moment: Float[Tensor, "*layer input output"],
     penalty: float | Float[Tensor, "*layer"],
 ) -> Float[Tensor, "*layer input output"]:
-    r"""$(G + \lambda I)^{-1} M$, in the moments' dtype; gradients pass.
+    r"""$(G + \lambda I)^{-1} M$, in the moments' dtype; gradients flow.
 
     Args:
         gram: $G = X^\top X$, or the mean in place of the sum.
@@ -22,7 +22,7 @@ def solve_ridge(
     """
     weight = penalty.to(gram) if isinstance(penalty, Tensor) else gram.new_tensor(penalty)
     gram = gram + weight[..., None, None] * torch.eye(gram.shape[-1]).to(gram)
-    # In half the work of LU, which is for what rounding has made indefinite.
+    # Half the work of LU, the fallback for what rounding has made indefinite.
     factor, failed = torch.linalg.cholesky_ex(gram)
     if bool(failed.any()):
         return torch.linalg.solve(gram, moment)
@@ -52,8 +52,8 @@ def standardisation(
 ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
     """Mean and standard deviation of every coordinate: `(x - mean) / scale` is standardised.
 
-    A coordinate that never moves says nothing and must not be blown up by its rounding: where the
-    standard deviation is not above a millionth of the largest, the scale is infinite.
+    A constant coordinate carries no information, and its rounding must not be blown up: where the standard
+    deviation is not above a millionth of the largest, the scale is infinite.
     """
     mean, scale = x.mean(dim=0), x.std(dim=0, correction=0)
     return mean, torch.where(scale > 1e-6 * scale.max().clamp_min(1e-30), scale, torch.inf)

@@ -1,7 +1,7 @@
-"""Everything that is kept: named tensors and one JSON header in one checked file.
+"""The one format for saved results: named tensors and one JSON header in one checked file.
 
-Steerings, data sets, reports and checkpoints are all such files. They differ in their kind, in which
-fields the header has, and in which tensors there are; what reads them checks both.
+Steerings, data sets, reports and checkpoints are all such files. They differ in their kind, header fields
+and tensors, and their readers check all of these.
 """
 
 from psr_lens.storage.container import (

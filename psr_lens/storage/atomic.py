@@ -1,13 +1,13 @@
 """Files, written whole or not at all.
 
-Everything that this package writes goes through here. A file is made under a temporary name
-(`.psr-lens-XXXXXXXX.tmp`) in its own directory and then moved over its place by `os.replace`, which is
-one step on Linux, macOS and Windows: whatever ends the process, SIGKILL included, the place holds the
-old file or the new one. (After a power failure it is up to the file system.)
+Everything that this package writes goes through here. A file is written under a temporary name
+(`.psr-lens-XXXXXXXX.tmp`) in its own directory and then moved into place by `os.replace`, which is atomic
+on Linux, macOS and Windows: however the process ends, SIGKILL included, either the old file or the new one
+is there. (After a power failure it is up to the file system.)
 
-One writer at a time is in a directory, where the system has locks of directories (Linux and macOS, local
-disks). So whoever is in it knows that every temporary file in it was left by a process that is dead, and
-removes it. Elsewhere, and where somebody holds the lock for long, those older than a day are removed.
+Where the system can lock directories (Linux and macOS, local disks), a directory has one writer at a time.
+That writer knows that any temporary file there was left by a dead process, and removes it. Elsewhere, or if
+someone holds the lock for long, only those older than a day are removed.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ if sys.platform != "win32":
 _PREFIX: Final = ".psr-lens-"
 _TEMPORARY: Final = re.compile(r"\.psr-lens-[a-z0-9_]{8}\.tmp")
 _PATIENCE: Final = 5.0
-"""Seconds to wait for a directory's lock. It cannot be waited for without end: whoever runs us may hold
-it, as `flock DIRECTORY psr-lens ...` does."""
+"""Seconds to wait for a directory's lock. Not forever: our caller may hold it, as
+`flock DIRECTORY psr-lens ...` does."""
 _OLD: Final = 24 * 3600.0
 
 
@@ -44,7 +44,7 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write several files: none before all are on the disk, then each whole, in the order given.
+    """Write several files: first all under temporary names, then each into place, in the order given.
 
     Raises:
         ValueError: If a directory is at one of the paths.
@@ -60,7 +60,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 
 def refuse_directories(paths: Iterable[Path]) -> None:
-    """Files are never put in a directory's place.
+    """Refuse to put a file in a directory's place.
 
     Raises:
         ValueError: If a directory is at one of the paths.
@@ -74,10 +74,10 @@ def refuse_directories(paths: Iterable[Path]) -> None:
 
 
 def refuse_foreign_files(marks: Mapping[Path, bytes]) -> None:
-    """Before the work: what lies where files are going to be written has to be ours.
+    """Check, before the work, that whatever is at the paths of the future files is ours.
 
     Args:
-        marks: By path, what every file that we write there holds near its head.
+        marks: By path, what every file that we write there contains near its head.
 
     Raises:
         ValueError: If a directory is at one of the paths, or a file without the mark.
@@ -97,7 +97,7 @@ def _head(path: Path) -> bytes:
 
 
 def put(files: Mapping[Path, bytes]) -> None:
-    """`write_files` for one who is `alone_in` the directories already."""
+    """`write_files` for a caller that is already `alone_in` the directories."""
     staged: dict[Path, Path] = {}
     try:
         for path, content in files.items():
@@ -116,11 +116,11 @@ def put(files: Mapping[Path, bytes]) -> None:
 
 
 def permit(path: Path, most: int) -> None:
-    """Give what was made private the permissions of anything new.
+    """Give something that was created private the permissions of anything new.
 
     Args:
         path: A file or a folder.
-        most: What is permitted where the process's mask takes nothing away: 0o666 for a file.
+        most: The permissions before the process's umask: 0o666 for a file.
     """
     mask = os.umask(0)
     os.umask(mask)
@@ -129,10 +129,10 @@ def permit(path: Path, most: int) -> None:
 
 @contextlib.contextmanager
 def alone_in(directory: Path) -> Iterator[bool]:
-    """Be the only writer in a directory, and clear what dead ones have left in it.
+    """Be the only writer in a directory, and remove what dead ones left in it.
 
     Yields:
-        Whether nobody else is; False where the system has no such lock, or it cannot be had.
+        Whether that is certain; False if the system has no such lock, or it could not be taken.
     """
     with _locked(directory) as alone:
         for child in directory.iterdir():
@@ -142,16 +142,16 @@ def alone_in(directory: Path) -> Iterator[bool]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether it is a file that a write of ours makes on the way."""
+    """Whether it is a temporary file of one of our writes."""
     return bool(_TEMPORARY.fullmatch(path.name)) and path.is_file() and not path.is_symlink()
 
 
 def refuse_more_than_memory(what: str | Path, size: int) -> None:
-    """Look before memory is taken.
+    """Refuse what does not fit into memory, before taking any.
 
     Args:
         what: What declares the size.
-        size: Bytes that it would take.
+        size: Bytes it would take.
 
     Raises:
         ValueError: If that is more than this machine has.
@@ -165,7 +165,7 @@ def refuse_more_than_memory(what: str | Path, size: int) -> None:
 
 
 def _memory() -> int:
-    """Bytes of memory of this machine; no bound where the system does not say."""
+    """Bytes of memory in this machine; unbounded if the system does not say."""
     if sys.platform == "win32":
         return sys.maxsize
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -187,7 +187,7 @@ def _locked(directory: Path) -> Iterator[bool]:
     try:
         yield _lock(handle)
     finally:
-        # A child that was forked meanwhile has the same lock: closing alone would leave it there.
+        # A child forked meanwhile shares the lock: closing alone would not release it.
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)

@@ -1,17 +1,16 @@
-"""One file for whatever is kept: named tensors and one JSON header, checked as a whole.
+"""One file for everything that is saved: named tensors and one JSON header, checked as a whole.
 
-It is a safetensors file, so any tool can look into it, and nothing in it can run. Its only metadata is
-one text under the key `psr_lens`:
+It is a safetensors file, so other tools can open it and nothing in it can run. Its only metadata is one
+string under the key `psr_lens`:
 
     KIND FORMAT SHA256 HEADER
 
 `KIND` is a word such as `steering`, `FORMAT` the number of this layout, `HEADER` a JSON object, and
-`SHA256` the checksum of every byte of the file but its own 64 digits. All this stands at the front of
-the file, so that kind and checksum are known before anything is parsed.
+`SHA256` the checksum of every byte of the file but its own 64 digits. All this is at the front of the file,
+so kind and checksum are known before anything is parsed.
 
-A file is believed step by step: it begins as one of ours; it fits into memory; its bytes are those that
-the checksum was made of; then, since a checksum keeps nobody from writing what they like, all that it
-says is checked.
+A file is trusted step by step: it begins like one of ours; it fits into memory; its bytes match the
+checksum; then, since anyone can compute a checksum, all of its contents are checked.
 """
 
 import hashlib
@@ -38,9 +37,9 @@ _ABOUT: Final = re.compile(re.escape(_START) + rb"([A-Za-z]+) ([0-9]{1,9}) ([0-9
 _LONGEST_ABOUT: Final = 200
 _LENGTH_BYTES: Final = 8
 _MOST_HEADER: Final = 2**23
-"""Bytes of a header: JSON takes a multiple of its length once it is read, and its time."""
+"""Most bytes of a header: parsed JSON takes a multiple of them in memory, and takes time."""
 _MOST_OBJECTS: Final = 2**19
-"""Objects and lists in it, counted by their brackets, so that nothing has to be read for it."""
+"""Most objects and lists in it, counted by their brackets before parsing."""
 _DEEPEST: Final = 64
 _MOST_AXES: Final = 16
 _DTYPES: Final = {
@@ -61,7 +60,7 @@ def container_path(path: str | Path) -> Path:
     """The path with the suffix `.safetensors`, added where it is missing.
 
     Raises:
-        ValueError: If the path has no last part that could be a file's name.
+        ValueError: If the path does not end in a file name.
     """
     path = Path(path)
     if not path.name:
@@ -70,7 +69,7 @@ def container_path(path: str | Path) -> Path:
 
 
 def _mark(kind: str) -> bytes:
-    """What every file of a kind holds near its head, and no other file does."""
+    """What every file of a kind, and no other file, contains near its head."""
     return _START + kind.encode() + b" "
 
 
@@ -85,7 +84,7 @@ def _begins(path: Path, start: bytes) -> bool:
 
 
 def refuse_foreign(path: str | Path, kind: str) -> Path:
-    """Where a file goes: what lies there has to be one of its kind.
+    """Refuse to write over anything but a file of the same kind.
 
     Returns:
         The path with `.safetensors`.
@@ -108,20 +107,20 @@ def write_container(
     tensors: Mapping[str, Shaped[Tensor, "..."]],
     header: Mapping[str, Any],
 ) -> Path:
-    """Write a file in one move: whatever happens, the old file or the new one is there.
+    """Write a file in one step: whatever happens, either the old file or the new one is there.
 
     Args:
         path: Where; `.safetensors` is added if missing. A file of the same kind is replaced.
         kind: A word: `steering`, `dataset`, `checkpoint`, or the class of a report.
         tensors: By name, of any shape.
-        header: Anything that JSON can hold; numbers are finite.
+        header: Anything that JSON can hold, with finite numbers.
 
     Returns:
         The path of the file.
 
     Raises:
-        ValueError: If JSON cannot hold the header, a tensor is of a type that is not kept, or
-            something that is not a file of this kind is at the path.
+        ValueError: If JSON cannot hold the header, a tensor is of an unsupported type, or something other
+            than a file of this kind is at the path.
         OSError: If the file cannot be written.
     """
     content = container_bytes(kind, tensors, header)
@@ -134,10 +133,10 @@ def container_bytes(
     """What `write_container` writes: the same bytes for the same content.
 
     Raises:
-        ValueError: If JSON cannot hold the header, or a tensor is of a type that is not kept.
+        ValueError: If JSON cannot hold the header, or a tensor is of an unsupported type.
     """
     try:
-        # Through JSON twice: what is written is what can be read, with its keys in order.
+        # Through JSON twice: what is written can be read back, with its keys in order.
         plain = _parse(json.dumps(header, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the header of a {kind} cannot be kept as JSON: {error}") from None
@@ -146,7 +145,7 @@ def container_bytes(
             raise ValueError(f"{name} of a {kind} is of {own.dtype}, which is not kept: convert it")
     digits = "0" * 64
     text = f"{kind} {FORMAT} {digits} {json.dumps(plain, sort_keys=True)}"
-    # Copies, for safetensors refuses tensors that share memory.
+    # Copies, because safetensors refuses tensors that share memory.
     stored = {
         name: own.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, own in tensors.items()
@@ -170,7 +169,7 @@ def read_container(
 
     Args:
         path: The file, with or without `.safetensors`.
-        kind: What it has to be.
+        kind: The kind it must be.
 
     Returns:
         The tensors by name, on the CPU, and the header.
@@ -205,7 +204,7 @@ def _a(kind: str) -> str:
 
 
 def _whole(path: Path) -> tuple[bytearray, re.Match[bytes]]:
-    """All bytes of a file that are those of its checksum, and the match of what stands at its front."""
+    """All bytes of a file, once they match its checksum, and the match of its front."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(_LENGTH_BYTES + _LONGEST_ABOUT)
@@ -239,7 +238,7 @@ def _checksum(content: bytearray, about: re.Match[bytes]) -> str:
 
 
 def _contents(content: bytearray) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a safetensors file, each a part of its bytes, and the text that is its metadata."""
+    """The tensors of a safetensors file, as views of its bytes, and its metadata string."""
     length = int.from_bytes(content[:_LENGTH_BYTES], "little")
     begin = _LENGTH_BYTES + length
     if length > min(_MOST_HEADER, len(content) - _LENGTH_BYTES):
@@ -263,7 +262,7 @@ def _tensor(
 
     Args:
         content: The file.
-        begin: Where the tensor before this one ends: they lie without gaps.
+        begin: Where the tensor before this one ends: there are no gaps.
         origin: Where the first one begins.
         entry: What the file says about it.
     """
@@ -272,7 +271,7 @@ def _tensor(
         raise ValueError("a tensor with other fields or too many axes")
     if any(type(size) is not int or size < 0 for size in (*shape, *offsets)):
         raise ValueError("a shape or place that is not of whole numbers")
-    # Without the empty axes, so that strides can be counted too.
+    # Empty axes count as 1, so strides are bounded too.
     if math.prod(max(size, 1) for size in shape) >= 2**63:
         raise ValueError("a shape that is out of bounds")
     count = math.prod(shape)
@@ -288,10 +287,10 @@ def _tensor(
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """A JSON object: no name twice, no number that is not finite, no endless nesting.
+    """Parse a JSON object: no name twice, only finite numbers, no endless nesting.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If it breaks one of these rules.
         RecursionError: If it is nested deeper than Python can follow.
     """
     if text.count("[") + text.count("{") > _MOST_OBJECTS:

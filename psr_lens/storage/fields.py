@@ -1,4 +1,4 @@
-"""Fields of a header, checked as they are read: one that is missing or wrong is a ValueError."""
+"""Fields of a header, checked as they are read: a missing or wrong one raises a ValueError."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _MOST: Final = 2**63 - 1
 
 @contextmanager
 def reading(path: str | Path, what: str) -> Iterator[None]:
-    """Turn whatever is wrong with what a file says into one line that names the file.
+    """Turn any error in a file's contents into one line that names the file.
 
     Args:
         path: The file.
@@ -45,7 +45,7 @@ def _line(path: str | Path, what: str, error: Exception) -> str:
 
 
 def only(header: Mapping[str, Any], *names: str) -> None:
-    """Refuse an object that has not these fields and no others.
+    """Refuse an object that does not have exactly these fields.
 
     Raises:
         ValueError: If it lacks one or has another.
@@ -61,7 +61,7 @@ def whole(header: Mapping[str, Any], name: str, least: int = 0) -> int:
     """A field that is a whole number.
 
     Raises:
-        ValueError: If it is missing, no whole number, below `least` or above 2^63 - 1.
+        ValueError: If it is missing, not a whole number, below `least` or above 2^63 - 1.
     """
     found = check_whole(name, _field(header, name))
     if not least <= found <= _MOST:
@@ -73,10 +73,10 @@ def number(header: Mapping[str, Any], name: str) -> float:
     """A field that is a finite number.
 
     Raises:
-        ValueError: If it is missing or no finite number.
+        ValueError: If it is missing or not a finite number.
     """
     found = _field(header, name)
-    # An int of any length is JSON, and is not always to be had as a float.
+    # JSON allows an int of any length, which may not fit a float.
     if type(found) not in (int, float) or not abs(found) <= sys.float_info.max:
         raise ValueError(f"{name}={shown(found)}: it must be a finite number")
     return float(found)
@@ -98,7 +98,7 @@ def text(header: Mapping[str, Any], name: str) -> str:
     """A field that is text.
 
     Raises:
-        ValueError: If it is missing or no text.
+        ValueError: If it is missing or not text.
     """
     found = _field(header, name)
     if not isinstance(found, str):
@@ -110,7 +110,7 @@ def choice(header: Mapping[str, Any], name: str, choices: Sequence[str]) -> Any:
     """A field that is one of several words.
 
     Raises:
-        ValueError: If it is missing or another.
+        ValueError: If it is missing or none of them.
     """
     found = _field(header, name)
     if not isinstance(found, str) or found not in choices:
@@ -122,7 +122,7 @@ def mapping(header: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A field that is an object.
 
     Raises:
-        ValueError: If it is missing or none.
+        ValueError: If it is missing or not an object.
     """
     found = _field(header, name)
     if not isinstance(found, dict):
@@ -133,10 +133,10 @@ def mapping(header: Mapping[str, Any], name: str) -> dict[str, Any]:
 def listed(
     header: Mapping[str, Any], name: str, check: Callable[[Mapping[str, Any], str], Value]
 ) -> list[Value]:
-    """A field that is a list of what another of these functions takes: `listed(header, "layers", whole)`.
+    """A list field whose items another of these functions checks: `listed(header, "layers", whole)`.
 
     Raises:
-        ValueError: If it is missing or no list, or something in it is wrong.
+        ValueError: If it is missing or not a list, or an item is wrong.
     """
     found = _field(header, name)
     if not isinstance(found, list):
@@ -145,7 +145,7 @@ def listed(
 
 
 def if_there(header: Mapping[str, Any], name: str, check: Callable[..., Value]) -> Value | None:
-    """What another of these functions makes of a field; None where there is none of that name.
+    """A field checked by another of these functions; None if it is not there.
 
     Raises:
         ValueError: If it is wrong.
@@ -156,7 +156,7 @@ def if_there(header: Mapping[str, Any], name: str, check: Callable[..., Value]) 
 def take(
     tensors: dict[str, Shaped[Tensor, "..."]], name: str, dtype: torch.dtype, axes: int
 ) -> Shaped[Tensor, "..."]:
-    """Take a tensor out of those that were read; `only(tensors)` then refuses what is left.
+    """Remove a tensor from those that were read; `only(tensors)` then refuses what is left.
 
     Raises:
         ValueError: If it is missing, of another number type, or has another number of axes.

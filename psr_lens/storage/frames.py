@@ -1,7 +1,7 @@
 """A pandas data frame as tensors and a header: one tensor for every column.
 
-Numbers and truth values are stored as they are, with a second tensor where a column can have missing
-values of its own; text is stored as places in a list of the texts that there are.
+Numbers and truth values are stored as they are, with a second tensor for a column that can have missing
+values; text is stored as indices into a list of the distinct texts.
 """
 
 from collections.abc import Mapping
@@ -37,17 +37,17 @@ _OF_TYPE: Final = {str: _TEXT, int: ("int64",), float: ("float64",), bool: ("boo
 def pack_frame(
     name: str, frame: "pandas.DataFrame"
 ) -> tuple[dict[str, Shaped[Tensor, " row"]], dict[str, Any]]:
-    """A data frame as tensors and JSON values; of its index nothing is kept.
+    """A data frame as tensors and JSON values; its index is not kept.
 
     Args:
         name: What the tensors' names begin with.
-        frame: Columns of numbers, truth values, or text with missing values among it.
+        frame: Columns of numbers, truth values, or text that may have missing values.
 
     Returns:
-        The tensors, and what `unpack_frame` has to know beside them.
+        The tensors, and what else `unpack_frame` needs.
 
     Raises:
-        ValueError: If two columns have one name, a name is no text, or a column holds something else.
+        ValueError: If two columns share a name, a name is not text, or a column holds something else.
     """
     tensors: dict[str, Tensor] = {}
     columns: list[dict[str, Any]] = []
@@ -78,18 +78,18 @@ def unpack_frame(
     about: Mapping[str, Any],
     types: Mapping[str, type] | None = None,
 ) -> "pandas.DataFrame":
-    """The inverse of `pack_frame`: takes its tensors out of those given.
+    """The inverse of `pack_frame`: removes its tensors from those given.
 
     Args:
         name: As it was packed.
         tensors: All tensors of the file.
         about: What `pack_frame` returned beside its tensors.
-        types: The names that the columns must have, in order, and what they hold where there are
-            rows: `str`, `int`, `float` or `bool`, none of them missing. None: any.
+        types: The names that the columns must have, in order, and the type of their values if there are
+            rows: `str`, `int`, `float` or `bool`, with none missing. None: any.
 
     Raises:
-        ValueError: If a column is missing, unknown or of another type, or tensors and columns do not
-            belong together.
+        ValueError: If a column is missing, unknown or of another type, or tensors and columns do not fit
+            together.
     """
     import pandas as pd
 
@@ -120,7 +120,7 @@ def _column(place: str, tensors: dict[str, Tensor], about: Mapping[str, Any]) ->
     only(about, "name", "dtype", *(["texts"] if dtype in _TEXT else []))
     values = take(tensors, place, {**_PLAIN, **_NULLABLE}.get(dtype, torch.int64), 1)
     if dtype in _TEXT:
-        # Codes below zero point at the end.
+        # Negative codes count from the end.
         words = [*listed(about, "texts", text), *_missing()]
         codes = values.tolist()
         if codes and not -len(_missing()) <= min(codes) <= max(codes) < len(words) - len(
@@ -139,7 +139,7 @@ def _column(place: str, tensors: dict[str, Tensor], about: Mapping[str, Any]) ->
 
 
 def _missing() -> tuple[Any, ...]:
-    """What stands for a text that is not there, by its code: -3, -2, -1."""
+    """The values for missing text, by their codes -3, -2, -1."""
     import pandas as pd
 
     return (pd.NA, float("nan"), None)

@@ -1,9 +1,8 @@
-"""A dataclass as tensors and JSON values, and back: what its fields are is what their types say.
+"""A dataclass as tensors and JSON values, and back, guided by the types of its fields.
 
 A field may be a truth value, a number, text, one of several words (`Literal`), a tensor, JSON values under
-names (a `Mapping`), another dataclass, a tuple or a list of these, or one of several of them, or None.
-Tensors go by the path to them, `tokens.0.norms`; numbers that JSON does not know, NaN and infinity, are
-written as text.
+names (a `Mapping`), another dataclass, a tuple or list of these, a union of them, or None. Tensors are
+named by their path, `tokens.0.norms`; NaN and infinity, which JSON does not have, are written as text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ _PRECISIONS: Final = (torch.float64, torch.float32)
 
 
 def pack_record(record: Any, tensors: dict[str, Shaped[Tensor, "..."]], place: str = "") -> Any:
-    """A value as JSON values; the tensors in it are put beside those that there are."""
+    """A value as JSON values; its tensors are added to those given."""
     if isinstance(record, Tensor):
         tensors[place] = record
         return None
@@ -46,7 +45,7 @@ def unpack_record(
     tensors: dict[str, Shaped[Tensor, "..."]],
     place: str = "",
 ) -> Record:
-    """The dataclass that `pack_record` was given: takes its tensors out of those given.
+    """The dataclass that `pack_record` was given: removes its tensors from those given.
 
     Raises:
         ValueError: If a field or a tensor is missing, unknown, or not what its type says.
@@ -97,7 +96,7 @@ def _value(
 
 
 def _json_type(kind: Any) -> type:
-    """What a value of a type is in JSON, as far as that tells the members of a union apart."""
+    """The JSON type of a value, precise enough to tell the members of a union apart."""
     if is_dataclass(kind) or get_origin(kind) is Mapping:
         return dict
     return list if get_origin(kind) in (tuple, Sequence) else str

@@ -21,7 +21,7 @@ def pack_ids(name: str, sequences: Sequence[Sequence[int]]) -> dict[str, Shaped[
 
 
 def take_ids(name: str, tensors: dict[str, Shaped[Tensor, "..."]]) -> list[tuple[int, ...]]:
-    """The inverse of `pack_ids`: takes its tensors out of those given.
+    """The inverse of `pack_ids`: removes its tensors from those given.
 
     Raises:
         ValueError: If one is missing or wrong, or a number is negative.
@@ -47,7 +47,7 @@ def pack_texts(name: str, texts: Sequence[str]) -> dict[str, Shaped[Tensor, " by
 
 
 def take_texts(name: str, tensors: dict[str, Shaped[Tensor, "..."]]) -> list[str]:
-    """The inverse of `pack_texts`: takes its tensors out of those given.
+    """The inverse of `pack_texts`: removes its tensors from those given.
 
     Raises:
         ValueError: If one is missing or wrong, or a text is not UTF-8.
