@@ -1,8 +1,8 @@
-"""`fit_best`: a method in every setting that it has, and the one that does best on the dev split.
+"""`fit_best`: try a method in every setting that it has, and keep the best on the dev split.
 
-A comparison is worth what its weakest baseline is worth. What suits one method does not suit another:
-difference in means acts best at one layer, a fitted constant at all of them, through the model rather
-than layer by layer. So each is given all that there is for it, and dev examples choose.
+A comparison is only as good as its weakest baseline, and what suits one method does not suit another:
+difference in means acts best at one layer, a fitted constant at all of them, trained through the model
+rather than layer by layer. So each method is tried in all its settings, and dev examples choose.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from psr_lens.steering.registry import method_class
 def settings_of(
     method: str | type[Steering], options: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Everything that `fit_best` tries, by name: arguments of `fit`, which go together.
+    """Everything that `fit_best` tries, by name: arguments of `fit`, checked to go together.
 
     Args:
         method: The method.
-        options: What was given, and so is not tried otherwise.
+        options: Arguments that were given, and so are not varied.
 
     Raises:
         ValueError: If the options of one of them do not go together.
@@ -31,7 +31,7 @@ def settings_of(
     found: dict[str, dict[str, Any]] = {}
     for setting in method_class(method).settings:
         own = {key: value for key, value in setting.items() if key not in options}
-        # A closed solver would be refused an objective that it cannot solve.
+        # The layerwise solver cannot fit this objective, and `plan_fit` would refuse it.
         if options.get("solver") == "layerwise" and own.get("objective") == "ll":
             continue
         name = ", ".join(f"{key}={value}" for key, value in own.items()) or "as given"
@@ -51,23 +51,23 @@ def fit_best(
 ) -> Steering:
     """Fit a method in each of its settings and keep the closest to the prompt.
 
-    Closest is the lowest relative RMSE at the last layer on the dev examples. One layer or all are
-    tried for what has a closed form, `mse` and `ll` for what is trained, each by `solver="auto"`,
-    which compares solvers in turn.
+    Closest means the lowest relative RMSE at the last layer on the dev examples. A method with a closed
+    form is tried at one layer and at all, a trained one with `mse` and with `ll`, each by `solver="auto"`,
+    which itself compares solvers.
 
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: Examples, as for `fit`.
         method: As for `fit`.
         progress: Whether to show bars.
-        options: Arguments of `fit`; a setting that is given is not tried otherwise.
+        options: Arguments of `fit`; a setting that is given is not varied.
 
     Returns:
-        The steering. Its `fit_report.settings` names every setting with its relative RMSE there.
+        The steering. Its `fit_report.settings` names every setting with that relative RMSE.
 
     Raises:
-        ValueError: If `fit` refuses an argument, in any of the settings, before the first is fitted;
-            or if there is a `checkpoint`, which keeps one fit, and several settings.
+        ValueError: If `fit` would refuse an argument in any of the settings, which is checked before the
+            first is fitted; or if there are several settings and a `checkpoint`, which keeps one fit.
     """
     settings = settings_of(method, options)
     if len(settings) > 1 and options.get("checkpoint") is not None:

@@ -1,4 +1,4 @@
-"""How far fitted steerings stay from the prompt, on one set of examples."""
+"""How far from the prompt fitted steerings remain, on one set of examples."""
 
 from collections.abc import Sequence
 from typing import final
@@ -49,12 +49,12 @@ def last_layer_errors(
     tokens: AlignedTokens,
     batch_size: int,
 ) -> tuple[float, ...]:
-    """Relative RMSE of every candidate at the last layer: the last of what `relative_rmse` finds.
+    """Relative RMSE of every candidate at the last layer: the last value that `relative_rmse` gives.
 
-    For many candidates of few layers each. The base run is taken once; a candidate's run begins at
-    the first layer that it acts on and takes the aligned tokens alone through the blocks above, with
-    the prefix's keys and values kept. One that depends on the example, or reaches tokens in front
-    of the aligned ones, is run in full.
+    For many candidates of few layers each. The base run is made once; a candidate's run begins at the first
+    layer that it acts on and takes only the aligned tokens through the blocks above, with the prefix's keys
+    and values kept. A candidate that depends on the example, or acts on tokens before the aligned ones, is
+    run in full.
 
     Args:
         model: The model.
@@ -75,7 +75,7 @@ def last_layer_errors(
 
 @final
 class _BaseRun:
-    """The base run of a batch, kept so that steered runs need not begin at the beginning."""
+    """The base run of a batch, kept so that steered runs can begin at a later layer."""
 
     def __init__(
         self,

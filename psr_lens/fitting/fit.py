@@ -57,19 +57,19 @@ def fit(
     | `psr` | ReLU heads that read a token and decide how strongly to push it | layerwise, gradient |
     | `oracle` | nothing, or the directions of a limited oracle | closed form |
 
-    `layerwise` goes up the layers once and fits each to what the layers below leave missing, with no
-    gradient through the model. `gradient` trains through the frozen model. `refine` does the first
-    and goes on with the second from there, as long as the dev split gets better. `auto` does that, trains
-    from the method's own start too, and keeps
-    what has the best objective on the dev split: it is never worse there than either solver alone,
-    and takes the time of both. Where nothing is fitted layer by layer it is `gradient` alone.
+    `layerwise` goes up the layers once and fits each to what is still missing after the layers below, with
+    no gradient through the model. `gradient` trains through the frozen model. `refine` does the first and
+    continues with the second, as long as the dev objective improves. `auto` does that, also trains from the
+    method's own start, and keeps whichever has the best objective on the dev split: it is never worse there
+    than either solver alone, and takes the time of both. For a method that cannot be fitted layer by layer,
+    it is `gradient` alone.
 
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
-        data: Examples; its train split is fitted on, its dev split decides when to stop and which
-            layer is best, its test split is never looked at. Without a dev split, a part of the
-            training groups serves as one.
-        method: See the table; or a class of one's own, see `Steering` and `register`.
+        data: Examples; the train split is fitted on, the dev split decides when to stop and which layer is
+            best, the test split is never looked at. Without a dev split, part of the training groups serves
+            as one.
+        method: See the table; or your own class, see `Steering` and `register`.
         layers: One, several, `"all"`, or `"best"`: the single layer with the lowest relative RMSE
             at the last layer on the dev split.
         objective: `"mse"`, distance to the prompted residual stream at the intervened layer
@@ -77,25 +77,27 @@ def fit(
             `reft_r1`.
         solver: `"auto"`, `"layerwise"`, `"refine"` or `"gradient"`.
         tokens: `response` or `question+response`.
-        recipe: Of the gradient solver: `"default"` adapts to the model's scale and stops on the dev
-            split, `"paper"` is Heyman & Vandeputte's; or a `Recipe`.
+        recipe: For the gradient solver: `"default"` adapts to the model's scale and stops on the dev split,
+            `"paper"` is Heyman & Vandeputte's; or a `Recipe`.
         epochs: In place of the recipe's.
         lr: In place of the recipe's.
-        seed: Decides random starts, and the dev part where the data has none.
+        seed: Decides random starts, and the dev split if the data has none.
         batch_size: Examples per forward pass. A gradient step takes the recipe's number of examples, or
             this one if it is smaller.
-        precision: Number type of the replayed regressions; float32 by default.
-        max_memory: Bytes of residual streams that the layerwise solver may hold; past that it uses the disk.
-        checkpoint: A directory to keep finished stages and epochs in; the same call with the same
-            directory goes on where an interrupted one was.
+        precision: Number type of the layerwise solver's regressions; by default float32, or float64 for a
+            float64 model.
+        max_memory: Bytes of residual streams that the layerwise solver may hold; beyond that it uses the
+            disk.
+        checkpoint: A directory for finished stages and epochs; the same call with the same directory
+            resumes an interrupted fit.
         progress: Whether to show bars.
-        options: Of the method: `n_heads` of `psr` (1; `"auto"`), `rank` of `loreft` (4) and of a limited
-            `oracle`, `along`, a steering whose directions an `oracle` is confined to. Each is described in
-            the class's `Options`.
+        options: Options of the method: `n_heads` of `psr` (1; `"auto"`), `rank` of `loreft` (4) and of a
+            limited `oracle`, and `along`, a steering whose directions an `oracle` is confined to. Each is
+            described in the class's `Options`.
 
     Returns:
-        The steering, with its `fit_report`. Where the prompts hardly change what the model says, or
-        no step of training was for the better, its `warning` tells, as a Python warning does.
+        The steering, with its `fit_report`. If the prompts hardly change what the model says, or no
+        training step was an improvement, the report's `warning` says so, and so does a Python warning.
 
     Raises:
         TypeError: If there is no such option.
@@ -134,8 +136,8 @@ def fit(
     for part in (examples, dev):
         check_data(hooked, part, tokens)
     if not plan.method.of_one_example:
-        # The same examples in another order are the same data: batches, steps and sums do not depend
-        # on it. A method that takes a single example takes the first that was given.
+        # Sorted, so that batches, steps and sums do not depend on the order of the examples. A method that
+        # takes a single example takes the first one given.
         examples, dev = examples.sorted(), dev.sorted()
     plan.method.check_options(plan.options, solver=solver, tokens=tokens, has_dev=len(dev) > 0)
     if plan.best:

@@ -1,4 +1,4 @@
-"""Where an interrupted fit was: finished stages and the last epoch, in files of a directory."""
+"""What an interrupted fit resumes from: finished stages and the last epoch, as files in a directory."""
 
 import hashlib
 import json
@@ -17,19 +17,19 @@ from psr_lens.storage.fields import mapping, only, reading, take, whole
 from psr_lens.storage.records import pack_record, unpack_record
 
 KIND: Final = "checkpoint"
-"""Of its files."""
+"""The kind of its files."""
 _OF_ALL: Final = ("fit", "settings", "run")
 _OF_STEERING: Final = "steering."
 
 
 @final
 class FitCheckpoint:
-    """Files that let a fit go on where it was, bit for bit on the same machine.
+    """Files that let an interrupted fit resume, bit for bit on the same machine.
 
     Args:
-        directory: Where they lie; made if missing. None: nothing is kept.
-        fit: Everything that the fit depends on, as JSON values: every file names its fit, and a
-            directory with a file of another is refused.
+        directory: Where they are kept; made if missing. None: nothing is kept.
+        fit: Everything that the fit depends on, as JSON values: every file names its fit, and a directory
+            with a file of another fit is refused.
 
     Raises:
         ValueError: If a file in the directory belongs to another fit or to another place in this one,
@@ -40,7 +40,7 @@ class FitCheckpoint:
         self._directory = None if directory is None else Path(directory)
         plain = json.loads(json.dumps(fit))
         self._key = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-        # What a person can compare; the data and the model are in the key alone, for they are long.
+        # For people to compare; data and model are long, and in the key alone.
         self._settings = {k: v for k, v in plain.items() if k not in ("data", "fingerprint")}
         if self._directory is None:
             return
@@ -50,7 +50,7 @@ class FitCheckpoint:
             self._read(file)
 
     def _read(self, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and header of a file that is of this fit, and in its place."""
+        """Tensors and header of a file, if it is of this fit and has its own name."""
         tensors, header = read_container(file, KIND)
         if header.get("fit") != self._key:
             raise ValueError(
@@ -65,7 +65,7 @@ class FitCheckpoint:
         return tensors, header
 
     def _difference(self, header: Mapping[str, Any]) -> str:
-        """What tells the fit that a file is of from this one."""
+        """How the fit that a file belongs to differs from this one."""
         other = header.get("settings")
         if not isinstance(other, dict):
             return "or of none: it is no checkpoint"
@@ -78,7 +78,7 @@ class FitCheckpoint:
         return "; ".join(differing[:5]) or "other data or another model"
 
     def _write(self, run: str, tensors: Mapping[str, Tensor], **fields: Any) -> None:
-        """A file that says of which fit it is, and which of its runs."""
+        """Write a file that names its fit, and which of its runs it is."""
         if self._directory is not None:
             about = {"fit": self._key, "settings": self._settings, "run": run}
             write_container(self._directory / run, KIND, tensors, {**about, **fields})

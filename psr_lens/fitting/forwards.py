@@ -24,7 +24,7 @@ def counting_forwards(model: HookedModel) -> Iterator[ForwardCount]:
     def add(resid: Tensor, columns: Columns) -> None:
         count.sequences += len(resid) / model.n_layers
 
-    # An edit that changes nothing, for it counts what this thread runs and no other.
-    # What rows share and is run once, in front of the aligned tokens, is part of their own passes.
+    # An edit that changes nothing: it counts what this thread runs and no other. A prefix that rows share
+    # and that is run once counts as part of their own passes.
     with model.edited(dict.fromkeys(range(model.n_layers), add), only_on="response"):
         yield count

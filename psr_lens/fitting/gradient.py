@@ -1,4 +1,4 @@
-"""The gradient solver: a steering is trained through the frozen model.
+"""The gradient solver: train a steering through the frozen model.
 
 Targets, prefixes and what lies below the first intervened layer come from `prepared`; a step costs
 the blocks above it, forwards and backwards, over the aligned tokens.
@@ -33,10 +33,10 @@ class Trained:
     the accumulated delta, so that one step size fits all; without a scale they are in plain units.
 
     Args:
-        start: Where it begins, in these units; it is what is trained.
+        start: The steering to begin with, in these units; it is trained in place.
         scale: The units; None: plain ones.
-        width: Of the residual stream, where the entries of vectors that are as wide are to move by
-            `lr / sqrt(width)`, so that a step is `lr` long whatever the width; None: all move by `lr`.
+        width: Width of the residual stream: entries of vectors this wide move by `lr / sqrt(width)`, which
+            makes a step `lr` long whatever the width; None: all entries move by `lr`.
     """
 
     def __init__(self, start: Steering, scale: Scale | None, width: int | None = None):
@@ -57,7 +57,7 @@ class Trained:
 
     @property
     def finds_own_strength(self) -> bool:
-        """Whether it acts on examples of every strength alike."""
+        """Whether it sets its own strength and ignores the example's."""
         return self.steering.finds_own_strength
 
     def act(
@@ -80,7 +80,7 @@ class Trained:
         return size * update, penalty
 
     def check_gradients(self) -> None:
-        """Refuse a parameter that has none after a step.
+        """Refuse a parameter that has no gradient after a step.
 
         Raises:
             ValueError: If there is one.
@@ -101,7 +101,7 @@ class Trained:
         steering.after_training(watch)
         if self.scale is not None:
             return steering.rescaled(self.scale.inverse())
-        # Made anew, for a class may keep its numbers in a form that training does not: of norm 1, say.
+        # Built anew: a class may keep its numbers in a form, such as norm 1, that training does not.
         return steering.with_tensors(steering.state_dict())
 
 
@@ -169,8 +169,8 @@ class Objective:
             penalties.append(penalty)
             return update if trained.finds_own_strength else batch.strength * update
 
-        # What is constrained is worked out once and not at every layer. One thread at a time, for
-        # torch keeps it for the whole process.
+        # Constrained tensors are computed once and not at every layer. One thread at a time, because torch
+        # caches them for the whole process.
         with _CONSTRAINED, parametrize.cached():
             acted, last = batch.run(self.model, trained.layers, act, self.objective == "ll")
         if self.objective == "ll":
@@ -184,7 +184,7 @@ class Objective:
 @final
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """A run after some epochs: everything that the rest of it depends on.
+    """The state of a run after some epochs: everything that the rest of it depends on.
 
     Attributes:
         epoch: Epochs done.
@@ -202,7 +202,7 @@ class TrainingState:
 
     @property
     def futile(self) -> bool:
-        """Whether there were steps, and none made the dev objective any better than the start's."""
+        """Whether there were steps, and none made the dev objective better than at the start."""
         return (
             self.epoch > 0
             and len(self.dev_losses) > 1
@@ -228,7 +228,7 @@ class TrainingState:
         better = True
         if dev is not None:
             dev_losses = (*dev_losses, dev.mean_loss(trained))
-            # Written so that NaN is no improvement.
+            # Written so that NaN does not count as an improvement.
             better = dev_losses[-1] < min(dev_losses[:-1])
         best = _copies(trained, "best") if better else self._named("best")
         moments = {
@@ -241,10 +241,10 @@ class TrainingState:
         return TrainingState(epoch, tuple(losses), dev_losses, stale, tensors)
 
     def check(self, trained: Trained, *, per_epoch: int, has_dev: bool) -> None:
-        """Refuse what is not the state of such a run.
+        """Refuse a state that is not one of such a run.
 
         Raises:
-            ValueError: If it is not: the file that it was read from says what it likes.
+            ValueError: If it is not, because it was read from a file, which can hold anything.
         """
         shapes = {
             f"{key}.{name}": torch.Size() if key == "step" else value.shape
@@ -294,18 +294,18 @@ def train(
     after_epoch: Callable[["TrainingState"], None] = lambda state: None,
     progress: bool = False,
 ) -> "TrainingState":
-    """Train until the recipe or the dev split says stop; the best parameters are put back.
+    """Train until the recipe or the dev split says stop, then restore the best parameters.
 
     Args:
         problem: The objective on the training examples.
-        dev: The same on the dev examples; None: the last parameters count.
+        dev: The same on the dev examples; None: the last parameters are kept.
         trained: What is trained, in place.
-        begin: Where an interrupted run was.
+        begin: The state of an interrupted run.
         after_epoch: Called after every epoch, to save.
         progress: Whether to show a bar.
 
     Raises:
-        ValueError: If what it ends at is not finite, or `begin` is no state of such a run.
+        ValueError: If the result is not finite, or `begin` is not the state of such a run.
     """
     recipe = problem.recipe
     groups = [
@@ -343,7 +343,7 @@ def train(
     state.put_back(trained)
     if not all(bool(value.isfinite().all()) for value in trained.parameters.values()):
         raise ValueError(
-            f"the gradient solver is at NaN or infinity after {len(losses)} steps with lr={recipe.lr:g}: "
+            f"the gradient solver reached NaN or infinity after {len(losses)} steps with lr={recipe.lr:g}: "
             "choose a smaller lr"
         )
     return state

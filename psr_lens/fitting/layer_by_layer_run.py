@@ -54,17 +54,17 @@ class BaseAndPrompted:
         return x, target - x, None if self.strength is None else self.strength.to(x)
 
     def add(self, pushed: Float[Tensor, "token d_model"]) -> None:
-        """Add to the base run, of every example by its strength."""
+        """Add to the base run, times every example's strength."""
         strength = None if self.strength is None else self.strength.to(pushed)
         self.base.add(pushed if strength is None else strength.unsqueeze(-1) * pushed)
 
     def keep_base(self) -> None:
-        """Go on with a base run without updates too, which is another one from here on."""
+        """From here on, also keep a base run without updates."""
         if self._untouched is None:
             self._untouched = self.base.copy()
 
     def relative_rmse(self) -> float:
-        """What the updates leave missing, in units of what the prompt does."""
+        """What is still missing after the updates, relative to what the prompt does."""
         target = self.prompted.residuals()
         base = self.base if self._untouched is None else self._untouched
         missed, energy = (
@@ -89,7 +89,7 @@ class LayerByLayerRun:
         self.model = model
         self.order = length_sorted_batches([len(row.tokens) for row in rows], batch_size)
         self.batches = [model.pad([rows[i] for i in indices]) for indices in self.order]
-        # The longest first, as the batches are, so that what the first begin with does for all.
+        # The longest first, as the batches are, so that the prefix of the first serves all.
         self.rests = [shared.rest(batch, tokens) for batch in self.batches]
         masks = [rest.batch.on(tokens) for rest in self.rests]
         self.places = [Places(mask) for mask in masks]
@@ -102,7 +102,7 @@ class LayerByLayerRun:
         self.rank = {example: at for at, example in enumerate(self.flat_order)}
 
     def copy(self) -> "LayerByLayerRun":
-        """The same run up to here, to go on by itself."""
+        """A copy of the run up to here, which continues separately."""
         run = copy(self)
         run.resid = self.resid.copy()
         return run
@@ -138,7 +138,7 @@ class LayerByLayerRun:
 
 @final
 class _Stored:
-    """A list of tensors, in memory or in files of their own."""
+    """A list of tensors, in memory or each in its own file."""
 
     def __init__(self, tensors: Iterable[Tensor], folder: Path | None):
         self._folder = folder

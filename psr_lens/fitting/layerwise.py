@@ -32,11 +32,11 @@ from psr_lens.steering.training import LayerData, LayerFit
 
 @final
 class LayerFits:
-    """What is fitted at every layer, kept in a checkpoint and taken from it.
+    """The fits of all layers, saved to a checkpoint and resumed from it.
 
     Args:
         plan: The fit.
-        checkpoint: Finished layers are taken from there and put there.
+        checkpoint: Where finished layers are read from and saved to.
     """
 
     def __init__(self, plan: FitPlan, checkpoint: FitCheckpoint):
@@ -47,7 +47,7 @@ class LayerFits:
         self._finished = checkpoint.stages()
 
     def fit(self, data: LayerData) -> Steering:
-        """Fit one layer, or take what an interrupted fit had made of it."""
+        """Fit one layer, or take it from an interrupted fit."""
         layer, cls = data.layer, self.plan.method
         if layer in self._finished:
             report, tensors, arguments = self._finished[layer]
@@ -84,7 +84,7 @@ def _report(found: LayerFit, data: LayerData) -> StageReport:
 def _share_left(
     steering: Steering, layer: int, x: Tensor, missing: Tensor, strength: Tensor | None
 ) -> float:
-    """The share of the energy of what is missing that the update leaves."""
+    """What is left after the update, as a share of the energy of what was missing."""
     update = steering.update(layer, x)
     update = update if strength is None else strength.unsqueeze(-1) * update
     return float((missing - update).square().sum() / missing.square().sum().clamp_min(1e-30))
@@ -109,19 +109,19 @@ def fit_layerwise(
     Args:
         model: The model.
         train: The examples to fit on.
-        dev: The examples that a layer's fit may stop on; they carry the updates like the others.
+        dev: The examples that a layer's fit may stop on; they carry the updates like the training examples.
         layers: The layers to fit, ascending.
-        fits: Called once per layer, from the lowest up. Its plan says the tokens, the batch size, the
+        fits: Called once per layer, from the lowest up. Its plan gives the tokens, the batch size, the
             number type of the regressions (by default float32, or float64 for a float64 model), and how
-            many bytes of one layer's residual streams may stay in memory, all runs together; past that
-            they lie in temporary files.
-        measure: Whether to go on with the dev examples to the last layer for the relative RMSE.
+            many bytes of one layer's residual streams may stay in memory, all runs together; beyond that
+            they go to temporary files.
+        measure: Whether to take the dev examples up to the last layer, for the relative RMSE.
         progress: Whether to show a bar.
 
     Returns:
-        With `measure`, the relative RMSE of all updates together at every layer of the model, on the
-        dev examples: the run comes by it. Empty otherwise, without dev examples, for a best layer, and
-        where an example's strength is not 1.
+        With `measure`, the relative RMSE of all updates together at every layer of the model, on the dev
+        examples, which the run yields anyway. Empty otherwise, without dev examples, for a best layer, and
+        if a dev example's strength is not 1.
     """
     plan = fits.plan
     carry, tokens = not plan.best, plan.tokens
@@ -133,7 +133,7 @@ def fit_layerwise(
         folder = None
         if plan.max_memory is not None and needed > plan.max_memory:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-lens-")))
-        # What base prompts begin with, and what prompted ones do, training and dev alike.
+        # Prefixes of base rows and of prompted rows, shared by training and dev examples.
         shared = SharedPrefixes(model), SharedPrefixes(model)
         options: tuple[Any, ...] = (tokens, plan.batch_size, folder, shared)
         fitted_on = BaseAndPrompted(model, train, *options)

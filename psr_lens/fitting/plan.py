@@ -1,4 +1,4 @@
-"""What a fit is to be: its arguments, checked as far as that goes without a model and without data."""
+"""The plan of a fit: its arguments, with all the checks that need no model and no data."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,7 +21,7 @@ _OTHER: Final = {LAYERWISE: GRADIENT, GRADIENT: LAYERWISE}
 
 @dataclass(frozen=True, kw_only=True)
 class FitPlan:
-    """The arguments of `fit` but for model and data: see there. Made by `plan_fit`.
+    """The arguments of `fit`, except model and data. Made by `plan_fit`.
 
     Attributes:
         method: The class of the method.
@@ -45,7 +45,7 @@ class FitPlan:
 
     @property
     def name(self) -> str:
-        """Of the method."""
+        """The method's name."""
         return self.method.method
 
     @property
@@ -54,8 +54,8 @@ class FitPlan:
         return isinstance(self.layers, str) and self.layers == "best"
 
     def runs(self, solver: str) -> bool:
-        """Whether a solver takes part, `closed form`, `layerwise` or `gradient`."""
-        # A best layer is found layer by layer, whatever trains it then.
+        """Whether a solver takes part: `closed form`, `layerwise` or `gradient`."""
+        # The best layer is found by the layerwise solver, whichever solver then trains it.
         wanted = self.solver != _OTHER.get(solver) or (self.best and solver == LAYERWISE)
         return solver in self.method.solvers() and wanted
 
@@ -64,7 +64,7 @@ class FitPlan:
 
         Args:
             n_layers: How many layers are fitted together.
-            refining: Whether it goes on from what was fitted layer by layer.
+            refining: Whether it continues from a layerwise fit.
         """
         recipe = self.recipe
         if recipe == "paper":
@@ -112,9 +112,9 @@ def plan_fit(
     progress: bool = False,
     **options: Any,
 ) -> FitPlan:
-    """The one place that says which arguments of a fit go together; they are those of `fit`.
+    """Check which arguments of a fit go together; they are those of `fit`.
 
-    `fit` asks it, and so does what samples or fits something else before: `fit_best`, `compare`, the
+    Called by `fit`, and by whatever samples or fits something else first: `fit_best`, `compare`, the
     command line. `checkpoint` and `progress` go with everything.
 
     Raises:
@@ -200,7 +200,7 @@ def _objective(cls: type[Steering], objective: str | None, solver: str) -> str:
     """The objective, empty for a closed form.
 
     Raises:
-        ValueError: If the method is not fitted by that solver, or to that objective by it.
+        ValueError: If that solver does not fit the method, or not to that objective.
     """
     name, solvers = cls.method, cls.solvers()
     if CLOSED in solvers:
@@ -218,17 +218,17 @@ def _objective(cls: type[Steering], objective: str | None, solver: str) -> str:
         )
     if solver == LAYERWISE and (found == "ll" or LAYERWISE not in solvers):
         raise ValueError(
-            f"solver='layerwise' with method={name!r}, objective={found!r}: the layerwise solver knows "
-            f"mse, for {' and '.join(replayed)}; choose 'gradient' or 'auto'"
+            f"solver='layerwise' with method={name!r}, objective={found!r}: the layerwise solver fits "
+            f"mse only, for {' and '.join(replayed)}; choose 'gradient' or 'auto'"
         )
     if solver in ("refine", GRADIENT) and GRADIENT not in solvers:
         raise ValueError(
-            f"solver={solver!r} with method={name!r}: it is fitted layer by layer alone; choose 'layerwise' "
+            f"solver={solver!r} with method={name!r}: it is only fitted layer by layer; choose 'layerwise' "
             "or 'auto'"
         )
     if solver == "refine" and LAYERWISE not in solvers:
         raise ValueError(
-            f"solver='refine' with method={name!r}: it goes on from what is fitted layer by layer, for "
+            f"solver='refine' with method={name!r}: it continues from a layerwise fit, for "
             f"{' and '.join(replayed)}; choose 'gradient' or 'auto'"
         )
     return found

@@ -1,4 +1,4 @@
-"""Examples made ready for the gradient solver: what never changes is taken down once.
+"""Examples prepared for the gradient solver: what never changes is recorded once.
 
 Kept per example: the targets `A(x'y')`, the keys and values of the prefix, which no intervention
 reaches, and the base run's residual stream after the first intervened layer. A step then runs the
@@ -156,7 +156,7 @@ def contrast(prepared: Sequence[Prepared], layers: Sequence[int]) -> Float[Tenso
 
 
 def _before(one: Prepared, row: int) -> Tensor:
-    """What the steering reads: the base run, and above the first layer the prompted one for it."""
+    """What the steering reads: the base run; above the first layer the prompted run stands in for it."""
     return one.start if row == 0 else one.target[row]
 
 
@@ -192,7 +192,7 @@ class StepBatch:
         Args:
             model: The model.
             layers: Where something is added.
-            act: What, given the layer and the residual streams in the working precision.
+            act: Returns what is added, given the layer and the residual streams in the working precision.
             unembed: Whether the last output is to be logits.
         """
         acted: list[Tensor] = []
@@ -218,7 +218,7 @@ class StepBatch:
     def next_tokens(
         self, model: HookedModel, own: Sequence[Prepared]
     ) -> tuple[Int[Tensor, "batch pos"], Tensor, Tensor]:
-        """The response token after every column, the columns that have one, those that end."""
+        """The token after every column, the columns that one or the end follows, those the end follows."""
         tokens = torch.zeros_like(self.suffix.tokens)
         tokens[:, :-1] = self.suffix.tokens[:, 1:]
         on, ends = self.on.clone(), torch.zeros_like(self.on)

@@ -17,7 +17,7 @@ class Recipe:
         batch_size: Examples per step.
         adaptive: Train in units of the model at hand: probe inputs with mean 0 and variance 1,
             updates in units of the mean delta norm, so that one step size fits models of any scale;
-            and batch examples of like length together.
+            and batch examples of similar length together.
         regulariser: Weight of `mean_sequences ReLU(1 - sum_i c_i)`, summed over the layers, which
             keeps ReLUs alive.
         normalise: Divide `mse` by its value without steering.
@@ -47,7 +47,7 @@ DEFAULT: Final = Recipe(
     patience=3,
     shuffle_seed=123,
 )
-"""From a method's own start, with what `Steering.recipe` changes. From a replayed one, `REFINE`."""
+"""From a method's own start, with what `Steering.recipe` changes. From a layerwise fit: `REFINE`."""
 
 REFINE: Final = Recipe(
     lr=1e-2,

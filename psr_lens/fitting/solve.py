@@ -58,7 +58,7 @@ class Solver:
     progress: bool
 
     def solve(self) -> Solved:
-        """By the plan's solver, or whichever `auto` finds best on the dev split."""
+        """Fit by the plan's solver, or by whichever `auto` finds best on the dev split."""
         plan = self.plan
         if plan.runs(CLOSED):
             return self._closed_form()
@@ -108,7 +108,7 @@ class Solver:
         return Solved(steering, CLOSED, stages, candidates=candidates)
 
     def _choose(self, steering: Steering) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """The layers, and for a best layer what every one alone reached."""
+        """The layers, and for a best layer the error that each one alone reached."""
         if not self.plan.best:
             return self.layers, ()
         candidates = [steering.at((layer,)) for layer in self.layers]
@@ -122,7 +122,7 @@ class Solver:
         return (min(self.layers, key=lambda layer: last[layer]),), last
 
     def _trained(self, layers: tuple[int, ...], start: Steering | None = None) -> Solved:
-        """Through the model, from what was fitted layer by layer, or from the method's own start, or both."""
+        """Train through the model from a layerwise fit, from the method's own start, or from both."""
         problem = Training(self, layers)
         if start is None:
             steering, state = problem.train(GRADIENT, None)
@@ -131,7 +131,7 @@ class Solver:
         if not problem.dev:
             return self._report(steering, BOTH, state)
         tried = {LAYERWISE: state.dev_losses[0], BOTH: min(state.dev_losses)}
-        # No step from there was for the better: what is kept is what was fitted layer by layer.
+        # No step improved on it: the layerwise fit is kept.
         name = LAYERWISE if tried[LAYERWISE] == tried[BOTH] else BOTH
         if self.plan.solver == "auto":
             alone, own_state = problem.train(GRADIENT, None)
@@ -158,7 +158,7 @@ class Solver:
 
 
 def _futile(plan: FitPlan, n_layers: int, state: TrainingState) -> str:
-    """What to say where training only led away from its start, which is then what is kept."""
+    """The warning that training never improved on its start, which is then kept; else empty."""
     if not state.futile:
         return ""
     start, later = state.dev_losses[0], min(state.dev_losses[1:])
@@ -194,11 +194,11 @@ class Training:
         )
 
     def train(self, name: str, start: Steering | None) -> tuple[Steering, TrainingState]:
-        """The best steering on the dev examples that training comes by, and how it went.
+        """The steering that training found best on the dev examples, and how training went.
 
         Args:
-            name: Of the run's file in the checkpoint directory.
-            start: What replay has fitted; None for the method's own start.
+            name: Name of the run's file in the checkpoint directory.
+            start: The layerwise fit; None for the method's own start.
         """
         plan, checkpoint = self.solver.plan, self.solver.checkpoint
         recipe = plan.recipe_for(len(self.layers), refining=start is not None)
@@ -245,6 +245,6 @@ class Training:
                 contrast=lambda: contrast(self.train_examples, self.layers),
             )
             begun = plan.method.start(given, plan.options)
-        # A copy, for it may be what was fitted layer by layer, or a user's own.
+        # A copy: it may be the layerwise fit, or belong to the user.
         begun = deepcopy(begun).to(model.device, working_dtype(model.dtype))
         return Trained(begun, scale, model.d_model if adaptive else None)

@@ -58,8 +58,8 @@ def fit_activation_maps(
 ) -> tuple[ActivationMap, ActivationMap]:
     """The maps from the source's residual stream to the target's, and back.
 
-    Streams over the texts: what is kept are sums of products, `(d_source + d_target)^2` numbers per
-    layer in float64.
+    Streams over the texts and keeps only sums of products, `(d_source + d_target)^2` numbers per layer in
+    float64.
 
     Args:
         source: A model.
@@ -91,7 +91,7 @@ def fit_activation_maps(
     moments = RunningMoments(source.n_layers, width, torch.device("cpu"), second=True)
     with tqdm(total=len(texts), desc="shared text", unit="text", disable=not progress) as bar:
         for indices in length_sorted_batches([len(text) for text in texts], batch_size):
-            # All tokens of a row whose question starts at its first.
+            # A row whose question starts at its first token, so that all its tokens count.
             rows = [TokenRow(tuple(texts[i]), 0, len(texts[i]) - 1) for i in indices]
             both = torch.cat(
                 [

@@ -59,7 +59,7 @@ class DirectionalAblation(Steering):
     ) -> "tuple[DirectionalAblation, Sequence[float]]":
         """One direction for all layers: the mean delta that holds the largest share of the energy.
 
-        In the source validation picks the layer that it is taken from.
+        In the source, validation picks the layer that the direction is taken from.
         """
         deltas = data.moments().deltas
         shares = torch.tensor(deltas.share_left(deltas.mean))

@@ -25,17 +25,17 @@ from psr_lens.steering.training import TrainingData
 class ActAdd(Steering):
     r"""$A[l, a + j] \leftarrow A[l, a + j] + \alpha\, (h^+_l[j] - h^-_l[j])$ for $j$ up to the pair's length.
 
-    Turner et al. (arXiv 2308.10248, algorithm 1): both texts of one pair are run alone, and the
+    Turner et al. (arXiv 2308.10248, algorithm 1): the two texts of a pair are run by themselves, and the
     differences are added to the first positions of the prompt (`tokens="all"`, see `from_texts`).
-    `fit(..., method="actadd")` takes one example instead and lays its accumulated delta from the first
+    `fit(..., method="actadd")` takes one example instead and adds its accumulated delta from the first
     aligned token on: on that very example, at one layer, this is exactly what the prompt did. Later
     positions get nothing.
 
     Args:
         rows: The differences, in units of the residual stream.
         layers: The layers, ascending.
-        common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them. Row 0 goes
-            to the first of the tokens, which are given by name.
+        common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them. Row 0 goes to
+            the first of the tokens, which must be given by name.
 
     Raises:
         ValueError: If there is not one set of rows per layer, a number is not finite, or the tokens are
@@ -59,8 +59,8 @@ class ActAdd(Steering):
         super().__init__(layers, **common)
         if not isinstance(self.tokens, str):
             raise ValueError(
-                f"tokens={self.tokens!r}: the rows of ActAdd lie one behind the other from the first token "
-                "on: choose 'response', 'question+response' or 'all'"
+                f"tokens={self.tokens!r}: the rows of ActAdd are added one after the other from the "
+                "first token on: choose 'response', 'question+response' or 'all'"
             )
         self.hold(rows=rows)
 
@@ -68,17 +68,17 @@ class ActAdd(Steering):
     def from_texts(
         cls, model: Any, positive: str, negative: str, layers: Layers, *, pad: str = " "
     ) -> "ActAdd":
-        """The source's way: two texts, run as they are, with the beginning-of-sequence token.
+        """As in the source: two texts, run as they are, with the beginning-of-sequence token.
 
         Args:
             model: The model.
             positive: The text to move towards ("Love").
             negative: The text to move away from ("Hate").
             layers: One or more layers, after whose blocks the difference is taken and added.
-            pad: Fills the shorter text up to the longer one's number of tokens.
+            pad: Text that pads the shorter one to the longer one's number of tokens.
 
         Raises:
-            ValueError: If `pad` is not one token or more.
+            ValueError: If `pad` has no token.
         """
         from psr_lens.models import RawText
 
@@ -112,18 +112,18 @@ class ActAdd(Steering):
 
     @property
     def only_on(self) -> AlignedTokens | None:
-        """Its tokens, where these are not all."""
+        """Its tokens; None if it acts on all."""
         return aligned_reach(self.tokens)
 
     def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
-        """Every column's own row.
+        """Each column's row.
 
         Raises:
-            ValueError: If nothing says what the columns are.
+            ValueError: If `columns` is not given.
         """
         if columns is None:
             raise ValueError(
-                "ActAdd goes by the place of a token: pass columns=, as a pass of the model has them"
+                "ActAdd depends on a token's position: pass columns=, as a pass of the model does"
             )
         rows = self.rows[self.row(layer)].to(resid)
         own = rows[self._place(columns).clamp(0, len(rows) - 1)]

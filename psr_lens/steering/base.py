@@ -1,12 +1,12 @@
-"""`Steering`: the thing that acts. Every intervention on the residual stream goes through here.
+"""`Steering`: the base class of every intervention on the residual stream.
 
-All act as `A[l, i] <- A[l, i] + alpha * update_l(A[l, i])` on their tokens, at the layers they cover. A
-layer reads the residual stream that already carries the earlier layers' updates.
+All act as `A[l, i] <- A[l, i] + alpha * update_l(A[l, i])` on their tokens, at the layers they cover. Each
+layer reads the residual stream with the earlier layers' updates already in it.
 
-A method is one class in one file. What it must have: a name (`method`), tensors (`hold`) and what they add
-(`update`). What else it can do, it says by what it overrides: which directions it adds (`span`), how it is
-fitted (`closed_form`, `fit_layer`, `start`), what `fit` takes for it (`Options`). Nothing else in the package
-asks for a method's name.
+A method is one class in one file. It must have a name (`method`), tensors (`hold`) and what they add
+(`update`). It may override more: which directions it adds (`span`), how it is fitted (`closed_form`,
+`fit_layer`, `start`), which options `fit` takes for it (`Options`). Nothing else in the package asks for a
+method's name.
 """
 
 from abc import ABC, abstractmethod
@@ -48,21 +48,21 @@ from psr_lens.steering.training import LayerData, LayerFit, Scale, Start, Traini
 from psr_lens.storage import write_container
 
 KIND: Final = "steering"
-"""Of its files."""
+"""The kind of its files."""
 
 HookPoint = Literal["resid_post", "attn_out", "mlp_out"]
 """Where in a block a steering acts: on the residual stream after it, or on what its attention or its MLP
-writes. The first is what is offered today."""
+writes. Only the first is available today."""
 
 Resid = Float[Tensor, "*batch d_model"]
 """Residual streams of any leading shape."""
 Padded = Float[Tensor, "batch pos d_model"]
 """Residual streams of whole responses, padded to one length."""
 Mask = Bool[Tensor, "batch pos"]
-"""Which columns are meant."""
+"""Which columns are selected."""
 
 ACTING: Final = ("acts_on", "acting", "edits", "edit")
-"""What a class overrides that acts in a way of its own: elsewhere than on its tokens, say."""
+"""What a class overrides to act in its own way: not only on its tokens, for example."""
 
 Own = TypeVar("Own", bound="Steering")
 
@@ -72,15 +72,15 @@ Role = Literal["writes", "reads", "removes"]
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Of a method that has none of its own."""
+    """For a method without options of its own."""
 
 
 Strength = float | Float[Tensor, " batch"] | Mapping[int, float] | Sequence[float]
-"""Of all rows, of every row of a batch, of every layer, or of every part of a sum."""
+"""One for all rows, or one for each row of a batch, each layer, or each part of a sum."""
 
 
 class Common(TypedDict, total=False):
-    """What every steering takes beside its tensors and its layers: see `Steering`."""
+    """What every steering takes besides its tensors and layers: see `Steering`."""
 
     tokens: Tokens
     hook_point: HookPoint
@@ -92,8 +92,8 @@ class Steering(nn.Module, ABC):
     """An intervention on the residual stream that stands in for a prompt.
 
     A `torch.nn.Module`: its numbers are its parameters, `[layer, ...]`, and `to`, `double`, `parameters`
-    and `state_dict` are torch's. They take no gradient unless `requires_grad_()` says so, or a tensor that it
-    was made of did.
+    and `state_dict` are torch's. A parameter takes no gradient unless you call `requires_grad_()`, or the
+    tensor it was made from took one.
 
     Steerings compose: `a + b` adds the sum of what both would add, each on its own layers and tokens;
     `0.5 * a` and `-a` scale.
@@ -106,14 +106,14 @@ class Steering(nn.Module, ABC):
         fit_report: How the fit went; None for one that was not fitted.
 
     Attributes:
-        method: What it is called, in files and in `fit(..., method=...)`.
-        label: What it is called on pages and in figures, in words; the same if empty.
-        depends_on_examples: Whether what it adds takes the steering prompt and the response to know.
-        roles: What the method does along the vectors among its tensors, for the lens.
-        index: What several vectors of one layer are called there.
+        method: Its name, in files and in `fit(..., method=...)`.
+        label: Its name in words, on pages and in figures; if empty, `method`.
+        depends_on_examples: Whether what it adds depends on each example's steering prompt and response.
+        roles: What the method does along those of its tensors that are vectors, for the lens.
+        index: What the lens calls each of several vectors of one layer.
 
     Raises:
-        ValueError: If layers, tokens or hook point are no such thing.
+        ValueError: If `layers`, `tokens` or `hook_point` is invalid.
     """
 
     method: ClassVar[str]
@@ -142,16 +142,16 @@ class Steering(nn.Module, ABC):
         self._row_of_layer = {layer: row for row, layer in enumerate(self.layers)}
 
     def hold(self, **tensors: Tensor) -> None:
-        """Make tensors, with one entry per layer each, its parameters.
+        """Register tensors, each with one entry per layer, as its parameters.
 
         Raises:
-            ValueError: If one has more or fewer, or is not finite.
+            ValueError: If one has more or fewer entries, or is not finite.
         """
         for name, tensor in tensors.items():
             n = len(tensor) if tensor.ndim else 0
             if n != len(self.layers):
                 raise ValueError(
-                    f"{name} for {n} layers but {len(self.layers)} are named: pass one of each layer"
+                    f"{name} for {n} layers but {len(self.layers)} are named: pass one per layer"
                 )
             known = check_finite(name, tensor)
             wanted = known.requires_grad and known.is_leaf
@@ -166,8 +166,8 @@ class Steering(nn.Module, ABC):
         Args:
             layer: One of `layers`.
             resid: Residual streams of any leading shape, in the working precision.
-            columns: What their columns are, where they are a pass of the model; for a method that goes
-                by the token's place.
+            columns: What the columns of `resid` are in a pass of the model, for a method that depends on a
+                token's position.
         """
 
     def forward(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
@@ -179,13 +179,13 @@ class Steering(nn.Module, ABC):
         return self._row_of_layer[layer]
 
     def arguments(self) -> dict[str, Any]:
-        """What `save` stores beside the tensors: further arguments of the class, as JSON values."""
+        """What `save` stores besides the tensors: further arguments of the class, as JSON values."""
         return {}
 
     def with_tensors(
         self: "Own", tensors: Mapping[str, Tensor], layers: Sequence[int] | None = None
     ) -> "Own":
-        """The same steering with other numbers, for other layers if they are given."""
+        """The same steering with other numbers, and on other layers if given."""
         return self._remade(tensors, self.layers if layers is None else layers, self.tokens)
 
     def _remade(
@@ -202,20 +202,20 @@ class Steering(nn.Module, ABC):
         )
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
-        """What its updates at a layer are made of: rows whose span holds every update.
+        """What its updates at a layer are made of: rows whose span contains every update.
 
         Args:
             layer: One of `layers`.
 
         Returns:
-            The rows, of any length and not orthogonal in general; None where they are not known, so
-            that each token's update is its own direction.
+            The rows, of any length and not orthogonal in general; None if they are not known: each token's
+            update is then its own direction.
         """
         return None
 
     @property
     def width(self) -> int | None:
-        """Numbers in each of its vectors, which is the width of its model; None where it has none."""
+        """The length of its vectors, which is the width of its model; None if it has no vectors."""
         rows = self.span(self.layers[0]) if self.layers else None
         return None if rows is None else rows.shape[-1]
 
@@ -230,20 +230,20 @@ class Steering(nn.Module, ABC):
 
     @property
     def only_on(self) -> AlignedTokens | None:
-        """The aligned tokens outside of which it neither adds nor reads; None where it may.
+        """The aligned tokens outside of which it neither adds nor reads; None if it may.
 
-        What lies in front of them may be run once for rows that share it, without the steering. A class
-        that acts in a way of its own is not known to keep to its tokens.
+        What comes before them may be run once, unsteered, for all rows that share it. A class that acts in
+        its own way is not assumed to keep to its tokens.
         """
         own = type(self)
         as_usual = all(getattr(own, name) is getattr(Steering, name) for name in ACTING)
         return aligned_reach(self.tokens) if as_usual else None
 
     def on(self: "Own", tokens: Tokens) -> "Own":
-        """The same steering on other tokens than it was made for.
+        """The same steering on tokens other than those it was made for.
 
-        Fits take place on the tokens that base and prompted run share; where the result acts is a choice
-        of its own, and `measure_faithfulness` measures it as it acts.
+        Fits use the tokens that the base and the prompted run share; where the result acts is a separate
+        choice, and `measure_faithfulness` measures it as it acts.
 
         Args:
             tokens: `response`, `question+response`, `all`, or a `TokenRule`.
@@ -273,7 +273,7 @@ class Steering(nn.Module, ABC):
             return self.at(range(max(self.layers, default=-1) + 1)[layers])
         return self.at([layers] if isinstance(layers, int) else layers)
 
-    # What has items would count as a sequence otherwise.
+    # Python would otherwise iterate over anything that has `__getitem__`.
     __iter__ = None
 
     def at(self: "Own", layers: Sequence[int]) -> "Own":
@@ -291,23 +291,23 @@ class Steering(nn.Module, ABC):
     # --- how it is fitted -----------------------------------------------------------------------
 
     Options: ClassVar[type[Any]] = NoOptions
-    """What `fit` takes for this method alone: a dataclass."""
+    """A dataclass of the options that `fit` takes for this method alone."""
     settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """What `fit_best` tries: arguments of `fit`."""
     default_objective: ClassVar[str] = "mse"
     apart_by_objective: ClassVar[bool] = False
-    """Whether a comparison shows what is fitted to each objective as methods of their own."""
+    """Whether a comparison shows fits to different objectives as separate methods."""
     has_best_layer: ClassVar[bool] = True
-    """Whether layers, where they can be fitted one by one, can be tried one by one too."""
+    """Whether layers that can be fitted one by one can also be tried one by one."""
     of_one_example: ClassVar[bool] = False
-    """Whether it is made of the first training example, and of no other."""
+    """Whether it is made from the first training example alone."""
     finds_own_strength: ClassVar[bool] = False
-    """Whether it is trained to act on examples of every strength alike, by what it reads in them."""
+    """Whether, in training, it sets its own strength by what it reads and ignores the example's."""
 
     @classmethod
     def in_words(cls) -> str:
         """What the method is called on pages: its own label, else its name."""
-        # A subclass that is another method is not called what it derives from.
+        # A subclass is another method and does not inherit the label.
         return vars(cls).get("label") or cls.method
 
     @classmethod
@@ -338,8 +338,8 @@ class Steering(nn.Module, ABC):
         """Make the steering for all layers in one pass over the examples.
 
         Returns:
-            The steering, and the share of the deltas' energy that it leaves at every layer; nothing where
-            that has no meaning.
+            The steering, and the share of the deltas' energy left over at every layer; empty where that has
+            no meaning.
         """
         raise NotImplementedError
 
@@ -347,19 +347,19 @@ class Steering(nn.Module, ABC):
     def fit_layer(cls, data: LayerData, options: Any) -> LayerFit:
         """Fit one layer to what is missing there: the layerwise solver's part of the work.
 
-        What it finds acts on all aligned tokens while it is fitted, with no columns given.
+        During the fit, the result acts on all aligned tokens, and `update` is given no columns.
         """
         raise NotImplementedError
 
     @classmethod
     def joined(cls: "type[Own]", parts: "Sequence[Own]") -> "Own":
-        """Steerings of one layer each, ascending, as one."""
+        """Join steerings of one layer each, in ascending order, into one."""
         tensors = [part.state_dict() for part in parts]
         together = {name: torch.cat([own[name] for own in tensors]) for name in tensors[0]}
         return parts[0].with_tensors(together, [layer for part in parts for layer in part.layers])
 
     def settled(self, options: Any) -> Any:
-        """The options, with what the layerwise fit of this steering has decided of them."""
+        """The options, with those filled in that this steering's layerwise fit has decided."""
         return options
 
     @classmethod
@@ -369,15 +369,15 @@ class Steering(nn.Module, ABC):
 
     @classmethod
     def recipe(cls, n_layers: int) -> Mapping[str, Any]:
-        """What this method changes of the gradient solver's default recipe, for so many layers."""
+        """What this method changes in the gradient solver's default recipe, for `n_layers` layers."""
         return {}
 
     def rescaled(self: "Own", scale: Scale) -> "Own":
-        r"""The same steering of a standardised residual stream.
+        r"""The same steering for a standardised residual stream.
 
         Returns:
-            $s'$ with $s'(x) = s(\mathrm{mean} + \mathrm{std}\, x) / \mathrm{size}$ at every layer. Without
-            it, a method is trained in plain units.
+            $s'$ with $s'(x) = s(\mathrm{mean} + \mathrm{std}\, x) / \mathrm{size}$ at every layer. A method
+            that does not define this is trained in plain units.
         """
         raise NotImplementedError
 
@@ -387,9 +387,9 @@ class Steering(nn.Module, ABC):
     def training_update(
         self, layer: int, resid: Padded, on: Mask, regulariser: float
     ) -> tuple[Padded, Float[Tensor, ""] | float]:
-        """What is added while it is trained, and what the layer adds to the objective.
+        """What is added during training, and what the layer adds to the objective.
 
-        The first is `update`, unless the method's source has it otherwise; the second nothing.
+        By default `update` and 0; a method whose source differs overrides this.
 
         Args:
             layer: The layer.
@@ -400,11 +400,11 @@ class Steering(nn.Module, ABC):
         return self.update(layer, resid), 0.0
 
     def after_training(self, watch: Callable[[Watcher], None]) -> None:
-        """Find what is not trained but read off the training examples.
+        """Set what is not trained but read off the training examples.
 
         Args:
-            watch: Takes them through the trained steering once more, those of positive strength alone where
-                there are some, and calls what it is given at every layer of every batch.
+            watch: Runs them through the trained steering once more (only those of positive strength, if
+                there are any) and calls the watcher it is given at every layer of every batch.
         """
 
     @classmethod
@@ -432,8 +432,8 @@ class Steering(nn.Module, ABC):
         Args:
             model: The model to act on.
             alpha: Strength, as in `applied`.
-            examples: The rows of the batch, for a steering that depends on the example; or their
-                `Context`, where their prompted run is at hand.
+            examples: The rows of the batch, for a steering that depends on the example; or their `Context`,
+                if it holds their prompted run.
         """
         steering, strengths = self.with_strength(alpha)
         if examples is None or isinstance(examples, Context):
@@ -452,7 +452,7 @@ class Steering(nn.Module, ABC):
 
         def edit_at(layer: int) -> ResidualEdit:
             def edit(resid: Tensor, columns: Columns) -> Tensor | None:
-                # By what arrives: a model may be moved after the steering was put on.
+                # Decided by the tensor that arrives: the model may be moved while the steering is applied.
                 return ready_on(resid.device, working_dtype(resid.dtype))[layer](resid, columns)
 
             return edit
@@ -464,11 +464,11 @@ class Steering(nn.Module, ABC):
     def with_strength(
         self, alpha: Strength
     ) -> "tuple[Steering, Mapping[int, float | Float[Tensor, ' batch']]]":
-        """What acts at a strength, and how strongly at each of its layers.
+        """The steering that acts at strength `alpha`, and its strength at each of its layers.
 
         Raises:
-            ValueError: If it is not finite, names other layers than this steering's, or is one for every
-                part of what has none.
+            ValueError: If `alpha` is not finite, names layers other than this steering's, or gives a
+                strength per part although this is no sum.
         """
         if isinstance(alpha, Mapping):
             if set(alpha) != set(self.layers):
@@ -487,16 +487,16 @@ class Steering(nn.Module, ABC):
     def acting(
         self, device: torch.device, dtype: torch.dtype, context: Context | None = None
     ) -> "Steering":
-        """This steering ready to act: with its numbers where the residual streams will be.
+        """This steering, ready to act: its numbers on the residual streams' device, in their precision.
 
         Args:
-            device: Where that is.
+            device: Their device.
             dtype: Their working precision.
             context: Model and examples, for a steering that depends on the example.
         """
         tensors = self.state_dict(keep_vars=True)
         ready = all(own.device == device and own.dtype == dtype for own in tensors.values())
-        # A copy elsewhere would keep the gradient; `update` brings what it needs along.
+        # A copy would lose the gradient; `update` moves what it needs itself.
         if ready or any(own.requires_grad for own in tensors.values()):
             return self
         return self.with_tensors({name: own.to(device, dtype) for name, own in tensors.items()})
@@ -532,32 +532,32 @@ class Steering(nn.Module, ABC):
         all_threads: bool = False,
         tokens: Tokens | None = None,
     ) -> Iterator[HookedModel]:
-        """Steer everything that the model runs inside the context; nothing is left after it.
+        """Steer everything the model runs inside the context; afterwards the model is as before.
 
         Works under `generate` (cached or not), forward passes and `run_with_cache`, of a
         `HookedModel` and of a plain HookedTransformer, TransformerBridge or transformers model, which
         needs no TransformerLens. A forward pass on a prompt steers its last real token, as the first
         step of `generate` does. For a prompt and response in one sequence, give the `prompt_length`.
 
-        It acts on what the thread that entered runs. Other threads run the model, one at a time, as if
-        it were not there; a thread that is started inside enters a context of its own, while asyncio
-        tasks and `asyncio.to_thread` calls that are started inside are steered. A transformers model
-        that is called directly in a thread that put nothing on is refused meanwhile, for nobody could
-        say whether that was meant to be steered: `generate` with a streamer often runs in a thread of
-        its own. Contexts may be nested and left in any order. A copy of the model that is made inside
-        is plain. What measures the model as it is, such as `fit`, refuses to do so inside.
+        Only the thread that entered is steered. Other threads run the model, one at a time, unsteered; a
+        thread started inside needs its own context, while asyncio tasks and `asyncio.to_thread` calls
+        started inside are steered. Meanwhile, a transformers model refuses direct calls from a thread that
+        applied nothing, because it is unclear whether they were meant to be steered: `generate` with a
+        streamer often runs in its own thread. Contexts may be nested and left in any order. A copy of the
+        model made inside is unsteered. Functions that measure the unsteered model, such as `fit`, refuse to
+        run inside.
 
         Args:
             model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
-            alpha: Strength; 0 leaves everything as it is. A tensor has one for every row of the
-                batches that run inside, a dict one for every layer, `{14: 1.0, 15: 0.5}`, and a list one
-                for every part of a sum.
-            prompt_length: Columns of the prompt, where whole sequences are run by hand.
-            question_start: For a `question+response` steering run by hand, the place of the first question
-                token in its row, padding not counted: one number, or one for every row.
+            alpha: Strength; 0 leaves everything as it is. A tensor gives one for each row of the batches
+                that run inside, a dict one for each layer, `{14: 1.0, 15: 0.5}`, and a list one for each
+                part of a sum.
+            prompt_length: Columns of the prompt, if whole sequences are run by hand.
+            question_start: For a `question+response` steering run by hand, the position of the first
+                question token in its row, not counting padding: one number, or one for each row.
             examples: The rows of the batch, for a steering that depends on the example.
-            all_threads: Steer the passes of every thread; enter and leave while none runs.
-            tokens: Which tokens to act on, where these are other than the steering's own; see `on`.
+            all_threads: Steer the passes of every thread; enter and leave while no pass runs.
+            tokens: Which tokens to act on, if other than the steering's own; see `on`.
 
         Yields:
             The `HookedModel`.
@@ -583,7 +583,7 @@ class Steering(nn.Module, ABC):
         acting = self
         if tokens is not None:
             acting = self.on(tokens)
-            # The very same numbers, for their gradient.
+            # The very same parameters, so that gradients reach them.
             for own, kept in _side_by_side(acting, self):
                 own._parameters = kept._parameters
         acting.check(hooked)
@@ -610,10 +610,10 @@ class Steering(nn.Module, ABC):
         batch_size: int = 32,
         progress: bool = False,
     ) -> list[Coefficients]:
-        """How much every layer and token of every response is changed, in the data's order.
+        """How much the steering changes every layer and token of every response, in the data's order.
 
-        Runs `x y'` under the steering and takes down the length of each update, whatever the method: of
-        the aligned tokens that hold those it acts on, or of all tokens where it acts on more.
+        Runs `x y'` under the steering and records the length of each update, whatever the method: on the
+        aligned tokens that include those it acts on, or on all tokens if it acts on others too.
 
         Args:
             model: The model.
@@ -655,17 +655,17 @@ class Steering(nn.Module, ABC):
         `load_steering("hf://owner/name")` gets it back.
 
         Args:
-            repo_id: `"owner/name"`; made if it does not exist.
-            private: Whether a repository that is made is private.
-            revision: Branch, made if it does not exist; the main one by default.
-            commit_message: Of the one commit.
-            token: Of the hub; by default the one that `hf auth login` stored.
+            repo_id: `"owner/name"`; created if it does not exist.
+            private: Whether a newly created repository is private.
+            revision: Branch, created if it does not exist; the main one by default.
+            commit_message: Message of the one commit.
+            token: Access token for the hub; by default the one that `hf auth login` stored.
 
         Returns:
             The address of the commit.
 
         Raises:
-            ValueError: If `repo_id` is no name that the hub can have.
+            ValueError: If `repo_id` is not a valid name on the hub.
             OSError: If the hub cannot be reached, or refuses.
         """
         from psr_lens.deploy.hub import push
@@ -685,7 +685,7 @@ class Steering(nn.Module, ABC):
         return self._sum([*self.weighted_parts(), *other.weighted_parts()])
 
     def __radd__(self, other: int) -> "Steering":
-        # What `sum` begins with.
+        # `sum` starts from 0.
         return self if other == 0 else NotImplemented
 
     def __sub__(self, other: "Steering") -> "Steering":
@@ -701,7 +701,7 @@ class Steering(nn.Module, ABC):
         return -1.0 * self
 
     def weighted_parts(self) -> Sequence[tuple[float, "Steering"]]:
-        """What a sum with this steering is made of."""
+        """The weighted parts that this steering puts into a sum."""
         return [(1.0, self)]
 
     @staticmethod
@@ -734,9 +734,9 @@ class Steering(nn.Module, ABC):
             The path of the file.
 
         Raises:
-            ValueError: If a number was made NaN or infinite since the steering was made, its class is not
-                registered or does not name the axes of its tensors, so that it could not be loaded, or
-                something that is not a steering is at the path.
+            ValueError: If a number has become NaN or infinite, if the file could not be loaded because the
+                class is not registered or does not name the axes of its tensors, or if the path holds
+                something that is not a steering.
             OSError: If it cannot be written.
         """
         from psr_lens.steering.loading import check_loadable
@@ -754,14 +754,14 @@ class Steering(nn.Module, ABC):
 
 
 def _side_by_side(one: nn.Module, other: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """The modules of two that are built alike, a part that is there twice as often."""
+    """Pairs of modules of two steerings that are built alike; a part used twice comes twice."""
     both = (own.named_modules(remove_duplicate=False) for own in (one, other))
     for (_, first), (_, second) in zip(*both, strict=True):
         yield first, second
 
 
 def _largest(alpha: Strength) -> float | Tensor:
-    """What is said of a strength where it is too large."""
+    """The strength that a message about too large a strength names."""
     if isinstance(alpha, float | int | Tensor):
         return alpha
     every = alpha.values() if isinstance(alpha, Mapping) else alpha
@@ -769,7 +769,7 @@ def _largest(alpha: Strength) -> float | Tensor:
 
 
 def check_hook_point(hook_point: Any) -> HookPoint:
-    """The hook point, if it is one that is offered.
+    """The hook point, if it is available.
 
     Raises:
         ValueError: If it is not.
@@ -780,7 +780,7 @@ def check_hook_point(hook_point: Any) -> HookPoint:
         )
     if hook_point != "resid_post":
         raise ValueError(
-            f"hook_point={hook_point!r}: steerings act on the residual stream after a block so far, "
+            f"hook_point={hook_point!r}: so far steerings act only on the residual stream after a block, "
             "'resid_post'"
         )
     return hook_point

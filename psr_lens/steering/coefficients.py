@@ -29,12 +29,12 @@ class Coefficients:
 
     Attributes:
         example: The triplet.
-        tokens: The tokens as text: the aligned ones that hold those it acts on, or all where it acts on
-            more.
+        tokens: The tokens as text: the aligned ones that include those it acts on, or all if it acts on
+            others too.
         layers: The layers that the steering covers.
-        values: Length of the update at every layer and token, in units of the residual stream, so
-            that it compares with delta norms and across methods. 0 where nothing is pushed. For
-            one head, `alpha * c(A) * |z|`.
+        values: Length of the update at every layer and token, in units of the residual stream, comparable
+            with delta norms and across methods; 0 where nothing is added. For one head,
+            `alpha * c(A) * |z|`.
     """
 
     example: Example
@@ -43,7 +43,7 @@ class Coefficients:
     values: Float[Tensor, "layer pos"]
 
     def token_values(self) -> TokenValues:
-        """The values, ready to be drawn: in the quantity that a prompt's local deltas are drawn in."""
+        """The values, ready to be drawn, as the same quantity as a prompt's local deltas."""
         return TokenValues(
             self.tokens,
             self.values,
@@ -57,8 +57,8 @@ class Coefficients:
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per layer and token.
 
-        Columns: `layer`, `pos` (place among the aligned tokens), `token`, `region` (see `token_regions`) and
-        `value`, the length of what is added.
+        Columns: `layer`, `pos` (place among `tokens`), `token`, `region` (see `token_regions`) and `value`,
+        the length of what is added.
         """
         return self.token_values().to_dataframe()
 
@@ -85,7 +85,7 @@ def measure_updates(
     batch_size: int,
     progress: bool,
 ) -> list[Coefficients]:
-    """Run `x y'` under the edits and take down the length of each update, in the data's order."""
+    """Run `x y'` under the edits and record the length of each update, in the data's order."""
     check_data(model, data, "response" if tokens == "all" else tokens)
     found: dict[int, Coefficients] = {}
     for indices in iter_batches(data, batch_size, progress=progress, description="coefficients"):

@@ -23,13 +23,13 @@ from psr_lens.steering.vectors import VectorLike, stack_vectors
 class ConstantSteering(Steering):
     r"""$A \leftarrow A + \alpha z_l$: one steering vector per layer, whatever the token.
 
-    Fitted layer by layer, the vector of a layer is the mean of what the earlier layers' vectors leave
-    missing; through the model, whatever is best for the objective. `DifferenceInMeans` and
+    Fitted layer by layer, a layer's vector is the mean of what is still missing after the earlier layers'
+    vectors; trained through the model, it is whatever is best for the objective. `DifferenceInMeans` and
     `PrincipalDirection` are constants with a closed form.
 
-    A vector from elsewhere comes in by `from_vector`, `from_vectors` or `from_file`. The vector of
-    layer `l` is added to the output of block `l`, counted from 0: to what `output_hidden_states=True`
-    of transformers gives out as `hidden_states[l + 1]`, and where llama.cpp adds `direction.l` of a
+    To use vectors from elsewhere, see `from_vector`, `from_vectors` and `from_file`. The vector of layer
+    `l` is added to the output of block `l`, counted from 0: to what transformers returns as
+    `hidden_states[l + 1]` under `output_hidden_states=True`, and where llama.cpp adds `direction.l` of a
     GGUF control vector.
 
     Args:
@@ -38,14 +38,14 @@ class ConstantSteering(Steering):
         common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
     Raises:
-        ValueError: If there is not one vector per layer, or they are no table of finite numbers.
+        ValueError: If there is not one vector per layer, or they are not a table of finite numbers.
     """
 
     method: ClassVar[str] = "const"
     label: ClassVar[str] = "constant"
     roles: ClassVar[Mapping[str, Role]] = {"vectors": "writes"}
     settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"objective": "mse"}, {"objective": "ll"})
-    # The one is closer to the prompt inside, the other buys more of its behaviour.
+    # `mse` gets closer to the prompt inside the model, `ll` to its behaviour.
     apart_by_objective: ClassVar[bool] = True
     vectors: Float[Tensor, "layer d_model"]
 
@@ -68,7 +68,7 @@ class ConstantSteering(Steering):
         tokens: Tokens = "response",
         provenance: Mapping[str, Any] | None = None,
     ) -> "ConstantSteering":
-        """A steering vector of one's own at one layer.
+        """Your own steering vector at one layer.
 
         Args:
             vector: The vector, `[d_model]`, in units of the residual stream: a torch tensor, a NumPy
@@ -78,8 +78,8 @@ class ConstantSteering(Steering):
             provenance: Where it comes from.
 
         Raises:
-            ValueError: If it is not one row of finite numbers, or the layer not a whole number from 0
-                up. Whether width and layer are the model's is checked when it is applied.
+            ValueError: If it is not one row of finite numbers, or the layer is not a whole number from 0
+                up. Width and layer are checked against the model when it is applied.
 
         Example:
             >>> import torch
@@ -99,16 +99,16 @@ class ConstantSteering(Steering):
         tokens: Tokens = "response",
         provenance: Mapping[str, Any] | None = None,
     ) -> "ConstantSteering":
-        """Steering vectors of one's own at several layers.
+        """Your own steering vectors at several layers.
 
         Args:
-            vectors: The vector, `[d_model]`, of every layer: see `from_vector`.
+            vectors: The vector, `[d_model]`, for each layer: see `from_vector`.
             tokens: Which tokens it acts on.
             provenance: Where it comes from.
 
         Raises:
-            ValueError: If there is none, one is not a row of finite numbers of the others' width, or
-                a layer not a whole number from 0 up.
+            ValueError: If there is none, one is not a row of finite numbers of the others' width, or a
+                layer is not a whole number from 0 up.
         """
         table, layers = stack_vectors(vectors)
         return cls(table, layers, tokens=tokens, provenance=provenance)
@@ -124,40 +124,40 @@ class ConstantSteering(Steering):
         model: Any = None,
         tokens: Tokens = "response",
     ) -> "ConstantSteering":
-        """The steering vectors in a file of another tool.
+        """The steering vectors in another tool's file.
 
         | file | what is read |
         | --- | --- |
-        | torch (`.pt`, `.pth`, `.bin`) | a tensor, a list, or a dict; tensors alone, no code is run |
+        | torch (`.pt`, `.pth`, `.bin`) | a tensor, a list, or a dict; tensors only, no code is run |
         | NumPy (`.npy`, `.npz`) | an array, or several with names; no pickles |
         | safetensors | tensors with names |
         | GGUF control vector (repeng, llama.cpp) | `direction.1`, ...; needs `psr-lens[gguf]` |
 
-        Names that say a layer (`15`, `"layer_15"`, `"direction.15"`) number blocks, and every one is
-        taken, or the one of `layer`. An array `[d_model]` needs `layer`. A table `[rows, d_model]`
-        has a row for every block, or one more: the embeddings first, then every block, as
-        `output_hidden_states=True` of transformers gives them out and persona-vectors stores them.
-        The model's number of layers tells the two apart, or `numbering` says it.
+        Names with a layer number (`15`, `"layer_15"`, `"direction.15"`) number blocks; all are taken, or
+        only that of `layer`. An array `[d_model]` needs `layer`. A table `[rows, d_model]` has a row for
+        every block, or one more: the embeddings first, then every block, as transformers returns them under
+        `output_hidden_states=True` and persona-vectors stores them. The model's number of layers tells the
+        two apart, or `numbering` does.
 
-        Vectors are read as they are, of whatever length: repeng's have length 1, so that a strength
-        of 1 is hardly felt; a mean difference is in units of the residual stream.
+        Vectors are not rescaled: repeng's have length 1, so a strength of 1 hardly shows; a mean difference
+        is in units of the residual stream.
 
         Args:
-            path: The file; what it is, its beginning says, not its name.
-            layer: The block to take alone, counted from 0: block `l` is row `l + 1` of
-                `hidden_states`, and `direction.l` of a GGUF control vector. Where the file holds one
-                vector, the block to add it to.
-            numbering: `"blocks"` where row or key `l` is block `l`; `"hidden_states"` where row or key
-                `l + 1` is, and 0, the embeddings, is left out. By default names number blocks, and the
-                model says how a table does.
+            path: The file; its kind is told by its first bytes, not its name.
+            layer: The only block to take, counted from 0: block `l` is row `l + 1` of `hidden_states`, and
+                `direction.l` of a GGUF control vector. If the file holds one vector, the block to add it
+                to.
+            numbering: `"blocks"` if row or key `l` is block `l`; `"hidden_states"` if row or key `l + 1`
+                is; 0, the embeddings, is then left out. By default names number blocks, and for a table the
+                model's number of layers decides.
             key: Which of several entries holds the vectors.
-            model: The model that they are for, which is checked at once; without, `applied` does.
+            model: The model they are for, checked at once; if not given, `applied` checks it.
             tokens: Which tokens it acts on.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it cannot be read, holds no vectors or several things, does not say which
-                layers they are of, or they do not fit the model.
+            ValueError: If it cannot be read, holds no vectors or several candidates, does not say which
+                layers they belong to, or they do not fit the model.
 
         Example:
             >>> import pathlib, tempfile, torch
@@ -209,11 +209,11 @@ class ConstantSteering(Steering):
     def recipe(cls, n_layers: int) -> Mapping[str, Any]:
         r"""A long step, divided among the layers: $0.5 \cdot \min(1, 6 / n)$ for $n$ of them.
 
-        Few parameters bear a long step, and reach in half of the epochs what the default reaches (dev
+        So few parameters bear a long step, and reach in half the epochs what the default reaches (dev
         objective on `demo`, hedger: 0.293 against 0.297 for `mse`, 0.553 against 0.554 for `ll`). It moves
-        every layer's vector by `lr` times the accumulated delta's norm there, and what the layers add sums
-        up on the way: on 30 layers the step of 6 ends five times as far away. On SmolLM2 no epoch of such
-        steps made the dev objective better than no steering.
+        every layer's vector by `lr` times the accumulated delta's norm there, and what the layers add
+        accumulates: on 30 layers, the step for 6 ends up five times as far away. On SmolLM2, no epoch of
+        such steps made the dev objective better than no steering.
         """
         return {"lr": 0.5 * min(1.0, 6 / n_layers), "epochs": 8}
 
@@ -224,15 +224,14 @@ class ConstantSteering(Steering):
     def fold_into(self, hf_model: Any, alpha: float = 1.0) -> FoldedSteering:
         r"""Add $\alpha z_l$ to the weights of a plain transformers model: no hook.
 
-        The vector goes into the bias of the last module that writes in the block, which is made
-        where the architecture has none. Weights know no tokens, so this acts at **every**
-        position, the whole prompt included: what `applied` does with `tokens="all"`.
+        The vector goes into the bias of the block's last module that writes to the residual stream; a bias
+        is made if the architecture has none. Weights cannot tell tokens apart, so this acts at **every**
+        position, the whole prompt included, as `applied` does with `tokens="all"`.
 
-        `save_pretrained` stores the bias, and `from_pretrained` reads it back where the
-        architecture can have a bias there: GPT-2, GPT-NeoX and Llama, whose `mlp_bias` is switched
-        on and whose other MLP biases are 0. The other classes drop a bias that they do not know
-        when they load, so fold anew after loading. Gemma 2 and 3 normalise what the block writes;
-        there the norm is given a bias.
+        `save_pretrained` stores the bias, and `from_pretrained` reads it back if the architecture can have
+        a bias there: GPT-2, GPT-NeoX, and Llama, whose `mlp_bias` is switched on and whose other MLP biases
+        are 0. The other classes drop an unknown bias when they load, so fold again after loading. Gemma 2
+        and 3 normalise what the block writes; there the norm is given a bias.
 
         Args:
             hf_model: What `AutoModelForCausalLM.from_pretrained` gave: a Llama, Mistral, Qwen2,
@@ -240,11 +239,11 @@ class ConstantSteering(Steering):
             alpha: Strength.
 
         Returns:
-            A handle whose `undo()` puts the exact bits of before back.
+            A handle whose `undo()` restores the weights bit for bit.
 
         Raises:
-            ValueError: If the model is not the one that the steering belongs to, its architecture
-                is another, or `alpha` is not finite.
+            ValueError: If the model is not the one that the steering belongs to, its architecture is not
+                among these, or `alpha` is not finite.
         """
         from psr_lens.deploy.fold import fold
 
@@ -258,7 +257,7 @@ class ConstantSteering(Steering):
 
 
 def adds_vectors_alone(steering: Steering) -> bool:
-    """Whether a constant's class leaves it at that: a subclass may act in another way."""
+    """Whether a steering is a constant that adds its vectors and no more: a subclass may act otherwise."""
     own = type(steering)
     return isinstance(steering, ConstantSteering) and all(
         getattr(own, name) is getattr(ConstantSteering, name) for name in ("update", *ACTING)
@@ -266,13 +265,13 @@ def adds_vectors_alone(steering: Steering) -> bool:
 
 
 def _check_arguments(vectors: Any, layers: Any) -> None:
-    """Refuse what is no table of vectors with its layers, and say what takes it.
+    """Refuse what is not a table of vectors with its layers, and say what to use instead.
 
     Raises:
         ValueError: If it is not.
     """
     way_out = (
-        "; for vectors of one's own there are ConstantSteering.from_vector(vector, layer=15) and "
+        "; for your own vectors there are ConstantSteering.from_vector(vector, layer=15) and "
         ".from_vectors({15: vector}), which take NumPy too"
     )
     if not isinstance(vectors, Tensor):

@@ -17,7 +17,7 @@ class Context:
     Args:
         model: The model.
         examples: The rows of the batch.
-        known: `A(x'y')` on aligned tokens, where it has been found already.
+        known: `A(x'y')` on aligned tokens, if already computed.
     """
 
     def __init__(
@@ -30,10 +30,10 @@ class Context:
         self._prompted = dict(known or {})
 
     def prompted(self, tokens: AlignedTokens) -> Float[Tensor, "all_layers token d_model"]:
-        """`A(x'y')` on aligned tokens; runs the prompts where that is not known yet."""
+        """`A(x'y')` on aligned tokens; runs the prompts if it is not known yet."""
         if tokens not in self._prompted:
             prompted = self.model.pad([example.prompted_row for example in self.examples])
-            # What the prompt does to the model as it is, whatever steering is on around this one.
+            # What the prompt does to the unsteered model, whatever steering is applied around this.
             with self.model.unedited():
                 self._prompted[tokens] = aligned_residuals(self.model, prompted, tokens)
         return self._prompted[tokens]

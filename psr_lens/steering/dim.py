@@ -25,7 +25,7 @@ class DifferenceInMeans(ConstantSteering):
     def closed_form(
         cls, data: TrainingData, options: Any
     ) -> "tuple[DifferenceInMeans, Sequence[float]]":
-        """The means, and the share of the energy that they leave."""
+        """The means, and the share of the energy left over."""
         deltas = data.moments().deltas
         vectors = deltas.mean.to(data.dtype)
         steering = cls(vectors, range(len(vectors)), tokens=data.tokens)

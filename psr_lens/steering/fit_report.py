@@ -18,12 +18,12 @@ class StageReport:
 
     Attributes:
         layer: The layer.
-        train_loss: Share of the energy of what was missing that is still missing, on the training
+        train_loss: What is still missing, as a share of the energy of what was missing, on the training
             tokens.
         dev_loss: The same on the dev tokens; None without dev examples.
         steps: Optimiser steps taken, 0 for a closed form.
         heads: PSR heads that the layer uses; None for other methods.
-        penalty: The penalty that they were fitted with; None for other methods.
+        penalty: The penalty they were fitted with; None for other methods.
     """
 
     layer: int
@@ -41,12 +41,13 @@ class FitReport(Report):
 
     Attributes:
         method: The method.
-        objective: `mse` or `ll`; empty where there is a closed form alone.
-        solver: What led to the steering: `closed form`, `layerwise`, `gradient`, or `layerwise, then
-            gradient`.
+        objective: `mse` or `ll`; empty for a closed form.
+        solver: How the steering was found: `closed form`, `layerwise`, `gradient`, or
+            `layerwise, then gradient`.
         stages: One report per layer that was fitted by itself or by a closed form.
         losses: Training loss of every step of the gradient solver.
-        dev_losses: Its objective on the dev examples before the first step and after each epoch.
+        dev_losses: The gradient solver's objective on the dev examples before the first step and after each
+            epoch.
         dev_relative_rmse: Relative RMSE of the finished steering per layer, on the dev examples;
             empty without them.
         candidates: Relative RMSE at the last layer on the dev examples, of every layer that
@@ -59,7 +60,7 @@ class FitReport(Report):
         dev_examples: Dev examples.
         settings: What `fit_best` compared, each with its relative RMSE at the last layer on the dev
             examples; empty for a plain `fit`.
-        warning: That the prompts did next to nothing, with a response of each kind, or that training
+        warning: Says that the prompts did next to nothing, with a response of each kind, or that training
             never got better than its start; else empty.
     """
 
@@ -86,7 +87,7 @@ class FitReport(Report):
         return self.warning
 
     def summary(self) -> str:
-        """What was fitted how, in what time, and how close it came."""
+        """What was fitted and how, how long it took, and how close it came."""
         reached = ""
         if self.dev_relative_rmse:
             reached = (
@@ -101,11 +102,11 @@ class FitReport(Report):
     def to_dataframe(self) -> "pandas.DataFrame":
         """Tidy long form: one row per number.
 
-        Columns: `quantity`; `name`, of a solver or a setting that was tried, else empty; `at`, the layer,
-        or the step of `losses` and the epoch of `dev_losses`, missing where there is none; `value`. Of every
-        layer `train_loss`, `dev_loss`, `steps`, `heads` and `penalty`, as its `StageReport` has them,
-        `dev_relative_rmse` and `candidates`; of the whole fit `seconds`, `forwards`, `examples` and
-        `dev_examples`.
+        Columns: `quantity`; `name`, that of a solver or setting that was tried, else empty; `at`, the
+        layer, or the step of `losses` and the epoch of `dev_losses`, missing where there is none; `value`.
+        For every layer there are `train_loss`, `dev_loss`, `steps`, `heads` and `penalty` from its
+        `StageReport`, `dev_relative_rmse` and `candidates`; for the whole fit `seconds`, `forwards`,
+        `examples` and `dev_examples`.
         """
         import pandas as pd
 

@@ -1,4 +1,4 @@
-"""What a steering leaves in the user's hand when it goes into the weights of a model."""
+"""The handle returned when a steering is folded into the weights of a model."""
 
 from collections.abc import Callable
 from typing import Any, final
@@ -6,14 +6,14 @@ from typing import Any, final
 
 @final
 class FoldedSteering:
-    """A steering that lies in the weights of a transformers model, until `undo` or the end of a `with`.
+    """A steering folded into the weights of a transformers model, until `undo` or the end of a `with`.
 
-    Made by `ConstantSteering.fold_into`. As a context manager it gives the model.
+    Made by `ConstantSteering.fold_into`. As a context manager it yields the model.
 
     Args:
         hf_model: The model.
-        description: What is in it.
-        put_back: Puts the weights of before back, or says why it cannot.
+        description: What was folded in.
+        put_back: Restores the weights, or raises an error that says why it cannot.
     """
 
     def __init__(self, hf_model: Any, description: str, put_back: Callable[[], None]):
@@ -22,10 +22,10 @@ class FoldedSteering:
         self._put_back: Callable[[], None] | None = put_back
 
     def undo(self) -> None:
-        """Put the exact bits of before back. A second call does nothing.
+        """Restore the weights bit for bit. A second call does nothing.
 
         Raises:
-            ValueError: If the weights were changed since, by another fold for one.
+            ValueError: If the weights were changed since, by another fold for example.
         """
         if self._put_back is not None:
             self._put_back()

@@ -30,13 +30,13 @@ def load_steering(path: str | Path, model: Any = None) -> Steering:
     Args:
         path: The file, with or without `.safetensors`; or what `push_to_hub` put on the hub, as
             `"hf://owner/name"`, `"hf://owner/name/file"` or `"hf://owner/name@revision"`.
-        model: Check at once that the steering belongs to this model; without, `applied` does.
+        model: Check at once that the steering belongs to this model; if not given, `applied` checks it.
 
     Raises:
         FileNotFoundError: If there is no such file, or no such repository.
-        ValueError: If the file is damaged, of another tool (`ConstantSteering.from_file` reads
-            those) or a newer version, a tensor or a field in it is not what the method has, or the
-            steering does not belong to the model.
+        ValueError: If the file is damaged, from another tool (`ConstantSteering.from_file` reads those) or
+            from a newer version, has a tensor or field that the method does not have, or the steering does
+            not belong to the model.
         OSError: If the hub cannot be reached, or refuses.
     """
     if isinstance(path, str) and path.startswith("hf://"):
@@ -53,7 +53,7 @@ def load_steering(path: str | Path, model: Any = None) -> Steering:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Name a file of another tool by what it is: it is whole, and there is a line that reads it.
+    """Refuse another tool's file, which is not damaged, by saying what it is and which line reads it.
 
     Raises:
         ValueError: If it is one.
@@ -64,16 +64,16 @@ def _refuse_foreign(path: Path) -> None:
     kind = kind_of_file(path) if path.is_file() else None
     if kind not in (None, "psr_lens"):
         raise ValueError(advice(path, kind))
-    # One that psr_lens saved has that ending; what it holds when damaged says nothing any more.
+    # Files that psr_lens saved have that ending; a damaged one can no longer be told by its contents.
     if kind is None and path.is_file() and path.suffix != ".safetensors":
         raise ValueError(
-            f"{path} is no steering that psr_lens saved, and no file of a kind that vectors are read "
+            f"{path} is no steering that psr_lens saved, nor a kind of file that vectors are read "
             "from (torch, NumPy, safetensors, GGUF)"
         )
 
 
 def build_steering(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Steering:
-    """The steering of a header; the parts of a sum have headers of their own.
+    """The steering that a header describes; the parts of a sum have headers of their own.
 
     Raises:
         ValueError: If header and tensors are not those of a steering.
@@ -108,7 +108,7 @@ def build_steering(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
         )
         if found.arguments() != arguments:
             raise ValueError(f"arguments {arguments}, but a {cls.__name__} has {found.arguments()}")
-        # Finite numbers can be too large for what is made of them.
+        # Finite numbers can overflow in what the class makes of them.
         for name, tensor in found.state_dict().items():
             check_finite(name, tensor)
         return found
@@ -139,16 +139,16 @@ def check_tensors(
 ) -> None:
     """Refuse tensors that are not those of a kind of steering.
 
-    Their shapes are those that its constructor names, axis by axis.
+    Their shapes must be those that its constructor names, axis by axis.
 
     Args:
-        cls: The kind.
-        tensors: By the names of its parameters.
-        sizes: Axes that are known.
+        cls: The class.
+        tensors: The tensors, by the names of its parameters.
+        sizes: Known sizes of axes.
 
     Raises:
-        ValueError: If a tensor is missing or unknown, of another number type than the four floating
-            point ones, of another shape, or not finite.
+        ValueError: If a tensor is unknown, not of one of the four floating-point types, of another shape,
+            or not finite.
     """
     shapes = _shapes(cls)
     if not tensors.keys() <= shapes.keys():
@@ -192,7 +192,7 @@ def check_loadable(steering: Steering) -> None:
     if unnamed:
         raise ValueError(
             f"{cls.__name__}() does not name the axes of {', '.join(unnamed)}, so its file could not be "
-            'loaded: annotate them, Float[Tensor, "layer d_model"] say'
+            'loaded: annotate them, as in Float[Tensor, "layer d_model"]'
         )
 
 

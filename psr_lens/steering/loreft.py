@@ -22,8 +22,8 @@ class LoReFT(Steering):
     r"""$A \leftarrow A + \alpha R_l^T (W_l A + b_l - R_l A)$, the rows of $R_l$ orthonormal.
 
     Low-rank linear subspace ReFT (Wu et al., arXiv 2404.03592, equation 2): inside the subspace of
-    $R_l$ the residual stream becomes an affine function of itself, outside it is left alone. Kept and
-    trained is `change`, $W_l - R_l$: a map of zeros changes nothing, wherever the subspace turns.
+    $R_l$ the residual stream becomes an affine function of itself; outside, it is left alone. What is kept
+    and trained is `change`, $W_l - R_l$: zeros change nothing, however the subspace turns.
 
     Args:
         rotation: `R`, orthonormal rows.
@@ -95,7 +95,7 @@ class LoReFT(Steering):
     def recipe(cls, n_layers: int) -> Mapping[str, Any]:
         """Twice the epochs: a subspace turns slowly.
 
-        Dev objective on `demo` after 15 and 30 of them: hedger 0.066 and 0.044, pirate 0.062 and 0.038.
+        Dev objective on `demo` after 15 and 30 epochs: hedger 0.066 and 0.044, pirate 0.062 and 0.038.
         """
         return {"epochs": 30}
 

@@ -25,11 +25,11 @@ class OracleSteering(Steering):
     `alpha = 1` the full oracle adds exactly the local delta at every layer, so it reproduces the
     prompted residual stream and logits on the aligned tokens. With the directions of a steering
     (`along`), it shows what that steering would reach with perfect coefficients; with the leading
-    principal directions of the local deltas, what any k directions per layer can reach. Each layer
-    makes up for what the earlier ones left, as a fitted steering's does.
+    principal directions of the local deltas, what any k directions per layer can reach. As in a fitted
+    steering, each layer makes up for what the earlier ones missed.
 
-    It needs the steering prompt and the response, so it measures and cannot generate: it runs the
-    prompt, one pass for every batch of examples.
+    It needs the steering prompt and the response, so it can measure but not generate; it runs the prompt,
+    one pass for every batch of examples.
 
     Args:
         layers: The layers; with all of them the steered run is reproduced at every layer.
@@ -38,7 +38,7 @@ class OracleSteering(Steering):
 
     Raises:
         ValueError: If there is not one basis per layer, a number is not finite, or its tokens are not
-            `response` or `question+response`, of which alone the deltas are known.
+            `response` or `question+response`, the only ones whose deltas are known.
     """
 
     method: ClassVar[str] = "oracle"
@@ -62,7 +62,9 @@ class OracleSteering(Steering):
             if self.rank is not None:
                 check_count("rank", self.rank)
             if self.along is not None and not isinstance(self.along, Steering):
-                raise ValueError(f"along={self.along!r}: pass a steering, load_steering(path) say")
+                raise ValueError(
+                    f"along={self.along!r}: pass a steering, as from load_steering(path)"
+                )
             if self.rank is not None and self.along is not None:
                 raise ValueError(
                     f"rank={self.rank} and along=: the oracle takes its directions from one of them"
@@ -96,9 +98,9 @@ class OracleSteering(Steering):
         found = [steering.span(layer) for layer in steering.layers]
         rows = [own.detach() for own in found if own is not None]
         if len(rows) < len(found) or not rows:
-            raise ValueError(f"{steering!r} names no directions: pass one that does, a PSR say")
+            raise ValueError(f"{steering!r} names no directions: pass one that does, such as a PSR")
         rank = max(len(own) for own in rows)
-        # Layers may differ in their number of directions: zero rows fill up.
+        # Layers may have different numbers of directions: pad with zero rows.
         padded = [torch.nn.functional.pad(own, (0, 0, 0, rank - len(own))) for own in rows]
         return cls(
             steering.layers,
@@ -116,7 +118,7 @@ class OracleSteering(Steering):
         tokens: AlignedTokens = "response",
         has_dev: bool = True,
     ) -> None:
-        """It acts where the steering acts that it follows."""
+        """It must act on the tokens of the steering that it follows."""
         if options.along is not None and options.along.tokens != tokens:
             raise ValueError(
                 f"tokens={tokens!r} but the steering given as along= acts on {options.along.tokens!r}"
@@ -126,7 +128,7 @@ class OracleSteering(Steering):
     def closed_form(
         cls, data: TrainingData, options: Any
     ) -> "tuple[OracleSteering, Sequence[float]]":
-        """Nothing is fitted but the directions of a limited one."""
+        """Nothing is fitted but the directions of a limited oracle."""
         if options.along is not None:
             return cls.along(options.along), ()
         basis = None if options.rank is None else data.leading_directions(options.rank)
@@ -135,7 +137,7 @@ class OracleSteering(Steering):
     def acting(
         self, device: torch.device, dtype: torch.dtype, context: Context | None = None
     ) -> "OracleSteering":
-        """The oracle of one batch of examples, in that order.
+        """The oracle for one batch of examples, in their order.
 
         Raises:
             ValueError: If no examples are given.
@@ -150,10 +152,10 @@ class OracleSteering(Steering):
         return ready
 
     def update(self, layer: int, resid: Resid, columns: Columns | None = None) -> Resid:
-        """What is missing to the prompted run, or the part of it along the basis.
+        """What the run still lacks of the prompted one, or the part of it along the basis.
 
         Raises:
-            ValueError: If it was not made ready for a batch, by `acting`.
+            ValueError: If `acting` has not made it ready for a batch.
         """
         if self._target is None or columns is None:
             raise ValueError(
@@ -183,7 +185,7 @@ class OracleSteering(Steering):
 
 
 def orthonormal_rows(rows: Float[Tensor, "rank d_model"]) -> Float[Tensor, "rank d_model"]:
-    """An orthonormal basis of the span of the rows, filled up with zeros to their number."""
+    """An orthonormal basis of the span of the rows, padded with zero rows to their number."""
     _, singular, directions = torch.linalg.svd(rows, full_matrices=False)
     kept = singular > 1e-6 * singular.max().clamp_min(1e-30)
     basis = torch.zeros_like(rows)

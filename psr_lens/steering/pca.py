@@ -14,9 +14,9 @@ from psr_lens.steering.training import TrainingData
 class PrincipalDirection(ConstantSteering):
     r"""$A \leftarrow A + \alpha (\bar D_l \cdot u_l)\, u_l$ with $u_l$ the first principal direction.
 
-    Of the symmetrised accumulated deltas $\pm D_l$, because centring would take the mean out, which is
-    what is looked for; as long as the mean's projection on it, and pointing where the mean points (the PCA
-    variant of representation engineering, Zou et al. 2023, arXiv 2310.01405).
+    It is taken of the symmetrised accumulated deltas $\pm D_l$, because centring would remove the mean,
+    which is what we look for. Its length and sign are those of the mean's projection on it (the PCA variant
+    of representation engineering, Zou et al. 2023, arXiv 2310.01405).
     """
 
     method: ClassVar[str] = "pca"
@@ -27,7 +27,7 @@ class PrincipalDirection(ConstantSteering):
     def closed_form(
         cls, data: TrainingData, options: Any
     ) -> "tuple[PrincipalDirection, Sequence[float]]":
-        """The directions, and the share of the energy that they leave."""
+        """The directions, and the share of the energy left over."""
         deltas = data.moments(second=True).deltas
         assert deltas.products is not None
         direction = principal_directions(deltas.products, 1)[1].squeeze(1).cpu()

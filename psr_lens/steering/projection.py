@@ -74,6 +74,6 @@ class ProjectionMatch(Steering):
 
 
 def unit_rows(rows: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-    """Rows of norm 1, zero rows as they are; rows that are so already keep their exact bits."""
+    """Rows rescaled to norm 1; zero rows, and rows that have norm 1 already, keep their exact bits."""
     norm = rows.norm(dim=-1, keepdim=True)
     return rows / norm.where((norm > 0) & ((norm - 1).abs() > 1e-6), 1.0)

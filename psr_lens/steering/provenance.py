@@ -13,7 +13,7 @@ from psr_lens.storage.fields import if_there, listed, mapping, text
 
 
 def describe_data(data: Sequence[Example], sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """The data's part of a provenance: how much, hashes of the tokens, keys, how it was sampled."""
+    """The data's part of a provenance: its size, hashes of the tokens, keys, how it was sampled."""
     prompts = [(example.base_ids, example.prompted_ids) for example in data]
     return {
         "examples": len(data),
@@ -38,14 +38,13 @@ def provenance(model: HookedModel, **parts: Any) -> dict[str, Any]:
 def check_model(
     recorded: Mapping[str, Any], model: HookedModel, highest_layer: int, width: int | None = None
 ) -> None:
-    """Refuse a steering on another model, or on another numerics of the same.
+    """Refuse a steering on another model, or on the same model with other numerics.
 
     Args:
-        recorded: The steering's provenance; without a model in it, layers and width are all that
-            is checked.
+        recorded: The steering's provenance; if it names no model, only layers and width are checked.
         model: The model it is to act on.
         highest_layer: The highest layer that it covers.
-        width: Numbers in each of its vectors; None where it has none.
+        width: The length of its vectors; None if it has none.
 
     Raises:
         ValueError: If they do not belong together.
@@ -63,7 +62,7 @@ def check_model(
             f"the steering was fitted on {origin['name']!r} with {origin['numerics']} weights and does "
             f"not belong to {model.name!r}: {difference}; load the model it was fitted on"
         )
-    # A width of 1 would be broadcast in silence.
+    # A width of 1 would be broadcast silently.
     if width not in (None, model.d_model):
         raise ValueError(
             f"the steering's vectors are {width} wide but the residual stream of {model.name} is "
@@ -72,9 +71,9 @@ def check_model(
 
 
 def checked_provenance(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The field `provenance` of a header, with all that anything reads in it checked.
+    """The field `provenance` of a header, with everything in it checked that is read anywhere.
 
-    The rest may say whatever it likes.
+    The rest may hold anything.
 
     Raises:
         ValueError: If it is missing, or a part of it is of the wrong kind.
@@ -87,7 +86,7 @@ def checked_provenance(header: Mapping[str, Any]) -> dict[str, Any]:
         if_there(model, name, text)
     if_there(model, "gguf", mapping)
     if "fingerprint" in model:
-        # What a message about another model says.
+        # A message about another model names these.
         text(model, "name")
         text(model, "numerics")
         recorded_fingerprint(found)

@@ -29,7 +29,7 @@ class PSR(Steering):
     Args:
         w: Probe weights.
         b: Probe biases.
-        z: Directions; rescaled to norm 1, with `w` and `b` taking the norm over.
+        z: Directions; rescaled to norm 1, the norm going into `w` and `b`.
         layers: The layers, ascending.
         common: `tokens`, `hook_point`, `provenance` and `fit_report`, as `Steering` has them.
 
@@ -51,9 +51,9 @@ class PSR(Steering):
         """What `fit` takes for a PSR."""
 
         n_heads: int | Literal["auto"] = 1
-        """Heads per layer; 1 is the paper's. Replay uses as many of them at every layer as make its
-        regression better on the dev split, the others are zero. `auto`: up to 16, as the dev split
-        decides; the report's stages say how many."""
+        """Heads per layer; 1 is the paper's. The layerwise solver uses only as many per layer as improve
+        its regression on the dev split; the others are zero. `auto`: up to 16, as the dev split decides;
+        the report's stages say how many."""
 
         def __post_init__(self):
             whole = isinstance(self.n_heads, int) and not isinstance(self.n_heads, bool)
@@ -124,7 +124,7 @@ class PSR(Steering):
 
     @classmethod
     def joined(cls: "type[Own]", parts: "Sequence[Own]") -> "Own":
-        """As one; layers that chose fewer heads get heads of zeros."""
+        """Join them into one; layers that chose fewer heads are padded with zeros."""
         most = max(part.state_dict()["b"].shape[1] for part in parts)
 
         def padded(part: Own) -> Own:
@@ -142,7 +142,7 @@ class PSR(Steering):
         return super().joined(as_wide)
 
     def settled(self, options: Any) -> "PSR.Options":
-        """The number of heads that `"auto"` came to."""
+        """The options, with the number of heads that `"auto"` chose."""
         return replace(options, n_heads=self.b.shape[1])
 
     @classmethod
@@ -155,7 +155,7 @@ class PSR(Steering):
         if given.standardised:
             return cls(0.1 * w, b, z, given.layers, tokens=given.tokens)
         psr = cls(w, b, z, given.layers, tokens=given.tokens)
-        # The source's, which rescales no direction.
+        # As in the source, which does not rescale directions.
         with torch.no_grad():
             psr.w.copy_(w / given.d_model**0.5)
             psr.b.copy_(b)
@@ -176,7 +176,7 @@ class PSR(Steering):
     def training_update(
         self, layer: int, resid: Padded, on: Mask, regulariser: float
     ) -> tuple[Padded, Float[Tensor, ""] | float]:
-        """`update`, and the paper's penalty: felt by heads that hardly add anything to a sequence."""
+        """`update`, and the paper's penalty for heads that add hardly anything to a sequence."""
         penalty = 0.0
         if regulariser:
             coefficients = self.head_coefficients(layer, resid).sum(dim=-1)

@@ -14,8 +14,8 @@ from psr_lens.steering.projection import unit_rows
 from psr_lens.steering.registry import register
 from psr_lens.steering.training import Start, Watcher
 
-# Few and sparse, so that the latent detects: with 10 and 1e-3 the likelihood was content with a direction
-# that is the same for every response (see the page on the methods).
+# Few and sparse, so that the latent detects: with 10 and 1e-3, the likelihood settled for a direction that
+# is the same for every response (see the page on the methods).
 _TOP_K: Final = 3
 _SPARSITY: Final = 1e-2
 
@@ -26,10 +26,10 @@ class ReFTr1(Steering):
     r"""$A \leftarrow A + \alpha\, s_l w_l$ with $|w_l| = 1$, and the latent $\mathrm{ReLU}(A \cdot w_l)$.
 
     AxBench's rank-1 representation finetuning (Wu et al., arXiv 2501.17148, section 4 and appendix).
-    While it is trained, the strength of a sequence is the mean of its own top-k latents,
-    `A + mean(top-k_t ReLU(A_t . w)) w`; a token cannot know the later ones' latents, so for steering
-    the strength is a number: here `s`, the mean of that over the training examples (the source takes
-    the largest latent of the training set and scales it). `latent` detects the concept.
+    During training, the strength of a sequence is the mean of its own top-k latents,
+    `A + mean(top-k_t ReLU(A_t . w)) w`. A token cannot know the latents of later ones, so steering uses a
+    fixed strength: here `s`, the mean over the training examples (the source scales the largest latent of
+    the training set). `latent` detects the concept.
 
     Args:
         w: Directions; rescaled to norm 1.
@@ -87,7 +87,8 @@ class ReFTr1(Steering):
     ) -> tuple[Padded, Float[Tensor, ""] | float]:
         """`mean(top-k_t ReLU(A_t . w)) w`, one strength per sequence, and the source's L1 term.
 
-        That is on the latents beyond the top k, per token, so that long and short sequences count alike.
+        The L1 term is on the latents beyond the top k, per token, so that long and short sequences count
+        alike.
         """
         latent, top = self._latents(layer, resid, on)
         rest = (latent.sum(dim=1) - top.sum(dim=1)) / (on.sum(dim=1) - _TOP_K).clamp_min(1)
@@ -95,7 +96,7 @@ class ReFTr1(Steering):
         return update.expand_as(resid), _SPARSITY * rest.mean()
 
     def after_training(self, watch: Callable[[Watcher], None]) -> None:
-        """The strength: the mean of what the training examples find in themselves."""
+        """Set the strength to the mean of the training examples' own."""
         seen: dict[int, list[Tensor]] = {layer: [] for layer in self.layers}
 
         def look(layer: int, resid: Tensor, on: Tensor) -> None:
@@ -105,7 +106,7 @@ class ReFTr1(Steering):
         self.strength.copy_(torch.stack([torch.cat(own).mean() for own in seen.values()]))
 
     def _latents(self, layer: int, resid: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
-        """The latents of all tokens, and every sequence's largest."""
+        """The latents of all tokens, and each sequence's largest."""
         latent = torch.where(on, self.latent(layer, resid), 0.0)
         return latent, latent.topk(min(_TOP_K, latent.shape[1]), dim=1).values
 
@@ -115,7 +116,7 @@ class ReFTr1(Steering):
 
 
 class _UnitRows(nn.Module):
-    """Rows of norm 1, whatever is trained."""
+    """Keeps rows at norm 1 during training."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)

@@ -1,4 +1,4 @@
-"""Which methods there are: what `@register` has been told."""
+"""The methods that `@register` has made known."""
 
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Final, TypeVar
@@ -32,7 +32,7 @@ TAKEN: Final = frozenset(
         *("recipe", "revision", "seed", "solver", "tokens", "temperature", "template_options"),
     )
 )
-"""Names of options that `fit` and the command line have already."""
+"""Option names that `fit` and the command line already use."""
 
 _CLASSES: dict[str, type[Steering]] = {}
 
@@ -42,21 +42,21 @@ Kind = TypeVar("Kind", bound=type[Steering])
 def register(cls: Kind) -> Kind:
     """Make a method known to `fit`, `load_steering`, `compare` and the command line.
 
-    A class decorator. A class of the same module and name takes the place of the earlier one, so that a
-    notebook's cell can be run again.
+    A class decorator. A class replaces an earlier one of the same module and name, so a notebook cell can
+    be run again.
 
     Args:
         cls: The class; its `method` is the name.
 
     Raises:
-        ValueError: If it has no name, or another class has it; if its `Options` are no dataclass with
-            defaults, or have a name that `fit` has; if what fits it is no class method; if it is fitted by a
-            solver but acts in a way that the solvers do not know.
+        ValueError: If it has no name, or another class has the same one; if its `Options` is not a
+            dataclass with defaults, or uses a name that `fit` has; if a fitting method is not a class
+            method; if it is fitted by a solver but acts in a way that the solvers do not know.
     """
     name = getattr(cls, "method", None)
     if not isinstance(name, str) or not name.isidentifier() or name == "sum":
         raise ValueError(
-            f"{cls.__name__}.method={name!r}: a method is called by a name of its own, letters, digits and _"
+            f"{cls.__name__}.method={name!r}: a method is called by a name of its own: letters, digits and _"
         )
     known = _CLASSES.get(name, cls)
     if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -89,7 +89,7 @@ def _check(cls: type[Steering]) -> None:
     if others and solvers:
         raise ValueError(
             f"{cls.__name__} overrides {', '.join(others)}, but {' and '.join(solvers)} fit what acts on "
-            "all of its tokens: give it a closed_form, or leave that as it is"
+            "all of its tokens: give it a closed_form, or do not override that"
         )
 
 

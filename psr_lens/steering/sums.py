@@ -1,4 +1,4 @@
-"""Steerings at once: sums and multiples."""
+"""Several steerings at once: sums and multiples."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
@@ -19,9 +19,9 @@ from psr_lens.steering.context import Context
 
 
 def add_up(parts: Sequence[tuple[float, Steering]]) -> Steering:
-    """Weighted steerings as one: constants of one model and one rule of tokens are a constant again.
+    """Add up weighted steerings: constants with the same model and tokens give a constant.
 
-    All else is a `SumSteering`.
+    Anything else gives a `SumSteering`.
     """
     parts = _with_weights(parts)
     constants = [
@@ -69,7 +69,7 @@ def _with_weights(parts: Sequence[tuple[float, Steering]]) -> tuple[tuple[float,
 
 
 def _together(tokens: Sequence[Tokens]) -> Tokens:
-    """The tokens of several parts: those of all if they are the same, else the name that holds them."""
+    """The tokens of several parts: the common ones if all agree, else the name that includes them all."""
     if len(set(tokens)) == 1:
         return tokens[0]
     together: NamedTokens = "response"
@@ -79,7 +79,7 @@ def _together(tokens: Sequence[Tokens]) -> Tokens:
 
 
 def _fingerprint(part: Steering) -> str:
-    """Of the model that a steering belongs to, empty where it does not say."""
+    """The fingerprint of the model that a steering belongs to; empty if it names none."""
     return repr(part.provenance.get("model", {}).get("fingerprint", ""))
 
 
@@ -87,13 +87,13 @@ def _fingerprint(part: Steering) -> str:
 class SumSteering(Steering):
     r"""$A \leftarrow A + \alpha \sum_p a_p\, \mathrm{update}_p(A)$: several steerings at once (ours).
 
-    Made by `a + b`, `0.5 * a`, `-a`, where these are not constants of one model and one rule of tokens, whose
-    sum is a constant. Every part reads the same residual stream. The parts are in the sum as they are, not
-    copied: `to` and `requires_grad_` of a sum are theirs.
+    Made by `a + b`, `0.5 * a`, `-a`, unless all are constants with the same model and tokens, whose sum is
+    a constant. Every part reads the same residual stream. Parts are not copied: `to` and `requires_grad_`
+    on the sum act on them.
 
     Args:
         parts: Weights and steerings.
-        provenance: Where it comes from; put together from the parts' if not given.
+        provenance: Where it comes from; combined from the parts' if not given.
 
     Raises:
         ValueError: If a weight is not finite.
@@ -181,7 +181,7 @@ class SumSteering(Steering):
 
     @property
     def only_on(self) -> AlignedTokens | None:
-        """Where all parts say where they act, the tokens of all of them."""
+        """The tokens of all parts together; None if a part's are not known."""
         known = all(part.only_on is not None for _, part in self.parts)
         return aligned_reach(self.tokens) if known else None
 

@@ -1,4 +1,4 @@
-"""What a method is fitted from, whatever the solver: residual streams, and the scale that they have."""
+"""What a method is fitted to, whatever the solver: residual streams and their scale."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """What a closed form has: the model and the training examples.
+    """What a closed form is given: the model and the training examples.
 
     Attributes:
         model: The model.
@@ -38,7 +38,7 @@ class TrainingData:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The working precision of the model, which the steering gets."""
+        """The working precision of the model, and of the steering."""
         return working_dtype(self.model.dtype)
 
     def moments(self, *, second: bool = False) -> DeltaMoments:
@@ -90,7 +90,7 @@ class LayerFit:
     """What `Steering.fit_layer` found.
 
     Attributes:
-        steering: Of that one layer.
+        steering: The steering of that one layer.
         steps: Optimiser steps taken, 0 for a closed form.
         heads: PSR heads that the layer uses; None for other methods.
         penalty: The penalty that they were fitted with; None for other methods.
@@ -104,17 +104,17 @@ class LayerFit:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Start:
-    """What `Steering.start` has: where training through the model begins.
+    """What `Steering.start` is given to begin training through the model.
 
     Attributes:
         layers: The layers.
         d_model: Width of the residual stream.
         tokens: `response` or `question+response`.
-        seed: Of random starts: same seed, same start.
+        seed: Seed of random starts.
         standardised: Whether the steering will read residual streams of mean 0 and variance 1 and add in
             units of the accumulated delta, which `Steering.rescaled` makes possible.
-        contrast: What tells responses with the concept from those without, at every layer; the mean
-            delta where all examples have it.
+        contrast: Returns what tells responses with the concept from those without, at every layer; the mean
+            delta if all examples have it.
     """
 
     layers: tuple[int, ...]
@@ -133,7 +133,7 @@ Watcher = Callable[[int, Tensor, Tensor], None]
 class Scale:
     r"""The units that a steering is trained in.
 
-    It reads $(A - \mathrm{mean}) / \mathrm{std}$, and what it adds counts `size` times.
+    It reads $(A - \mathrm{mean}) / \mathrm{std}$, and what it adds is multiplied by `size`.
 
     Attributes:
         mean: Mean residual stream on the aligned tokens of the base runs.
@@ -146,5 +146,5 @@ class Scale:
     size: Float[Tensor, " layer"]
 
     def inverse(self) -> "Scale":
-        """From these units back."""
+        """The scale that converts back from these units."""
         return Scale(-self.mean / self.std, 1 / self.std, 1 / self.size)

@@ -1,7 +1,7 @@
 """Files of vectors that other tools write: torch, NumPy, safetensors, GGUF control vectors.
 
-Everything here counts layers as this package does: block `l`, from 0, is where a vector is added, to
-the block's output. Others count otherwise, and a table of rows does not say how:
+Everything here counts layers as this package does: a vector for block `l`, counted from 0, is added to that
+block's output. Others count differently, and a table of rows does not say how:
 
 | numbering | block `l` is | written by |
 | --- | --- | --- |
@@ -9,9 +9,9 @@ the block's output. Others count otherwise, and a table of rows does not say how
 | `"hidden_states"` | row or key `l + 1`; 0 is the embeddings | transformers; persona-vectors |
 
 A GGUF control vector numbers blocks: llama.cpp adds tensor `direction.l` to the output of block `l`,
-counted from 0, and repeng reads it off there (llama.cpp takes none for block 0). llama.cpp's own
-`cvector-generator` writes what it read after block `l` as `direction.(l + 1)`; it is added where
-llama.cpp adds it.
+counted from 0, which is where repeng reads it (llama.cpp takes none for block 0). llama.cpp's own
+`cvector-generator` writes what it read after block `l` as `direction.(l + 1)`; it is added where llama.cpp
+would add it.
 """
 
 import json
@@ -39,12 +39,12 @@ Kind = Literal["psr_lens", "torch", "NumPy", "safetensors", "GGUF"]
 _LAYER_IN_NAME: Final = re.compile(
     r"^\d+$|(?:^|[._/ -])(?:layers?|blocks?|direction|h)[._ -]?\d+(?=$|[._/ -])", re.IGNORECASE
 )
-"""Names that say a layer: `15`, `layer_15`, `model.layers.15`, `blocks.15.hook_resid_post`,
-`direction.15`. NumPy's own `arr_0` does not."""
+"""Names with a layer number: `15`, `layer_15`, `model.layers.15`, `blocks.15.hook_resid_post`,
+`direction.15`. NumPy's own `arr_0` is not one."""
 
 
 def kind_of_file(path: Path) -> Kind | None:
-    """What wrote a file, by how it begins; None where that is nothing known."""
+    """The kind of a file, by its first bytes; None if unknown."""
     if is_container(path):
         return "psr_lens"
     with path.open("rb") as file:
@@ -62,10 +62,10 @@ def kind_of_file(path: Path) -> Kind | None:
         if any(name.endswith("data.pkl") for name in names):
             return "torch"
         return "NumPy" if any(name.endswith(".npy") for name in names) else None
-    # The length of a header, eight bytes, and the header, which is JSON.
+    # Eight bytes with the length of a header, then the header, which is JSON.
     if head[8:9] == b"{":
         return _kind_of_safetensors(path)
-    # A bare pickle, which torch wrote before it wrote archives.
+    # A bare pickle, as torch wrote before it wrote archives.
     return "torch" if head.startswith(b"\x80") else None
 
 
@@ -81,14 +81,14 @@ def read_vectors(
 
     Args:
         path: The file.
-        layer: The block to take alone; where a file holds one vector, the block to add it to.
+        layer: The only block to take; if a file holds one vector, the block to add it to.
         numbering: How the file counts layers.
         key: Which of several entries holds the vectors.
-        n_layers: Blocks of the model, where it is known.
+        n_layers: Blocks of the model, if known.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, holds no vectors, or does not say which layers they are of.
+        ValueError: If it cannot be read, holds no vectors, or does not say which layers they belong to.
     """
     path = Path(path)
     if layer is not None:
@@ -108,7 +108,7 @@ def read_vectors(
             rows = {number - 1: row for number, row in rows.items() if number > 0}
     else:
         rows = _rows(path, as_tensor(str(path), entry), layer, numbering, n_layers)
-    # Some write every vector as a table of one row.
+    # Some tools write every vector as a table of one row.
     rows = {
         block: row[0] if row.ndim == 2 and len(row) == 1 else row for block, row in rows.items()
     }
@@ -257,9 +257,9 @@ def _read(path: Path) -> tuple[Kind, Any]:
 
 
 def _read_torch(path: Path) -> Any:
-    # Nothing in the file is run: tensors, numbers, names and what holds them are all that is read.
+    # Nothing in the file is run: only tensors, numbers, names and their containers are read.
     try:
-        # Mapped, so that a file that is something else, and large, is not read for nothing.
+        # Memory-mapped, so that a large file of another kind is not read for nothing.
         mapped = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
@@ -267,7 +267,7 @@ def _read_torch(path: Path) -> Any:
             raise
         raise ValueError(
             "it holds objects that are no tensors, and reading those can run code; where it was "
-            "written, keep the tensors alone: torch.save({layer: vector}, path)"
+            "written, save only the tensors: torch.save({layer: vector}, path)"
         ) from None
 
 
@@ -311,7 +311,7 @@ def _kind_of_safetensors(path: Path) -> Kind | None:
     """Whether a file that begins like safetensors is one."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        # More than the file has: damaged, or something else that has a brace there.
+        # Longer than the file: damaged, or something else that has a brace there.
         if length > path.stat().st_size:
             return None
         try:

@@ -1,4 +1,4 @@
-"""Vectors of one's own: what other libraries compute them as, and what a steering makes of them."""
+"""Your own vectors: the forms that other libraries give them, and the tensors that a steering needs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ VectorLike = Tensor | np.ndarray | Sequence[float | int]
 
 
 def as_vector(name: str, vector: Any) -> Float[Tensor, " d_model"]:
-    """One vector as a tensor of its own, detached, in its own floating-point type.
+    """One vector as a new, detached tensor of the same floating-point type.
 
     Whole numbers become float32.
 
@@ -36,16 +36,16 @@ def as_vector(name: str, vector: Any) -> Float[Tensor, " d_model"]:
 
 
 def as_tensor(name: str, values: Any) -> Tensor:
-    """Numbers of any shape as a floating-point tensor of their own, detached.
+    """Numbers of any shape as a new, detached floating-point tensor.
 
     Raises:
-        ValueError: If they are no real numbers, or their rows differ in length.
+        ValueError: If they are not real numbers, or their rows differ in length.
     """
     if isinstance(values, Tensor):
         tensor = values.detach().clone()
     else:
         try:
-            # A copy, so that what is done to the array later does nothing to the steering.
+            # A copy, so that later changes to the array do not reach the steering.
             array = np.array(values, subok=False)
             tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
         except (TypeError, ValueError, RuntimeError):

@@ -296,11 +296,11 @@ def test_bad_arguments_are_one_line(llama, its_data):
         ({"rank": 3}, "rank=3 with method='psr': only loreft and oracle take it"),
         (
             {"solver": "layerwise", "objective": "ll"},
-            "the layerwise solver knows mse, for const and psr",
+            "the layerwise solver fits mse only, for const and psr",
         ),
         (
             {"method": "loreft", "solver": "layerwise"},
-            "the layerwise solver knows mse, for const and psr",
+            "the layerwise solver fits mse only, for const and psr",
         ),
         ({"objective": "mae"}, "objective='mae': choose 'mse' or 'll'"),
         ({"solver": "magic"}, "solver='magic': choose 'auto', 'layerwise', 'refine' or 'gradient'"),
