@@ -1,4 +1,4 @@
-"""The command line: one subcommand per noun, each a thin layer over the same functions.
+"""The command line: subcommands, each a thin layer over functions of the package.
 
 `psr-lens --help` must be quick, so nothing here imports torch before a subcommand runs.
 """
@@ -40,16 +40,16 @@ class _Terminated(BaseException):
 
 @contextmanager
 def _orderly_end() -> Iterator[None]:
-    """Inside, SIGTERM is an exception, so that whoever has made temporary files removes them."""
+    """Inside, SIGTERM is an exception, so that temporary files are removed."""
 
     def end(*_: Any) -> None:
-        # Once is enough: another one would interrupt the clearing up.
+        # Once is enough: another one would interrupt the cleaning up.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise _Terminated
 
     before = signal.getsignal(signal.SIGTERM)
     in_main = threading.current_thread() is threading.main_thread()
-    # Signals are handled in the main thread alone, and who ignores this one has a reason to.
+    # Only the main thread handles signals, and a process that ignores this one has a reason to.
     if not in_main or before in (None, signal.SIG_IGN):
         yield
         return

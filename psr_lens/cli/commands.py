@@ -31,15 +31,15 @@ _TWO_GROUPS = "2 are needed, for some are held out: add pairs"
 
 @dataclass(frozen=True)
 class Demo(ModelOptions):
-    """Run the main job, from prompt to a steering that replaces it, and write a page about it."""
+    """Go from a prompt to a steering that replaces it, and write a page about it."""
 
     model: str = "demo"
     """The embedded `demo` or `demo-gpt2`, asked about the animals of its world; or a chat model, asked
     everyday questions: `smollm2`, a hub name, a directory, a .gguf file."""
     traits: tuple[str, ...] = ()
-    """Instructions. Of the demo world: hedger, optimist, flatterer (these three if none is named), pirate,
-    shouter, pessimist, velan, two_sentences, no_colour, the_end. Of a real model: french (if none is
-    named), spanish, german, pirate."""
+    """Instructions. For the demo world: hedger, optimist, flatterer (the default three), pirate, shouter,
+    pessimist, velan, two_sentences, no_colour, the_end. For a real model: french (the default), spanish,
+    german, pirate."""
     out: Path = Path("demo-report")
     """Directory for report.html, results.json and the fitted steerings."""
     seed: int = 0
@@ -75,11 +75,11 @@ class Demo(ModelOptions):
 
 @dataclass(frozen=True)
 class Sample(PairOptions):
-    """Sample a response to every steering prompt, and keep it all: the other commands take it as --data."""
+    """Sample a response to every steering prompt and save the data, which other commands take as --data."""
 
     pairs: Path = tyro.MISSING
-    """JSON Lines file: `base`, `prompted`, and optionally `response` per line. 50 pairs or more: a fifth is
-    held out to measure on, and from fewer than 5 there are no intervals."""
+    """JSON Lines file: `base`, `prompted`, and optionally `response` per line. Give 50 pairs or more: a
+    fifth is held out to measure on, and fewer than 5 held out give no intervals."""
     out: Path = Path("data.safetensors")
     """The file to write."""
 
@@ -110,7 +110,7 @@ class Decompose(DataOptions):
     """Examples on the page; norms.csv holds all."""
 
     def check(self) -> None:
-        """What can be refused before anything is loaded."""
+        """Refuse what can be refused before anything is loaded."""
         super().check()
         if self.data is not None and self.seed:
             raise ValueError(
@@ -153,23 +153,24 @@ class _FitOptions(DataOptions):
     layers: str = "all"
     """`all`, `best`, one index, or several with commas: `3,4,5`."""
     objective: Literal["mse", "ll"] | None = None
-    """Distance to the prompted residual stream, or likelihood of the responses."""
+    """`mse`: distance to the prompted residual stream; `ll`: log-likelihood of the responses. By default
+    the method's own."""
     solver: Literal["auto", "layerwise", "refine", "gradient"] = "auto"
-    """Layer by layer without gradients, with gradients through the model, one after the other, or
-    whichever the dev pairs like best."""
+    """`layerwise`: layer by layer, without gradients; `gradient`: through the model; `refine`: one after
+    the other; `auto`: whichever is best on the dev pairs."""
     recipe: Literal["default", "paper"] = "default"
-    """Of the gradient solver: adapting to the model, or the paper's."""
+    """For the gradient solver: `default` adapts to the model, `paper` is the paper's."""
     epochs: int | None = None
-    """In place of the recipe's."""
+    """Passes over the training pairs, in place of the recipe's."""
     lr: float | None = None
-    """In place of the recipe's."""
+    """Step size, in place of the recipe's."""
 
     def _layers(self) -> Any:
-        """The layers, None where that is left to the method."""
+        """The layers; None if left to the method."""
         return parse_layers(self.layers)
 
     def own_options(self) -> dict[str, Any]:
-        """The options of methods that were given: the commands that have some name them."""
+        """The methods' options that were given; commands that have some override this."""
         return {}
 
     def arguments(self) -> dict[str, Any]:
@@ -198,7 +199,7 @@ class _FitOptions(DataOptions):
     def least_groups(
         self, fits: "Iterable[FitPlan]", least: int = 1, what_for: str = ""
     ) -> tuple[int, str]:
-        """How many groups of pairs the fits need, given how many something else does."""
+        """How many groups of pairs the fits need, or `least` if that is more, and why."""
         for plan in fits:
             try:
                 plan.method.check_options(plan.options, tokens=plan.tokens, has_dev=False)
@@ -213,12 +214,11 @@ class Fit(_FitOptions):
     """Fit a steering to the pairs, measure it on held-out ones, and save it."""
 
     method: tyro.conf.Positional[str] = tyro.MISSING
-    """What to fit: `psr-lens fit` names all methods, and `psr-lens fit psr --help` says what that one takes
-    beside the options here."""
+    """What to fit: `psr-lens fit` lists all methods, and `psr-lens fit psr --help` the options of one."""
     out: Path = Path("steering.safetensors")
     """The file to write."""
     checkpoint: Path | None = None
-    """Directory in which an interrupted fit leaves what it has; the same command goes on there."""
+    """Directory for the finished parts of a fit; after an interruption, the same command resumes there."""
 
     def run(self) -> None:
         """Sample, fit, save, measure."""
@@ -271,7 +271,7 @@ class Compare(_FitOptions):
     """Fit several methods to the same pairs, each at its best; compare them on held-out ones."""
 
     layers: str = "auto"
-    """`auto`: all, or the best one where that is closer on the dev pairs; or as for `fit`."""
+    """`auto`: all, or the best one if that is closer on the dev pairs; or as for `fit`."""
     methods: tuple[str, ...] = ("dim", "const", "psr")
     """What to fit: names as `fit` takes them."""
     out: Path | None = None
@@ -315,9 +315,9 @@ class Faithfulness(DataOptions):
     """Measure how close saved steerings come to the steering prompts, on pairs held out from the fit."""
 
     steerings: tuple[str, ...] = tyro.MISSING
-    """Files that `fit` or `demo` wrote, or `hf://owner/name`; the names of the files name them."""
+    """Files that `fit` or `demo` wrote, or `hf://owner/name`; each is named after its file."""
     part: Literal["test", "all"] = "test"
-    """The part of the pairs that `fit` with the same seed or data holds out, or all of them."""
+    """`test`: the pairs that `fit` with the same seed or data holds out; `all`: all of them."""
     alpha: float = 1.0
     """Strength."""
     oracle_ranks: tuple[int, ...] = (1, 4)
@@ -325,16 +325,16 @@ class Faithfulness(DataOptions):
     outputs: bool = True
     """Compare next-token distributions too."""
     allow_seen: bool = False
-    """Measure on examples that a steering was fitted on all the same."""
+    """Measure even on examples that a steering was fitted on."""
     also: tuple[Literal["assumptions", "components", "lens"], ...] = ()
-    """Test what steerings assume of the prompts; find which heads and MLPs bring the instruction in;
-    read the steerings in words."""
+    """`assumptions`: test what steerings assume about the prompts; `components`: find which heads and MLPs
+    bring the instruction in; `lens`: read the steerings in words."""
     out: Path | None = None
     """Directory for the report, report.safetensors, and a page about it, report.html; what `--also` finds
     goes beside them: assumptions.safetensors, components.safetensors, lens/NAME.safetensors."""
 
     def check(self) -> None:
-        """What can be refused before anything is loaded."""
+        """Refuse what can be refused before anything is loaded."""
         super().check()
         from psr_lens._types import check_alpha, check_count
 
@@ -412,7 +412,7 @@ class Faithfulness(DataOptions):
                     print(f"saved {found.save(self.out / name)}")
 
     def _refuse_foreign(self, out: Path) -> None:
-        """Before the work: what lies where a file goes has to be one of its kind."""
+        """Before the work: refuse to overwrite a file of another kind."""
         from psr_lens.pages.faithfulness_page import refuse_foreign_faithfulness
         from psr_lens.storage import refuse_foreign
 
@@ -458,7 +458,7 @@ class Steer(ModelOptions):
     prompt: tuple[str, ...] = ()
     """One user turn on a chat model, plain text on a base model; several are answered together."""
     prompts: Path | None = None
-    """A text file with more of them, one on every line that is not blank."""
+    """A text file with more of them, one per line; blank lines are skipped."""
     steering: str = tyro.MISSING
     """A file that `fit` or `demo` wrote, or `hf://owner/name` on the hub."""
     alpha: float = 1.0
@@ -468,7 +468,7 @@ class Steer(ModelOptions):
     temperature: float = 1.0
     """0 for greedy decoding."""
     seed: int = 0
-    """The same seed gives the same response to the prompt in the same place."""
+    """The same seed gives the same response to the same prompt in the same place."""
     batch_size: int = 32
     """Prompts per batch."""
 
@@ -510,7 +510,6 @@ class Steer(ModelOptions):
             listed += [line for line in lines if line.strip()]
         if not listed:
             raise ValueError(
-                "there is no prompt to answer: pass --prompt TEXT, or --prompts FILE with one on "
-                "every line"
+                "there is no prompt to answer: pass --prompt TEXT, or --prompts FILE with one per line"
             )
         return listed

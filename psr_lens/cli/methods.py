@@ -13,7 +13,7 @@ from psr_lens.cli.commands import Compare, Fit
 
 
 def fit_command(method: str) -> type[Fit]:
-    """`fit` of one method, with what its `Options` have as options of the command.
+    """`fit` for one method, with its `Options` as options of the command.
 
     Raises:
         ValueError: If there is no such method.
@@ -24,7 +24,7 @@ def fit_command(method: str) -> type[Fit]:
     own = make_dataclass(
         cls.Options.__name__,
         [
-            # A steering, say, which is no text.
+            # Not text: a steering, for example.
             (one.name, tyro.conf.Suppress[tyro.conf.Fixed[Any]], field(default=one.default))
             for one in fields(cls.Options)
             if not _is_text(one)
@@ -68,7 +68,7 @@ def compare_command() -> type[Compare]:
         [
             (
                 name,
-                Annotated[kind | None, tyro.conf.arg(help=f"Of {' and '.join(methods)}.")],
+                Annotated[kind | None, tyro.conf.arg(help=f"For {' and '.join(methods)}.")],
                 field(default=None),
             )
             for name, (kind, methods) in found.items()
@@ -102,7 +102,7 @@ def import_files(args: Sequence[str]) -> Iterator[str]:
             path = rest.pop(0)
         if not Path(path).is_file():
             raise ValueError(f"{option} {path}: there is no such file")
-        # As a module that can be found, for what the file defines is asked where its source is.
+        # Registered as a module, because the source of what the file defines is looked up.
         spec = spec_from_file_location(f"imported_{Path(path).stem}", path)
         if spec is None or spec.loader is None:
             raise ValueError(f"{option} {path}: a Python file ends in .py")

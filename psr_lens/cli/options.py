@@ -25,9 +25,9 @@ class ModelOptions:
     gguf_file: str | None = None
     """Which GGUF file, where the model is a directory or a hub name."""
     keep_converted: bool = True
-    """Whether a copy of what is made of a GGUF file is kept for the next time (`False`: none)."""
+    """Whether to keep a converted copy of a GGUF file for next time."""
     backend: Literal["auto", "hooked", "bridge"] = "auto"
-    """HookedTransformer, TransformerBridge, or whichever can be had."""
+    """HookedTransformer, TransformerBridge, or whichever is available."""
     device: str | None = None
     """Where to run (`cpu`, `cuda`); the model's default if not given."""
     dtype: str | None = None
@@ -37,14 +37,14 @@ class ModelOptions:
     chat_template: Path | None = None
     """File with a chat template (Jinja), in place of the tokenizer's."""
     template_options: str | None = None
-    """What the chat template takes besides the messages, as JSON: `{"enable_thinking": false}`. What the data
-    was sampled with, or a steering fitted with, if not given."""
+    """What the chat template takes besides the messages, as JSON: `{"enable_thinking": false}`. If not
+    given, those that the data was sampled with, or the steering fitted with."""
 
     def load(self, layout: "Mapping[str, Any] | None" = None) -> "HookedModel":
         """The model.
 
         Args:
-            layout: What its chat template is given where nothing else is said.
+            layout: Options of its chat template, unless `template_options` is given.
         """
         from psr_lens.models import load_model
 
@@ -70,8 +70,8 @@ class PairOptions(ModelOptions):
     """Which pairs, and how responses to them are sampled."""
 
     pairs: Path | None = None
-    """JSON Lines file: `base`, `prompted`, and optionally `response` per line. 50 pairs or more: a fifth is
-    held out to measure on, and from fewer than 5 there are no intervals."""
+    """JSON Lines file: `base`, `prompted`, and optionally `response` per line. Give 50 pairs or more: a
+    fifth is held out to measure on, and fewer than 5 held out give no intervals."""
     max_new_tokens: int | None = None
     """Longest sampled response, in tokens; 128 if not given."""
     temperature: float | None = None
@@ -85,7 +85,7 @@ class PairOptions(ModelOptions):
     """The same seed gives the same result."""
 
     def check(self) -> None:
-        """Refuse what is wrong whatever the model and the pairs are; every subcommand has its own."""
+        """Refuse what is wrong for any model and pairs; subcommands add checks of their own."""
         from psr_lens._types import check_count
         from psr_lens.models.generation import check_sampling
 
@@ -126,16 +126,16 @@ class DataOptions(PairOptions):
 
     data: Path | None = None
     """File that `psr-lens sample` or `SteeringDataset.save` wrote, in place of --pairs: nothing is sampled,
-    and what is in train, dev and test stays there."""
+    and its train, dev and test splits are kept."""
     tokens: Literal["response", "question+response"] = "response"
     """Last prompt token and response, or the question's tokens too."""
 
     def check(self) -> None:
-        """Refuse what is wrong whatever the model and the pairs are; every subcommand has its own."""
+        """Refuse what is wrong for any model and pairs; subcommands add checks of their own."""
         super().check()
         if (self.pairs is None) == (self.data is None):
             raise ValueError(
-                "pass one of --pairs FILE, to sample responses, and --data FILE, which psr-lens sample "
+                "pass either --pairs FILE, to sample responses, or --data FILE, which psr-lens sample "
                 f"writes: {'both were' if self.pairs else 'neither was'} given"
             )
         if self.data is not None:
@@ -152,9 +152,9 @@ class DataOptions(PairOptions):
         """The model, and pairs or data; a wrong file is found before the model is loaded.
 
         Args:
-            needs: Least number of groups that the pairs have to be of.
+            needs: How many groups the pairs must have at least.
             what_for: Why, and the way out, for the message.
-            steerings: What the model is to be loaded for.
+            steerings: The steerings that the model is loaded for.
         """
         if self.data is not None:
             return self._read_data(self.data, needs, what_for)
@@ -190,7 +190,7 @@ class DataOptions(PairOptions):
 
 
 def refuse_too_few(path: Path, groups: "set[str]", needs: int, what_for: str) -> None:
-    """A file has to have pairs of so many groups."""
+    """Refuse a file whose pairs have too few groups."""
     if len(groups) < needs:
         raise ValueError(
             f"{path} has pairs of {len(groups)} {'group' if len(groups) == 1 else 'groups'} but {what_for}"
@@ -207,13 +207,13 @@ def parse_json(option: str, text: str | None) -> "dict[str, Any] | None":
         found = None
     if not isinstance(found, dict):
         raise ValueError(
-            f'{option} {text!r}: write a JSON object, {{"enable_thinking": false}} say'
+            f'{option} {text!r}: write a JSON object, as in {{"enable_thinking": false}}'
         )
     return found
 
 
 def fitted_with(name: str, steerings: "Sequence[Steering]") -> Any:
-    """How the prompts were laid out that steerings were fitted on; None where they differ."""
+    """The sampling option that steerings were fitted with; None if they differ."""
     found = [own.provenance.get("data", {}).get("sampling", {}).get(name) for own in steerings]
     return found[0] if found and all(own == found[0] for own in found) else None
 
@@ -249,10 +249,10 @@ def file_names(paths: Sequence[str | Path]) -> list[str]:
 
 
 def refuse_unwritable(directory: Path, option: str = "--out") -> None:
-    """Before the work and not after it: can files be made there?"""
+    """Refuse, before the work rather than after it, a directory in which no file can be made."""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     try:
-        # A file without a name where the system has them: nothing is left, however this ends.
+        # An unnamed file where the system has them: nothing is left behind, however this ends.
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:

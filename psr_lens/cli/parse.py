@@ -1,4 +1,4 @@
-"""The subcommands, and one line about whatever is wrong."""
+"""Parse the command line; whatever is wrong becomes one line."""
 
 import contextlib
 import io
@@ -25,14 +25,14 @@ Command = (
 
 _DESCRIPTION = """What did this prompt do inside the model?
 
-`psr-lens --import FILE ...` runs a Python file first, in which `psr_lens.register` makes methods of your own
-known."""
+`psr-lens --import FILE ...` runs a Python file first, which can add methods of your own by
+`psr_lens.register`."""
 
 
 def run(args: Sequence[str] | None = None) -> None:
     """Parse the arguments and run the subcommand that they name.
 
-    `--import FILE` before it runs a Python file first, whose methods `fit` and the others then know.
+    With `--import FILE` in front, a Python file is run first, and `fit` and the others know its methods.
 
     Args:
         args: The arguments, those of the process if not given.
@@ -47,8 +47,8 @@ def run(args: Sequence[str] | None = None) -> None:
         command = _parse(given)
     except ValueError as error:
         _fail(str(error), 2)
-    # Threads that wait for each other spin, and on a busy machine they spin in place of those that
-    # they wait for. Read once, when torch is imported.
+    # Waiting threads spin, and on a busy machine they take time from the threads they wait for. Read once,
+    # when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         command.run()
@@ -61,7 +61,7 @@ def _parse(args: list[str]):
     from psr_lens.cli.methods import compare_command, fit_command, import_files
 
     args = list(import_files(args))
-    # What a method takes is known where its class is, and that takes torch: not for a page of help.
+    # A method's options come from its class, which imports torch: too slow for a page of help.
     if args[:1] == ["fit"] and len(args) > 1 and not args[1].startswith("-"):
         return _read(fit_command(args[1]), args[2:], f"psr-lens fit {args[1]}")
     if args[:1] == ["compare"]:
@@ -104,7 +104,7 @@ def _one_line(text: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     lines = [line.strip(" │|") for line in plain.splitlines()]
     kept = [line for line in lines if line.strip("╭╮╰╯─- ")]
-    return " ".join(kept[1:] or kept) or "the arguments make no sense: see psr-lens --help"
+    return " ".join(kept[1:] or kept) or "the arguments cannot be read: see psr-lens --help"
 
 
 def _fail(message: str, code: int) -> NoReturn:

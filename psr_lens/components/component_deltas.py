@@ -50,7 +50,7 @@ def instruction_span(example: Example) -> tuple[int, int]:
     Between the longest token prefix and the longest token suffix that `x'` shares with `x`.
 
     Returns:
-        First position and the one behind the last; equal where there is no such token.
+        First position and the one after the last; equal if there is no such token.
     """
     base, prompted = example.base_ids, example.prompted_ids
     end = len(prompted) - example.question_length
@@ -71,8 +71,8 @@ def component_deltas(
 ) -> ComponentDeltas:
     """Run both prompts with the response once each, and subtract the parts.
 
-    Holds three numbers per layer, aligned token and dimension of one batch; what single heads add
-    is made one head at a time, by `head_parts`.
+    Holds three numbers per layer, aligned token and dimension of one batch; what each head adds is computed
+    one head at a time, by `head_parts`.
 
     Args:
         model: The model.

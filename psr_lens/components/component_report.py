@@ -29,15 +29,15 @@ class Component:
         layer: Its block, -1 for the embeddings.
         kind: `embed` (the difference of the embeddings: positions, where they are learned), `attn`,
             `mlp` or `head`.
-        head: Which query head, -1 where it is none.
+        head: Which query head, -1 for the other kinds.
         norm: Root mean square over aligned tokens of the length of its delta, in units of the
             residual stream.
-        share: Its share of the accumulated delta after the last block. Those of embeddings,
-            attention and MLP of all layers add up to 1, and heads to their attention.
+        share: Its share of the accumulated delta after the last block. Those of embeddings, attention and
+            MLP of all layers add up to 1, and those of heads to their attention's.
         step_share: Its share of what its own block adds to the delta; attention and MLP of a block
             add up to 1. None for the embeddings.
-        instruction_attention: For a head, the share of its attention that a aligned token of the
-            prompted run pays to the instruction's tokens, on average. None for the others.
+        instruction_attention: For a head, the share of its attention that an aligned token of the prompted
+            run pays to the instruction's tokens, on average. None for the others.
     """
 
     layer: int
@@ -63,8 +63,8 @@ class ComponentTokens:
     Attributes:
         tokens: The aligned tokens as text.
         norms: Length of every component's delta, in the order of the report's components.
-        shares: The same token's term of the share, over the example's whole energy: those of one
-            component add up over the tokens to its share within this example.
+        shares: Each token's term of the share, over the example's whole energy: summed over the tokens, a
+            component's terms give its share within this example.
     """
 
     tokens: tuple[str, ...]
@@ -108,7 +108,7 @@ class ComponentReport(Report):
     def to_dataframe(self) -> "pandas.DataFrame":
         """Tidy long form: one row per component and measure that it has.
 
-        `layer` is -1 for the embeddings, `head` is -1 for what is none.
+        `layer` is -1 for the embeddings, `head` is -1 for anything but a head.
         """
         import pandas as pd
 
@@ -166,7 +166,7 @@ class ComponentReport(Report):
         """The values at every token of an example.
 
         Raises:
-            ValueError: If none of this example were kept.
+            ValueError: If no values of this example were kept.
         """
         if not 0 <= example < len(self.tokens):
             raise ValueError(
@@ -179,7 +179,7 @@ class ComponentReport(Report):
         """What there is to draw.
 
         `layers`: shares of attention and MLP over the layers. `heads`: what heads write and read.
-        `tokens`: norms over the tokens of an `example=0`.
+        `tokens`: norms over the tokens of one example (`example=0`).
         """
         from psr_lens import plots
 

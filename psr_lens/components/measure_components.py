@@ -6,9 +6,8 @@ it added in the base run, `D[L-1] = D[-1] + sum_l (d attn[l] + d mlp[l])`. Its s
 
 `sum <d c, D[L-1]> / sum |D[L-1]|^2`, summed over examples and aligned tokens (ours):
 
-its direct contribution to what the prompt has done in the end. What a component brings about
-through later components is counted as theirs. Shares may be negative, for a component that writes
-against the others.
+its direct contribution to what the prompt has done in the end. What a component brings about through later
+components counts as theirs. Shares may be negative, for a component that writes against the others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,12 +64,12 @@ def measure_components(
         batch_size: Examples per forward pass.
         n_bootstrap: Resamples of examples for the 95 % intervals.
         seed: Seed of the resampling.
-        token_examples: For how many examples, from the first on, to keep every token's values.
+        token_examples: Keep every token's values for this many examples, from the first on.
         progress: Whether to show a bar.
 
     Raises:
-        ValueError: If there is no example, the prompts change nothing, or the model is one that
-            writes otherwise than by attention plus MLP.
+        ValueError: If there is no example, the prompts change nothing, or the model's blocks write anything
+            but attention plus MLP.
 
     Example:
         >>> import psr_lens as pl
@@ -123,7 +122,7 @@ def measure_components(
 
 
 _Name = tuple[int, ComponentKind, int]
-"""Layer (-1 for the embeddings), kind, head (-1 where it is none)."""
+"""Layer (-1 for the embeddings), kind, head (-1 for the other kinds)."""
 
 
 def _component_names(model: HookedModel, heads: bool) -> list[_Name]:
@@ -199,7 +198,7 @@ class _Sums:
         return self._sums[:, _ENERGY]
 
     def add(self, example: int, values: Float[Tensor, "quantity component token"]) -> None:
-        """Take down one example's values."""
+        """Record one example's values."""
         self._sums[example] = values.sum(dim=-1)
         self._tokens[example] = values.shape[-1]
 

@@ -1,4 +1,4 @@
-"""The model card of a steering: what it is and where it comes from, written from what it knows."""
+"""The model card of a steering: what it is and where it comes from, written from its own records."""
 
 import dataclasses
 import inspect
@@ -28,8 +28,8 @@ def model_card(steering: Steering, repo_id: str = "owner/name") -> str:
     """A model card in Markdown with YAML front matter, for the hub.
 
     Args:
-        steering: What it is about; its provenance and its fit report are written out.
-        repo_id: Where it will lie; for the commands.
+        steering: The steering; its provenance and its fit report are written out.
+        repo_id: Where it will be; for the commands.
     """
     title = repo_id.split("/")[-1]
     parts = [
@@ -64,7 +64,7 @@ def _what(steering: Steering) -> str:
     facts = [
         ("kind", f"{type(steering).__name__} (`{steering.method}`), fitted by `{method}`"),
         ("layers", covered),
-        ("tokens", "of every part its own" if len(acted_on) > 1 else acted_on.pop()),
+        ("tokens", "each part's own" if len(acted_on) > 1 else acted_on.pop()),
         ("tensors", ", ".join(shapes) or "none"),
     ]
     return (
@@ -78,7 +78,7 @@ def _tokens(steering: Steering) -> str:
 
 
 def _imports(steering: Steering) -> list[str]:
-    """What defines the rules that it goes by, where psr_lens does not."""
+    """The imports that define its token rules, where psr_lens does not."""
     rules = {type(part.tokens) for _, part in steering.weighted_parts()} - {str}
     foreign = sorted(own.__module__ for own in rules if not own.__module__.startswith("psr_lens."))
     return [f"import {module}  # defines the rule that says which tokens" for module in foreign]
@@ -96,10 +96,10 @@ def _formulas(steering: Steering) -> str:
 
 
 def _description(steering: Steering) -> str:
-    """Formula and source, from where they are kept: the first part of the class's docstring."""
+    """Formula and source, from the first part of the class's docstring."""
     described = inspect.getdoc(type(steering)) or f"See `{type(steering).__name__}`."
     described = re.split(r"\n\n(?:Args|Made by)\b", described)[0].strip()
-    # As the hub wants mathematics inside a line.
+    # The hub's syntax for inline mathematics.
     return re.sub(r"\$([^$]+)\$", lambda formula: rf"\\({formula[1]}\\)", described)
 
 
@@ -122,7 +122,7 @@ def _use(steering: Steering, repo_id: str) -> str:
             f'    print(model.generate("{_QUESTION}", max_new_tokens=60))',
         )
     ]
-    # transformers alone would read a GGUF file otherwise than it is read here.
+    # transformers alone would read a GGUF file differently.
     plain = base not in EMBEDDED_MODELS and "gguf" not in steering.provenance["model"]
     acted_on = [reach_of(part.tokens) for _, part in steering.weighted_parts()]
     if plain and "question+response" not in acted_on:
@@ -160,7 +160,7 @@ def _transformers(steering: Steering, address: str, base: str) -> str:
 
 
 def _model_arguments(steering: Steering) -> str:
-    """What `load_model` is given to load the model that it was fitted on."""
+    """The arguments of `load_model` that load the model it was fitted on."""
     base, origin = _model_name(steering), steering.provenance["model"].get("gguf")
     if origin is None or base == SMOLLM2:
         return json.dumps(base)
@@ -174,7 +174,7 @@ def _model_name(steering: Steering) -> str:
 
 
 def _report(report: Any) -> str:
-    """Any dataclass: its plain fields in one table, every list of records in a table of its own."""
+    """Any dataclass: its plain fields in one table, every list of records in its own table."""
     if not dataclasses.is_dataclass(report):
         return _cell(report)
     fields = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}

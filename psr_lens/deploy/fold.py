@@ -1,4 +1,4 @@
-"""`fold_into`: a constant steering in the weights of a transformers model."""
+"""`fold_into`: put a constant steering into the weights of a transformers model."""
 
 from collections.abc import Callable
 from functools import cache
@@ -22,11 +22,11 @@ _LAST_WRITER: Final = {
     "gpt2": "mlp.c_proj",
     "gpt_neox": "mlp.dense_4h_to_h",
 }
-"""By model type, what is added to the residual stream last, as it is, in a decoder layer."""
+"""By model type, the last module of a decoder layer whose output is added to the residual stream as is."""
 
 _BIAS_OPTION: Final = {"llama": ("mlp_bias", ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"))}
-"""By model type, the option that gives the last writer a bias when a checkpoint is loaded, and
-everything that it gives one to."""
+"""By model type, the option that gives the last writer a bias when a checkpoint is loaded, and all modules
+that it gives one."""
 
 
 @torch.no_grad()
@@ -36,8 +36,8 @@ def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> Folde
     hooked = editable_model(hf_model)
     if hooked.backend != "transformers":
         raise ValueError(
-            f"a {type(hf_model).__name__} was given: fold into a plain transformers model, of "
-            "load_model(..., backend='transformers') for one"
+            f"a {type(hf_model).__name__} was given: fold into a plain transformers model, from "
+            "load_model(..., backend='transformers') for example"
         )
     hf_model = hooked.raw
     layers: Any = modules_down_to_layers(hf_model)[-1]
@@ -49,7 +49,7 @@ def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> Folde
         )
     steering.check(hooked)
     changes = _Changes()
-    # A steering that is put on or folded in later still finds the model that it belongs to.
+    # Steerings applied or folded in later must still recognise the model that they belong to.
     with keeping_fingerprint(hooked):
         try:
             for layer, vector in zip(steering.layers, steering.vectors, strict=True):
@@ -57,17 +57,17 @@ def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> Folde
                 changes.add_to_bias(writer, alpha * vector.to(working_dtype(vector.dtype)))
             _make_loadable(hf_model, layers, changes)
         except BaseException:
-            # Whole or not at all.
+            # All or nothing.
             changes.put_back()
             raise
     changes.remember()
 
     def undo() -> None:
-        # All or nothing: look at every one before the first is touched.
+        # All or nothing: check every one before touching the first.
         if not changes.stand():
             raise ValueError(
-                "the weights were changed after this fold: undo the later change first, or load "
-                "the model anew"
+                "the weights were changed after this fold: undo the later change first, or reload "
+                "the model"
             )
         with keeping_fingerprint(hooked):
             changes.put_back()
@@ -76,7 +76,7 @@ def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> Folde
 
 
 def _make_loadable(hf_model: Any, layers: nn.ModuleList, changes: "_Changes") -> None:
-    """What the saved model needs for `from_pretrained` to read the biases: more of them, all 0."""
+    """Add what `from_pretrained` needs to read the saved biases: more of them, all 0."""
     option, names = _BIAS_OPTION.get(hf_model.config.model_type, (None, ()))
     if option is None:
         return
@@ -91,7 +91,7 @@ def _make_loadable(hf_model: Any, layers: nn.ModuleList, changes: "_Changes") ->
 
 @final
 class _Changes:
-    """Biases that were changed: whether they are as the changes left them, and how to undo all."""
+    """Changed biases: whether they are still as changed, and how to undo it all."""
 
     def __init__(self):
         self._undo: list[Callable[[], None]] = []
@@ -99,14 +99,14 @@ class _Changes:
         self._after: list[Tensor] = []
 
     def undo_by(self, put_back: Callable[[], None]) -> None:
-        """One more change, already made."""
+        """Record how to undo one more change, already made."""
         self._undo.append(put_back)
 
     def add_to_bias(self, module: Any, vector: Tensor) -> None:
-        """Add to the bias of a module, which is made where it has none."""
+        """Add to the bias of a module, making one if it has none."""
         if hasattr(module, "base_layer") or not module.weight.is_floating_point():
             raise ValueError(
-                f"a {type(module).__name__} writes last in this model, with an adapter or quantised: "
+                f"a {type(module).__name__} writes last in this model, and has an adapter or is quantised: "
                 "merge the adapter first, or use applied(...)"
             )
         bias: nn.Parameter | None = getattr(module, "bias", None)
@@ -126,11 +126,11 @@ class _Changes:
         self._modules.append(module)
 
     def remember(self) -> None:
-        """The changes are complete: this is what they have left."""
+        """Record the biases, once all changes are made."""
         self._after = [module.bias.detach().clone() for module in self._modules]
 
     def stand(self) -> bool:
-        """Whether nothing was changed since."""
+        """Whether nothing has changed since."""
         return all(
             module.bias is not None and torch.equal(module.bias, after.to(module.bias.device))
             for module, after in zip(self._modules, self._after, strict=True)
@@ -153,12 +153,12 @@ def _copier(bias: nn.Parameter, before: Tensor) -> Callable[[], None]:
 def _give_norm_a_bias(norm: nn.Module, bias: nn.Parameter) -> Callable[[], None]:
     if "forward" in norm.__dict__:
         raise ValueError(
-            f"the {type(norm).__name__} of this model was given another forward (accelerate does it "
-            "where a model is spread over devices): fold before that, or use applied(...)"
+            f"the {type(norm).__name__} of this model was given another forward (accelerate does that "
+            "when a model is spread over devices): fold before that, or use applied(...)"
         )
     plain = type(norm)
     norm.register_parameter("bias", bias)
-    # Its class and not a module around it, so that the names of the weights stay as they are.
+    # A new class, not a wrapping module, so that the weights keep their names.
     norm.__class__ = _biased(plain)
 
     def put_back() -> None:

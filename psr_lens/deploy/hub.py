@@ -14,7 +14,7 @@ from psr_lens.steering.base import KIND, Steering
 from psr_lens.storage import container_bytes
 
 FILE_NAME: Final = "steering.safetensors"
-"""What a steering is called on the hub."""
+"""The name of a steering's file on the hub."""
 _ADDRESS: Final = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>[^@]+?))?/?(@(?P<revision>.+))?"
 )
@@ -23,7 +23,7 @@ _REPO: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class HubAddress:
-    """Where a steering lies on the hub.
+    """Where a steering is on the hub.
 
     Attributes:
         repo_id: `owner/name`.
@@ -40,7 +40,7 @@ def parse_address(address: str) -> HubAddress:
     """Take `hf://owner/name[/file][@revision]` apart.
 
     Raises:
-        ValueError: If it is no such address.
+        ValueError: If it is not such an address.
 
     Example:
         >>> parse_address("hf://owner/name/layers/one@v2")
@@ -95,10 +95,10 @@ def pull(address: str) -> Path:
     """Fetch a steering's file into the local cache of the hub.
 
     Returns:
-        Where it lies now.
+        Its path there.
 
     Raises:
-        ValueError: If the address is none.
+        ValueError: If the address is not one on the hub.
         FileNotFoundError: If there is no such repository, revision or file.
         OSError: If the hub cannot be reached, or refuses.
     """
@@ -125,13 +125,13 @@ def _one_clear_line(address: str) -> Iterator[None]:
         yield
     except errors.GatedRepoError:
         raise PermissionError(
-            f"{address}: the repository is gated: ask for access on its page, then log in by "
+            f"{address}: the repository is gated: ask for access on its page, then log in with "
             "`hf auth login`"
         ) from None
     except errors.RepositoryNotFoundError:
         raise FileNotFoundError(
             f"{address}: the hub has no such repository, or it is private: check the name, or log "
-            "in by `hf auth login`"
+            "in with `hf auth login`"
         ) from None
     except errors.RevisionNotFoundError:
         raise FileNotFoundError(
@@ -145,13 +145,13 @@ def _one_clear_line(address: str) -> Iterator[None]:
         ) from None
     except errors.LocalTokenNotFoundError:
         raise PermissionError(
-            f"{address}: you are not logged in: pass token=, or log in by `hf auth login`"
+            f"{address}: you are not logged in: pass token=, or log in with `hf auth login`"
         ) from None
     except errors.HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
             raise PermissionError(
                 f"{address}: the hub refuses ({one_line(error)}): pass a token= that may write "
-                "there, or log in by `hf auth login`"
+                "there, or log in with `hf auth login`"
             ) from None
         raise OSError(f"{address}: the hub answers with an error: {one_line(error)}") from None
     except (_transport_error(), errors.OfflineModeIsEnabled):
@@ -159,7 +159,7 @@ def _one_clear_line(address: str) -> Iterator[None]:
 
 
 def _transport_error() -> type[Exception]:
-    """What any failure on the way to the hub is, whichever HTTP library its client is built on."""
+    """The base class of transport errors in whichever HTTP library the hub's client is built on."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
@@ -167,6 +167,6 @@ def _transport_error() -> type[Exception]:
 
 def _unreachable(address: str) -> ConnectionError:
     return ConnectionError(
-        f"{address}: the hub cannot be reached, and nothing of it is in the local cache: go online "
+        f"{address}: the hub cannot be reached, and the local cache does not have it: go online "
         "(and unset HF_HUB_OFFLINE), or use save(...) and the path of a file"
     )

@@ -17,7 +17,7 @@ from psr_lens.steering import Steering
 
 @dataclass(frozen=True)
 class Score:
-    """A judge's word on one response.
+    """A judge's verdict on one response.
 
     Attributes:
         trait: How much of the trait it shows, 0 to 100.
@@ -40,8 +40,8 @@ class Behaviour:
         alpha: Strength of the steering; None without one.
         responses: One text per prompt.
         scores: One score per prompt.
-        endings: How each response ends where it was cut off ("cut off at 64 tokens"), empty where
-            the model ended it; none at all where nobody looked.
+        endings: How each response was cut off ("cut off at 64 tokens"), empty if the model ended it; no
+            entries if unknown.
     """
 
     alpha: float | None
@@ -82,7 +82,7 @@ def measure_behaviour(
 
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
-        prompts: The prompts, at least one; of an example, `base_prompt` as its data set had it.
+        prompts: The prompts, at least one; for an example, its `base_prompt`, as the data set had it.
         judge: Scores a response.
         steering: What to steer with, None for the model as it is.
         alpha: Its strength.

@@ -1,4 +1,4 @@
-"""At which strength is a steering judged? At its own best, chosen where nothing is reported.
+"""At which strength is a steering judged? At its own best, chosen on prompts that are not reported.
 
 A strength that is right for one method is too weak or too strong for another, so methods are
 compared at the strength that suits each: on dev prompts, the one with the highest trait score among
@@ -34,13 +34,13 @@ def measure_strengths(
 ) -> tuple[Behaviour, ...]:
     """The behaviour under a steering at several strengths, all in the same batches.
 
-    Equal to `measure_behaviour` once per strength, up to rounding: a prompt draws the same random
-    numbers at every strength. A batch holds prompts at different strengths, which costs a small
-    model little more than one of them.
+    The same as calling `measure_behaviour` once per strength, up to rounding: a prompt draws the same
+    random numbers at every strength. A batch mixes strengths, which for a small model costs little more
+    than a single one.
 
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
-        prompts: The prompts, at least one; of an example, `base_prompt` as its data set had it.
+        prompts: The prompts, at least one; for an example, its `base_prompt`, as the data set had it.
         judge: Scores a response.
         steering: What to steer with.
         alphas: Its strengths, at least one.
@@ -75,9 +75,9 @@ def measure_strengths(
 def best_strength(behaviours: Sequence[Behaviour], coherent: float = COHERENT) -> float:
     r"""The strength with the highest trait score whose coherence is at least `coherent`.
 
-    $\arg\max_\alpha \{ \mathrm{trait}(\alpha) : \mathrm{coherence}(\alpha) \ge c \}$; the weakest one of
-    several that are equal. Where no strength is that coherent it is the most coherent one. Choose on
-    dev prompts, report on others.
+    $\arg\max_\alpha \{ \mathrm{trait}(\alpha) : \mathrm{coherence}(\alpha) \ge c \}$; the weakest if
+    several are equal. If no strength is that coherent, it is the most coherent one. Choose on dev prompts,
+    report on others.
 
     Args:
         behaviours: One per strength, on dev prompts.

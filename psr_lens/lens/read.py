@@ -1,7 +1,7 @@
 """The logit lens on steerings and deltas: which tokens does a direction speak for?
 
 nostalgebraist, "interpreting GPT: the logit lens" (2020), sends residual streams through the final
-norm and the unembedding. Here it is directions that are read, in two ways (ours):
+norm and the unembedding. Here directions are read, in two ways (ours):
 
 - A direction `d` without a residual stream (what a steering writes or reads): the final norm is
   linearised, `U (gain * centred(d))`, centred where the norm centres, with no division by a scale.
@@ -49,13 +49,13 @@ def logit_lens(
 ) -> LensReading:
     """The tokens that directions of the residual stream promote and demote most.
 
-    `U (gain * centred(d))`: the final norm linearised, without its division (see the module). The
-    values of one direction compare with each other, and with another direction's in units of their
-    spread over the vocabulary.
+    `U (gain * centred(d))`: the final norm linearised, without its division (see the module). Compare
+    values within one direction; between directions, compare them in units of their spread over the
+    vocabulary.
 
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
-        directions: Directions by name, or one, or rows, which are named by their number.
+        directions: Directions by name; or one, or rows, which are named by number.
         top: How many tokens on each side.
 
     Raises:
@@ -82,13 +82,12 @@ def logit_lens(
 def read_steering(model: Any, steering: Steering, *, top: int = 10) -> LensReading:
     """What the directions of a steering say, at every layer that it covers.
 
-    The vectors that its class names in `roles`: of a PSR `z` (writes) and `w` (reads) of every head, of
-    LoReFT the rows of `R` (writes) and of `W - R` (reads). A sum: all of its parts', times their weights.
-    Directions are read by `logit_lens`.
+    The vectors that its class names in `roles`: for a PSR, `z` (writes) and `w` (reads) of every head; for
+    LoReFT, the rows of `R` (writes) and of `W - R` (reads). For a sum, those of all parts, with what they
+    write times their weights. Directions are read as by `logit_lens`.
 
-    A direction that is read is a question: which tokens' direction raises the coefficient. Written
-    far below the last layer, a direction acts through the layers in between as well, which the lens
-    leaves out.
+    For a vector that reads, the lens shows which tokens' directions raise the coefficient. A direction
+    written far below the last layer also acts through the layers in between, which the lens leaves out.
 
     Args:
         model: The model that the steering belongs to.
@@ -113,7 +112,7 @@ def read_steering(model: Any, steering: Steering, *, top: int = 10) -> LensReadi
 def read_delta(
     model: Any, deltas: PromptDeltas, layer: Layers, position: int, *, top: int = 10
 ) -> LensReading:
-    """What the prompt has done to the next token's logits by a layer, at one aligned token.
+    """What the prompt has done to the next token's logits up to a layer, at one aligned token.
 
     `unembed(norm(A + D_acc)) - unembed(norm(A))` with `A = A(xy')[layer, position]`, through the
     model's own norm, unembedding and soft cap. At the last layer it is the difference of the logits

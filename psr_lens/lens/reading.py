@@ -43,12 +43,11 @@ class DirectionReading:
         name: What the direction is.
         layer: The layer it belongs to, -1 for none.
         index: Which head, rank or row it is there, -1 for none.
-        role: `writes`, `reads`, `removes`, `delta`, or empty where nobody said.
+        role: `writes`, `reads`, `removes`, `delta`, or empty if unknown.
         norm: Its length, in units of the residual stream.
         mean: Mean of the values over the vocabulary, which changes no probability.
         spread: Standard deviation of the values over the vocabulary.
-        promoted: The tokens with the largest values, from the largest down; none where the
-            direction is zero.
+        promoted: The tokens with the largest values, from the largest down; empty if the direction is zero.
         demoted: Those with the smallest, from the smallest up.
     """
 
@@ -65,7 +64,7 @@ class DirectionReading:
     def standing(self, token: TokenLogit) -> float:
         """How many standard deviations a token lies from the vocabulary's mean.
 
-        About 4 is what the largest of some ten thousand random numbers reaches.
+        The largest of some ten thousand random numbers reaches about 4.
         """
         return (token.value - self.mean) / self.spread if self.spread > 0 else 0.0
 
@@ -92,8 +91,7 @@ class LensReading(Report):
     def to_dataframe(self) -> "pandas.DataFrame":
         """Tidy long form: one row per direction and token, `rank` from 1 on each side.
 
-        `standing` is the distance of the value from the vocabulary's mean in its standard
-        deviations.
+        `standing` is how many standard deviations the value lies above the vocabulary's mean.
         """
         import pandas as pd
 
@@ -120,7 +118,7 @@ class LensReading(Report):
         for own in self.readings:
             if len(own.promoted) != len(own.demoted):
                 raise ValueError(
-                    f"{own.name!r} promotes {len(own.promoted)} tokens, and demotes others"
+                    f"{own.name!r} promotes {len(own.promoted)} tokens but demotes a different number"
                 )
 
     def summary(self) -> str:

@@ -203,7 +203,7 @@ def test_a_card_says_where_every_part_acts():
     whole = ConstantSteering(torch.ones(1, 4), [1], tokens="all", **origin)
     assert "| tokens | `LastPromptToken()` |" in model_card(last)
     card = model_card(last + whole)
-    assert "| tokens | of every part its own |" in card
+    assert "| tokens | each part's own |" in card
     assert "layers 0, on `LastPromptToken()`:" in card
     assert "layers 1, on every token, the chat template's included:" in card
     assert "The same on the plain" in card
