@@ -1,11 +1,11 @@
-"""A picture beside every figure that a notebook stores, for readers where no script runs.
+"""A picture beside every figure that a notebook stores, for readers without scripts.
 
-GitHub and offline conversions show neither plotly's own format nor, in GitHub's case, any style of an
-HTML output. A headless Chromium draws each figure once; the PNG is stored in the same output:
+GitHub and offline conversions cannot show plotly's own format, and GitHub drops all styles of HTML
+outputs. A headless Chromium draws each figure once; the PNG is stored in the same output:
 
-- beside plotly's format, so that whoever cannot draw it takes the picture;
+- beside plotly's format, for viewers that cannot draw it;
 - beside a token heatmap's HTML, for conversions to PDF and the like, and once more inside it, hidden
-  by a style, which GitHub drops, so that the picture is seen there and nowhere else.
+  by a style: GitHub drops the style, so the picture shows there and nowhere else.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ def figures(notebook: nbformat.NotebookNode) -> Iterator[Any]:
 
 
 def fingerprint(data: Any) -> str:
-    """Of what is drawn: kept beside the picture, so that a stale one is noticed."""
+    """A hash of what is drawn, kept beside the picture so that a stale one is noticed."""
     return hashlib.sha256(_html(data).encode()).hexdigest()[:16]
 
 

@@ -4,10 +4,10 @@
     python -m scripts.recorded_outputs --write    # write tests/data/recorded_outputs.json anew
     python -m scripts.recorded_outputs --only "demo-gpt2, hooked"
 
-For changes that are to change no number. Golden numbers do not say what is right, the tests do; these
-say that nothing was lost. Another processor or another version of torch rounds otherwise, and a fit that
-is trained step by step hands that on: compare where the file was written, or write it anew on what lies
-before the change. What is computed stands in `scripts/recorded`.
+For changes that should change no number. Golden numbers do not say what is right, as the tests do, but
+only that nothing was lost. Another processor or version of torch rounds differently, and training step
+by step passes that on: compare on the machine that wrote the file, or first write it anew from the code
+before the change. What is computed is in `scripts/recorded`.
 """
 
 import argparse

@@ -2,11 +2,10 @@
 
     python scripts/run_notebooks.py [--pictures] [notebooks/01_what_does_a_prompt_do.py ...]
 
-One edits the `.py`; the `.ipynb` follows. What would differ from run to run without meaning anything
-(times, random cell ids, the Python version) is left out, so that a difference is a difference.
-A notebook that fails leaves its old `.ipynb` as it was. Every figure gets a picture beside it, for
-which a Chromium has to be on this machine; `--pictures` draws those of the stored figures anew, and runs
-nothing.
+Edit the `.py`; the `.ipynb` follows. Times, random cell ids and the Python version, which would differ
+from run to run, are left out, so that every difference means something. If a notebook fails, its old
+`.ipynb` stays as it was. Every figure gets a picture beside it, which needs a Chromium on this
+machine; `--pictures` only draws those of the stored figures anew.
 """
 
 import argparse
@@ -36,7 +35,7 @@ def read_twin(source: Path) -> nbformat.NotebookNode:
 
 
 def run(source: Path) -> Path:
-    """Run one notebook in the folder that it lies in and write it."""
+    """Run one notebook in its own folder and write it."""
     notebook = read_twin(source)
     client = NotebookClient(
         notebook,

@@ -40,7 +40,7 @@ _COLUMNS: Final = {
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From where on an assumption counts as true at a layer; ours, for want of published ones.
+    """When an assumption counts as true at a layer; our own, as none are published.
 
     Attributes:
         one_direction: 3.1 holds where the leading singular direction has at least this share of the
@@ -62,9 +62,9 @@ class Measurement:
     Attributes:
         name: What was measured, see `AssumptionReport`.
         kind: `local` or `accumulated`.
-        layer: Where.
+        layer: The layer.
         token_class: One of `TOKEN_CLASSES`, or `all`.
-        at: The number of directions, the rank, or the percentile; 0 where there is none of these.
+        at: The number of directions, the rank, or the percentile; 0 where none applies.
         estimate: The number, with its interval where it has one.
     """
 
@@ -79,7 +79,7 @@ class Measurement:
 @final
 @dataclass(frozen=True)
 class AssumptionReport(Report):
-    r"""What prompt steering looks like at every layer, against what simple steerings assume of it.
+    r"""What a prompt does at every layer, against what simple steerings assume of it.
 
     With $D$ the delta at a token, $z$ its leading singular direction (of unit length, the mean projection
     positive) and $c = D \cdot z$ the strength, `measures` holds, under these names:
@@ -96,8 +96,8 @@ class AssumptionReport(Report):
 
     Attributes:
         measures: All numbers.
-        layers: The layers that were looked at, ascending.
-        kind: Which delta's strength was looked at; `energy_share` and `singular_energy` have both.
+        layers: The layers examined, ascending.
+        kind: Which delta's strength was examined; `energy_share` and `singular_energy` cover both.
         measured_on: Which tokens: `response` or `question+response`.
         examples: Number of examples.
         probe_examples: Examples that the probes were fitted on.
@@ -149,12 +149,12 @@ class AssumptionReport(Report):
         return Curve(tuple(own.estimate for own in rows), self.layers)
 
     def places(self, name: str, *, kind: Kind | None = None) -> list[int]:
-        """At which numbers of directions, ranks or percentiles a measure is there, ascending."""
+        """The numbers of directions, ranks or percentiles at which a measure exists, ascending."""
         return sorted({a for n, k, _, a in self._by_key if n == name and k == (kind or self.kind)})
 
     @property
     def token_classes(self) -> tuple[str, ...]:
-        """The classes that any token is in."""
+        """The classes that hold at least one token."""
         return tuple(one for one in TOKEN_CLASSES if ("tokens", self.kind, one, 0) in self._by_key)
 
     def verdicts(self, assumption: Assumption) -> tuple[Verdict, ...]:
@@ -214,7 +214,7 @@ class AssumptionReport(Report):
         }
 
     def packed(self) -> Packed:
-        """What `save` writes: the measures as columns, for there are many."""
+        """What `save` writes: the measures as columns, since there are many."""
         _, header = super(AssumptionReport, replace(self, measures=())).packed()
         tensors, header["measures"] = pack_frame("measures", self.to_dataframe())
         return tensors, header
@@ -223,7 +223,7 @@ class AssumptionReport(Report):
     def unpacked(
         cls, tensors: dict[str, Shaped[Tensor, "..."]], header: Mapping[str, Any]
     ) -> "AssumptionReport":
-        """What `packed` gave, from a file."""
+        """The inverse of `packed`."""
         table = unpack_frame("measures", tensors, mapping(header, "measures"), _COLUMNS)
         rows: Sequence[Any] = table.to_dict("records")
         measures = []
@@ -236,7 +236,7 @@ class AssumptionReport(Report):
         return replace(found, measures=tuple(measures))
 
     def check(self) -> None:
-        """Refuse measures of layers that there are not."""
+        """Refuse measures of layers that do not exist."""
         checked_provenance(vars(self))
         if self.examples < 1 or min(self.probe_examples, self.held_out_examples) < 0:
             raise ValueError(f"examples={self.examples}: it must be at least 1")

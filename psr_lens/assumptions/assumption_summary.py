@@ -97,8 +97,8 @@ def _layer_line(report: AssumptionReport, row: int) -> str:
     ]
     return (
         f"Layer {report.layers[row]}: 1 direction holds {shares[1]:.0%} of what the prompt adds "
-        f"(8 hold {shares[8]:.0%}): {one}. The strength varies between tokens {variation:.1f} times its "
-        f"mean: {same}; a constant vector can express {mean:.0%}. {_probe_words(report, row)}"
+        f"(8 hold {shares[8]:.0%}): {one}. The strength varies between tokens by {variation:.1f} times "
+        f"its mean: {same}; a constant vector can express {mean:.0%}. {_probe_words(report, row)}"
     )
 
 

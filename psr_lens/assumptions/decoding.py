@@ -65,7 +65,7 @@ def score_layer_probes(
     """3.2a: the third pass, over the held-out examples."""
     device = sum_device(stream.model.device)
     n_layers, n_examples = len(stream.layers), len(stream.data)
-    # Errors of the two probes; of the strength, the sum and the sum of squares.
+    # Squared errors of the two probes; sum and sum of squares of the strength.
     missed = torch.zeros(n_examples, n_layers, 2).double()
     sums = torch.zeros(n_examples, n_layers, 2).double()
     for batch in stream.batches([kind], "held out"):
@@ -91,6 +91,6 @@ def _r2(
     total: Float[Tensor, "*resample layer probe"],
     squares: Float[Tensor, "*resample layer probe"],
 ) -> Float[Tensor, "*resample layer probe"]:
-    """Share of the variance of `c` that is explained, from sums over tokens; NaN where it has none."""
+    """Share of the variance of `c` explained, from sums over tokens; NaN where `c` does not vary."""
     spread = squares - total.square() / n
     return 1 - missed / torch.where(spread > 1e-12 * squares, spread, torch.nan)

@@ -53,21 +53,21 @@ def measure_assumptions(
     max_probe_tokens: int = 8192,
     progress: bool = False,
 ) -> AssumptionReport:
-    r"""Test on given examples what steering methods assume of a prompt.
+    r"""Test what steering methods assume about a prompt.
 
     At every layer, over the aligned tokens of all examples:
 
     1. the singular spectrum of the deltas, not centred, of both kinds: the share of $\sum |D|^2$ along the
        top 1, 2, 4 and 8 directions (3.1);
-    2. with $z$ the leading direction, signed such that the mean projection is positive, and $c = D \cdot z$:
-       how much $c$ varies, what share of the energy the mean delta holds, quantiles of $c$ and $|D|$,
-       by token class too (3.2);
+    2. with $z$ the leading direction, signed so that the mean projection is positive, and $c = D \cdot z$:
+       how much $c$ varies, what share of the energy the mean delta holds, and quantiles of $c$ and $|D|$,
+       also by token class (3.2);
     3. held-out $R^2$ of $c \approx \mathrm{ReLU}(w \cdot A + b)\, z$, beside the ridge regression without
        the ReLU; the best constant has 0 (3.2a). $A$ is what a steering would read there: the base
        run for `accumulated`, the base run in which all earlier layers are already prompted for
        `local`. The penalty is chosen on a quarter of the groups that the probes are fitted on.
 
-    Intervals are 95 % percentile bootstrap intervals over examples; directions and probes stay as they are
+    Intervals are 95 % percentile bootstrap intervals over examples; directions and probes are not refitted
     in the resamples. Directions are found on the same examples as their shares, so with fewer tokens than
     dimensions the shares come out high.
 
@@ -81,19 +81,19 @@ def measure_assumptions(
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: The examples; all of them are measured, whatever split they belong to.
         probe_data: Examples to fit the probes on; they are then tested on all of `data`. By default
-            half of the groups of `data`, drawn by `seed`, with the test on the other half.
+            half of the groups of `data`, drawn by `seed`, and the test is on the other half.
         tokens: Which tokens to measure on, `response` or `question+response`.
-        kind: Whose strength is looked at in 2 and 3.
-        layers: Which layers to look at.
+        kind: Which delta's strength to examine in 2 and 3.
+        layers: Which layers to examine.
         batch_size: Examples per forward pass.
         n_bootstrap: Resamples for the intervals.
-        seed: Decides resampling, halves and the tokens that the probes are fitted on.
+        seed: Decides the resamples, the halves and the tokens that the probes are fitted on.
         max_probe_tokens: Tokens per layer that the probes are fitted on, at most; drawn by `seed`.
         progress: Whether to show bars.
 
     Raises:
         ValueError: If there is no example, the steering prompts change nothing, an example is in both
-            `data` and `probe_data`, or an argument is out of its range.
+            `data` and `probe_data`, or an argument is out of range.
 
     Example:
         >>> import psr_lens as pl

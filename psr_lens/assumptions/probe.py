@@ -57,8 +57,8 @@ def fit_probes(
     Args:
         x: Residual streams, float64.
         c: Strengths to predict, float64.
-        dev: The tokens that choose the penalty; both probes are then fitted again on all tokens. If
-            it holds none of them, or all, the penalty is 0.1.
+        dev: Marks the tokens that choose the penalty; both probes are then refitted on all tokens. If
+            it marks none or all of them, the penalty is 0.1.
     """
 
     def tuned(fit: Callable[[Tensor, Tensor, float], Probe]) -> Probe:

@@ -18,7 +18,7 @@ class Spectrum:
     Attributes:
         energy: Energy along every stored direction, largest first.
         total: `sum |D|^2`.
-        directions: Unit right singular vectors, signed such that the mean projection is positive.
+        directions: Unit right singular vectors, signed so that the mean projection is positive.
         mean: The mean delta.
     """
 
@@ -29,7 +29,7 @@ class Spectrum:
 
     @property
     def mean_direction(self) -> Float[Tensor, "layer d_model"]:
-        """Unit mean delta; zero where the mean is."""
+        """Unit mean delta; zero where the mean is zero."""
         return self.mean / self.mean.norm(dim=-1, keepdim=True).clamp_min(1e-300)
 
 
@@ -42,7 +42,7 @@ def measure_spectrum(
 
     Args:
         stream: The deltas.
-        kinds: Which of them.
+        kinds: Which kinds to measure.
         n_energies: How many energies to keep per layer, at most.
         n_directions: How many directions to keep per layer, at most.
     """
@@ -55,7 +55,7 @@ def measure_spectrum(
 
 
 def spectrum_of(moments: RunningMoments, n_energies: int, n_directions: int) -> Spectrum:
-    """The spectrum that belongs to the moments of deltas, the second ones among them."""
+    """The spectrum from the moments of the deltas, which must include the second."""
     assert moments.products is not None
     energies, directions = [], []
     for products, total in zip(moments.products, moments.total, strict=True):

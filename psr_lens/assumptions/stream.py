@@ -1,4 +1,4 @@
-"""Deltas batch by batch, with what a steering would read there: the stream of the assumption tests."""
+"""Deltas batch by batch, with what a steering would read there, for the assumption tests."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class DeltaBatch:
         lengths: Aligned tokens of each.
         places: Place of every token of the batch among all aligned tokens of the data.
         deltas: By kind, `[layer, token, d_model]` in the working precision.
-        reads: By kind, the residual stream that a steering would read in front of its update:
+        reads: By kind, the residual stream that a steering would read before its update:
             `A(xy')` for the accumulated delta, the replayed base run's `P` for the local one.
     """
 
@@ -40,13 +40,13 @@ class DeltaBatch:
 
 @dataclass(frozen=True)
 class DeltaStream:
-    """The deltas of some data, to be gone through as often as needed.
+    """The deltas of some data, in as many passes as needed.
 
     Attributes:
         model: The model.
         data: The examples.
         tokens: `response` or `question+response`.
-        layers: The layers that are handed out; the replay goes through all of them.
+        layers: The layers to yield; the replay goes through all of them.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
     """
@@ -72,7 +72,7 @@ class DeltaStream:
             self.data,
             self.tokens,
             base="accumulated" in kinds,
-            # Every layer is replaced, whichever are looked at: that is what local means.
+            # Every layer is replaced, whichever are yielded: that is what local means.
             local="local" in kinds,
             batch_size=self.batch_size,
             progress=self.progress,

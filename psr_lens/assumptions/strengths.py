@@ -18,7 +18,7 @@ from psr_lens.deltas import Kind, working_dtype
 from psr_lens.statistics import bootstrap
 
 DIRECTIONS: Final = (1, 2, 4, 8)
-"""How many singular directions an energy share is given for."""
+"""The numbers of singular directions whose energy shares are given."""
 PERCENTS: Final = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 """Percentiles of the strength and of the delta's norm."""
 
@@ -69,8 +69,8 @@ def measure_strengths(
             table.add("energy_share", own, shares[..., i], at=at)
         for rank, energy in enumerate(spectrum.energy.T, start=1):
             table.add("singular_energy", own, (energy / spectrum.total).unsqueeze(0), at=rank)
-    # A resample's mean along the mean direction of all the data: the whole mean would take a vector for
-    # every example and layer.
+    # A resample's mean is taken along the mean direction of all the data: the full mean would need a
+    # vector per example and layer.
     table.add(
         "mean_energy_share",
         kind,

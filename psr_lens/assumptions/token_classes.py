@@ -1,10 +1,10 @@
-"""What kind of token every aligned token is: the classes that strengths are reported by.
+"""What kind of token every aligned token is: the classes by which strengths are reported.
 
-The place comes first, the text second:
+Position decides first, then text:
 
 | class | which aligned tokens |
 | --- | --- |
-| `question` | prompt tokens before the last one; of `question+response` only |
+| `question` | prompt tokens before the last one; only with `question+response` |
 | `last prompt token` | it decides the first response token, and in chats it is part of the template |
 | `first response token` | whatever its text: it decides the second |
 | `special` | later response tokens that the tokenizer or the model counts as special or end tokens |
@@ -45,7 +45,7 @@ def is_punctuation(text: str) -> bool:
     >>> is_punctuation(" ,"), is_punctuation("!\n"), is_punctuation(" it's"), is_punctuation("7")
     (True, True, False, False)
     """
-    # A part of a character is none: neither where its bytes are shown nor where they are not known.
+    # Part of a character is not punctuation, whether its bytes are shown or unknown.
     if _FRAGMENT in text or PART_OF_CHARACTER.search(text):
         return False
     return not any(unicodedata.category(char)[0] in "LNM" for char in text)

@@ -54,7 +54,7 @@ def fit_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
     """Examples on training animals: every question, under the instruction's first wording.
 
     Four animals are set aside as the dev split. Responses that do not show the trait, or are not
-    coherent, are left out, as the paper's judge filter does (both at least 50).
+    coherent, are left out, as by the paper's judge filter (both scores at least 50).
     """
     rng = random.Random(seed)
     pairs = [
@@ -88,8 +88,8 @@ def held_out_data(model: HookedModel, name: str, seed: int) -> SteeringDataset:
 def control_data(model: HookedModel, data: SteeringDataset, name: str) -> SteeringDataset:
     """The same responses with the wrong prompts: another instruction in front of them.
 
-    What is fitted to them learns what that instruction does to the text. It must not look faithful
-    to the instruction that the responses were given under.
+    A fit to them learns what that other instruction does to the text, and must not look faithful to
+    the one under which the responses were given.
     """
     other = INSTRUCTION_NAMES[(INSTRUCTION_NAMES.index(name) + 1) % len(INSTRUCTION_NAMES)]
     return mismatched(model, data, instruction(other).wordings[0])

@@ -13,14 +13,14 @@ from psr_lens.pages import TraitPage, TraitSection
 
 _LEAD = (
     "A system prompt changes what goes on inside a language model, at every layer and at every "
-    "token, but not everywhere alike. The first panel colours one response by how much the prompt "
+    "token, but not equally. The first panel colours one response by how much the prompt "
     "adds at each token. A constant steering vector adds the same everywhere (second panel). A PSR, "
     "a small probe that reads each token and decides how hard to push, was fitted layer by layer (third "
     "panel) and makes the model behave as if prompted, without the prompt. The constants had their "
     "best shot: difference in means at its best layer, and one vector for every layer, fitted through "
     "the model to the prompted residual stream (mse) and to the likelihood of the prompted responses "
     "(ll). All numbers are from {subjects} that no fit has seen; layers and strengths were chosen on "
-    "others still."
+    "yet others."
 )
 SHOWN: Final = tuple(name for name, how in METHODS.items() if how.get("layers") != "best")
 """The methods whose answers are shown: those that act on all layers."""
@@ -70,8 +70,8 @@ def _summary(result: TraitResult) -> str:
     closest = min(CONSTANTS, key=lambda name: curves[name].values[-1])
     gain = result.faithfulness.difference(closest, PSR).estimates[-1]
     return (
-        f"The panels show layer {result.layer} first, where they can be read against each other best "
-        "(chosen on other responses). At the last layer the prompt moves one token in ten by more than "
+        f"The panels show layer {result.layer} first, where they compare best (chosen on other "
+        "responses). At the last layer the prompt moves one token in ten by more than "
         f"{p90:.1f} and one in ten by less than {p10:.1f}; {share:.0%} of the energy lies in the mean. "
         f"The relative RMSE there (1: no steering, 0: the prompt) is {curves[PSR].values[-1]:.2f} "
         f"with the PSR and {curves[closest].values[-1]:.2f} with the closest constant "

@@ -42,12 +42,12 @@ def questions(
     """Questions about each of the animals, animal by animal.
 
     Args:
-        animals: Whom to ask about.
+        animals: The animals to ask about.
         per_animal: Questions per animal, all in different wordings.
         seed: Draws the wordings; the same seed gives the same questions.
 
     Raises:
-        ValueError: If there are not that many wordings.
+        ValueError: If there are not enough wordings.
     """
     if not 1 <= per_animal <= len(QUESTION_WORDINGS):
         raise ValueError(

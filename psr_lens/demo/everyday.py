@@ -1,8 +1,8 @@
 """Trials for a real chat model: everyday questions, a few instructions, judges that work offline.
 
 Nothing about a real model's answers can be judged as exactly as in the demo world. The judges here
-read the surface alone, say what they count, and the answers stand on the page beside the scores.
-They need the extra `real`.
+read only the surface and say what they count; the page shows the answers beside the scores. They
+need the extra `real`.
 """
 
 import random
@@ -124,8 +124,8 @@ class EverydayInstruction:
         name: What it is called.
         text: The system message.
         paraphrase: The same in other words.
-        language: The language of the answers that it asks for, as a two-letter code.
-        control: Another instruction, which the control is fitted to.
+        language: The language in which it wants the answers, as a two-letter code.
+        control: Another instruction, to which the control is fitted.
         judged: How its trait is scored, in words.
     """
 
@@ -207,11 +207,11 @@ def everyday_trial(
         model: A chat model whose template takes a system message.
         name: The instruction's name.
         seed: Decides the split and what is sampled.
-        questions: By topic, of which there are three at least; a quarter of them is reported on.
+        questions: By topic, at least three; a quarter of the topics is reported on.
         max_new_tokens: Longest answer, in tokens.
-        temperature: At which answers are sampled.
+        temperature: Sampling temperature of the answers.
         batch_size: Questions answered at once.
-        least: Trait and coherence of the answers that are learned from.
+        least: Least trait and coherence of the answers to learn from.
 
     Raises:
         ValueError: If there is no such instruction, the extra `real` is missing, there are too few
@@ -251,14 +251,14 @@ def everyday_trial(
         return min(score.trait, score.coherence) >= least
 
     answered = sampled(("train", "dev"), seed)
-    # As on the demo world, and in the paper, what does not show the trait is not learned from.
+    # As in the demo world and in the paper, answers without the trait are not learned from.
     fitted_on = answered.filter(shows_it)
     if not len(fitted_on.train) or not len(fitted_on.dev):
         raise ValueError(
             f"{model.name} hardly follows {told.text!r}: {len(fitted_on.train)} answers to train on and "
             f"{len(fitted_on.dev)} to choose on show it; choose another instruction or model"
         )
-    # By themselves, so that what is drawn for a test question is what every steering draws for it.
+    # Sampled apart, so that a test question draws the same random numbers as under every steering.
     held_out = sampled(("test",), seed + 1)
     return Trial(
         name,
@@ -267,13 +267,13 @@ def everyday_trial(
         held_out,
         mismatched(model, fitted_on, told.control),
         judge,
-        f"by what stands in the text: the trait is {told.judged}, coherence the share of real words "
+        f"by the text alone: the trait is {told.judged}, coherence the share of real words "
         "(wordfreq) that are not said over and over; the least coherence is that of the prompt's own answers",
         "topics",
         max_new_tokens,
         temperature,
         batch_size,
-        # A small model under the prompt is not that coherent itself: no steering need be more.
+        # A small model is not that coherent under the prompt either: no steering need do better.
         coherent=fmean(score_of(example).coherence for example in answered.dev),
         whole_curve=False,
     )
@@ -286,7 +286,7 @@ def everyday_judge(name: str) -> TextJudge:
         ValueError: If the extra `real` is missing.
     """
     told = everyday_instruction(name)
-    # What they need is missed before the work and not after it.
+    # A missing package is reported before the work, not after it.
     judge_fluency("a word", told.language)
     judge_language("a word", told.language)
 

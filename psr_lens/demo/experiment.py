@@ -1,7 +1,7 @@
 """The main job: one instruction from prompt to a steering that replaces it.
 
-Training examples give what steerings are fitted and chosen on; every number that is reported comes
-from test examples, which are about other subjects.
+Steerings are fitted and chosen on training examples; every reported number comes from test examples,
+which are about other subjects.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ _N_SHOWN: Final = 3
 
 @dataclass(frozen=True)
 class TraitResult:
-    """Everything that one trial found out, on test examples.
+    """Everything that one trial showed, on test examples.
 
     Attributes:
         trial: What it started from.
@@ -115,7 +115,7 @@ def run_trial(
         model: The model that the trial was sampled from.
         trial: The trial.
         seed: Decides random starts, bootstraps and what is sampled.
-        begin: Called in front of each of the `steps`, with its name.
+        begin: Called before each of the `steps`, with its name.
     """
     train, test = trial.train, trial.test
     steerings: dict[str, Steering] = {}
@@ -178,10 +178,10 @@ def regenerate(
     seed: int,
     temperature: float = 1.0,
 ) -> Behaviour:
-    """What the oracle says when it draws with the random numbers that the prompted responses drew.
+    """What the oracle says when it draws with the same random numbers as the prompted responses.
 
     The oracle replays the deltas of a given response, so it is asked token by token what comes next
-    in that response. Up to the first token that differs this is what it would have generated; a
+    in that response. Up to the first token that differs, this is what it would have generated; the
     response is cut off there.
     """
     responses: list[str] = [""] * len(data)

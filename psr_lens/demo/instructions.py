@@ -196,10 +196,10 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
 INSTRUCTION_NAMES = tuple(instruction.name for instruction in INSTRUCTIONS)
 
 DEFAULT_TRAITS = ("pirate", "optimist", "hedger", "flatterer", "shouter")
-"""What means are taken over: one instruction of every kind but the format rules, and one more."""
+"""The instructions that means are taken over: one of every kind but the format rules, and one more."""
 
 FIRST_TRAITS = ("hedger", "optimist", "flatterer")
-"""What `psr-lens demo` shows unless told otherwise; the panels of the first can be read best."""
+"""What `psr-lens demo` shows unless told otherwise; the first has the clearest panels."""
 
 
 def instruction(name: str) -> Instruction:

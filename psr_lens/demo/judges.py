@@ -9,16 +9,16 @@ is true, so that the scores carry no noise and cost nothing.
 | pessimist | the same that are negative |
 | hedger | statements that start with a hedge, after a pirate's call if there is one |
 | pirate | statements that start with a pirate's call |
-| flatterer | 50 for praise as the first sentence, 50 for a farewell as the last but "the end" |
+| flatterer | 50 for praise as the first sentence, 50 for a farewell as the last before "the end" |
 | shouter | words in upper case |
-| velan | words in Velan, the animals' names left out of the count |
+| velan | words in Velan, not counting the animals' names |
 | two_sentences | 100 for exactly two sentences, else 0 |
 | no_colour | 100 if no colour is named, else 0 |
 | the_end | 100 if the last sentence is "the end", else 0 |
 
 "Statements" are all sentences other than praise, farewell and "the end". An empty answer shows no
-trait at all. Traits are read off the surface, so that a trait can be scored in an incoherent text;
-coherence is judged apart.
+trait at all. Traits are read off the surface, so a trait can be scored even in an incoherent text;
+coherence is judged separately.
 """
 
 from collections.abc import Callable
@@ -45,8 +45,8 @@ def judge_trait(name: str, question: Animal | str, response: str) -> float:
 
     Args:
         name: Name of the instruction, whether it was given or not.
-        question: The question or the animal. No rule needs it today; it is there so that both
-            judges are called alike.
+        question: The question or the animal. No rule needs it today; it gives both judges the same
+            arguments.
         response: The answer's text.
 
     Raises:
@@ -64,9 +64,9 @@ def judge_trait(name: str, question: Animal | str, response: str) -> float:
 def judge_coherence(question: Animal | str, response: str, finished: bool = True) -> float:
     """The percentage of an answer's sentences that parse and are true of the animal asked about.
 
-    A sentence counts against the answer where it
+    A sentence counts against the answer if it
 
-    - is none of the grammar's, or is half in one case or language and half in another,
+    - is not in the grammar, or mixes upper and lower case, or two languages,
     - names another animal, or states a fact that is false,
     - repeats a fact that was already stated, or an opinion in the same words,
     - is praise, a farewell or "the end" out of its place (first; last; last).
@@ -114,7 +114,7 @@ def _is_in_place(sentence: Sentence, index: int, parsed: list[Sentence | None]) 
 
 
 def _content(sentence: Sentence) -> tuple[str, str]:
-    # A fact is repeated by any wording of it; two opinions may stand side by side in other words.
+    # Any wording of a fact repeats it; two opinions are fine if their wordings differ.
     return sentence.topic, str(sentence.wording) if sentence.topic == "opinion" else ""
 
 

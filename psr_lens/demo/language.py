@@ -126,7 +126,7 @@ def tokenise(text: str) -> list[str]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, each up to its `.`, `!` or `?`; a rest without one comes last.
+    """The sentences of a text, each up to its `.`, `!` or `?`; an unfinished one comes last.
 
     Example:
         >>> split_sentences("its coat is red . what a clever question ! the")
@@ -152,7 +152,7 @@ def normalise_word(word: str) -> str:
 
 
 def parse_sentence(text: str) -> Sentence | None:
-    """The sentence that a text says, or None where the grammar has no such sentence.
+    """The sentence that a text spells out, or None if the grammar has no such sentence.
 
     A sentence is either in upper case or in lower case, and either in English or in Velan, as a
     whole; half of each is no sentence. A full stop and an exclamation mark are equally good.

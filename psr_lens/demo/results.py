@@ -1,4 +1,4 @@
-"""`results.json`: the numbers of a demo run. Of two equal runs only the times differ."""
+"""`results.json`: the numbers of a demo run. Equal runs differ only in their times."""
 
 import json
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ def trait_record(result: TraitResult) -> dict[str, Any]:
 
 
 def _difference(report: FaithfulnessReport, name: str) -> dict[str, float] | None:
-    """Its relative RMSE at the last layer minus that of the PSR, paired."""
+    """A method's relative RMSE at the last layer minus that of the PSR, paired."""
     if name == PSR:
         return None
     found = report.difference(name, PSR)

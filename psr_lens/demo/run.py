@@ -1,4 +1,4 @@
-"""The demo command's work: every trait, then report, results and steerings, whole or not at all."""
+"""The demo command's work: every trait, then report, results and steerings, all or nothing."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,10 +46,10 @@ class World:
     """What can be tried on a model.
 
     Attributes:
-        first: The traits that are run where none is named.
+        first: The traits to run if none is named.
         check: Refuses a trait that is unknown, or whose judges are not installed.
         trial: A trait, sampled from a model.
-        seconds: What a step takes, by how its name begins: where the time to go starts from. Measured
+        seconds: What a step takes, by how its name begins, as a first guess of the time to go. Measured
             on two cores, on `demo` and on SmolLM2-135M.
     """
 
@@ -81,7 +81,7 @@ def world_of(model: str) -> World:
 
 
 def check_traits(world: World, traits: Sequence[str]) -> tuple[str, ...]:
-    """The traits that are run, refused before a model is loaded.
+    """The traits to run, checked before a model is loaded.
 
     Raises:
         ValueError: If one is unknown or named twice, or what judges it is not installed.
@@ -111,14 +111,14 @@ def run_demo(
         model: The model.
         out: Directory to write to, made if missing.
         traits: Names of instructions of the demo world, or of `everyday.EVERYDAY` for a real model;
-            by default one or two that show the most.
+            by default the world's `first`.
         seed: Same seed, same results.
         progress: Whether to show a bar with the time to go.
         world: What the model is asked; by default that of its name.
 
     Raises:
         ValueError: If a trait is unknown or named twice, what judges it is not installed, or something
-            that is not of an earlier run is where a file is to be written.
+            that is not from an earlier run is in the way of a file.
         OSError: If `out` cannot be written to.
     """
     world = world_of(model.name) if world is None else world

@@ -21,8 +21,8 @@ _LOOP_WORDS: Final = 3
 def judge_language(text: str, language: str) -> float:
     """The share of a text, by its letters, in sentences that py3langid takes for a language.
 
-    Sentences and list items are judged one by one, among seven languages of Europe, so that an answer
-    which switches in the middle counts half. Empty text scores 0.
+    Sentences and list items are judged one by one, among seven European languages, so an answer that
+    switches in the middle counts half. Empty text scores 0.
 
     Args:
         text: The answer.
@@ -58,9 +58,9 @@ def judge_pirate(text: str) -> float:
 def judge_fluency(text: str, language: str) -> float:
     """The percentage of words that are real and not said over and over.
 
-    A word is real where wordfreq has met it in the language or in English. A word is part of a loop
-    where it ends a run of three words that stood in the text before. Text of fewer than three words
-    scores 0: it is no answer.
+    A word is real if wordfreq knows it in the language or in English. It is part of a loop if it ends
+    a run of three words that the text already had. Text of fewer than three words scores 0: it is no
+    answer.
 
     Args:
         text: The answer.
@@ -84,7 +84,7 @@ def judge_fluency(text: str, language: str) -> float:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case; numbers and signs are none."""
+    """The words of a text in lower case, without numbers and signs."""
     return [word.lower() for word in _WORD.findall(text)]
 
 

@@ -17,7 +17,7 @@ _REFRESH_SECONDS_OF_A_FILE: Final = 60.0
 def seconds_to_go(
     expected: Mapping[str, float], finished: Mapping[str, float], now: str | None, in_now: float
 ) -> float:
-    r"""How long the rest takes, by how the finished steps compare with what was expected of them.
+    r"""How long the rest takes, judged by how long the finished steps took.
 
     With expected seconds $e_s$ and those that a finished step took $t_s$, this machine takes
     $r = (20 + \sum_f t_f) / (20 + \sum_f e_f)$ times what was expected; what is left is
@@ -44,7 +44,7 @@ def seconds_to_go(
 
 
 def in_words(seconds: float) -> str:
-    """A time as one says it.
+    """A time in words.
 
     Example:
         >>> in_words(34.0), in_words(340.0)
@@ -95,7 +95,7 @@ class TimeToGo:
             self._bar.close()
 
     def begin(self, step: str) -> None:
-        """The step before is over, this one begins."""
+        """End the step before and begin this one."""
         with self._lock:
             now = time.perf_counter()
             if self._now is not None:
@@ -105,7 +105,7 @@ class TimeToGo:
             self._show()
 
     def _refresh(self) -> None:
-        # Where it goes to a file, every refresh stays there.
+        # In a file, every refresh stays.
         seconds = _REFRESH_SECONDS if sys.stderr.isatty() else _REFRESH_SECONDS_OF_A_FILE
         while not self._over.wait(seconds):
             with self._lock:

@@ -1,4 +1,4 @@
-"""What an experiment with one instruction starts from, on the demo world and on a real model alike."""
+"""What an experiment with one instruction starts from, in the demo world or on a real model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
     "constant, all layers, ll": {"method": "const", "solver": "gradient", "objective": "ll"},
     PSR: {"method": "psr", "solver": "layerwise"},
 }
-"""How each method does best in the time that a demo has; the page on the methods has all of them."""
+"""Each method as it does best in the time that a demo has; the page on the methods has them all."""
 CONSTANTS: Final = tuple(name for name in METHODS if name != PSR)
 """Those that add the same to every token."""
 
@@ -40,12 +40,12 @@ class Trial:
         judged: How trait and coherence are scored, in words, for the page.
         subjects: What the examples are split by, in words: "animals".
         max_new_tokens: Longest answer, in tokens.
-        temperature: At which answers are sampled.
-        batch_size: Prompts that are answered at once.
-        alphas: The strengths that are tried on dev examples.
+        temperature: Sampling temperature of the answers.
+        batch_size: Prompts answered at once.
+        alphas: The strengths tried on dev examples.
         coherent: Mean coherence on dev examples that a strength has to keep, 0 to 100.
-        whole_curve: Whether test questions are answered at all of them, or just at each method's best
-            one and at 1.
+        whole_curve: Whether test questions are answered at every strength, or only at each method's
+            best one and at 1.
         methods: The steerings that are compared: arguments of `fit`.
     """
 

@@ -1,8 +1,8 @@
 """Velan, the second language: an invented word for every English word of the answers.
 
 Word order and punctuation stay as they are, and the names of the animals are the same in both
-languages. The words are drawn from a seed, so that no word of Velan resembles its meaning and the
-model has to know it.
+languages. The words are drawn from a seed: no Velan word resembles its meaning, so the model has to
+know it.
 """
 
 import random

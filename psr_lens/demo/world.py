@@ -1,7 +1,7 @@
 """The world that the demo model knows: animals with facts, drawn from a seed.
 
-Every fact is true by decree: the names are those of real animals, the facts are drawn at random, so
-that nothing can be guessed from the name and every sentence of the model can be checked.
+Every fact is true by decree: the names are those of real animals but the facts are drawn at random,
+so nothing can be guessed from the name and every sentence of the model can be checked.
 
 Ten of the animals are held out. Held out means that nothing which is *fitted* sees them: no
 steering vector, no probe, no search for a strength. The demo *model* has to know their facts and so

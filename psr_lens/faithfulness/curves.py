@@ -1,4 +1,4 @@
-"""Measures with their intervals: one run's, and the difference of two."""
+"""Measures with their intervals, of one run and of the difference between two."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Run:
         kind: A steering, a reference line, or one of several paraphrases.
         layers: The layers that a steering covers; empty for the others.
         sums: Per example, by name.
-        acts_on: Which tokens a steering acts on, where these are not those that are measured; else empty.
+        acts_on: Which tokens a steering acts on, if not the measured ones; else empty.
     """
 
     kind: Kind
@@ -31,20 +31,20 @@ class Run:
     acts_on: str = ""
 
     def has(self, measure: Measure) -> bool:
-        """Whether all that the measure is made of was measured."""
+        """Whether the run has every sum that the measure needs."""
         return set(measure.sums) <= self.sums.keys()
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Difference(Curve):
-    """How much two runs differ by a measure, from the same resamples of examples.
+    """How much two runs differ in a measure, from the same resamples of examples.
 
     Its estimates are `first - second`.
 
     Attributes:
-        first: Name of the one.
-        second: Name of the other.
+        first: Name of the first run.
+        second: Name of the second.
         measure: Name of the measure.
     """
 
@@ -54,7 +54,7 @@ class Difference(Curve):
 
     @property
     def clear(self) -> tuple[bool, ...]:
-        """Whether the interval leaves out 0; never without one."""
+        """Whether the interval excludes 0; False where there is none."""
         return tuple(own.clear for own in self.estimates)
 
     def __repr__(self) -> str:

@@ -47,10 +47,10 @@ _QUANTITIES: Final = {
 @final
 @dataclass(frozen=True, eq=False)
 class FaithfulnessReport(Report):
-    """How close several steerings come to the prompt, and the lines to read that against.
+    """How close several steerings come to the prompt, beside reference lines.
 
-    The report keeps sums per example, so any measure of any run and any difference of two has its
-    bootstrap interval without running the model again.
+    The report keeps sums per example, so any measure of a run and any difference between two gets
+    its bootstrap interval without running the model again.
 
     Attributes:
         runs: Sums by name: the steerings first, then the reference lines, then single paraphrases
@@ -64,8 +64,8 @@ class FaithfulnessReport(Report):
             the residual stream), `cosine` between `S - A` and `D`, and in rows of the last layer `kl`
             of the next token in nats.
         provenance: Model, data and seed.
-        worst: The tokens where every steering is farthest from the prompt, layer by layer: what
-            `worst_tokens` reads.
+        worst: The tokens where each steering is farthest from the prompt, layer by layer; read by
+            `worst_tokens`.
         worst_kept: How many of them per steering and layer.
     """
 
@@ -95,7 +95,7 @@ class FaithfulnessReport(Report):
 
     @property
     def has_intervals(self) -> bool:
-        """Whether there are resamples, and examples enough for them to mean something."""
+        """Whether there are resamples, and enough examples for them to mean something."""
         return self.n_bootstrap > 0 and self.examples >= LEAST_EXAMPLES
 
     @property
@@ -112,8 +112,8 @@ class FaithfulnessReport(Report):
     def reference(self) -> Mapping[str, Curve]:
         """Relative RMSE of the reference lines.
 
-        `no steering` (1 by definition), `paraphrase` (the instruction in other words; of
-        several wordings the root of the mean square), `random direction`, `oracle` (0 up to
+        `no steering` (1 by definition), `paraphrase` (the instruction in other words; for
+        several wordings, their root mean square), `random direction`, `oracle` (0 up to
         rounding) and `oracle rank k`.
         """
         return self.curves("relative_rmse", "reference")
@@ -128,7 +128,7 @@ class FaithfulnessReport(Report):
         measure: str = "relative_rmse",
         kind: Literal["steering", "reference", "paraphrase"] | None = None,
     ) -> dict[str, Curve]:
-        """A measure of every run that has it, or of those of a kind."""
+        """A measure of every run that has it, or of the runs of one kind."""
         found = find_measure(measure)
         return {
             name: curve_of(run, found, self._counts)
@@ -140,7 +140,7 @@ class FaithfulnessReport(Report):
         """A measure of one run.
 
         Raises:
-            ValueError: If there is no such run or measure, or this was not measured.
+            ValueError: If there is no such run or measure, or it was not measured.
         """
         self._check(name, measure)
         return curve_of(self.runs[name], MEASURES[measure], self._counts)
@@ -149,7 +149,7 @@ class FaithfulnessReport(Report):
         """`first - second`, paired: both from the same resamples of examples.
 
         Much of what varies from example to example is common to two steerings, so this interval
-        is narrower than two separate ones make it look.
+        is narrower than their separate ones suggest.
 
         Args:
             first: A steering or a reference line.
@@ -157,7 +157,7 @@ class FaithfulnessReport(Report):
             measure: What to compare.
 
         Raises:
-            ValueError: If there is no such run or measure, or this was not measured.
+            ValueError: If there is no such run or measure, or it was not measured.
         """
         self._check(first, measure)
         self._check(second, measure)
@@ -204,8 +204,8 @@ class FaithfulnessReport(Report):
         (place among the aligned tokens), `token`, `context` (the token in brackets, between those around it),
         `delta` `|D|` and `error` `|S - A'|` in units of the residual stream, and `relative_error`, by
         which they are ordered: `|S - A'| / rms(D)`, the error in units of the root mean square of `|D|`
-        over all tokens at that layer, so that layers compare. The root mean square of the relative
-        error over all tokens is the relative RMSE.
+        over all tokens at that layer, which makes layers comparable. The root mean square of the
+        relative error over all tokens is the relative RMSE.
 
         Args:
             name: A steering; the first one by default.
@@ -225,12 +225,12 @@ class FaithfulnessReport(Report):
             )
         layers = resolve_layers("all" if layer is None else layer, self.n_layers)
         rows = self.worst.loc[(self.worst["steering"] == name) & self.worst["layer"].isin(layers)]
-        # A stable sort: of equals the one that was kept first.
+        # A stable sort: ties stay in the order in which they were kept.
         ordered = rows.sort_values("relative_error", ascending=False, kind="stable")
         return ordered.drop(columns="steering").head(n).reset_index(drop=True)
 
     def ending(self, example: int) -> str:
-        """How a response whose tokens are kept ends where it was cut off; else empty."""
+        """How a cut-off response whose tokens are kept ends; else empty."""
         return ending_in(self.provenance, example)
 
     def prompts(self, example: int) -> SeenPrompts | None:
@@ -265,9 +265,9 @@ class FaithfulnessReport(Report):
     def to_dataframe(self) -> "pandas.DataFrame":
         """Tidy long form: one row per run, measure and layer.
 
-        Columns: `steering` (name of the run), `reference` (whether it is none), `measure`, `layer`
-        (missing for measures of the output), `value`, `low`, `high`, and `examples`, the number of
-        examples that the value rests on (fewer for a rank correlation that some do not have).
+        Columns: `steering` (name of the run), `reference` (True if it is no steering), `measure`,
+        `layer` (missing for measures of the output), `value`, `low`, `high`, and `examples`, the number
+        of examples that the value rests on (fewer where some have no rank correlation).
         """
         return measures_table(self.runs, self._counts)
 
@@ -292,7 +292,7 @@ class FaithfulnessReport(Report):
     def unpacked(
         cls, tensors: dict[str, Shaped[Tensor, "..."]], header: Mapping[str, Any]
     ) -> "FaithfulnessReport":
-        """What `packed` gave, from a file."""
+        """The inverse of `packed`."""
         only(header, *(own.name for own in fields(cls)))
         tokens, worst = (
             unpack_frame(name, tensors, mapping(header, name), columns)
@@ -311,11 +311,11 @@ class FaithfulnessReport(Report):
         )
 
     def check(self) -> None:
-        """Refuse tokens of examples or layers that there are not."""
+        """Refuse tokens of examples or layers that do not exist."""
         checked_provenance(vars(self))
         for name, most in (("example", self.examples), ("layer", self.n_layers)):
             if not {*self.tokens[name], *self.worst[name]} <= set(range(most)):
-                raise ValueError(f"its tokens are of a {name} that there is not")
+                raise ValueError(f"its tokens are of a {name} that does not exist")
         refuse_more_than_memory("n_bootstrap", 8 * self.n_bootstrap * self.examples)
 
     # --- for readers ----------------------------------------------------------------------------
@@ -323,9 +323,9 @@ class FaithfulnessReport(Report):
     def figures(self) -> Figures:
         """What there is to draw.
 
-        Every measure by its name (`relative_rmse`, `cosine`, `kl`, ...): over the layers, or of the
-        output as one point for every run. `gap`: where the distance of a steering, `name="..."`, comes
-        from, layer by layer. `tokens`: what `token_values` takes, layers by tokens.
+        Every measure by its name (`relative_rmse`, `cosine`, `kl`, ...): over the layers, or one point
+        per run if it is read off the output. `gap`: where the distance of a steering, `name="..."`,
+        comes from, layer by layer. `tokens`: layers by tokens, with the arguments of `token_values`.
         """
         from psr_lens import plots
 
@@ -338,7 +338,7 @@ class FaithfulnessReport(Report):
         }
 
     def drawable(self) -> Sequence[str]:
-        """The figures that there are numbers for."""
+        """The figures for which there are numbers."""
         runs = self.runs.values()
         measured = {name for name, own in MEASURES.items() if any(run.has(own) for run in runs)}
         there = {"gap": "gap_direction" in measured, "tokens": len(self.tokens) > 0}

@@ -1,4 +1,4 @@
-"""A faithfulness report in words, for somebody who was not there when it was made."""
+"""A faithfulness report in words, for a reader who did not make it."""
 
 from typing import Final
 
@@ -92,7 +92,7 @@ def _cause(report: FaithfulnessReport, name: str) -> str:
     if "propagation" not in report.runs[name].sums:
         return ""
     parts = {part: report.curve(name, f"gap_{part}").values[-1] for part in PARTS}
-    # Parts may cancel: shares are of what makes the distance larger.
+    # Parts may cancel, so shares are of the parts that make the distance larger.
     adding = sum(value for value in parts.values() if value > 0)
     if adding < 1e-6:
         return ""
@@ -103,14 +103,12 @@ def _cause(report: FaithfulnessReport, name: str) -> str:
     handed_on = parts["propagation"] / adding
     if worst == "propagation" or abs(handed_on) < 0.005:
         return f"{line}."
-    verb = (
-        "of errors from below, blocks undo" if handed_on < 0 else "to errors from below, blocks add"
-    )
-    return f"{line}; {verb} {abs(handed_on):.0%}."
+    verb, word = ("undo", "of") if handed_on < 0 else ("add", "to")
+    return f"{line}; blocks {verb} {abs(handed_on):.0%} {word} errors from below."
 
 
 def _share(value: float) -> str:
-    """A percentage, with a decimal where rounding would make it all."""
+    """A percentage, with a decimal if it would otherwise round to 100 %."""
     return f"{value:.1%}" if 0.99 < value < 1 else f"{value:.0%}"
 
 

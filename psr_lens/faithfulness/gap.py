@@ -7,7 +7,7 @@ on the steering's directions at the layer, the error `E[l] = S[l] - A'[l]` is
 
 ```
 E[l] = (u[l] - Pi D_loc[l])      coefficient: right direction, wrong strength
-     - (I - Pi) D_loc[l]         direction: what lies outside of the steering's directions
+     - (I - Pi) D_loc[l]         direction: what lies outside the steering's directions
      + (P_S[l] - P[l])           the error of the layers below, as this block hands it on
 ```
 
@@ -18,11 +18,11 @@ Where the steering does not act at all, the second line is called *uncovered*. U
 `E[l] = sum_{j <= l} (coefficient[j] + direction[j] + uncovered[j] + f[j])`,
 
 and the parts `<part, E[l]>`, summed over tokens and divided by `sum |D|^2`, add up to the squared
-relative RMSE. A negative part makes the error smaller: a negative propagation says that blocks undo
-errors in their input. Those of updates and those of layers without one both count there: where a
-steering acts at one layer, much of the propagation is what the model itself goes on to make of what is
-uncovered. And a steering that was fitted to make up for errors from below departs from `Pi D_loc` on
-purpose: that is in its coefficient part, and cancels propagation.
+relative RMSE. A negative part makes the error smaller: negative propagation means that blocks undo
+errors in their input, whether an update made them or the lack of one. Where a steering acts at one
+layer, much of the propagation is therefore what the model goes on to make of the uncovered part. A
+steering that was fitted to make up for errors from below departs from `Pi D_loc` on purpose: this
+shows in its coefficient part, and cancels propagation.
 """
 
 from collections.abc import Mapping
@@ -111,8 +111,8 @@ class GapSplit:
 
         Args:
             layer: The layer.
-            before: `P_S`, in front of the update.
-            after: `S`, behind it.
+            before: `P_S`, before the update.
+            after: `S`, after it.
         """
         target, local = self._target[layer], self._local[layer]
         own = local_parts(after - before, local, self._bases.get(layer), self._covered[layer])

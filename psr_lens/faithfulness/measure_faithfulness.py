@@ -1,9 +1,9 @@
 """Is the steering doing what the prompt does? Every measure, from one run per steering.
 
-The base run, the prompted run and the replay of a batch are shared by all steerings; a
-steering's own run is reduced to numbers of single tokens layer by layer, while it goes on, and these
-to a few sums per example. What is measured is defined in `measures.py`, where the error comes from in
-`gap.py`, what it is to be read against in `references.py`.
+All steerings share the base run, the prompted run and the replay of a batch. A steering's own run is
+reduced, layer by layer as it proceeds, to a few numbers per token, and these to a few sums per
+example. The measures are defined in `measures.py`, the causes of the error in `gap.py`, the reference
+lines in `references.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,37 +51,36 @@ def measure_faithfulness(
 ) -> FaithfulnessReport:
     """How close every steering comes to the prompt, by every measure, on the same examples.
 
-    A steering acts where it acts when the model generates, on all tokens say; what is compared with the
-    prompt is its effect on the aligned tokens, which the prompted run has too.
+    A steering acts on the same tokens as when the model generates, say on all of them; its effect is
+    compared with the prompt's on the aligned tokens, which the prompted run has too.
 
-    Costs one run per steering and example, and those that are shared: two, one for the replay (with
-    `gap` or `random_direction`), one for every reference line, and three more in a pass ahead for
-    `oracle_ranks`. Streams over the data; of an example only sums are kept, in float64.
+    Costs one run per steering and example, and these shared ones: two, one for the replay (with
+    `gap` or `random_direction`), one for every reference line, and three more in a pass beforehand for
+    `oracle_ranks`. Streams over the data and keeps only sums per example, in float64.
 
     Args:
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
-        steerings: Steerings by name, or one, or a list, which is named by method and layers
+        steerings: Steerings by name, or one, or a list, whose names come from method and layers
             (`PSR, all layers`; `difference in means, layer 15`).
         data: Examples that no steering was fitted on: `data.test`. Paraphrases are measured where
-            every example has one; of a different number of them, the first that all have.
+            every example has one; if their numbers differ, as many as all examples have.
         alpha: Strength.
         tokens: Which tokens to measure on, `response` or `question+response`.
         outputs: Compare next-token distributions too; needs the logits of every run.
         gap: Split every steering's error into its causes.
         random_direction: Measure the reference line of that name.
-        oracle_ranks: Directions per layer of the oracles to compare with; none with `()`.
+        oracle_ranks: Directions per layer of the oracles to compare with; `()` for none.
         token_examples: How many of the first examples keep the numbers of their tokens.
-        worst_tokens: Of how many tokens per steering and layer, those farthest from the prompt, the
-            report keeps where they are.
+        worst_tokens: How many tokens to keep per steering and layer, those farthest from the prompt.
         batch_size: Examples per forward pass.
         n_bootstrap: Resamples for the intervals.
         seed: Seed of the resampling and of the random direction.
-        allow_seen: Measure on examples that a steering was fitted on all the same.
+        allow_seen: Measure even on examples that a steering was fitted on.
         progress: Whether to show a bar.
 
     Raises:
-        ValueError: If there is no example, a steering was fitted on one of them, or belongs to
-            another model; if the prompts change nothing; or if an argument is out of its range.
+        ValueError: If there is no example; if a steering was fitted on one of them or belongs to
+            another model; if the prompts change nothing; or if an argument is out of range.
     """
     hooked = unsteered_model(
         model,
@@ -125,7 +124,7 @@ def measure_faithfulness(
             kept.enter(name, indices, shared, probe(shared), keep_tokens=name in named)
 
     for indices in iter_batches(data, batch_size, progress=progress, description="faithfulness"):
-        # In a function of its own, so that a batch is gone before the next one is made.
+        # A separate function, so that one batch is freed before the next is made.
         measure(indices)
     energy = kept.sums[NO_STEERING]["energy"].sum(dim=0)
     if not bool((energy > 0).all()):
@@ -196,7 +195,7 @@ def _prober(model: HookedModel, steering: Steering, alpha: float, gap: bool) -> 
 
 
 def _elsewhere(steering: Steering, measured_on: AlignedTokens) -> str:
-    """Which tokens a steering acts on, every part of a sum, if these are not those that are measured."""
+    """Which tokens a steering, or the parts of a sum, acts on, if not the measured ones."""
     acted_on = dict.fromkeys(part.tokens for _, part in steering.weighted_parts())
     if list(acted_on) == [measured_on]:
         return ""
@@ -207,7 +206,9 @@ def _elsewhere(steering: Steering, measured_on: AlignedTokens) -> str:
 
 def _check_ranks(ranks: Any, d_model: int) -> tuple[int, ...]:
     if isinstance(ranks, str) or not isinstance(ranks, Sequence):
-        raise ValueError(f"oracle_ranks={ranks!r}: pass several ranks, (1, 4) say, or () for none")
+        raise ValueError(
+            f"oracle_ranks={ranks!r}: pass several ranks, such as (1, 4), or () for none"
+        )
     found = tuple(sorted({check_count("oracle_ranks", rank) for rank in ranks}))
     if found and found[-1] > d_model:
         raise ValueError(
@@ -218,7 +219,7 @@ def _check_ranks(ranks: Any, d_model: int) -> tuple[int, ...]:
 
 
 def refuse_seen(name: str, steering: Steering, data: Sequence[Example]) -> None:
-    """Refuse examples that a steering was fitted on; their prompts alone say so.
+    """Refuse examples that a steering was fitted on, recognised by their prompts alone.
 
     Raises:
         ValueError: If there is one.

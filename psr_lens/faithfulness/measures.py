@@ -1,9 +1,9 @@
 """The measures: what is summed over the tokens of an example, and what is made of the sums.
 
-With `S` the residual stream under the steering, `A` the base run, `A'` the prompted run and
+Let `S` be the residual stream under the steering, `A` the base run, `A'` the prompted run and
 `D = A' - A` the accumulated delta, all on the aligned tokens. Every measure is a function of sums over
-examples, so that its interval is a resampling of sums (`bootstrap`), and so that a report can
-compare any two steerings, by any measure, on the same resamples.
+examples: its interval comes from resampling these sums (`bootstrap`), and a report can compare any two
+steerings by any measure on the same resamples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ HEADLINES: Final = (
     "relative_kl",
     "agreement",
 )
-"""The measures that say most, in the order of a table's columns."""
+"""The most telling measures, in the order of a table's columns."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Measure:
         name: As in data frames.
         label: As on an axis, with what its ends mean.
         sums: The sums that it is made of.
-        formula: From these sums, added over examples, to the measure.
+        formula: Computes the measure from these sums, added over examples.
         count: The sum that tells which examples count, None where all do.
     """
 
@@ -117,7 +117,7 @@ _MEASURES = (
 MEASURES: Final[Mapping[str, Measure]] = {measure.name: measure for measure in _MEASURES}
 """All measures by name."""
 OUTPUT_SUMS: Final = ("kl", "kl_base", "agreed", "predicted")
-"""The sums that an example has one of, and not one for every layer."""
+"""The sums that exist once per example, not once per layer."""
 
 
 def token_products(
@@ -125,7 +125,7 @@ def token_products(
     base: Float[Tensor, "token d_model"],
     target: Float[Tensor, "token d_model"],
 ) -> dict[str, Float[Tensor, " token"]]:
-    """What one layer says about every token.
+    """One layer's numbers for every token.
 
     Args:
         after: `S`.
@@ -155,13 +155,13 @@ def output_products(
     """Next-token distributions against the prompted ones.
 
     Softmax in float32 (float64 for a float64 model), a few positions at a time, so that a batch's
-    logits are never held a second time.
+    logits are never held twice.
 
     Args:
         logits: Of a run.
         predicting: The positions whose next token belongs to the response or ends it.
         prompted: The prompted run's logits there.
-        chunk: Logits that are worked on at once.
+        chunk: How many logits to work on at once.
 
     Returns:
         `kl` `KL(prompted || run)` in nats and `agreed` (1 where the most likely token is the same),
@@ -176,7 +176,7 @@ def output_products(
         part = slice(start, start + step)
         own = logits[rows[part], columns[part]].to(exact).log_softmax(-1)
         wanted = prompted[part].to(exact).log_softmax(-1)
-        # 0 * -inf, of a token that can never come, is nothing.
+        # A token that can never come adds 0, where 0 * -inf would be NaN.
         terms = torch.where(wanted.exp() > 0, wanted.exp() * (wanted - own), 0.0)
         kl[part] = exactly(terms.sum(-1)).clamp_min(0)
         agreed[part] = (own.argmax(-1) == wanted.argmax(-1)).to(agreed)
@@ -222,7 +222,7 @@ def profile_sums(
     sums = example_sums(
         {"token_cosine": torch.where(moved, cosines, 0.0), "moved_tokens": moved.double()}, lengths
     )
-    # Rounding moves the difference of two residual streams by as much as the larger one's.
+    # The difference of two residual streams is rounded as coarsely as the larger of them.
     noise = 2 * resolution * products["size"].sqrt()
     parts = [products["pushed"].sqrt(), products["energy"].sqrt(), noise]
     triples = zip(*(own.split(list(lengths), dim=1) for own in parts), strict=True)

@@ -32,13 +32,13 @@ class SharedRuns:
     Attributes:
         model: The model.
         examples: The batch.
-        tokens: Where is measured.
+        tokens: Which tokens are measured.
         batch: `x y'`, the batch that steerings act on.
         base: `A(xy')` on the aligned tokens.
         target: `A(x'y')` there.
         local: `D_loc` there, None where nothing needs it.
         prompted: The prompted logits at the predicting positions, None without outputs.
-        base_products: What the base run comes to when it is measured as a steering is.
+        base_products: The base run, measured as a steering's run is.
     """
 
     model: HookedModel
@@ -61,7 +61,7 @@ class SharedRuns:
         local: bool,
         outputs: bool,
     ) -> "SharedRuns":
-        """Run the batch without and with the prompt, and the replay if it is wanted."""
+        """Run the batch without and with the prompt, and replay it if wanted."""
         batch, with_prompt = example_batches(model, examples)
         rest, target, logits = _residuals(model, with_prompt, tokens, outputs)
         prompted = None if logits is None else logits[predicting(rest, examples)]
@@ -84,7 +84,7 @@ class SharedRuns:
         return steering.edits(self.model, alpha, known)
 
     def split(self, steering: Steering, bases: Mapping[int, Tensor]) -> GapSplit | None:
-        """What splits this steering's error, where the local deltas are at hand."""
+        """What splits this steering's error, if the local deltas are at hand."""
         if self.local is None:
             return None
         columns, mask = self.batch.columns, self.batch.on(self.tokens)
@@ -98,11 +98,11 @@ class SharedRuns:
         batch: TokenBatch | None = None,
         split: GapSplit | None = None,
     ) -> Products:
-        """Run the batch under edits and reduce every layer to numbers, as soon as it is there.
+        """Run the batch under edits and reduce every layer to numbers as soon as it is computed.
 
         Args:
             edits: What to run under.
-            batch: What to run, the one that steerings act on by default; it holds the same responses.
+            batch: What to run, with the same responses; by default the batch that steerings act on.
             split: Splits the error.
 
         Raises:
@@ -137,7 +137,7 @@ def watch(
     *,
     unembed: bool,
 ) -> Float[Tensor, "batch pos d_vocab"] | None:
-    """Run a batch under edits and show every layer's aligned tokens, in front of the edit and behind it.
+    """Run a batch under edits and show every layer's aligned tokens, before and after the edit.
 
     Args:
         model: The model.
@@ -179,8 +179,8 @@ def watch(
 def predicting(batch: TokenBatch, examples: Sequence[Example]) -> Bool[Tensor, "batch pos"]:
     """The positions whose next token is part of the response or ends it.
 
-    The last prompt token and every response token, but for the last one of a response that was cut
-    off: nothing is known about what comes after it.
+    The last prompt token and every response token, except the last one of a response that was cut
+    off: what would follow it is unknown.
     """
     mask = batch.on("response").clone()
     unfinished = torch.tensor([not example.finished for example in examples], device=mask.device)
@@ -189,7 +189,7 @@ def predicting(batch: TokenBatch, examples: Sequence[Example]) -> Bool[Tensor, "
 
 
 def predicted_lengths(examples: Sequence[Example]) -> list[int]:
-    """How many positions of every example `predicting` marks."""
+    """How many positions `predicting` marks in every example."""
     return [example.aligned_length("response") - (not example.finished) for example in examples]
 
 

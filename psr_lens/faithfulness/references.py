@@ -1,4 +1,4 @@
-"""Lines to read a steering's numbers against: what little, random, perfect steerings reach."""
+"""Reference lines for a steering's numbers: what no steering, a random and a perfect one reach."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -33,8 +33,8 @@ def no_steering(shared: SharedRuns) -> Products:
 def random_direction(model: HookedModel, seed: int) -> Probe:
     """The right strength along a wrong direction.
 
-    At every layer and token a vector as long as the local delta there, along a direction of the
-    layer that is drawn from the seed: what a steering would get for its coefficients alone.
+    Adds, at every layer and token, a vector as long as the local delta there, along one direction per
+    layer drawn from the seed: what the right coefficients alone would reach.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(model.n_layers, model.d_model, generator=generator, dtype=torch.float64)
@@ -60,9 +60,9 @@ def oracles(
 ) -> dict[str, Probe]:
     """The full oracle, and for every rank the one along the data's own leading directions.
 
-    A bound on steerings with that many directions per layer, and a greedy one: the directions come
-    from the very examples that are measured and the coefficients from every token itself, but each
-    layer makes up for as much as it can and does not look ahead, as a fit to later layers may.
+    A bound on steerings with that many directions per layer, though a greedy one: the directions come
+    from the measured examples themselves and the coefficients from each token, but each layer makes up
+    for as much as it can and does not look ahead, as a fit to later layers may.
     """
     layers = range(model.n_layers)
     made = {ORACLE: OracleSteering(layers, tokens=tokens)}
@@ -84,8 +84,8 @@ def paraphrases(data: Sequence[Example], tokens: AlignedTokens) -> dict[str, Pro
     """One probe for every wording that all examples have.
 
     Raises:
-        ValueError: If it is `question+response` and a paraphrase changes the question, so that the
-            question's tokens cannot be compared.
+        ValueError: If `tokens` is `question+response` and a paraphrase changes the question, whose
+            tokens then cannot be compared.
     """
     count = min(len(example.paraphrase_ids) for example in data)
     if tokens == "question+response":
@@ -104,7 +104,7 @@ def paraphrases(data: Sequence[Example], tokens: AlignedTokens) -> dict[str, Pro
 
 
 def paraphrase_name(number: int) -> str:
-    """What the wording number `number` is called, counted from 0."""
+    """The name of a wording, counted from 0."""
     return f"{PARAPHRASE} {number + 1}"
 
 
@@ -119,7 +119,7 @@ def _check_question(example: Example, ids: tuple[int, ...]) -> None:
     shared = common_suffix_length(example.base_ids, ids)
     if shared < example.question_length:
         raise ValueError(
-            f"a paraphrase shares {shared} tokens with the end of its base prompt and the steered "
+            f"a paraphrase shares {shared} tokens with the end of its base prompt and the steering "
             f"prompt {example.question_length}: end both with the same question, or measure on "
             "tokens='response'"
         )

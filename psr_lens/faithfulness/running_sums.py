@@ -41,14 +41,14 @@ class RunningSums:
         *,
         keep_tokens: bool,
     ) -> None:
-        """Take down what a run came to on a batch.
+        """Record a run's numbers on a batch.
 
         Args:
-            name: Of the run.
+            name: Name of the run.
             indices: Places of the batch's examples in the data.
             shared: The batch.
             products: Numbers of its tokens.
-            keep_tokens: Whether the first examples keep theirs, and the worst are kept.
+            keep_tokens: Whether to keep the tokens of the first examples, and the worst ones.
         """
         found = batch_sums(shared, products)
         own = self.sums.setdefault(name, {})
@@ -110,7 +110,7 @@ class _ExampleTokens:
         n_layers, n_tokens = self.products["energy"].shape
         kl = torch.full((n_layers, n_tokens), torch.nan, dtype=torch.float64)
         if "kl" in self.products:
-            # The distributions are read off behind the last layer, from the last prompt token on.
+            # The distributions come after the last layer, from the last prompt token on.
             start = n_tokens - self.response_length
             kl[-1, start : start + len(self.products["kl"])] = self.products["kl"]
         columns: dict[str, Any] = {

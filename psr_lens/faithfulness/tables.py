@@ -96,12 +96,12 @@ def unpack_runs(
     for name, run in runs.items():
         if any(layer >= shape[1] for layer in run.layers):
             raise ValueError(
-                f"layers={list(run.layers)} of {name!r}, and there are {shape[1]} layers"
+                f"layers={list(run.layers)} of {name!r}, but there are {shape[1]} layers"
             )
         for key, sums in run.sums.items():
             if sums.shape != shape[: sums.ndim]:
                 raise ValueError(
-                    f"{key} of {name!r} has shape {list(sums.shape)}, and not that of the energy, "
+                    f"{key} of {name!r} has shape {list(sums.shape)}, not that of the energy, "
                     f"{list(shape)}"
                 )
     return runs

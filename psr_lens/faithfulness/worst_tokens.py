@@ -44,7 +44,7 @@ class WorstTokens:
     def enter(
         self, name: str, indices: Sequence[int], lengths: Sequence[int], products: Products
     ) -> None:
-        """Take down what a steering came to on a batch, as far as it is among the worst."""
+        """Record those tokens of a batch that are among the steering's worst so far."""
         missed = products["missed"]
         example = torch.tensor(indices).repeat_interleave(torch.tensor(lengths))
         pos = torch.cat([torch.arange(length) for length in lengths])
@@ -65,9 +65,9 @@ class WorstTokens:
         """One row per steering, layer and kept token; see `FaithfulnessReport.worst_tokens`.
 
         Args:
-            model: What the tokens belong to.
+            model: The model, whose encoder spells the tokens.
             data: The examples.
-            tokens: Where was measured.
+            tokens: Which tokens were measured.
             energy: `sum |D|^2` of every layer, over all tokens.
         """
         import pandas as pd
@@ -88,7 +88,7 @@ class WorstTokens:
 
 
 def no_tokens(columns: Mapping[str, type]) -> "pandas.DataFrame":
-    """A table of tokens without a row."""
+    """An empty table of tokens."""
     import pandas as pd
 
     return pd.DataFrame(columns=list(columns))
@@ -97,6 +97,6 @@ def no_tokens(columns: Mapping[str, type]) -> "pandas.DataFrame":
 def _around(texts: Sequence[str], at: int) -> str:
     """A token in brackets, between the ones before and after it."""
     before, after = texts[max(0, at - _CONTEXT) : at], texts[at + 1 : at + 1 + _CONTEXT]
-    # Where tokens are words, nothing in them says that a space stands between.
+    # Tokens that are whole words do not carry the spaces between them.
     between = "" if any(text[:1].isspace() for text in texts) else " "
     return between.join([*before, f"[{texts[at]}]", *after])

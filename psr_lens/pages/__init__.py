@@ -1,4 +1,4 @@
-"""Whole HTML pages: one file each, which opens anywhere and asks no network for anything.
+"""Whole HTML pages: one file each, which opens anywhere and needs no network.
 
     from psr_lens import pages
 
@@ -6,7 +6,7 @@
     pages.write_decomposition(model, data.test, "deltas")
     pages.render_traits(page)                          # a page of one's own, as text
 
-Every report writes a page of its own too: `report.to_html(path)`. The HTML stands in `templates`.
+Every report writes a page of its own too: `report.to_html(path)`. The HTML is in `templates`.
 """
 
 from psr_lens.pages.decomposition_page import write_decomposition

@@ -17,8 +17,8 @@ from psr_lens.storage.atomic import refuse_foreign_files, write_files
 
 _LEAD = (
     "Each panel colours the tokens of one response by how far the steering prompt moves them: in "
-    "all by that layer (accumulated delta), and what the layer itself must add once the earlier "
-    "ones are steered (local delta). Norms are Euclidean, in units of the residual stream."
+    "total up to that layer (accumulated delta), or what the layer itself must add once the earlier "
+    "ones are prompted (local delta). Norms are Euclidean, in units of the residual stream."
 )
 
 _COLUMNS = ("example", "layer", "pos", "token", "accumulated", "local")
@@ -28,7 +28,7 @@ def refuse_foreign_decomposition(out: str | Path) -> tuple[Path, Path]:
     """Where the table and the page go.
 
     Raises:
-        ValueError: If something is there that is not of an earlier decomposition.
+        ValueError: If something is there that is not from an earlier decomposition.
     """
     table, page = Path(out) / "norms.csv", Path(out) / "deltas.html"
     refuse_foreign_files({table: ",".join(_COLUMNS).encode(), page: PAGE_MARK})
@@ -48,12 +48,12 @@ def write_decomposition(
 ) -> Path:
     """Write `deltas.html` (heatmaps of the first examples) and `norms.csv` (all of them).
 
-    Where the prompts hardly change what the model says, the page begins with that. It says how many
-    responses were cut off, and what the prompts were as the model saw them.
+    If the prompts hardly change what the model says, the page says so first. It also says how many
+    responses were cut off, and shows the prompts as the model saw them.
 
     `norms.csv` has one row per example, layer and token: its place, the token, and the norms of the
-    accumulated and the local delta. Of a character that is spread over tokens the earlier ones have
-    their bytes there, as `⟨C3⟩`.
+    accumulated and the local delta. Where a character is spread over several tokens, all but the last
+    show their bytes, as `⟨C3⟩`.
 
     Args:
         model: The model.
@@ -62,15 +62,15 @@ def write_decomposition(
         tokens: `response` or `question+response`.
         show: Examples on the page.
         batch_size: Examples per forward pass.
-        effect: How much the prompts do, where that was measured already.
+        effect: How much the prompts do, if already measured.
         progress: Whether to show a bar.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: If `show` is not positive, there is no example, or something else than an earlier
-            decomposition is where a file is to be written.
+        ValueError: If `show` is not positive, there is no example, or something other than an earlier
+            decomposition is in the way of a file.
     """
     import pandas as pd
 
@@ -114,5 +114,5 @@ def write_decomposition(
 
 
 def _base_words(example: Example) -> str:
-    """The base prompt in words, where what the model saw of it is not known and not shown."""
+    """The base prompt in words, if what the model saw is unknown and so not shown."""
     return "" if example.seen else f"Base prompt: {prompt_text(example.pair.base)}"

@@ -36,8 +36,8 @@ _SECTIONS: Final = (
     (
         "spearman",
         "Where it acts",
-        "Does it change those tokens most that the prompt changes most? Rank correlation over the "
-        "tokens of a response, mean over examples; a line is missing where a side is constant.",
+        "Does it change most the tokens that the prompt changes most? Rank correlation over the "
+        "tokens of a response, mean over examples; a line is missing where either is constant.",
     ),
     (
         "relative_kl",
@@ -48,7 +48,7 @@ _SECTIONS: Final = (
     (
         "agreement",
         "Most likely token",
-        "At how many positions the most likely next token is the prompted one.",
+        "Share of positions where the most likely next token is the prompted one.",
     ),
 )
 _BANDS: Final = "Bands are 95 % bootstrap intervals over examples."
@@ -57,7 +57,7 @@ _BANDS: Final = "Bands are 95 % bootstrap intervals over examples."
 def write_faithfulness(report: FaithfulnessReport, out: str | Path) -> Path:
     """Write `report.safetensors`, the report, and `report.html`, a page about it.
 
-    `FaithfulnessReport.load(out / "report")` gets the report back.
+    `FaithfulnessReport.load(out / "report")` reads the report back.
 
     Args:
         report: What `measure_faithfulness` returned.
@@ -68,7 +68,7 @@ def write_faithfulness(report: FaithfulnessReport, out: str | Path) -> Path:
         The path of the page.
 
     Raises:
-        ValueError: If something that is not an older report or its page is in their place.
+        ValueError: If something other than an older report or its page is in their place.
         OSError: If it cannot be written.
     """
     file, page = refuse_foreign_faithfulness(out)
@@ -81,7 +81,7 @@ def refuse_foreign_faithfulness(out: str | Path) -> tuple[Path, Path]:
     """Where the report and the page go.
 
     Raises:
-        ValueError: If something is there that is not of an earlier `write_faithfulness`.
+        ValueError: If something is there that is not from an earlier `write_faithfulness`.
     """
     page = Path(out) / "report.html"
     refuse_foreign_files({page: PAGE_MARK})
@@ -133,7 +133,7 @@ def _lead(report: FaithfulnessReport) -> str:
     return (
         f"{'; '.join(report.steerings) or 'No steering'} on {model}: {count} that the prompted model "
         f"gave, run again without the prompt and with the steering at strength {report.alpha:g}. "
-        f"To read the numbers by: {compared}, and under oracles that know what the prompt does."
+        f"For comparison: {compared}, and under oracles that know what the prompt does."
     )
 
 
@@ -145,7 +145,7 @@ def _example(report: FaithfulnessReport, number: int, *, told: bool) -> dict[str
     first = report.steerings[0]
     panels = {"what the prompt does": report.token_values(first, number, "delta")}
     panels |= {
-        f"what {name} leaves": report.token_values(name, number, "error")
+        f"what is wrong under {name}": report.token_values(name, number, "error")
         for name in report.steerings
     }
     heatmap = token_heatmaps(panels, title=f"Response {number}, token by token", shared_scale=True)

@@ -18,7 +18,7 @@ PAGE_MARK: Final = b'class="psr-page"'
 
 
 def render(template: str, **values: Any) -> str:
-    """The template of a page or a part of one, filled in; what is HTML already comes as `Markup`."""
+    """The template of a page or part of one, filled in; values that are HTML come as `Markup`."""
     return _environment().get_template(template).render(values)
 
 

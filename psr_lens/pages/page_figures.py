@@ -31,7 +31,7 @@ class FigurePlace:
 
 @final
 class PageFigures:
-    """Collects the figures of one page, so that plotly and the data stand in it once."""
+    """Collects the figures of one page, so that it holds plotly and the data once."""
 
     def __init__(self):
         self._figures: list[dict[str, Any]] = []
@@ -48,7 +48,7 @@ class PageFigures:
         return FigurePlace(len(self._figures) - 1, description, drawn["layout"]["height"])
 
     def scripts(self) -> str:
-        """What draws them: for the end of the page; empty where there is no figure."""
+        """The scripts that draw them, for the end of the page; empty if there is no figure."""
         if not self._figures:
             return ""
         from plotly.offline import get_plotlyjs

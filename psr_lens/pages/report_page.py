@@ -31,7 +31,7 @@ def report_page(report: Report) -> str:
 
 
 def numbers_html(frame: "pandas.DataFrame", *, digits: str = ".3f", index: bool = True) -> str:
-    """A table of numbers, its columns in words; a dash where there is none."""
+    """A table of numbers, its columns in words; a dash for a missing number."""
     shown = frame.rename_axis(index=None, columns=None)
     shown.columns = [str(name).replace("_", " ") for name in shown.columns]
     return shown.to_html(
@@ -63,7 +63,7 @@ def blocks(summary: str) -> list[Block]:
 
 
 def readable(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """A provenance without what only a machine can read, and what a page says anyway."""
+    """A provenance without what only a machine can read or the page says anyway."""
     left_out = {"model": "fingerprint", "data": "example_keys"}
     found = {k: v for k, v in provenance.items() if k not in ("responses", "prompt_effect")}
     for part in left_out.keys() & found.keys():

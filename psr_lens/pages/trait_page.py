@@ -1,7 +1,7 @@
 """One page that shows what a steering does beside what the prompt does, trait by trait.
 
-The page is one file: plotly once, circuitsvis once, every number in it. It opens from a disk or a
-mail without a network; its texts and tables are there even where scripts do not run.
+The page is one file: plotly once, circuitsvis once, every number in it. It opens from a disk or an
+e-mail without a network; texts and tables show even where scripts do not run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ Example = tuple[str, str, tuple[str, ...]]
 _OPEN_ROWS = 12
 _READING = (
     "The same response in every panel: the stronger the colour, the larger the {number} at that token. "
-    "Colour on a token acts on the next one, for the model chooses every token at the one before it. "
+    "What colours a token acts on the next one: the model chooses every token at the one before it. "
     "Move the slider to see the other layers."
 )
 
@@ -41,7 +41,7 @@ class TraitSection:
     Attributes:
         name: The trait, as a heading.
         instruction: What the steering prompt tells the model.
-        summary: What is to be seen in the pictures, plain text.
+        summary: What the pictures show, plain text.
         prompt_text: The whole steering prompt.
         heatmaps: `(caption, values)`, all over the tokens of one response: the lengths of what the
             prompt adds first, then those of each steering.
@@ -52,7 +52,7 @@ class TraitSection:
         layer: The layer that the panels show first, None for that of the prompt's largest median;
             see `layer_to_show`.
         prompts: Both prompts as the model saw them, which the page shows in place of `prompt_text`;
-            None where they are not known.
+            None if unknown.
         notes: More paragraphs under the summary, plain text: how many responses were cut off, say.
     """
 
@@ -77,7 +77,7 @@ class TraitPage:
 
     Attributes:
         title: The page's heading.
-        lead: One paragraph of plain text: what is seen.
+        lead: One paragraph of plain text: what the page shows.
         sections: The traits, in order.
         provenance: How the numbers came about, shown at the foot.
         notes: More paragraphs under the lead, plain text.
@@ -102,7 +102,7 @@ def render_traits(page: TraitPage) -> str:
     if not page.sections:
         raise ValueError("the page has no section: give at least one trait")
     figures = PageFigures()
-    # What the template does to every prompt is said once.
+    # What the chat template adds to every prompt is said once.
     common = common_note(section.prompts for section in page.sections)
     body = render(
         "traits.html",
@@ -115,7 +115,7 @@ def render_traits(page: TraitPage) -> str:
 
 
 def _section(section: TraitSection, figures: PageFigures, *, told: bool) -> dict[str, Any]:
-    """What the template shows of a section beside what stands in it."""
+    """What the template shows of a section, its rendered parts included."""
     colours = _method_colours(section)
     shown: dict[str, Any] = {
         "own": section,

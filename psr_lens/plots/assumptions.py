@@ -24,7 +24,7 @@ _LINES: Final = (
 )
 _COUNTS: Final = (1, 2, 4, 8, 16, 32, 64)
 _MAX_COLUMNS: Final = 3
-# An R^2 may be as low as it likes; below this a line says no more than "worse than a constant".
+# R^2 has no lower bound; below this a line says no more than "worse than a constant".
 _LOWEST: Final = -0.3
 
 
@@ -43,7 +43,7 @@ def assumption_curves(
         title: A heading.
 
     Returns:
-        A plotly figure. What lies below -0.3 is drawn there; the hover text has the number.
+        A plotly figure. Values below -0.3 are drawn at -0.3; the hover text has the number.
     """
     from plotly import graph_objects as go
 

@@ -18,8 +18,8 @@ QUANTILE = 0.95
 OUTLIER_RATIO = 3.0
 """How many times that quantile the largest magnitude must be for it to count as an outlier."""
 MEDIAN_RATIO = 5.0
-"""Or how many times the median: a token in the middle then has at least a fifth of the full colour,
-unless more than one in twenty are that far out."""
+"""Or how many times the median: the median token then has at least a fifth of the full colour, unless
+more than one token in twenty lies that far out."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +59,27 @@ def check_finite(values: Float[Tensor, "..."], what: str) -> None:
     if n_infinite:
         raise ValueError(
             f"{what} has {n_infinite} infinite values, which have no colour; "
-            "replace them by a number, or by NaN to leave the token uncoloured"
+            "replace them with a number, or with NaN to leave the token uncoloured"
         )
 
 
 def all_equal(values: Float[Tensor, "..."]) -> bool:
-    """Whether there are several values, NaN left out, and all are the same."""
+    """Whether there are several values (NaN ignored), all the same."""
     present = values[~torch.isnan(values)]
     return len(present) > 1 and bool((present == present[0]).all())
 
 
 def robust_bounds(values: Float[Tensor, "..."], signed: bool | None = None) -> Bounds:
-    """Bounds that follow the bulk of the values, and the maximum where it is no outlier.
+    """Bounds that follow the bulk of the values, or the maximum if it is no outlier.
 
     With `m` the sorted non-zero magnitudes, `q = m[floor(0.95 (n - 1))]` and `h = m[floor(0.5 (n - 1))]`,
     the bound is `max m` if `max m <= 3 q` and `max m <= 5 h`, else `q`. Zeros are left out because a
-    ReLU gives many of them: the few tokens that it does push must keep their differences. The lower
-    order statistic (no interpolation) keeps a single outlier out of `q` from three values on; of two
-    it is the smaller.
+    ReLU gives many of them: the few tokens that it does push must keep their differences. From three
+    values on, the lower order statistic (no interpolation) keeps a single outlier out of `q`; of two
+    values it is the smaller.
 
-    Values that are all the same get twice their magnitude, a middling colour: next to other
-    pictures a full one would claim that every token is moved far.
+    If all values are the same, the bound is twice their magnitude, for a middling colour: next to
+    other pictures, a full one would suggest that every token is moved far.
 
     Args:
         values: Numbers of any shape; NaN are ignored.

@@ -1,8 +1,8 @@
 """circuitsvis' script, from the installed wheel, ready to be put into a page.
 
-circuitsvis renders its own HTML with a script address on a content network, and looks for a
-connection each time it displays. The wheel also carries the whole script; pictures here hold that
-copy and never open a connection.
+circuitsvis' own HTML loads its script from a CDN, and checks for a connection each time it is
+displayed. The wheel also carries the whole script; pictures here embed that copy and never open a
+connection.
 """
 
 import base64

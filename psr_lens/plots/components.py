@@ -23,7 +23,7 @@ _MAX_ROWS = 66
 def component_shares(
     report: ComponentReport, *, title: str = "What writes the prompt's effect, layer by layer"
 ) -> "plotly.graph_objects.Figure":
-    """Share of attention and MLP of every layer in the prompt's delta after the last layer.
+    """Shares of every layer's attention and MLP in the prompt's delta after the last layer.
 
     All bars add up to 100 %; one below zero writes against the others. Whiskers are 95 % bootstrap
     intervals over examples.
@@ -107,7 +107,7 @@ def _whiskers(own: Sequence[Component]) -> dict[str, Any]:
 def head_heatmap(
     report: ComponentReport, *, title: str = "Heads: what they write, and what they read"
 ) -> "plotly.graph_objects.Figure":
-    """Layers by heads: the share in the prompt's delta, and the attention to the instruction.
+    """Layers by heads: the share of the prompt's delta, and the attention to the instruction.
 
     A head that both reads the instruction and writes much of the delta brings it in directly.
 
@@ -116,7 +116,7 @@ def head_heatmap(
         title: A heading.
 
     Returns:
-        A plotly figure of two panels, or one where attention weights were not to be had.
+        A plotly figure of two panels, or one if attention weights were not available.
 
     Raises:
         ValueError: If the heads were not measured.
@@ -142,7 +142,7 @@ def head_heatmap(
         grid = torch.full((report.n_layers, n_heads), torch.nan, dtype=torch.float64)
         for head in heads:
             grid[head.layer, head.head] = getattr(head, measure).value
-        # To the very largest: the one head that stands out is what one looks for.
+        # Up to the very largest: a reader looks for the one head that stands out.
         high = float(grid.nan_to_num().abs().max()) or 1.0
         low = -high if float(grid.nan_to_num().min()) < -0.02 * high else 0.0
         right = 0.44 if len(panels) == 2 and column == 1 else 1.02
@@ -188,7 +188,7 @@ def component_tokens(
     components: Sequence[str] | None = None,
     title: str | None = None,
 ) -> "plotly.graph_objects.Figure":
-    """Components by tokens: at which token which of them brings the instruction in.
+    """Components by tokens: which of them brings the instruction in at which token.
 
     Args:
         report: What `measure_components` returned.

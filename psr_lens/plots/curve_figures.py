@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 _HEIGHT: Final = 420
-# How much higher than what has to be seen a figure may reach before it is cut.
+# How far above what must be seen a figure may reach before it is cut off.
 _CUT_RATIO: Final = 1.5
 _DASHES: Final = (
     ("dot", "···"),
@@ -40,7 +40,7 @@ def over_layers(
         steerings: Name to curve, in colour.
         references: Name to curve, grey and dashed.
         paraphrases: Name to curve; a band reaches from the lowest to the highest of them.
-        axis: What is drawn.
+        axis: Label of the vertical axis.
         title: A heading.
         colours: Name to `#rrggbb`.
 
@@ -52,7 +52,7 @@ def over_layers(
     curves = {**references, **steerings}
     if not curves:
         raise ValueError("the report has no curve: measure at least one steering before plotting")
-    # A line that is nowhere defined, as the direction of doing nothing, is no line.
+    # A curve may be undefined everywhere, like the cosine of doing nothing: it is not drawn.
     curves = {name: curve for name, curve in curves.items() if _finite(curve.values)}
     figure = go.Figure()
     if paraphrases:
@@ -107,7 +107,7 @@ def points(
     axis: str,
     colours: Mapping[str, str] | None,
 ) -> "plotly.graph_objects.Figure":
-    """One point with its interval for every run, for what has no layers."""
+    """One point with its interval for every run, for measures without layers."""
     from plotly import graph_objects as go
 
     palette = named_colours(list(steerings), colours)
@@ -158,11 +158,11 @@ def points(
 
 
 def _highest(steerings: Sequence[Any], references: Sequence[Any]) -> float:
-    """How high a figure has to reach: over the steerings, and over what references are like mostly.
+    """How high a figure has to reach: above the steerings, and above most of every reference.
 
-    In early layers a paraphrase may be many times as far away as the prompt's own, still small, effect:
-    one token of one response that becomes an attention sink is enough. That must not press all the other
-    lines together.
+    In early layers, where the prompt's own effect is still small, a paraphrase may be many times as far
+    away: one token of one response that becomes an attention sink is enough. That must not squash all
+    the other lines.
     """
     found = [1.0]
     for curve in steerings:

@@ -15,17 +15,17 @@ _HEIGHT = 420
 
 
 def fit_layers(report: FitReport) -> "plotly.graph_objects.Figure":
-    """Relative RMSE on the dev examples over the layers, and what each layer's own fit left missing.
+    """Relative RMSE on the dev examples over the layers, and what each layer's own fit misses.
 
     Raises:
-        ValueError: If there were no dev examples, and no layer was fitted by itself.
+        ValueError: If there were no dev examples and no layer was fitted on its own.
     """
     lines = {
         "relative RMSE, dev": dict(enumerate(report.dev_relative_rmse)),
-        "left of a layer's own part, train": {
+        "missed by a layer's own fit, train": {
             stage.layer: stage.train_loss for stage in report.stages
         },
-        "left of a layer's own part, dev": {
+        "missed by a layer's own fit, dev": {
             stage.layer: stage.dev_loss for stage in report.stages if stage.dev_loss is not None
         },
     }
@@ -40,19 +40,19 @@ def fit_layers(report: FitReport) -> "plotly.graph_objects.Figure":
     }
     if not curves:
         raise ValueError(
-            "the fit has no numbers of layers: fit with dev examples, or layer by layer"
+            "the fit has no numbers by layer: fit with dev examples, or layer by layer"
         )
     title = f"How close {report.method} came, layer by layer"
     return over_layers(
-        curves, {}, {}, axis="1 nothing done, 0 the prompt", title=title, colours=None
+        curves, {}, {}, axis="1 no steering, 0 the prompt", title=title, colours=None
     )
 
 
 def fit_losses(report: FitReport) -> "plotly.graph_objects.Figure":
-    """The objective over the steps: of every step's examples, and after every epoch of the dev ones.
+    """The objective over the steps: on each step's examples, and on the dev ones after each epoch.
 
     Raises:
-        ValueError: If it was not fitted by training.
+        ValueError: If the steering was not fitted by training.
     """
     from plotly import graph_objects as go
 

@@ -24,9 +24,8 @@ def gap_bars(
 ) -> "plotly.graph_objects.Figure":
     """Where a steering's squared distance to the prompt comes from, as bars over the layers.
 
-    Bars above zero add up, with those below zero taken off, to the squared relative RMSE, which is
-    drawn as a diamond. A bar below zero makes the distance smaller: blocks undo errors of updates below
-    them.
+    The bars add up to the squared relative RMSE, which is drawn as a diamond. A bar below zero makes the
+    distance smaller: blocks undo errors of updates below them.
 
     Args:
         parts: `gap_coefficient`, `gap_direction`, `gap_uncovered`, `gap_propagation`.

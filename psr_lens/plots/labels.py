@@ -121,7 +121,7 @@ def label_margin(names: Sequence[str]) -> int:
 
 
 def named_lines_layout(title: str, names: Sequence[str], height: int) -> dict[str, Any]:
-    """The layout of a figure whose lines carry their names at the right end, but for its axes."""
+    """The layout, except for the axes, of a figure whose lines are named at their right ends."""
     return {
         "template": template(),
         "title": {"text": plotly_text(title)},

@@ -1,4 +1,4 @@
-"""Which layer a picture shows first, where a reader is to compare two panels of it."""
+"""Which layer a picture shows first when readers are to compare two of its panels."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -15,25 +15,26 @@ _SEVERAL: Final = 2.5
 
 
 def layer_to_show(prompt: Sequence[TokenValues], steering: Sequence[TokenValues]) -> int:
-    """The layer at which what a steering adds can best be read against what the prompt adds.
+    """The layer at which what a steering adds compares best with what the prompt adds.
 
-    Of the layers at which both light several tokens, the one with the highest correlation between
+    Of the layers at which both light up several tokens, the one with the highest correlation between
     their colours (Pearson's over the tokens of a response, averaged over responses). The colour of
     a token is its length `s_i`, cut off at the layer's bound as `token_heatmaps` does with
-    `shared_scale`: whatever lies beyond looks alike. A panel lights `(sum_i s_i^2)^2 / sum_i s_i^4`
-    tokens, which is `n` for `n` equal colours and zeros elsewhere; several are 2.5 on average over
-    responses. Where no layer lights as many, the correlation decides among all of them. Ours.
+    `shared_scale`: everything beyond looks alike. A panel lights up
+    `(sum_i s_i^2)^2 / sum_i s_i^4` tokens, which is `n` for `n` equal colours and zeros elsewhere;
+    "several" means 2.5 on average over responses. If no layer reaches that, the correlation decides
+    among all layers. Ours.
 
     This is a choice for the sake of readers, not a measurement: it picks a layer at which the
-    steering follows the prompt well. Make it on dev examples, show others, and let the layer
-    selector offer the rest.
+    steering follows the prompt well. Make it on dev examples, show others, and let readers move the
+    layer selector.
 
     Args:
         prompt: What the prompt adds to each response, such as its local deltas' `token_values`.
         steering: What the steering adds to the same responses, at the same layers.
 
     Returns:
-        One of their layers; of several that are equal, the lowest.
+        One of their layers; the lowest if several are equal.
 
     Raises:
         ValueError: If there is no response, responses, tokens or layers do not match, or a value is
@@ -104,8 +105,8 @@ def _n_lit(colours: Float[Tensor, "layer pos"]) -> Float[Tensor, "layer"]:
 def _correlation(
     a: Float[Tensor, "layer pos"], b: Float[Tensor, "layer pos"]
 ) -> Float[Tensor, "layer"]:
-    """Pearson's over tokens, 0 where one of the two is the same at all of them."""
+    """Pearson's over tokens, 0 where one of the two is constant."""
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     scale = a.norm(dim=1) * b.norm(dim=1)
-    # Rounding leaves something of a row that is the same everywhere.
+    # Rounding can leave a constant row with a tiny norm.
     return torch.where(scale > 1e-12, (a * b).sum(1) / scale, 0.0)

@@ -1,4 +1,4 @@
-"""The whole of a text at one look: layers upwards, tokens from left to right."""
+"""A whole text at a glance: layers upwards, tokens from left to right."""
 
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,8 @@ def layer_token_heatmap(
 ) -> "plotly.graph_objects.Figure":
     """Layers by tokens as a heatmap, one colour scale for all layers.
 
-    `token_heatmap` shows which tokens stand out within a layer; this shows in addition how the
-    values grow from layer to layer.
+    `token_heatmap` shows which tokens stand out within a layer; this also shows how the values grow
+    from layer to layer.
 
     Args:
         source: `TokenValues`, or anything with a method `token_values()`. NaN leaves a gap.

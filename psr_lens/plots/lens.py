@@ -16,10 +16,10 @@ _MAX_CHARACTERS = 14
 def lens_table(
     reading: LensReading, *, top: int = 8, title: str = "Tokens that each direction promotes"
 ) -> "plotly.graph_objects.Figure":
-    """Directions from the bottom up, their promoted tokens from the strongest to the right.
+    """Directions from the bottom up; their promoted tokens from left to right, the strongest first.
 
-    The colour is how many standard deviations the token lies above the vocabulary's mean. Tokens
-    that are demoted appear when the pointer rests on a cell of the same rank.
+    The colour is how many standard deviations the token lies above the vocabulary's mean. The
+    demoted token of the same rank shows when the pointer rests on a cell.
 
     Args:
         reading: What `logit_lens`, `read_steering` or `read_delta` returned.

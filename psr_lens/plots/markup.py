@@ -9,12 +9,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from psr_lens.plots.text import visible_token
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
-"""Those of pictures; pages have more of their own."""
+"""Templates of pictures; pages have their own besides."""
 
 
 @cache
 def environment(*folders: Path) -> Environment:
-    """The templates of some folders; a name is looked for in the first of them first."""
+    """The templates of some folders, which are searched in order."""
     found = Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,
@@ -28,12 +28,12 @@ def environment(*folders: Path) -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """The template of a picture, filled in; what is HTML already comes as `Markup`."""
+    """A picture's template, filled in; values that are HTML come as `Markup`."""
     return environment(TEMPLATES).get_template(template).render(values)
 
 
 def _encodable(value: Any) -> Any:
-    """Half surrogates, which UTF-8 refuses, are made visible; what is markup already stays as it is."""
+    """Make lone surrogates, which UTF-8 refuses, visible; markup stays as it is."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     encodable = value.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -8,7 +8,7 @@ from psr_lens.plots.markup import render
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says, and what is told where the mouse is over it."""
+    """A cell's text, and a hint that shows when the mouse is over it."""
 
     text: str
     hint: str = ""

@@ -1,4 +1,4 @@
-"""The prompts on a page: what the model really saw, folded up under one line."""
+"""The prompts on a page: what the model really saw, folded away under one line."""
 
 from collections.abc import Iterable
 
@@ -11,11 +11,11 @@ from psr_lens.seen_prompts import SeenPrompts
 
 
 def seen_prompts_html(seen: SeenPrompts | None, *, note: bool = True) -> str:
-    """A fold-out with both rendered prompts, and in front of it what the template wrote by itself.
+    """A fold-out with both rendered prompts, after a note on what the template added by itself.
 
     Args:
         seen: The prompts; None for nothing.
-        note: Whether to say what the template wrote, where the page does not say so for all.
+        note: Whether to write the note; False where the page has it once for all.
     """
     if seen is None:
         return ""
@@ -39,6 +39,6 @@ def example_html(example: Example) -> str:
 
 
 def common_note(prompts: Iterable[SeenPrompts | None]) -> str:
-    """What the template wrote by itself, where that is the same in all prompts of a page; else empty."""
+    """What the template added by itself, if that is the same in all prompts of a page; else empty."""
     found = {seen.words() if seen else "" for seen in prompts}
     return found.pop() if len(found) == 1 else ""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 BehaviourRow = tuple[str, float | int | None, float | int, float | int]
-"""`(method, alpha, trait, coherence)`; alpha is None for what has no strength, as a prompt."""
+"""`(method, alpha, trait, coherence)`; alpha is None for what has no strength, such as a prompt."""
 
 _HEIGHT = 420
 _DASHES = (("dot", "···"), ("dash", "- -"), ("dashdot", "–·–"), ("longdash", "—"))

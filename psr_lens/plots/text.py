@@ -34,7 +34,7 @@ def _visible_character(character: str, alone: bool) -> str:
 
 
 def visible_token(token: str) -> str:
-    r"""A token as text of which nothing is invisible.
+    r"""A token as text in which nothing is invisible.
 
     A space becomes `·`, a newline `↵`, a tab `⇥`; other spaces, control and format characters and
     lone surrogates become escapes such as `\u200b`; the empty token becomes `∅`, and a combining
@@ -67,7 +67,7 @@ def circuitsvis_token(token: str) -> str:
 
 
 def parts_of_characters(tokens: Iterable[str]) -> str:
-    """What the byte marks among the tokens mean, said by the first of them; empty where there is none.
+    """What the byte marks in the tokens mean, with the first as the example; empty if there is none.
 
     >>> parts_of_characters(["caf", "\u27e8C3\u27e9", "\u00e9"])
     '⟨C3⟩: bytes of a character whose last token shows it whole, or that was never completed.'
@@ -90,7 +90,7 @@ def interval_hover(low: Iterable[float], spelt: str) -> str:
 
 
 def escape(text: object) -> str:
-    """Any text as HTML: markup and quotes escaped, half surrogates made visible."""
+    """Any text as HTML: markup and quotes escaped, lone surrogates made visible."""
     encodable = str(text).encode("utf-8", "backslashreplace").decode("utf-8")
     return html.escape(encodable.replace("\0", "\N{REPLACEMENT CHARACTER}"))
 

@@ -37,7 +37,7 @@ METHODS: Final = {
     "difference in means": LINES[2],
     "dim": LINES[2],
 }
-"""What the name of a line begins with, in lower case, whose colour is the same in every figure."""
+"""How names of lines begin, in lower case, and the colour that these have in every figure."""
 
 SEQUENTIAL: Final = ((0.0, "#ffffff"), (0.5, POSITIVE), (1.0, "#6b2300"))
 """plotly scale for values that are never negative; cells carry no text, so it may end dark."""
@@ -63,7 +63,7 @@ def translucent(colour: str, share: float) -> str:
 
 
 def line_colour(index: int) -> str:
-    """The colour of the line number `index`; the palette repeats after its end."""
+    """The colour of line number `index`; the palette repeats."""
     return LINES[index % len(LINES)]
 
 
@@ -117,9 +117,9 @@ def style_sheet() -> str:
 
 
 def named_colours(names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str]:
-    """A colour for every name: the given one, its method's, or the next of the palette that is free.
+    """A colour for every name: the given one, its method's, or the next free one of the palette.
 
-    A method has one colour in every figure, which the first of its names there gets.
+    A method has one colour in every figure; the first of its names there gets it.
     """
     found: dict[str, str] = {}
     for name in names:

@@ -42,8 +42,8 @@ class SupportsTokenValues(Protocol):
 class TokenHeatmap:
     """Token panels side by side under one layer selector; a notebook shows it by itself.
 
-    circuitsvis draws it in the browser, for which scripts have to run; where they do not, the text
-    stands there without its colours. No form of it opens a network connection.
+    circuitsvis draws it in the browser, which needs scripts; without them the text shows uncoloured.
+    No form of it opens a network connection.
 
     Attributes:
         panels: What is drawn, all over the same tokens.
@@ -81,7 +81,7 @@ class TokenHeatmap:
             "tokens.html",
             name=hashlib.sha256(named).hexdigest()[:12],
             title=self.title,
-            # A legend that has a note at some layer keeps the room for it at all of them.
+            # A legend with a note at any layer keeps room for it at every layer.
             noted=any(row["labels"]["note"] for own in contents["panels"] for row in own["rows"]),
             layers=self.layers,
             layer=self.layer,
@@ -166,7 +166,7 @@ def _default_layer(source: TokenValues) -> int:
 def _bounds(
     source: TokenValues, group: Sequence[TokenValues], choice: BoundsChoice
 ) -> tuple[Bounds, ...]:
-    """Bounds of every layer of `source`, common to the group, of which it is one."""
+    """Bounds of every layer of `source`, common to the group that it belongs to."""
     signed = any(bool((other.values < 0).any()) for other in group)
     common = []
     for layer in source.layers:
@@ -179,8 +179,8 @@ def _bounds(
         ]
         own = [resolve_bounds(row, choice, signed) for row in rows]
         if choice == "robust" and not all(all_equal(row) for row in rows):
-            # Equal values get a middling colour where nothing tells how large they are. Here other
-            # panels do, and a long constant vector would only leave them pale.
+            # Equal values get a middling colour where nothing shows how large they are. Here other
+            # panels do, and doubling the bound of a long constant vector would make them pale.
             own = [
                 Bounds(limits.low / 2, limits.high / 2) if all_equal(row) else limits
                 for row, limits in zip(rows, own, strict=True)
@@ -205,8 +205,8 @@ def token_heatmaps(
         token_heatmaps({"prompt": prompt, "constant": constant, "PSR": psr}, shared_scale=True)
 
     What is added at a token acts on the next one: the model chooses every token at the one before
-    it. The first of the `response` tokens is therefore the prompt's last one, and it is there that the
-    response's first word is chosen.
+    it. The first of the `response` tokens is therefore the prompt's last one, where the response's
+    first token is chosen.
 
     Zero is white, positive values orange, negative ones blue. By default every layer of every
     panel has its own robust colour bounds (see `robust_bounds`), printed in the legend together
@@ -218,8 +218,8 @@ def token_heatmaps(
             panel, the last of them where several are equal.
         title: A heading.
         bounds: `"robust"`, or `(low, high)` with `low <= 0 <= high`.
-        shared_scale: At each layer one scale for all panels. Right for numbers of one quantity in
-            one unit, as local deltas and the coefficients of any steering are.
+        shared_scale: One scale per layer for all panels. Right for one quantity in one unit, such
+            as local deltas and the coefficients of any steering.
 
     Raises:
         ValueError: If there is no source, tokens differ, a layer is unknown, a value is infinite,

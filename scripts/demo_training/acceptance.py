@@ -63,8 +63,8 @@ def generate_answers(
 ) -> list[Answer]:
     """One sampled answer per chat, at temperature 1, and whether the model ended it itself.
 
-    Plain `generate` of transformers, in one left-padded batch; nothing of psr_lens takes part.
-    Torch's global random state is as before afterwards.
+    Uses transformers' own `generate`, in one left-padded batch, and nothing of psr_lens. Torch's
+    global random state is left as it was.
     """
     tokenizer.padding_side = "left"
     texts = [

@@ -8,7 +8,7 @@ over the answers' tokens, the `<eos>` included. At the end the answers to held-o
 and with the held-out wording.
 
 The same seed on the same machine gives the same weights; another processor or number of threads
-rounds differently and gives others, which do as well.
+rounds differently and gives others that are just as good.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def encode_chat(
     """Token ids of a chat and its labels: the answers with their `<eos>`, the rest ignored.
 
     Written out instead of going through the chat template, because labels have to be known per
-    turn; a test holds the two against each other.
+    turn; a test compares the two.
     """
     vocabulary = tokenizer.get_vocab()
     ids, labels = [vocabulary["<bos>"]], [IGNORED]

@@ -14,11 +14,11 @@ class Fit:
     """One call of `fit`.
 
     Attributes:
-        name: Of its quantities.
+        name: Name of its quantities.
         options: Its arguments.
         tolerance: `rounding`, `trained` or `unstable`.
-        part_of: In how full a setup it is made.
-        along: The name of an earlier one whose directions it is confined to.
+        part_of: The least extent of a setup that includes it.
+        along: Name of an earlier fit to whose directions it is confined.
         negatives: Whether plain responses are among its examples.
         weighted: Whether its examples have strengths, some of them negative.
     """
@@ -40,7 +40,7 @@ def _trained(name: str, part_of: Extent = "most", **options: Any) -> Fit:
 
 
 def _layerwise(name: str, part_of: Extent = "most", weighted: bool = False, **options: Any) -> Fit:
-    # In float32 its search for heads ends elsewhere after another order of summing.
+    # In float32 the search for heads ends elsewhere if sums are taken in another order.
     options = {"solver": "layerwise", "precision": torch.float64, **options}
     return Fit(name, {"method": "psr", **options}, part_of=part_of, weighted=weighted)
 
@@ -83,7 +83,7 @@ FITS: Final = (
     _layerwise("psr layerwise", "few"),
     _layerwise("psr layerwise QR", tokens="question+response"),
     _layerwise("psr layerwise best", layers="best"),
-    # Further up a search for what explains next to nothing ends here or there, in float64 too.
+    # In later layers, where heads explain next to nothing, the search is unstable even in float64.
     _layerwise("psr layerwise weighted", weighted=True, layers=[0, 1]),
     _layerwise("psr layerwise k=4", "all", n_heads=4, layers=[1, 4]),
     _unstable("psr layerwise float32"),

@@ -27,8 +27,8 @@ class Setup:
     Attributes:
         model: Name of the model.
         backend: Name of the backend.
-        extent: `all`; `most`, without some of the fits that take longest; `few`, what the backend bears
-            on.
+        extent: `all`; `most`, without some of the slowest fits; `few`, only what depends on the
+            backend.
     """
 
     model: str
@@ -37,7 +37,7 @@ class Setup:
 
     @property
     def name(self) -> str:
-        """As it stands in front of its quantities."""
+        """The name in front of its quantities."""
         return f"{self.model}, {self.backend}"
 
     def covers(self, extent: Extent) -> bool:

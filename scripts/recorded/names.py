@@ -1,4 +1,4 @@
-"""What of the library is not called by a public name in its usual form, and what a new name would touch."""
+"""Calls of the library by other than its usual public names: all that a renaming would touch."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ import psr_lens as pl
 
 
 def tensors_of(steering: Any) -> Mapping[str, Tensor]:
-    """What a steering is made of; of a subspace its projector, for its basis may be any."""
+    """A steering's tensors; for a subspace its projector, since the basis is arbitrary."""
     found = {name.removeprefix("steerings."): own for name, own in steering.state_dict().items()}
     if "change" in found:
         found["weight"] = found.pop("change") + found["rotation"]

@@ -1,8 +1,8 @@
 """A record of computed values: how it is written down, and how two of them are compared.
 
 A quantity has a name and is either exact (tokens, chosen layers, counts) or rows of numbers with a
-tolerance. A number is off by its difference to the recorded one, in units of the largest number of its
-row: so small numbers beside large ones are not asked for digits that they never had.
+tolerance. A number is off by its difference from the recorded one, in units of the largest number of
+its row, so small numbers beside large ones need no digits that they never had.
 """
 
 import json
@@ -35,12 +35,12 @@ class Tolerance:
 TOLERANCES: Final[Mapping[str, Tolerance]] = {
     # Lengths, sums, logits: float32 and another order of summing.
     "rounding": Tolerance(1e-5),
-    # What has no unit, relative RMSE, shares, R^2: where the truth is 0, what is left is rounding.
+    # Numbers without a unit (relative RMSE, shares, R^2): where the truth is 0, only rounding is left.
     "share": Tolerance(1e-5, least_scale=1.0),
-    # What an optimiser has gone through: every step hands the rounding of the one before on.
+    # Results of an optimiser: every step passes on the rounding of the one before.
     "trained": Tolerance(1e-3),
     "trained share": Tolerance(1e-3, least_scale=1.0),
-    # The search for PSR heads in float32 may end elsewhere, as good: of that only how good.
+    # In float32 the search for PSR heads may end at another, equally good place: only how good.
     "unstable share": Tolerance(3e-2, least_scale=1.0),
 }
 EXACT: Final = "exact"
@@ -63,11 +63,11 @@ class Record:
     prefix: str = ""
 
     def within(self, name: str) -> "Record":
-        """The same record, with one more name in front of all that is added."""
+        """The same record, with one more name in front of everything added."""
         return Record(self.exact, self.numbers, f"{self.prefix}{name}{SEPARATOR}")
 
     def add_exact(self, name: str, value: Any) -> None:
-        """A quantity that must be equal: anything that JSON knows but a mapping."""
+        """A quantity that must be equal: any JSON value except a mapping."""
         self._refuse_twice(name)
         self.exact[self.prefix + name] = json.loads(json.dumps(value))
 
@@ -91,7 +91,7 @@ class Record:
         )
 
     def only(self, start: str) -> "Record":
-        """The quantities whose names begin so."""
+        """The quantities whose names begin with `start`."""
 
         def kept(table: Mapping[str, Any]) -> dict[str, Any]:
             return {name: value for name, value in table.items() if name.startswith(start)}
@@ -105,10 +105,10 @@ class Record:
 
 
 def fingerprints(tensor: Tensor) -> Tensor:
-    """Of every row along the first axis its norm and its projection on a fixed random direction.
+    """Norm of every row along the first axis, and its projection on a fixed random direction.
 
-    The direction has entries of variance 1 and depends on the row's size alone. A sign, a permutation
-    or a transposition leaves the norm, and shows in the projection.
+    The direction has entries of variance 1 and depends only on the row's size. A sign, a permutation
+    or a transposition leaves the norm unchanged but shows in the projection.
     """
     rows = tensor.detach().cpu().double()
     rows = rows.flatten(1) if rows.ndim > 1 else rows[None]
@@ -118,7 +118,7 @@ def fingerprints(tensor: Tensor) -> Tensor:
 
 
 def _rounded(row: list[float], tolerance: Tolerance) -> list[float | None]:
-    """A row without the digits that are not compared: to a tenth of the tolerance or less."""
+    """A row rounded to a tenth of the tolerance or less: further digits are not compared."""
     finite = [number if math.isfinite(number) else None for number in row]
     step = tolerance.relative * _scale(finite, tolerance) / 10
     decimals = -math.floor(math.log10(step))
@@ -126,7 +126,7 @@ def _rounded(row: list[float], tolerance: Tolerance) -> list[float | None]:
 
 
 def _scale(row: list[float | None], tolerance: Tolerance) -> float:
-    """What the numbers of a row are measured in: the largest of them."""
+    """The unit of a row's numbers: the largest of them."""
     largest = max((abs(number) for number in row if number is not None), default=0.0)
     return max(largest, tolerance.least_scale) or 1.0
 
@@ -136,12 +136,12 @@ def _scale(row: list[float | None], tolerance: Tolerance) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of comparing two records.
+    """The result of comparing two records.
 
     Attributes:
         differences: One line for every quantity that is not as it was.
-        agreeing: How many values are.
-        closest_call: The largest share of its tolerance that one of these is off by.
+        agreeing: How many values are as they were.
+        closest_call: The largest share of its tolerance by which one of these is off.
         where: The name of that quantity.
     """
 
@@ -186,7 +186,7 @@ def compare_records(old: Record, new: Record) -> Comparison:
 def _side_by_side(
     old: Mapping[str, Any], new: Mapping[str, Any], lines: list[str]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """What both have; what one of them lacks becomes a line."""
+    """The quantities that both have; one that either lacks becomes a line."""
     for name in {**old, **new}:
         if name not in new:
             lines.append(f"{name}: recorded, and not computed now")
@@ -199,7 +199,7 @@ def _side_by_side(
 def _offsets(
     before: Rows, now: Rows, tolerance: Tolerance
 ) -> Iterator[tuple[float, tuple[int, int]]]:
-    """By how much every number is off, with its place; infinity where only one of them is a number."""
+    """By how much every number is off, with its place; infinity where only one side has a number."""
     for i, (row, own_row) in enumerate(zip(before, now, strict=True)):
         scale = _scale(row, tolerance)
         for j, (number, own) in enumerate(zip(row, own_row, strict=True)):
@@ -222,7 +222,7 @@ FILE: Final = Path(__file__).parents[2] / "tests" / "data" / "recorded_outputs.j
 def write_record(record: Record, path: Path, made_with: Mapping[str, str]) -> None:
     """Write a record as JSON, nested by its names.
 
-    One line for every quantity, so that a change of one is a change of a line.
+    One line per quantity, so that a changed quantity is a changed line.
     """
     tables = {label: _nested(table) for label, table in record.numbers.items()}
     whole = {"made with": made_with, EXACT: _nested(record.exact), **tables}

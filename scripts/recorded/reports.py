@@ -27,14 +27,14 @@ def add_table(
     *,
     intervals: Container[str] = (),
 ) -> None:
-    """A long table: of every group its values, and the fingerprints of both ends of their intervals.
+    """A long table: the values of every group, and fingerprints of both ends of their intervals.
 
     Args:
-        record: Where to.
+        record: Where to add it.
         table: With columns `value`, `low`, `high`.
         by: Columns that name a group, the measure last.
-        tolerance: Of all, or by measure.
-        intervals: Of which measures to record these.
+        tolerance: One for all, or one for each measure.
+        intervals: The measures whose intervals are recorded.
     """
     for names, rows in _groups(table, by):
         kind = tolerance if isinstance(tolerance, str) else tolerance(names[-1])
@@ -50,7 +50,7 @@ def add_fingerprints(
     by: Sequence[str],
     columns: Sequence[str],
 ) -> None:
-    """A long table with many rows: of every group the fingerprints of some columns."""
+    """A long table with many rows: fingerprints of some columns for every group."""
     for names, rows in _groups(table, by):
         record.add_tensor(", ".join(names), _columns(rows, columns))
 

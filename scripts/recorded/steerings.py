@@ -13,7 +13,7 @@ from scripts.recorded.record import Record
 def record_steering(
     given: Given, record: Record, steering: pl.Steering, tolerance: str = "rounding"
 ) -> None:
-    """What a steering is made of, how strongly it pushes, what the model then says."""
+    """A steering's tensors, how strongly it pushes, and what the model then says."""
     record.add_exact("layers", [*steering.layers, steering.tokens, len(tensors_of(steering))])
     for name, tensor in tensors_of(steering).items():
         record.add_tensor(name, tensor, tolerance)
@@ -34,7 +34,7 @@ def record_steering(
 
 
 def record_by_hand(given: Given, record: Record) -> None:
-    """Steerings of every kind with given tensors, and their sums: no fit lies in between."""
+    """Steerings of every kind with given tensors, and their sums, without any fit."""
     model = given.model
     generator = torch.Generator().manual_seed(1)
     layers = (1, 2, 4)

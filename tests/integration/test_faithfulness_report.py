@@ -361,7 +361,7 @@ def test_the_page_holds_the_words_and_the_tokens(report, data, tmp_path):
     assert page == tmp_path / "out" / "report.html"
     assert FaithfulnessReport.load(tmp_path / "out" / "report").steerings == ("psr", "v")
     assert text.count('class="psr-figure"') == 7
-    assert "what psr leaves" in text
+    assert "what is wrong under psr" in text
     assert "To compare: paraphrase" in text
     assert "Response 2, token by token" in text
     # What the base prompt really was, and how the responses ended: said in the kept report too.

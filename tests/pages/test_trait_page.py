@@ -56,7 +56,7 @@ def test_the_reading_line_names_the_quantity_that_all_panels_share():
     one, other = token_values(quantity="<length>"), token_values(quantity="<length>", seed=1)
     same = replace(section(), heatmaps=(("prompt", one), ("PSR", other)))
     told = Outline(render_traits(TraitPage("t", "l", (same,)))).text
-    assert "the larger the <length> at that token. Colour on a token acts on the next one" in told
+    assert "the larger the <length> at that token. What colours a token acts on the next" in told
     mixed = replace(section(), heatmaps=(("prompt", one), ("PSR", token_values(quantity="other"))))
     assert (
         "the larger the number at that token."

@@ -78,8 +78,8 @@ def test_without_scripts_the_text_is_there_and_says_what_is_missing(chromium, sp
     for token in SPECIAL_TOKENS:
         assert visible_token(token) in still.text
     assert ATTACK in still.text
-    assert "circuitsvis colours this text, for which scripts have to run" in still.text
-    assert "scripts have to run" not in chromium.visit(special, ready=DRAWN).text
+    assert "circuitsvis colours this text, which needs scripts" in still.text
+    assert "which needs scripts" not in chromium.visit(special, ready=DRAWN).text
 
 
 def test_no_value_and_zero_are_told_apart_where_the_mouse_is(chromium, tmp_path):

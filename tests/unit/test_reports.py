@@ -88,7 +88,7 @@ def test_a_fit_that_has_nothing_to_draw_still_shows_itself():
     )
     assert bare.drawable() == []
     assert list(bare._repr_mimebundle_()) == ["text/html", "text/plain"]
-    with pytest.raises(ValueError, match="the fit has no numbers of layers"):
+    with pytest.raises(ValueError, match="the fit has no numbers by layer"):
         bare.plot()
     with pytest.raises(ValueError, match="fitted by closed form: only training has losses"):
         bare.plot("losses")
@@ -118,7 +118,7 @@ def test_a_fit_s_figures_show_its_numbers():
     assert list(dev.x) == [0, 3]
     drawn = {trace.name: list(trace.y) for trace in report.plot("layers").data if trace.name}
     assert drawn["relative RMSE, dev"] == list(report.dev_relative_rmse)
-    assert drawn["left of a layer's own part, train"] == [0.25, 0.1]
+    assert drawn["missed by a layer's own fit, train"] == [0.25, 0.1]
 
 
 def test_the_worst_tokens_come_in_order():

@@ -159,7 +159,7 @@ def test_runs_that_do_not_fit_each_other_do_not_load(tmp_path):
         (Run("steering", (1,), {"missed": torch.ones(2, 2).double()}), "missed of 'v' has shape"),
         (Run("steering", (1,), {"missed": torch.ones(3, 2)}), "of torch.float32"),
         (Run("steering", (1,), {"kl": torch.ones(3, 2).double()}), "has 2 axes"),
-        (Run("steering", (2,), {}), "layers=[2] of 'v', and there are 2 layers"),
+        (Run("steering", (2,), {}), "layers=[2] of 'v', but there are 2 layers"),
     ):
         assert message in refused(report, other(run).save(tmp_path / "r"))
     for change, message in (
@@ -172,7 +172,7 @@ def test_runs_that_do_not_fit_each_other_do_not_load(tmp_path):
         assert message in refused(report, path)
     for column in ("tokens.1", "tokens.2"):
         path = changed(report, tmp_path / "r", lambda t, _, c=column: t[c].fill_(9))
-        assert "that there is not" in refused(report, path)
+        assert "that does not exist" in refused(report, path)
 
 
 def test_rows_that_do_not_fit_each_other_do_not_load(tmp_path):

@@ -75,12 +75,12 @@ def test_the_cause_is_named_with_its_share():
     undone = sums([0.2], parts={**wrong, "propagation": -0.04})
     found = report({"psr": undone}).summary()
     assert (
-        "mostly the wrong strength along its directions (75% of what adds to it); of errors from "
-        "below, blocks undo 50%." in found
+        "mostly the wrong strength along its directions (75% of what adds to it); blocks undo 50% of "
+        "errors from below." in found
     )
     added = sums([0.2], parts={**wrong, "propagation": 0.02})
     found = report({"psr": added}).summary()
-    assert "(60% of what adds to it); to errors from below, blocks add 20%." in found
+    assert "(60% of what adds to it); blocks add 20% to errors from below." in found
     blocks = sums([0.2], parts={**wrong, "propagation": 0.12})
     found = report({"psr": blocks}).summary()
     assert "mostly what blocks make of errors in their input (60% of what adds to it)." in found
