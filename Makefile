@@ -18,8 +18,8 @@ BIN := .venv/bin
 TL4_BIN := .venv-tl4/bin
 PEERS_BIN := .venv-peers/bin
 PYTEST := -m pytest -n $(WORKERS) --dist=worksteal
-# What touches a backend itself; measures that go through the model protocol alone are tested once.
-TESTS_OF_MODELS := tests/models $(addprefix tests/integration/test_, components.py family.py finite.py \
+# What touches a backend of TransformerLens; what goes through the model protocol alone is tested once.
+TESTS_OF_MODELS := $(filter-out %/test_plain.py,$(wildcard tests/models/test_*.py)) $(addprefix tests/integration/test_, components.py family.py finite.py \
   fit.py gradient.py identities.py lens.py regions.py steering_runs.py templates.py)
 
 .DEFAULT_GOAL := help

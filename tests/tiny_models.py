@@ -18,16 +18,15 @@ _TEMPLATES = {
     "gemma2": "gemma",
     "gemma3": "gemma",
 }
-BACKENDS = (
-    ("hooked", "bridge", "transformers") if hooked_available() else ("bridge", "transformers")
-)
+# With TransformerLens 4 the bridge alone: plain transformers models never meet TransformerLens.
+BACKENDS = ("hooked", "bridge", "transformers") if hooked_available() else ("bridge",)
 
 MODELS = tuple((family, backend) for family in FAMILIES for backend in BACKENDS)
 """Every family on every backend."""
 
 CORE_MODELS = (
     ("llama", BACKENDS[0]),
-    ("gpt2", "transformers"),
+    ("gpt2", BACKENDS[-1]),
     ("gemma2", "bridge"),
 )
 """Three that differ in most: backend, rotary and learnt positions, chat and base, local attention."""

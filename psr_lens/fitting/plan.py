@@ -151,9 +151,9 @@ def plan_fit(
         max_memory=max_memory,
     )
     cls.check_options(plan.options, solver=solver, tokens=tokens)
-    of_live = {"recipe": None if recipe == "default" else recipe, "epochs": epochs, "lr": lr}
-    of_replay = {"precision": precision, "max_memory": max_memory}
-    for name, given in ((GRADIENT, of_live), (LAYERWISE, of_replay)):
+    of_gradient = {"recipe": None if recipe == "default" else recipe, "epochs": epochs, "lr": lr}
+    of_layerwise = {"precision": precision, "max_memory": max_memory}
+    for name, given in ((GRADIENT, of_gradient), (LAYERWISE, of_layerwise)):
         for key, value in given.items():
             if value is not None and (name not in cls.solvers() or solver == _OTHER[name]):
                 raise ValueError(

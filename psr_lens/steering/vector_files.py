@@ -291,7 +291,9 @@ def _read_gguf(path: Path) -> Any:
         )
     for name, tensor in found.items():
         if tensor.tensor_type.name not in ("F32", "F16", "F64"):
-            raise ValueError(f"{name} is quantised ({tensor.tensor_type.name}): it has to be F32")
+            raise ValueError(
+                f"{name} is quantised ({tensor.tensor_type.name}): write it as F32, F16 or F64"
+            )
     return {name: tensor.data for name, tensor in found.items()}
 
 

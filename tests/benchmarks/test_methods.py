@@ -49,3 +49,12 @@ def test_the_control_does_not_look_faithful_and_every_instruction_has_its_differ
         for trait in traits.values():
             assert methods.last(trait["methods"][methods.CONTROL]) > 0.85
             assert methods.further(trait["methods"][methods.CONTROL])
+
+
+def test_more_heads_come_nearer_on_every_instruction():
+    numbers = json.loads(methods.NUMBERS.read_text(encoding="utf-8"))
+    for traits in numbers["models"].values():
+        for trait in traits.values():
+            fits = ("PSR, layer by layer", "PSR, 4 heads", "PSR, 16 heads")
+            one, four, sixteen = (methods.last(trait["methods"][name]) for name in fits)
+            assert sixteen < four < one

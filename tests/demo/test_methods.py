@@ -26,27 +26,21 @@ def reached(model, flatterer):
     train, test = flatterer
     fits = {
         "layerwise": {"solver": "layerwise"},
-        "auto": {"solver": "auto"},
-        "layerwise k=16": {"solver": "layerwise", "n_heads": 16},
         "s-psr": {"solver": "layerwise", "layers": "best"},
         "s-const": {"method": "const", "solver": "layerwise", "layers": "best"},
     }
     steerings = [pl.fit(model, train, **options) for options in fits.values()]
     errors = relative_rmse(model, steerings, test, "response", 64)
-    found = {label: own[-1] for label, own in zip(fits, errors, strict=True)}
-    auto = steerings[1].fit_report
-    return found, auto
+    return {label: own[-1] for label, own in zip(fits, errors, strict=True)}
 
 
 def test_the_worst_fitted_default_trait_still_comes_near_the_prompt(reached):
-    """The bounds are for the mean over five traits; the hardest of them keeps them alone."""
-    found, auto = reached
-    assert found["auto"] <= 0.27
-    assert found["layerwise k=16"] <= 0.21
-    assert found["auto"] <= found["layerwise"]
-    assert found["s-psr"] <= found["s-const"] - 0.15
-    tried = dict(auto.tried)
-    assert tried[auto.solver] == min(tried.values()) < tried["layerwise"]
+    """The bound is for the mean over five traits, and the hardest of them keeps it too.
+
+    What more heads and training through the model reach stands in `benchmarks/methods.json`.
+    """
+    assert reached["layerwise"] <= 0.33
+    assert reached["s-psr"] <= reached["s-const"] - 0.15
 
 
 def test_more_heads_come_nearer_on_the_dev_examples(model, flatterer):

@@ -219,15 +219,22 @@ def test_nothing_is_written_when_interrupted(model, tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*.*")) == []
 
 
-def test_bfloat16_goes_the_whole_way(tmp_path, monkeypatch):
-    # Training in bfloat16 is slow on a CPU, and tested elsewhere.
-    monkeypatch.setattr(demo_run, "ANIMALS", quick_world(epochs=0))
+def test_bfloat16_goes_the_whole_way():
+    """Sampled, fitted, measured and generated in it; training through the model is tested elsewhere."""
     model = load_model("demo", dtype="bfloat16")
-    result = run_demo(model, tmp_path, traits=("shouter",), progress=False).results[0]
-    curves = result.faithfulness.relative_rmse
-    assert max(curves["oracle"].values) < 0.05
-    assert curves[PSR].values[-1] < 0.5
-    assert result.at(PSR, 1.0).trait >= 90
+    trial = quick_world(epochs=0).trial(model, "shouter", 0)
+    psr = fit(model, trial.train, **METHODS[PSR])
+    found = measure_faithfulness(model, {PSR: psr}, trial.test, outputs=False, gap=False)
+    assert max(found.reference["oracle"].values) < 0.05
+    assert found.relative_rmse[PSR].values[-1] < 0.5
+    behaviour = measure_behaviour(
+        model,
+        [example.base_prompt for example in trial.test],
+        lambda i, text, finished: trial.judge(trial.test[i], text, finished),
+        steering=psr,
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
+    assert behaviour.trait >= 90
 
 
 def test_the_targets_of_the_main_job(model):

@@ -9,7 +9,8 @@ from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.faithfulness.measures import PARTS
 from psr_lens.responses import make_example, sample_responses
 from psr_lens.steering import ConstantSteering, OracleSteering, Steering
-from tests.tiny_models import CORE_MODELS, MODELS, instructed, tiny_model
+from tests.tiny import FAMILIES
+from tests.tiny_models import BACKENDS, CORE_MODELS, instructed, tiny_model
 from tests.tiny_steerings import KINDS, made_up
 
 QUESTIONS = ("tell me a story", "what is a whale", "why")
@@ -57,9 +58,9 @@ def test_the_parts_add_up_for_every_kind_of_steering(model, tokens):
     check_sum(report)
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if m not in CORE_MODELS], ids="-".join)
-def test_the_parts_add_up_on_every_family(model):
-    model = tiny_model(*model, dtype="float64")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_parts_add_up_on_every_family(family):
+    model = tiny_model(family, BACKENDS[0], dtype="float64")
     check_sum(lean(model, {"psr": made_up("psr", model)}, examples(model)))
 
 
