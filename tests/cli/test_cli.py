@@ -341,7 +341,10 @@ def test_data_in_place_of_pairs(capsys, tmp_path, pairs_file, data_file, monkeyp
 
     table = tmp_path / "table.csv"
     main(["compare", *common, "--methods", "dim", "actadd", "--layers", "2", "--out", str(table)])
-    assert {row.split(",")[0] for row in table.read_text().splitlines()[1:]} >= {"dim", "actadd"}
+    assert {row.split(",")[0] for row in table.read_text().splitlines()[1:]} >= {
+        "difference in means",
+        "activation addition",
+    }
     main(["decompose", *common, "--out", str(tmp_path / "deltas")])
     rows = (tmp_path / "deltas" / "norms.csv").read_text().splitlines()[1:]
     assert {row.split(",")[0] for row in rows} == {"0", "1", "2", "3", "4"}
@@ -499,7 +502,10 @@ def test_compare_says_which_options_a_method_does_not_take(capsys, tmp_path, pai
     main(["compare", *common, *chosen, "--out", str(table)])
     shown = capsys.readouterr().out
     assert "solver='layerwise' is not for dim, fitted without it" in shown
-    assert {row.split(",")[0] for row in table.read_text().splitlines()[1:]} >= {"dim", "const"}
+    assert {row.split(",")[0] for row in table.read_text().splitlines()[1:]} >= {
+        "difference in means",
+        "constant",
+    }
 
 
 def test_steerings_are_named_by_their_files():
