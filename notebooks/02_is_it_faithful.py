@@ -44,7 +44,8 @@ test[0].pair.prompted
 psr = pl.fit(model, train, method="psr", solver="refine")
 const = pl.fit(model, train, method="const", solver="gradient")
 dim = pl.fit(model, train, method="dim", layers="best")
-report = pl.measure_faithfulness(model, {"psr": psr, "const": const, "dim": dim}, test)
+steerings = {"PSR": psr, "constant": const, "difference in means": dim}
+report = pl.measure_faithfulness(model, steerings, test)
 print(report.summary())
 
 # %% [markdown]
@@ -60,18 +61,18 @@ report.plot()
 # difference and not of two separate numbers.
 
 # %%
-report.difference("const", "psr")
+report.difference("constant", "PSR")
 
 # %% [markdown]
 # ## Where the error comes from
 #
-# At every layer the error that is left is split exactly: pushed by the wrong amount (coefficient), no
-# direction for what was missing (direction), not acting there at all (uncovered), and what the blocks above
+# At every layer the error that is left is split exactly: updates of the wrong strength (coefficient), no
+# direction for what was missing (direction), no update there at all (uncovered), and what the blocks above
 # make of earlier errors (propagation; below zero where they undo them). The parts add up to the squared
 # relative RMSE.
 
 # %%
-report.plot("gap", name="psr")
+report.plot("gap", name="PSR")
 
 # %% [markdown]
 # Token by token, on the first held-out answer: the length of what the prompt did (the accumulated delta), and
@@ -80,9 +81,9 @@ report.plot("gap", name="psr")
 # %%
 pl.plots.token_heatmaps(
     {
-        "what the prompt did": report.token_values("psr", quantity="delta"),
-        "what is wrong under the PSR": report.token_values("psr", quantity="error"),
-        "what is wrong under the constant": report.token_values("const", quantity="error"),
+        "what the prompt did": report.token_values("PSR", quantity="delta"),
+        "what is wrong under the PSR": report.token_values("PSR", quantity="error"),
+        "what is wrong under the constant": report.token_values("constant", quantity="error"),
     },
     shared_scale=True,
 )

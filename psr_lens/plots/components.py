@@ -105,7 +105,7 @@ def _whiskers(own: Sequence[Component]) -> dict[str, Any]:
 
 
 def head_heatmap(
-    report: ComponentReport, *, title: str = "Heads: what they write, and what they read"
+    report: ComponentReport, *, title: str = "Attention heads: what they write, and what they read"
 ) -> "plotly.graph_objects.Figure":
     """Layers by heads: the share of the prompt's delta, and the attention to the instruction.
 
@@ -174,7 +174,9 @@ def head_heatmap(
     figure.update_layout(template=template(), title={"text": plotly_text(title)}, margin={"t": 84})
     figure.update_layout(height=190 + 24 * min(report.n_layers, 32))
     figure.update_annotations(font={"size": 13, "color": MUTED})
-    figure.update_xaxes(title="head", dtick=max(1, n_heads // 16), showgrid=False, zeroline=False)
+    figure.update_xaxes(
+        title="attention head", dtick=max(1, n_heads // 16), showgrid=False, zeroline=False
+    )
     figure.update_yaxes(dtick=step, showgrid=False, zeroline=False)
     figure.update_yaxes(title="layer", col=1)
     return figure
