@@ -40,17 +40,6 @@ def fitted(model, data):
     return cache(lambda **options: pl.fit(model, data, **options))
 
 
-@pytest.fixture(scope="module")
-def llama():
-    """For what is the same on every model."""
-    return tiny_model(*CORE_MODELS[0], dtype="float64")
-
-
-@pytest.fixture(scope="module")
-def its_data(llama):
-    return by_hand.animal_examples(llama)
-
-
 # --- the objective ------------------------------------------------------------------------------
 
 
