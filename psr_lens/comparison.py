@@ -123,7 +123,7 @@ class Comparison(Report):
         if len(differences):
             closest = differences["closest"].iloc[0]
             intervals = ", 95 % intervals" if self.faithfulness.has_intervals else ""
-            lines += ["", f"further from the prompt than {closest}, paired{intervals}:"]
+            lines += ["", f"further from the prompt than {closest!r}, paired{intervals}:"]
             lines += [
                 f"  {name}: {Estimate(row.difference, row.low, row.high):+.3f}"
                 for name, row in differences.iterrows()
@@ -235,7 +235,7 @@ def compare(
     steerings: dict[str, Steering] = {}
     for name, own in plan.fits:
         steering = fit_best(hooked, data, progress=progress, **own)
-        steerings[name if name not in steerings else f"{name} ({len(steerings)})"] = steering
+        steerings[name] = steering
     report = measure_faithfulness(
         hooked,
         steerings,
@@ -309,7 +309,24 @@ def plan_comparison(methods: Sequence[str], options: Mapping[str, Any]) -> Plan:
         for key, value in asked.items()
         if (left := [name for name in dict.fromkeys(methods) if name not in takers[key]])
     )
-    return Plan(tuple(fits), tuple(notes))
+    return Plan(tuple(_apart(fits)), tuple(notes))
+
+
+def _apart(
+    fits: Sequence[tuple[str, dict[str, Any]]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows whose names differ: with the method where several have one label, numbered if it is repeated."""
+    methods: dict[str, set[str]] = {}
+    for name, own in fits:
+        methods.setdefault(name, set()).add(own["method"])
+    seen: set[str] = set()
+    for name, own in fits:
+        name = name if len(methods[name]) == 1 else f"{name} [{own['method']}]"
+        unique, number = name, 2
+        while unique in seen or (unique != name and unique in methods):
+            unique, number = f"{name} ({number})", number + 1
+        seen.add(unique)
+        yield unique, own
 
 
 def _asks(key: str, value: Any, takers: Sequence[str], methods: Sequence[str]) -> bool:

@@ -37,3 +37,11 @@ def _seeded():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_methods(monkeypatch):
+    """Methods that a test registers are forgotten after it: there is no other way to take one back."""
+    from psr_lens.steering import registry
+
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))

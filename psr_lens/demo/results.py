@@ -11,7 +11,7 @@ from psr_lens.faithfulness import PARAPHRASE, FaithfulnessReport
 from psr_lens.models import HookedModel
 from psr_lens.steering.provenance import provenance
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def results_json(model: HookedModel, results: Sequence[TraitResult], seed: int) -> str:

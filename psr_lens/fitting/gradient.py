@@ -144,17 +144,17 @@ class Objective:
     @torch.no_grad()
     def mean_loss(self, trained: Trained, watch: Watcher | None = None) -> float:
         """The objective over all examples, however they are batched."""
-        totals, tokens = [0.0, 0.0], [0, 0]
+        totals, counts = [0.0, 0.0], [0, 0]
         for indices in _by_length(self.prepared, self.batch_size):
             own = [self.prepared[i] for i in indices]
-            # Penalties are means over aligned tokens, the likelihood one over those that it predicts.
-            aligned = sum(len(one.start) for one in own)
-            scored = sum(one.predicted for one in own) if self.objective == "ll" else aligned
+            scored = sum(one.predicted if self.objective == "ll" else len(one.start) for one in own)
             parts = self._parts(indices, trained, watch)
-            for i, (part, count) in enumerate(zip(parts, (scored, aligned), strict=True)):
-                totals[i] += float(part) * count
-                tokens[i] += count
-        return sum(total / count for total, count in zip(totals, tokens, strict=True))
+            # The objective is a mean over tokens, a penalty one over responses.
+            for i, (part, count) in enumerate(zip(parts, (scored, len(own)), strict=True)):
+                if count:
+                    totals[i] += float(part) * count
+                    counts[i] += count
+        return sum(total / max(count, 1) for total, count in zip(totals, counts, strict=True))
 
     def _parts(
         self, indices: Sequence[int], trained: Trained, watch: Watcher | None

@@ -90,9 +90,9 @@ class ReFTr1(Steering):
         The L1 term is on the latents beyond the top k, per token, so that long and short sequences count
         alike.
         """
-        latent, top = self._latents(layer, resid, on)
-        rest = (latent.sum(dim=1) - top.sum(dim=1)) / (on.sum(dim=1) - _TOP_K).clamp_min(1)
-        update = top.mean(dim=1)[:, None, None] * self.w[self.row(layer)]
+        total, top, count = self._latents(layer, resid, on)
+        rest = (total - top) / (on.sum(dim=1) - count).clamp_min(1)
+        update = (top / count)[:, None, None] * self.w[self.row(layer)]
         return update.expand_as(resid), _SPARSITY * rest.mean()
 
     def after_training(self, watch: Callable[[Watcher], None]) -> None:
@@ -100,15 +100,17 @@ class ReFTr1(Steering):
         seen: dict[int, list[Tensor]] = {layer: [] for layer in self.layers}
 
         def look(layer: int, resid: Tensor, on: Tensor) -> None:
-            seen[layer].append(self._latents(layer, resid, on)[1].mean(dim=1))
+            _, top, count = self._latents(layer, resid, on)
+            seen[layer].append(top / count)
 
         watch(look)
         self.strength.copy_(torch.stack([torch.cat(own).mean() for own in seen.values()]))
 
-    def _latents(self, layer: int, resid: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
-        """The latents of all tokens, and each sequence's largest."""
+    def _latents(self, layer: int, resid: Tensor, on: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each sequence's sum of latents, the sum of its largest, and how many these are."""
         latent = torch.where(on, self.latent(layer, resid), 0.0)
-        return latent, latent.topk(min(_TOP_K, latent.shape[1]), dim=1).values
+        top = latent.topk(min(_TOP_K, latent.shape[1]), dim=1).values
+        return latent.sum(dim=1), top.sum(dim=1), on.sum(dim=1).clamp(1, _TOP_K)
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """`w`."""

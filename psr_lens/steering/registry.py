@@ -49,9 +49,9 @@ def register(cls: Kind) -> Kind:
         cls: The class; its `method` is the name.
 
     Raises:
-        ValueError: If it has no name, or another class has the same one; if its `Options` is not a
-            dataclass with defaults, or uses a name that `fit` has; if a fitting method is not a class
-            method; if it is fitted by a solver but acts in a way that the solvers do not know.
+        ValueError: If it has no name, or another class has the same one; if its label is no text; if its
+            `Options` is not a dataclass with defaults, or uses a name that `fit` has; if a fitting method
+            is not a class method; if it is fitted by a solver but acts in a way that the solvers do not know.
     """
     name = getattr(cls, "method", None)
     if not isinstance(name, str) or not name.isidentifier() or name == "sum":
@@ -63,6 +63,10 @@ def register(cls: Kind) -> Kind:
         raise ValueError(
             f"method={name!r} is {known.__module__}.{known.__qualname__} already: choose another name "
             f"for {cls.__qualname__}"
+        )
+    if not isinstance(cls.label, str):
+        raise ValueError(
+            f"{cls.__name__}.label={cls.label!r}: it is a text, what pages call the method"
         )
     _check(cls)
     _CLASSES[name] = cls

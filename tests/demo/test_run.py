@@ -87,7 +87,7 @@ def without_times(text):
 
 def test_results_follow_the_schema(run, model):
     content = json.loads(run.numbers.read_text())
-    assert content["schema"] == 2
+    assert content["schema"] == 3
     assert content["provenance"]["model"]["name"] == "demo"
     assert content["provenance"]["seed"] == 0
     pirate = content["traits"]["pirate"]

@@ -156,6 +156,25 @@ def test_the_likelihood_is_that_of_whole_runs(model, data, method, tokens):
     assert min(report.dev_losses) == pytest.approx(said, rel=1e-6)
 
 
+@pytest.mark.parametrize("method", ["psr", "reft_r1"])
+def test_the_dev_objective_does_not_depend_on_how_responses_are_batched(llama, its_data, method):
+    """Nor on what is padded: penalties are means over responses, one of which has a single token."""
+    short = its_data.dev[0]
+    cut = replace(short, response_ids=short.response_ids[:1], response_text="")
+    examples = replace(
+        its_data, examples=tuple(cut if own == short else own for own in its_data.examples)
+    )
+    if method == "reft_r1":
+        examples = pl.add_negatives(llama, examples, progress=False)
+    recipe = replace(DEFAULT, epochs=0, regulariser=1.0)
+    options = {"method": method, "layers": 1, "solver": "gradient", "recipe": recipe}
+    alone, together = (
+        pl.fit(llama, examples, **options, batch_size=size).fit_report.dev_losses
+        for size in (1, 32)
+    )
+    assert alone == pytest.approx(together, rel=1e-9)
+
+
 def test_the_regulariser_is_felt_by_heads_that_hardly_fire(model, data):
     r"""$\sum_l \mathrm{mean\ over\ responses\ of\ ReLU}(1 - \sum_t c_{l, t})$, in the units of the fit."""
     plain, regularised = (

@@ -7,6 +7,7 @@ from psr_lens.comparison import compare, plan_comparison
 from psr_lens.dataset import SteeringDataset
 from psr_lens.fitting import best
 from psr_lens.fitting.best import fit_best, settings_of
+from psr_lens.steering import PSR, register
 from psr_lens.steering.registry import fitted_methods
 
 METHODS = tuple(fitted_methods())
@@ -22,6 +23,22 @@ def test_every_method_has_its_rows():
         ("PSR", {"method": "psr", "seed": 3}),
     )
     assert plan.notes == ()
+
+
+@pytest.mark.usefixtures("own_methods")
+def test_rows_of_one_label_are_told_apart():
+    for method, label in (("one", "X (2)"), ("two", "X"), ("three", "X"), ("four", "PSR")):
+        register(type(method.title(), (PSR,), {"method": method, "label": label}))
+
+    def rows(*methods):
+        return [name for name, _ in plan_comparison(methods, {"seed": 0}).fits]
+
+    assert rows("one", "two") == ["X (2)", "X"]
+    assert rows("two", "one", "two") == ["X", "X (2)", "X (3)"]
+    assert rows("two", "three") == ["X [two]", "X [three]"]
+    assert rows("psr", "four", "psr") == ["PSR [psr]", "PSR [four]", "PSR [psr] (2)"]
+    with pytest.raises(ValueError, match=r"Five\.label=5: it is a text"):
+        register(type("Five", (PSR,), {"method": "five", "label": 5}))
 
 
 def test_options_are_never_rewritten():
