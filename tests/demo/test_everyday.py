@@ -71,8 +71,8 @@ def test_the_whole_way_on_a_real_model(tmp_path, quick):
     assert len(result.questions) == 1
     assert answer_under(saved(tmp_path, model), model, result) == answer_of(result)
     assert result.prompted.trait > result.base.trait
-    for backend in BACKENDS[1:]:
-        assert_the_same_elsewhere(load_model("smollm2", backend=backend, progress=False), run)
+    # The third of the backends shares its way through transformers with the bridge.
+    assert_the_same_elsewhere(load_model("smollm2", backend=BACKENDS[-1], progress=False), run)
     visit = open_page(run.report)
     assert visit.console_errors == ()
     assert visit.requests == ()

@@ -131,7 +131,7 @@ def test_what_it_does_not_take_is_refused_by_name(model, data):
 
 def test_it_is_compared_measured_read_and_shown(model, data):
     found = pl.compare(model, data, ["dim", "pull"], epochs=1)
-    assert list(found.steerings) == ["dim", "pull"]
+    assert list(found.steerings) == ["difference in means", "pull"]
     assert "epochs=1 is not for dim, fitted without it" in found.summary()
     psr = pl.fit(model, data, solver="layerwise")
     own = pl.fit(model, data, method="pull", solver="layerwise")
