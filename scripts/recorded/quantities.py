@@ -56,7 +56,7 @@ def record_decomposition(given: Given, record: Record) -> None:
     """`psr-lens decompose`: the table that it writes."""
     with tempfile.TemporaryDirectory() as folder:
         pairs, out = Path(folder) / "pairs.jsonl", Path(folder) / "out"
-        lines = [{"base": p.base, "prompted": p.steered} for p in pairs_about(TEST[:2], 1)]
+        lines = [{"base": p.base, "prompted": p.prompted} for p in pairs_about(TEST[:2], 1)]
         pairs.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
         setup = given.setup
         options = ["--backend", setup.backend, "--max-new-tokens", "12", "--device", "cpu"]
