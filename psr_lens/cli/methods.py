@@ -109,6 +109,6 @@ def import_files(args: Sequence[str]) -> Iterator[str]:
         module = sys.modules[spec.name] = module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except Exception as error:  # whatever a user's own file does wrong is one line
             raise ValueError(f"{option} {path}: {type(error).__name__}: {error}") from error
     yield from rest
