@@ -18,7 +18,8 @@ from psr_lens.models.decoder_layers import language_model, modules_down_to_layer
 from psr_lens.models.passes import GivenPrompt, Passes, named, positional
 
 _TURNS: Final = "_psr_lens_turns"
-_WHOLE_PASSES: Final = ("run_with_hooks", "run_with_cache", "hf_generate")
+# A bridge's `generate` leaves its cache on the model between the pass and the next line of its own.
+_AT_ONE_GO: Final = ("run_with_hooks", "run_with_cache", "generate", "hf_generate")
 
 
 class _Now(threading.local):
@@ -88,7 +89,7 @@ def turns_of(raw: nn.Module) -> Turns:
 
 @cache
 def _in_turns(plain: type[nn.Module]) -> type[nn.Module]:
-    def whole_pass(original: Callable[..., Any]) -> Callable[..., Any]:
+    def at_one_go(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def method(self: nn.Module, *args: Any, **options: Any) -> Any:
             with self.__dict__[_TURNS].lock:
@@ -123,13 +124,11 @@ def _in_turns(plain: type[nn.Module]) -> type[nn.Module]:
     def __reduce_ex__(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
         return _blank, (plain,), self.__getstate__()
 
-    methods = {
-        name: whole_pass(getattr(plain, name)) for name in _WHOLE_PASSES if hasattr(plain, name)
-    }
+    methods = {name: at_one_go(getattr(plain, name)) for name in _AT_ONE_GO if hasattr(plain, name)}
     methods["forward"] = told_pass(plain.forward)
     for name in ("generate", "hf_generate"):
-        if hasattr(plain, name):
-            methods[name] = of_many_passes(methods.get(name) or getattr(plain, name))
+        if name in methods:
+            methods[name] = of_many_passes(methods[name])
     methods["__reduce_ex__"] = __reduce_ex__
     return type(plain.__name__, (plain,), {**methods, "__module__": plain.__module__})
 

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 import torch
+from transformers import StoppingCriteriaList
 
 import psr_lens as pl
 from psr_lens.components.component_deltas import component_deltas
@@ -68,10 +69,16 @@ def everything(model):
 
 
 def equal(ours, theirs):
-    return all(
-        torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-        for one, other in zip(ours, theirs, strict=True)
-    )
+    return differing(ours, theirs) == []
+
+
+def differing(ours, theirs):
+    """Which of them differ."""
+    return [
+        place
+        for place, (one, other) in enumerate(zip(ours, theirs, strict=True))
+        if not (torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other)
+    ]
 
 
 def under(steering, model):
@@ -102,8 +109,8 @@ def test_threads_get_each_its_own_steering_or_none(backend):
 
     found = in_threads(*(lambda own=own: run(own) for own in steerings_of(model)))
     for ours, alone in zip(found, expected, strict=True):
-        assert equal(ours, alone)
-    assert equal(everything(model), expected[-1])
+        assert differing(ours, alone) == []
+    assert differing(everything(model), expected[-1]) == []
 
 
 @every_lens_backend
@@ -129,6 +136,30 @@ def test_no_pass_runs_in_the_middle_of_another(backend):
         threads[1].join(60)
         assert torch.equal(others[1], by_hand)
     assert over == [False, False]
+
+
+def test_no_generate_runs_in_the_middle_of_another():
+    """A bridge keeps the cache of its `generate` on the model: another one would take it."""
+    model = tiny_model("llama", "bridge")
+    ids = model.to_batch(PROMPTS[0]).tokens
+    options = {"max_new_tokens": 4, "do_sample": False, "verbose": False, "stop_at_eos": False}
+    alone = model.raw.generate(ids, **options)
+    others, over = [], []
+    other = threading.Thread(target=lambda: others.append(model.raw.generate(ids, **options)))
+
+    def between_passes(input_ids, scores, **kwargs):
+        if other.ident is None:
+            other.start()
+            other.join(1)
+            over.append(not other.is_alive())
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    criteria = StoppingCriteriaList([between_passes])
+    found = model.raw.generate(ids, stopping_criteria=criteria, **options)
+    other.join(60)
+    assert over == [False]
+    assert torch.equal(found, alone)
+    assert torch.equal(others[0], alone)
 
 
 @every_backend
