@@ -21,8 +21,17 @@ def refuse_compiled(model: Any) -> None:
     """
     if not isinstance(model, nn.Module):
         return
+    # Looked at before every pass, so with no function call for each module.
     for name, module in _modules(model):
-        if _is_compiled(module):
+        own = module.__dict__
+        if (
+            # In order: module.compile(), generate of transformers, torch.compile(module), and
+            # module.forward = torch.compile(module.forward).
+            own.get("_compiled_call_impl") is not None
+            or own.get("_compiled_call") is not None
+            or type(module).__name__ == "OptimizedModule"
+            or hasattr(own.get("forward"), "_torchdynamo_orig_callable")
+        ):
             where = f" ({name})" if name else ""
             raise ValueError(
                 f"this {_name(model)} is compiled{where}, and what torch has compiled runs without "
@@ -38,18 +47,6 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(wrapped, nn.Module):
         yield type(wrapped).__name__, wrapped
         yield from wrapped.named_children()
-
-
-def _is_compiled(module: Any) -> bool:
-    own = module.__dict__
-    return (
-        # In order: module.compile(), generate of transformers, torch.compile(module), and
-        # module.forward = torch.compile(module.forward).
-        own.get("_compiled_call_impl") is not None
-        or own.get("_compiled_call") is not None
-        or type(module).__name__ == "OptimizedModule"
-        or hasattr(own.get("forward"), "_torchdynamo_orig_callable")
-    )
 
 
 def _name(model: Any) -> str:

@@ -7,7 +7,7 @@ float32 gets float64.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, final
+from typing import Any, Final, final, no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ def widen_constants(model: nn.Module) -> None:
 
 @final
 class _Widened(TorchFunctionMode):
+    # For every single operation on a tensor: checking the types of these calls would cost more than they do.
+    @no_type_check
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -50,9 +52,9 @@ class _Widened(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.float:
             return args[0].double()
-        widened = {name: _wide(value) for name, value in (kwargs or {}).items()}
-        return func(*map(_wide, args), **widened)
-
-
-def _wide(argument: Any) -> Any:
-    return torch.float64 if argument is torch.float32 else argument
+        if kwargs:
+            kwargs = {
+                name: torch.float64 if own is torch.float32 else own for name, own in kwargs.items()
+            }
+        wide = [torch.float64 if own is torch.float32 else own for own in args]
+        return func(*wide, **(kwargs or {}))

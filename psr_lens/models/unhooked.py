@@ -11,7 +11,7 @@ next pass on.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, final
@@ -79,10 +79,13 @@ class UnhookedParts:
         if block is not None:
             simple, attentions = self._simple_in[block], attentions[block : block + 1]
             blocks = [own for own in blocks if own[0] is self._all_blocks[block]]
+        dtype = self._weight.dtype
         wanted: list[tuple[Any, Callable[..., Any] | None]] = [
-            (part, own if not any(hooks) and self._keeps_its_type(own) else None)
+            # If it has another number type than the model, the bridge casts its result back.
+            (part, own if not any(hooks) and (weight is None or weight.dtype == dtype) else None)
             for part, hooks in simple
             for own in (part._modules["_original_component"],)
+            for weight in (own._parameters.get("weight"),)
         ]
         wanted += [(own, own.original_component if fused else None) for own in attentions]
         wanted += [
@@ -111,19 +114,12 @@ class UnhookedParts:
         self._depth += 1
         try:
             self._config._attn_implementation = "sdpa" if fused else self._outermost
-            for part, forward in wanted:
-                _set_forward(part, forward)
+            _set_forwards(wanted)
             yield
         finally:
             self._depth -= 1
             self._config._attn_implementation = outer
-            for part, forward in before:
-                _set_forward(part, forward)
-
-    def _keeps_its_type(self, original: Any) -> bool:
-        """Whether it has the model's number type; if not, the bridge casts its result back."""
-        weight = original._parameters.get("weight")
-        return weight is None or weight.dtype == self._weight.dtype
+            _set_forwards(before)
 
     def _may_fuse(self) -> bool:
         """All attentions or none: how the mask is made depends on it."""
@@ -135,12 +131,13 @@ class UnhookedParts:
         )
 
 
-def _set_forward(part: nn.Module, forward: Callable[..., Any] | None) -> None:
-    """Give one object another `forward`; None restores that of its class."""
-    if forward is None:
-        part.__dict__.pop("forward", None)
-    else:
-        part.__dict__["forward"] = forward
+def _set_forwards(wanted: Iterable[tuple[nn.Module, Callable[..., Any] | None]]) -> None:
+    """Give each object another `forward`; None restores that of its class."""
+    for part, forward in wanted:
+        if forward is None:
+            part.__dict__.pop("forward", None)
+        else:
+            part.__dict__["forward"] = forward
 
 
 @final
