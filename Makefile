@@ -14,6 +14,9 @@ REAL_FLAGS ?=
 # More flags for the benchmarks: make bench BENCH_FLAGS="--only gradient peers"
 BENCH_FLAGS ?=
 
+# Set in many containers, and then every process of the tests compiles all packages anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 TL4_BIN := .venv-tl4/bin
 PEERS_BIN := .venv-peers/bin
