@@ -51,7 +51,7 @@ for prompt in (pair.base, pair.prompted):
 # choose on, some to report on. Answers are cut off at 40 tokens, to be done in half a minute.
 
 # %%
-from psr_lens.demo.everyday import QUESTIONS
+from psr_lens.demo.everyday_questions import QUESTIONS
 
 questions = {topic: own[:2] for topic, own in QUESTIONS.items()}
 pairs = pl.make_pairs(questions, TOLD, paraphrases=[OTHER_WORDS])

@@ -7,14 +7,16 @@ need the extra `real`.
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from statistics import fmean
-from types import MappingProxyType
 from typing import Final
 
 from psr_lens.dataset import SteeringDataset
 from psr_lens.demo.animals import mismatched
-from psr_lens.demo.text_judges import judge_fluency, judge_language, judge_pirate
+from psr_lens.demo.everyday_instructions import EverydayInstruction, everyday_instruction
+from psr_lens.demo.everyday_questions import QUESTIONS
+from psr_lens.demo.text_judges import judge_fluency
 from psr_lens.demo.trial import TextJudge, Trial
 from psr_lens.evaluation import Score
 from psr_lens.examples import Example, Split
@@ -22,172 +24,8 @@ from psr_lens.models import HookedModel
 from psr_lens.prompts import PromptPair, make_pairs
 from psr_lens.responses import sample_responses
 
-QUESTIONS: Final = MappingProxyType(
-    {
-        "cooking": (
-            "How do I boil an egg?",
-            "What can I cook with rice and beans?",
-            "Why does bread rise in the oven?",
-        ),
-        "weather": ("Why does it rain?", "What makes a rainbow?", "How does snow form?"),
-        "animals": ("Why do cats purr?", "How do birds find their way?", "What do whales eat?"),
-        "space": (
-            "Why is the sky dark at night?",
-            "What is a black hole?",
-            "How far away is the moon?",
-        ),
-        "health": (
-            "How can I sleep better?",
-            "Why is it good to drink water?",
-            "What should I do when I have a cold?",
-        ),
-        "travel": (
-            "What should I pack for a week at the sea?",
-            "How can I travel cheaply?",
-            "What is the best way to see a new city?",
-        ),
-        "history": (
-            "Who built the pyramids?",
-            "What was the Silk Road?",
-            "Why did the Roman Empire fall?",
-        ),
-        "music": (
-            "How do I learn to play the guitar?",
-            "What makes a song memorable?",
-            "What is a symphony?",
-        ),
-        "sport": (
-            "What are the rules of football?",
-            "How do I start running?",
-            "Why do people climb mountains?",
-        ),
-        "plants": (
-            "How do trees drink water?",
-            "How do I grow tomatoes at home?",
-            "Why are leaves green?",
-        ),
-        "money": (
-            "How can I save money every month?",
-            "What is inflation?",
-            "How does a bank work?",
-        ),
-        "school": (
-            "How can I learn faster?",
-            "How do I prepare for an exam?",
-            "Why do children go to school?",
-        ),
-        "work": (
-            "How do I write a good email?",
-            "What should I say in a job interview?",
-            "How can I be less tired at work?",
-        ),
-        "friends": (
-            "How do I make new friends?",
-            "What should I give my friend for her birthday?",
-            "How do I say sorry?",
-        ),
-        "sea": (
-            "Why is the sea salty?",
-            "What causes the tides?",
-            "What lives at the bottom of the ocean?",
-        ),
-        "machines": (
-            "How does a bicycle stay upright?",
-            "How does a refrigerator work?",
-            "How do planes fly?",
-        ),
-        "art": ("How do I draw a face?", "Who painted the Mona Lisa?", "What is impressionism?"),
-        "books": (
-            "What is a good book for a rainy day?",
-            "How do I write a short story?",
-            "What is a fairy tale?",
-        ),
-        "body": ("How does the heart work?", "Why do we dream?", "Why do we yawn?"),
-        "home": (
-            "How do I clean a window?",
-            "How can I make my room cosy?",
-            "How do I get rid of ants in the kitchen?",
-        ),
-    }
-)
-"""Three questions on each of twenty topics. Topics, not questions, are split."""
-
 _DEV_TOPICS: Final = 3
 _TEST_TOPICS: Final = 5
-
-
-@dataclass(frozen=True)
-class EverydayInstruction:
-    """A steering instruction for a real chat model.
-
-    Attributes:
-        name: What it is called.
-        text: The system message.
-        paraphrase: The same in other words.
-        language: The language in which it wants the answers, as a two-letter code.
-        control: Another instruction, to which the control is fitted.
-        judged: How its trait is scored, in words.
-    """
-
-    name: str
-    text: str
-    paraphrase: str
-    language: str
-    control: str
-    judged: str
-
-
-EVERYDAY: Final = MappingProxyType(
-    {
-        own.name: own
-        for own in (
-            EverydayInstruction(
-                "french",
-                "You are a helpful assistant. Answer only in French.",
-                "Always reply in French, whatever language you are asked in.",
-                "fr",
-                "You are a helpful assistant. Talk like a pirate.",
-                "the share of the text whose sentences py3langid takes for French",
-            ),
-            EverydayInstruction(
-                "spanish",
-                "You are a helpful assistant. Answer only in Spanish.",
-                "Always reply in Spanish, whatever language you are asked in.",
-                "es",
-                "You are a helpful assistant. Talk like a pirate.",
-                "the share of the text whose sentences py3langid takes for Spanish",
-            ),
-            EverydayInstruction(
-                "german",
-                "You are a helpful assistant. Answer only in German.",
-                "Always reply in German, whatever language you are asked in.",
-                "de",
-                "You are a helpful assistant. Talk like a pirate.",
-                "the share of the text whose sentences py3langid takes for German",
-            ),
-            EverydayInstruction(
-                "pirate",
-                "You are a helpful assistant. Talk like a pirate.",
-                "Speak the way a pirate captain at sea would.",
-                "en",
-                "You are a helpful assistant. Answer only in French.",
-                "the share of sentences with a word that pirates of fiction use (arr, matey, ye ...)",
-            ),
-        )
-    }
-)
-"""The instructions, by name."""
-
-
-def everyday_instruction(name: str) -> EverydayInstruction:
-    """One of the instructions.
-
-    Raises:
-        ValueError: If there is no such instruction.
-    """
-    if name not in EVERYDAY:
-        raise ValueError(f"no instruction {name!r} for a real model: choose {', '.join(EVERYDAY)}")
-    return EVERYDAY[name]
 
 
 def everyday_trial(
@@ -286,22 +124,19 @@ def everyday_judge(name: str) -> TextJudge:
         ValueError: If the extra `real` is missing.
     """
     told = everyday_instruction(name)
-    # A missing package is reported before the work, not after it.
-    judge_fluency("a word", told.language)
-    judge_language("a word", told.language)
 
     def judge(example: Example, text: str, finished: bool) -> Score:
-        if told.name == "pirate":
-            trait = judge_pirate(text)
-        else:
-            trait = judge_language(text, told.language)
-        return Score(trait, judge_fluency(text, told.language))
+        return Score(told.judge(text), judge_fluency(text, told.language))
+
+    # A missing package is reported before the work, not after it.
+    for score in (told.judge, partial(judge_fluency, language=told.language)):
+        score("a word")
 
     return judge
 
 
 def _pair(told: EverydayInstruction, topic: str, text: str) -> PromptPair:
-    (pair,) = make_pairs({topic: [text]}, told.text, paraphrases=[told.paraphrase])
+    (pair,) = make_pairs({topic: [text]}, told.text, paraphrases=told.paraphrases)
     return replace(pair, metadata={"question": text})
 
 

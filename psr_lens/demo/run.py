@@ -8,7 +8,8 @@ from typing import Final, final
 from psr_lens._types import check_seed
 from psr_lens.demo.animals import animal_trial
 from psr_lens.demo.demo_page import demo_report
-from psr_lens.demo.everyday import everyday_instruction, everyday_judge, everyday_trial
+from psr_lens.demo.everyday import everyday_judge, everyday_trial
+from psr_lens.demo.everyday_instructions import everyday_instruction
 from psr_lens.demo.experiment import TraitResult, run_trial, steps
 from psr_lens.demo.instructions import FIRST_TRAITS, instruction
 from psr_lens.demo.results import results_json
@@ -110,8 +111,8 @@ def run_demo(
     Args:
         model: The model.
         out: Directory to write to, made if missing.
-        traits: Names of instructions of the demo world, or of `everyday.EVERYDAY` for a real model;
-            by default the world's `first`.
+        traits: Names of instructions of the demo world, or of `everyday_instructions.EVERYDAY` for a real
+            model; by default the world's `first`.
         seed: Same seed, same results.
         progress: Whether to show a bar with the time to go.
         world: What the model is asked; by default that of its name.

@@ -9,12 +9,9 @@ import pytest
 import torch
 
 from psr_lens.demo import run as demo_run
-from psr_lens.demo.everyday import (
-    EVERYDAY,
-    QUESTIONS,
-    everyday_judge,
-    everyday_trial,
-)
+from psr_lens.demo.everyday import everyday_judge, everyday_trial
+from psr_lens.demo.everyday_instructions import EVERYDAY
+from psr_lens.demo.everyday_questions import QUESTIONS
 from psr_lens.demo.experiment import CONTROL, regenerate
 from psr_lens.demo.run import check_traits, run_demo, world_of
 from psr_lens.demo.trial import METHODS, PSR
@@ -175,7 +172,7 @@ def test_too_few_topics_are_refused():
 def test_every_instruction_has_its_judge_and_another_as_control():
     for name, told in EVERYDAY.items():
         assert callable(everyday_judge(name))
-        assert told.control != told.text != told.paraphrase
+        assert len({told.text, told.control, *told.paraphrases}) == 5
         assert told.control in {own.text for own in EVERYDAY.values()}
 
 

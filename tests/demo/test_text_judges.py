@@ -6,7 +6,16 @@ import pytest
 
 from psr_lens.demo import text_judges
 from psr_lens.demo.run import EVERYDAY, check_traits
-from psr_lens.demo.text_judges import judge_fluency, judge_language, judge_pirate, words
+from psr_lens.demo.text_judges import (
+    judge_capitals,
+    judge_cheerful,
+    judge_fluency,
+    judge_language,
+    judge_pirate,
+    judge_rhyme,
+    judge_simple,
+    words,
+)
 
 FRENCH = (
     "Pour cuire un œuf, il faut de l'eau chaude. Attendez dix minutes, puis servez avec du sel."
@@ -36,13 +45,59 @@ def test_a_list_is_judged_item_by_item():
 
 @pytest.mark.parametrize("text", ["", "...", "123 456.", "\n\n"])
 def test_text_without_words_shows_nothing(text):
-    assert judge_language(text, "fr") == judge_pirate(text) == judge_fluency(text, "fr") == 0.0
+    judges = (judge_pirate, judge_rhyme, judge_cheerful, judge_simple, judge_capitals)
+    assert [judge(text) for judge in judges] == [0.0] * 5
+    assert judge_language(text, "fr") == judge_fluency(text, "fr") == 0.0
 
 
 def test_pirate_talk():
     assert judge_pirate("Arrr, matey! The sea be salty, ye scurvy dog. Aye.") == 100.0
     assert judge_pirate("The eyes of the yearling are grey. A year has passed.") == 0.0
     assert judge_pirate("Ahoy! The sea is salty. It has salt. It rains.") == 25.0
+
+
+COUPLETS = """The sea is salty, deep and blue,
+The rivers bring it something new.
+They carry stones from far away,
+And wash them in the ocean's bay."""
+
+
+def test_a_rhyme_is_heard_and_not_read():
+    assert judge_rhyme(COUPLETS) == 100.0
+    crossed = "\n".join(COUPLETS.splitlines()[place] for place in (0, 2, 1, 3))
+    assert judge_rhyme(crossed) == 100.0
+    # Spelt alike, or of the same vowel alone.
+    assert judge_rhyme("A cough\nis a bough\nof love\nand a move") == 0.0
+    assert judge_rhyme(COUPLETS.replace("blue", "green")) == 50.0
+
+
+def test_a_line_does_not_rhyme_with_itself_or_with_what_is_far_away():
+    assert judge_rhyme("The sea is blue\nand blue is the blue") == 0.0
+    far = ["the blue", "a stone", "an orange", "some salt", "brand new"]
+    assert judge_rhyme("\n".join(far)) == 0.0
+    assert judge_rhyme("One line that ends in new and blue") == 0.0
+
+
+def test_cheer_is_counted_sentence_by_sentence():
+    glad = "What a wonderful day! I love it!"
+    assert judge_cheerful(glad) > 60
+    assert judge_cheerful("The sea is salty because rivers carry salt.") == 0.0
+    # What is sad does not count against what is glad.
+    assert judge_cheerful(f"{glad} It is terrible.") == pytest.approx(judge_cheerful(glad) * 2 / 3)
+
+
+def test_simple_words_in_short_sentences():
+    simple = "The sea is big. The rain falls down and it goes back to the sea."
+    learned = "Oceanic salinity originates in continental weathering and fluvial transport."
+    assert judge_simple(simple) > 80
+    assert judge_simple(learned) < 40
+    # The same words without an end are too long for a child.
+    assert judge_simple(simple.replace(".", "") * 2) == 0.0
+
+
+def test_capitals():
+    assert judge_capitals("THE SEA, 40 %") == 100.0
+    assert judge_capitals("the sea") == 0.0
 
 
 def test_fluent_text_is_fluent():
@@ -74,9 +129,16 @@ def test_a_language_that_is_not_told_apart_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("package", "judge"), [("py3langid", judge_language), ("wordfreq", judge_fluency)]
+    ("package", "name"),
+    [
+        ("py3langid", "french"),
+        ("wordfreq", "french"),
+        ("wordfreq", "child"),
+        ("pronouncing", "poem"),
+        ("vaderSentiment", "cheerful"),
+    ],
 )
-def test_a_missing_package_is_named(monkeypatch, package, judge):
+def test_a_missing_package_is_named_before_a_model_is_loaded(monkeypatch, package, name):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -85,14 +147,12 @@ def test_a_missing_package_is_named(monkeypatch, package, judge):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    text_judges._identifier.cache_clear()
-    text_judges._is_word.cache_clear()
+    loaded = [own for own in vars(text_judges).values() if hasattr(own, "cache_clear")]
+    for own in loaded:
+        own.cache_clear()
     try:
         with pytest.raises(ValueError, match=rf"needs {package}.*psr-lens\[real\]"):
-            judge("un mot ou deux", "fr")
-        # And before a model is loaded.
-        with pytest.raises(ValueError, match=f"needs {package}"):
-            check_traits(EVERYDAY, ())
+            check_traits(EVERYDAY, (name,))
     finally:
-        text_judges._identifier.cache_clear()
-        text_judges._is_word.cache_clear()
+        for own in loaded:
+            own.cache_clear()
