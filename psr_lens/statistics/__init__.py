@@ -12,11 +12,13 @@ from psr_lens.statistics.intervals import (
 from psr_lens.statistics.moments import RunningMoments
 from psr_lens.statistics.principal import principal_direction, principal_directions
 from psr_lens.statistics.rank import spearman
-from psr_lens.statistics.relu_probe import Heads, fit_heads
+from psr_lens.statistics.relu_probe import MOST_HEADS, Heads, fit_heads
 from psr_lens.statistics.ridge import ridge, solve_ridge, standardisation
+from psr_lens.statistics.wide_heads import fit_wide_heads
 
 __all__ = [
     "LEAST_EXAMPLES",
+    "MOST_HEADS",
     "Curve",
     "Estimate",
     "Heads",
@@ -24,6 +26,7 @@ __all__ = [
     "bootstrap",
     "estimates",
     "fit_heads",
+    "fit_wide_heads",
     "principal_direction",
     "principal_directions",
     "resamples",

@@ -33,7 +33,7 @@ from psr_lens.statistics.principal import principal_direction
 from psr_lens.statistics.ridge import LEAST_PENALTY, solve_ridge, standardisation
 
 MOST_HEADS = 16
-"""The most heads that `n_heads="auto"` tries."""
+"""The most heads that `n_heads="auto"` tries; more are for `fit_wide_heads`."""
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """The penalties that dev tokens choose from."""
 _PENALTY = 1e-3
@@ -57,7 +57,7 @@ class Heads:
         dev_loss: The same on the dev tokens; None without them.
         steps: Optimiser steps taken to reach these heads.
         used: Heads that add something; the others, after them, are zero.
-        penalty: The penalty that they were fitted with.
+        penalty: The penalty that they were fitted with; None if noise took its place (`fit_wide_heads`).
     """
 
     w: Float[Tensor, "head d_model"]
@@ -67,7 +67,7 @@ class Heads:
     dev_loss: float | None
     steps: int
     used: int
-    penalty: float
+    penalty: float | None
 
 
 def _solve(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from psr_lens._types import AlignedTokens, check_finite
 from psr_lens.models.columns import Columns
-from psr_lens.statistics import fit_heads
+from psr_lens.statistics import MOST_HEADS, fit_heads, fit_wide_heads
 from psr_lens.steering.base import Common, Mask, Own, Padded, Resid, Role, Steering
 from psr_lens.steering.registry import register
 from psr_lens.steering.training import LayerData, LayerFit, Scale, Start
@@ -53,7 +53,8 @@ class PSR(Steering):
         n_heads: int | Literal["auto"] = 1
         """Heads per layer; 1 is the paper's. The layerwise solver uses only as many per layer as improve
         its regression on the dev split; the others are zero. `auto`: up to 16, as the dev split decides;
-        the report's stages say how many."""
+        the report's stages say how many. More than 16 (64, 256) are trained on noisy inputs, which comes
+        closest to the prompt: see `fit_wide_heads`."""
 
         def __post_init__(self):
             whole = isinstance(self.n_heads, int) and not isinstance(self.n_heads, bool)
@@ -114,10 +115,16 @@ class PSR(Steering):
 
     @classmethod
     def fit_layer(cls, data: LayerData, options: Any) -> LayerFit:
-        """A regression: see `fit_heads`."""
-        heads = fit_heads(
-            data.x, data.missing, n_heads=options.n_heads, strength=data.strength, dev=data.dev
-        )
+        """A regression: see `fit_heads`, and `fit_wide_heads` for more than 16 heads and dev tokens."""
+        n_heads, dev = options.n_heads, data.dev
+        if dev is not None and n_heads != "auto" and n_heads > MOST_HEADS:
+            heads = fit_wide_heads(
+                data.x, data.missing, n_heads=n_heads, strength=data.strength, dev=dev
+            )
+        else:
+            heads = fit_heads(
+                data.x, data.missing, n_heads=n_heads, strength=data.strength, dev=dev
+            )
         tensors = (heads.w[None], heads.b[None], heads.z[None])
         psr = cls(*tensors, [data.layer], tokens=data.tokens)
         return LayerFit(psr, heads.steps, heads.used, heads.penalty)
