@@ -294,6 +294,8 @@ def watch(event, details):
         done["started"].append(event)
 
 sys.addaudithook(watch)
+# What Python keeps of a module that it compiles is no work of ours.
+sys.dont_write_bytecode = True
 with Counting():
     sys.setprofile(count)
     import psr_lens
