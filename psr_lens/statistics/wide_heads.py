@@ -1,8 +1,8 @@
 r"""Dozens of ReLU heads at once, which do not learn the training tokens by heart.
 
-The heads are those of `relu_probe`, and so is what they are to add. Where `fit_heads` searches exactly, which
-beyond a handful of heads fits the noise of a few thousand tokens, these are trained by AdamW on standardised
-inputs with noise that is drawn anew in every step:
+The heads are those of `relu_probe`, and so is what they are to add. `fit_heads` searches exactly, which
+with many heads fits the noise of a few thousand tokens; these are trained by AdamW on standardised inputs
+with noise that is drawn anew in every step:
 
 $\min \; \mathbb{E}_\epsilon \frac1N \sum_t \lVert y_t - s_t \sum_k
 \mathrm{ReLU}(w_k \cdot (x_t + \sigma \epsilon) + b_k)\, z_k \rVert^2$

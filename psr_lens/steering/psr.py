@@ -53,8 +53,8 @@ class PSR(Steering):
         n_heads: int | Literal["auto"] = 1
         """Heads per layer; 1 is the paper's. The layerwise solver uses only as many per layer as improve
         its regression on the dev split; the others are zero. `auto`: up to 16, as the dev split decides;
-        the report's stages say how many. More than 16 (64, say) are trained on noisy inputs: slower, and
-        closer to the prompt on held-out examples wherever it was tried; see `fit_wide_heads`."""
+        the report's stages say how many. More than 16 (64, say) are trained on noisy inputs if there
+        are dev examples: see `fit_wide_heads`."""
 
         def __post_init__(self):
             whole = isinstance(self.n_heads, int) and not isinstance(self.n_heads, bool)
