@@ -140,7 +140,7 @@ print(report.summary())
 report.plot()
 
 # %% [markdown]
-# How much further the constant is, paired: both are resampled on the same examples.
+# How much further the constant is, paired: both see the same resamples of the prompts.
 
 # %%
 report.difference("constant", "PSR")

@@ -57,7 +57,7 @@ print(report.summary())
 report.plot()
 
 # %% [markdown]
-# Differences are paired: both sides see the same resamples of the examples, so the interval is that of the
+# Differences are paired: both sides see the same resamples of the prompts, so the interval is that of the
 # difference and not of two separate numbers.
 
 # %%

@@ -111,7 +111,7 @@ class Comparison(Report):
 
     def _above(self) -> list[str]:
         return [
-            *filter(None, [self.caution(), why_no_interval(self.faithfulness.examples)]),
+            *filter(None, [self.caution(), why_no_interval(self.faithfulness.n_prompts)]),
             f"Relative RMSE at the last layer (1: no steering, 0: the prompt), "
             f"{self.faithfulness.examples} held-out examples; each method in the setting that was "
             "closest on the dev examples:",

@@ -1,9 +1,10 @@
 """Examples: a base prompt, a steering prompt and a response, as token ids."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from reprlib import repr as shown
 from typing import Any, Literal
 
 from psr_lens._types import AlignedTokens
@@ -137,6 +138,29 @@ class Example:
         from psr_lens.plots.prompt_html import example_html
 
         return example_html(self)
+
+
+def number_prompts(data: "Sequence[Example]") -> tuple[int, ...]:
+    """The prompt of every example as a number, from 0 on in order of first appearance; by `Example.key`."""
+    return _numbered([example.key for example in data])
+
+
+def check_prompt_numbers(numbers: Sequence[int], n_examples: int) -> None:
+    """Refuse anything but what `number_prompts` returns for so many examples.
+
+    Raises:
+        ValueError: If there are more or fewer numbers, one is left out, or their order is another.
+    """
+    if len(numbers) != n_examples or tuple(numbers) != _numbered(numbers):
+        raise ValueError(
+            f"prompt_of={shown(list(numbers))} of {n_examples} examples: it must hold one number for each, "
+            "from 0 on in order of first appearance"
+        )
+
+
+def _numbered(keys: Sequence[Hashable]) -> tuple[int, ...]:
+    places: dict[Hashable, int] = {}
+    return tuple(places.setdefault(key, len(places)) for key in keys)
 
 
 def ending_of(length: int, finished: bool) -> str:

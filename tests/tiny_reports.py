@@ -68,7 +68,7 @@ FAITHFULNESS = FaithfulnessReport(
         "v": Run("steering", (1,), _SUMS),
         "no steering": Run("reference", (), {**_SUMS, **_OUTPUTS}),
     },
-    *(1.0, "response", 10, 0, _TOKENS, _ORIGIN, _WORST, 2),
+    *((0, 1, 0), 1.0, "response", 10, 0, _TOKENS, _ORIGIN, _WORST, 2),
 )
 _CHAT = Example(
     make_pairs(["hi ?"], "be kind", paraphrases=["be nice"])[0],
@@ -114,6 +114,7 @@ REPORTS: dict[str, Any] = {
     "faithfulness without tokens": FaithfulnessReport(
         {"no steering": Run("reference", (), _SUMS)},
         *(
+            (0, 1, 2),
             1.0,
             "question+response",
             0,
@@ -126,7 +127,7 @@ REPORTS: dict[str, Any] = {
             Measurement("x", "local", 0, "all", 1, Estimate(0.5, float("nan"), float("nan"))),
             Measurement("x", "accumulated", 2, "content", 0, Estimate(float("nan"), 0.1, 0.2)),
         ),
-        *((0, 2), "local", "response", 3, 2, 1),
+        *((0, 2), "local", "response", 3, 2, 2, 1),
         provenance=_ORIGIN,
     ),
     "components": ComponentReport(
@@ -139,10 +140,10 @@ REPORTS: dict[str, Any] = {
             ComponentTokens(("a", "b"), torch.ones(3, 2).double(), torch.zeros(3, 2).double()),
             ComponentTokens((), torch.ones(3, 0).double(), torch.ones(3, 0).double()),
         ),
-        *("response", 3, _ORIGIN),
+        *("response", 3, 2, _ORIGIN),
     ),
     "components without tokens": ComponentReport(
-        (Component(0, "mlp", -1, _HALF, _HALF, _HALF, None),), (), "question+response", 1
+        (Component(0, "mlp", -1, _HALF, _HALF, _HALF, None),), (), "question+response", 1, 1
     ),
     "lens": LensReading(
         (

@@ -100,6 +100,7 @@ class AssumptionReport(Report):
         kind: Which delta's strength was examined; `energy_share` and `singular_energy` cover both.
         measured_on: Which tokens: `response` or `question+response`.
         examples: Number of examples.
+        n_prompts: Number of prompts that they are responses to; intervals are over these.
         probe_examples: Examples that the probes were fitted on.
         held_out_examples: Examples that they were tested on; 0 where none could be held out.
         thresholds: What the verdicts are based on.
@@ -113,6 +114,7 @@ class AssumptionReport(Report):
     kind: Kind
     measured_on: AlignedTokens
     examples: int
+    n_prompts: int
     probe_examples: int
     held_out_examples: int
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -240,6 +242,8 @@ class AssumptionReport(Report):
         checked_provenance(vars(self))
         if self.examples < 1 or min(self.probe_examples, self.held_out_examples) < 0:
             raise ValueError(f"examples={self.examples}: it must be at least 1")
+        if not 1 <= self.n_prompts <= self.examples:
+            raise ValueError(f"n_prompts={self.n_prompts} of {self.examples} examples")
         for own in self.measures:
             if own.layer not in self.layers or own.at < 0:
                 raise ValueError(f"layer={own.layer}, at={own.at} of {own.name!r}")

@@ -30,7 +30,7 @@ def summarise(report: AssumptionReport) -> str:
             *filter(None, [report.caution()]),
             f"What the prompt does to {n_tokens} tokens of {count}, layer by layer ({report.kind} deltas: "
             f"{adds}). Shares are of squared length.",
-            *filter(None, [why_no_interval(report.examples)]),
+            *filter(None, [why_no_interval(report.n_prompts)]),
             *_verdict_lines(report),
             *(_layer_line(report, row) for row in range(len(report.layers))),
         ]

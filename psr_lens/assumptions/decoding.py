@@ -13,7 +13,7 @@ from psr_lens.assumptions.stream import DeltaStream
 from psr_lens.assumptions.table import MeasureTable
 from psr_lens.dataset import split_examples
 from psr_lens.deltas import Kind, working_dtype
-from psr_lens.examples import Example
+from psr_lens.examples import Example, number_prompts
 from psr_lens.statistics import bootstrap, resamples
 
 
@@ -80,7 +80,7 @@ def score_layer_probes(
     n = torch.tensor(stream.lengths).double().view(-1, 1, 1)
     per_example = (n, missed, sums[..., :1], sums[..., 1:])
     expanded = tuple(own.expand_as(missed) for own in per_example)
-    found = bootstrap(_r2, expanded, resamples(n_examples, *resampling))
+    found = bootstrap(_r2, expanded, resamples(number_prompts(stream.data), *resampling))
     table.add("relu_r2", kind, found[..., 0])
     table.add("linear_r2", kind, found[..., 1])
 

@@ -29,7 +29,7 @@ from psr_lens.assumptions.strengths import DIRECTIONS, describe_strengths, measu
 from psr_lens.assumptions.table import MeasureTable
 from psr_lens.dataset import check_data, split_examples
 from psr_lens.deltas import Kind
-from psr_lens.examples import Example, check_examples
+from psr_lens.examples import Example, check_examples, number_prompts
 from psr_lens.models import unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.statistics import resamples
@@ -67,7 +67,7 @@ def measure_assumptions(
        run for `accumulated`, the base run in which all earlier layers are already prompted for
        `local`. The penalty is chosen on a quarter of the groups that the probes are fitted on.
 
-    Intervals are 95 % percentile bootstrap intervals over examples; directions and probes are not refitted
+    Intervals are 95 % percentile bootstrap intervals over prompts; directions and probes are not refitted
     in the resamples. Directions are found on the same examples as their shares, so with fewer tokens than
     dimensions the shares come out high.
 
@@ -86,7 +86,7 @@ def measure_assumptions(
         kind: Which delta's strength to examine in 2 and 3.
         layers: Which layers to examine.
         batch_size: Examples per forward pass.
-        n_bootstrap: Resamples for the intervals.
+        n_bootstrap: Resamples for the intervals: of prompts, each with all of its examples.
         seed: Decides the resamples, the halves and the tokens that the probes are fitted on.
         max_probe_tokens: Tokens per layer that the probes are fitted on, at most; drawn by `seed`.
         progress: Whether to show bars.
@@ -127,7 +127,8 @@ def measure_assumptions(
         raise ValueError(
             "the steering prompts change nothing: base and steering prompt of every example are equal"
         )
-    counts = resamples(len(data), n_bootstrap, seed)
+    prompt_of = number_prompts(data)
+    counts = resamples(prompt_of, n_bootstrap, seed)
     table = MeasureTable(chosen)
     strengths = measure_strengths(stream, spectra, kind, counts, table)
     describe_strengths(stream, strengths, kind, counts, table)
@@ -147,6 +148,7 @@ def measure_assumptions(
         kind,
         tokens,
         len(data),
+        len(set(prompt_of)),
         len(fit_on),
         len(test_on) if has_test else 0,
         provenance=provenance(

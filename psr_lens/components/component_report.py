@@ -85,6 +85,7 @@ class ComponentReport(Report):
         tokens: Values at every token of the first examples.
         measured_on: Which tokens: `response` or `question+response`.
         examples: Number of examples.
+        n_prompts: Number of prompts that they are responses to; intervals are over these.
         provenance: Model, data and seed.
     """
 
@@ -94,6 +95,7 @@ class ComponentReport(Report):
     tokens: tuple[ComponentTokens, ...]
     measured_on: AlignedTokens
     examples: int
+    n_prompts: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -200,6 +202,8 @@ class ComponentReport(Report):
         layers = sorted({component.layer for component in self.components})
         if self.examples < 1 or layers not in (list(range(n, n + len(layers))) for n in (-1, 0)):
             raise ValueError(f"components of layers {layers[:20]} of {self.examples} examples")
+        if not 1 <= self.n_prompts <= self.examples:
+            raise ValueError(f"n_prompts={self.n_prompts} of {self.examples} examples")
         for i, own in enumerate(self.tokens):
             shape = (len(self.components), len(own.tokens))
             if not own.norms.shape == own.shares.shape == shape:
@@ -211,7 +215,7 @@ class ComponentReport(Report):
         embed = sum(component.share.value for component in self.of_kind("embed"))
         attn = sum(component.share.value for component in self.of_kind("attn"))
         mlp = sum(component.share.value for component in self.of_kind("mlp"))
-        few = why_no_interval(self.examples)
+        few = why_no_interval(self.n_prompts)
         intervals = "" if few else ", 95 % intervals in brackets"
         lines = [
             *filter(None, [self.caution(), cut_off_of(self.provenance)]),

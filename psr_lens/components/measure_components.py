@@ -27,7 +27,7 @@ from psr_lens.components.component_report import (
 )
 from psr_lens.dataset import check_data
 from psr_lens.deltas import iter_batches
-from psr_lens.examples import Example, check_examples, describe_responses
+from psr_lens.examples import Example, check_examples, describe_responses, number_prompts
 from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.statistics import bootstrap, estimates, resamples
@@ -62,7 +62,7 @@ def measure_components(
         tokens: Which tokens to measure on, `response` or `question+response`.
         heads: Whether to split attention into heads, and to find what they read.
         batch_size: Examples per forward pass.
-        n_bootstrap: Resamples of examples for the 95 % intervals.
+        n_bootstrap: Resamples for the 95 % intervals: of prompts, each with all of its examples.
         seed: Seed of the resampling.
         token_examples: Keep every token's values for this many examples, from the first on.
         progress: Whether to show a bar.
@@ -105,11 +105,13 @@ def measure_components(
             "the steering prompts change nothing: base and steering prompt of every example are equal"
         )
     effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
+    prompt_of = number_prompts(data)
     return ComponentReport(
-        sums.components(names, resamples(len(data), n_bootstrap, seed)),
+        sums.components(names, resamples(prompt_of, n_bootstrap, seed)),
         tuple(kept[i] for i in sorted(kept)),
         tokens,
         len(data),
+        len(set(prompt_of)),
         provenance(
             hooked,
             data=describe_data(data, getattr(data, "provenance", {})),
@@ -203,7 +205,7 @@ class _Sums:
         self._tokens[example] = values.shape[-1]
 
     def components(
-        self, names: Sequence[_Name], counts: Float[Tensor, "n_bootstrap n_examples"]
+        self, names: Sequence[_Name], counts: Float[Tensor, "n_bootstrap example"]
     ) -> tuple[Component, ...]:
         """The components with their intervals."""
 

@@ -38,7 +38,7 @@ class Run:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Difference(Curve):
-    """How much two runs differ in a measure, from the same resamples of examples.
+    """How much two runs differ in a measure, from the same resamples of prompts.
 
     Its estimates are `first - second`.
 

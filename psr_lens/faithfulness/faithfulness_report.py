@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from psr_lens._types import AlignedTokens, TokenValues, check_count, resolve_layers
-from psr_lens.examples import ending_in, prompts_in
+from psr_lens.examples import check_prompt_numbers, ending_in, prompts_in
 from psr_lens.faithfulness.curves import (
     Difference,
     Run,
@@ -25,7 +25,7 @@ from psr_lens.faithfulness.tables import measures_table, pack_runs, unpack_runs
 from psr_lens.faithfulness.worst_tokens import WORST_COLUMNS, no_tokens
 from psr_lens.report import Figures, Packed, Report
 from psr_lens.seen_prompts import SeenPrompts
-from psr_lens.statistics import LEAST_EXAMPLES, Curve, resamples
+from psr_lens.statistics import LEAST_PROMPTS, Curve, resamples
 from psr_lens.steering.provenance import checked_provenance
 from psr_lens.storage.atomic import refuse_more_than_memory
 from psr_lens.storage.fields import choice, listed, mapping, number, only, whole
@@ -55,6 +55,8 @@ class FaithfulnessReport(Report):
     Attributes:
         runs: Sums by name: the steerings first, then the reference lines, then single paraphrases
             where there are several.
+        prompt_of: The number of the prompt that every example answers, from 0 on in order of first
+            appearance. Intervals resample prompts, each with all of its examples.
         alpha: The strength at which the steerings acted.
         measured_on: Which tokens: `response` or `question+response`.
         n_bootstrap: Resamples behind every interval.
@@ -72,6 +74,7 @@ class FaithfulnessReport(Report):
     title: ClassVar[str] = "Does the steering do what the prompt does?"
 
     runs: Mapping[str, Run]
+    prompt_of: tuple[int, ...]
     alpha: float
     measured_on: AlignedTokens
     n_bootstrap: int
@@ -89,14 +92,19 @@ class FaithfulnessReport(Report):
         return len(self.runs[NO_STEERING].sums["energy"])
 
     @property
+    def n_prompts(self) -> int:
+        """Number of prompts, of which several examples may be responses to one."""
+        return len(set(self.prompt_of))
+
+    @property
     def n_layers(self) -> int:
         """Number of layers of the model."""
         return self.runs[NO_STEERING].sums["energy"].shape[1]
 
     @property
     def has_intervals(self) -> bool:
-        """Whether there are resamples, and enough examples for them to mean something."""
-        return self.n_bootstrap > 0 and self.examples >= LEAST_EXAMPLES
+        """Whether there are resamples, and enough prompts for them to mean something."""
+        return self.n_bootstrap > 0 and self.n_prompts >= LEAST_PROMPTS
 
     @property
     def steerings(self) -> tuple[str, ...]:
@@ -146,9 +154,9 @@ class FaithfulnessReport(Report):
         return curve_of(self.runs[name], MEASURES[measure], self._counts)
 
     def difference(self, first: str, second: str, measure: str = "relative_rmse") -> Difference:
-        """`first - second`, paired: both from the same resamples of examples.
+        """`first - second`, paired: both from the same resamples of prompts.
 
-        Much of what varies from example to example is common to two steerings, so this interval
+        Much of what varies from prompt to prompt is common to two steerings, so this interval
         is narrower than their separate ones suggest.
 
         Args:
@@ -239,7 +247,7 @@ class FaithfulnessReport(Report):
 
     @cached_property
     def _counts(self) -> Float[Tensor, "n_bootstrap example"]:
-        return resamples(self.examples, self.n_bootstrap, self.seed)
+        return resamples(self.prompt_of, self.n_bootstrap, self.seed)
 
     def _check(self, name: str, measure: str) -> None:
         found = find_measure(measure)
@@ -277,6 +285,7 @@ class FaithfulnessReport(Report):
         token_tensors, tokens = pack_frame("tokens", self.tokens)
         worst_tensors, worst = pack_frame("worst", self.worst)
         return {**tensors, **token_tensors, **worst_tensors}, {
+            "prompt_of": list(self.prompt_of),
             "alpha": self.alpha,
             "measured_on": self.measured_on,
             "n_bootstrap": self.n_bootstrap,
@@ -300,6 +309,7 @@ class FaithfulnessReport(Report):
         )
         return cls(
             unpack_runs(tensors, listed(header, "runs", mapping)),
+            tuple(listed(header, "prompt_of", whole)),
             number(header, "alpha"),
             choice(header, "measured_on", get_args(AlignedTokens)),
             whole(header, "n_bootstrap"),
@@ -311,8 +321,9 @@ class FaithfulnessReport(Report):
         )
 
     def check(self) -> None:
-        """Refuse tokens of examples or layers that do not exist."""
+        """Refuse prompts, and tokens of examples or layers, that do not exist."""
         checked_provenance(vars(self))
+        check_prompt_numbers(self.prompt_of, self.examples)
         for name, most in (("example", self.examples), ("layer", self.n_layers)):
             if not {*self.tokens[name], *self.worst[name]} <= set(range(most)):
                 raise ValueError(f"its tokens are of a {name} that does not exist")

@@ -26,7 +26,7 @@ def describe(report: FaithfulnessReport) -> str:
     lines = [
         *filter(None, [report.caution()]),
         f"Faithfulness to the prompt, {count}, {report.measured_on} tokens, alpha {report.alpha:g}.",
-        *filter(None, [cut_off_of(report.provenance), why_no_interval(report.examples)]),
+        *filter(None, [cut_off_of(report.provenance), why_no_interval(report.n_prompts)]),
         _READING + (", with 95 % intervals:" if report.has_intervals else ":"),
     ]
     for name in report.steerings:
@@ -122,12 +122,12 @@ def _ranking(report: FaithfulnessReport) -> list[str]:
         elif gap.clear:
             lines.append(
                 f"{order[0]} is closer than {other} by {gap.value:.2f} "
-                f"({gap.low:.2f} to {gap.high:.2f}, paired over examples)."
+                f"({gap.low:.2f} to {gap.high:.2f}, paired over prompts)."
             )
         else:
             lines.append(
                 f"{order[0]} and {other} cannot be told apart: they differ by {gap.value:.2f} "
-                f"({gap.low:.2f} to {gap.high:.2f}, paired over examples)."
+                f"({gap.low:.2f} to {gap.high:.2f}, paired over prompts)."
             )
     return lines
 

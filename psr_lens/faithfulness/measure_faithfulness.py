@@ -14,7 +14,7 @@ import torch
 from psr_lens._types import AlignedTokens, check_aligned, check_alpha, check_count, check_seed
 from psr_lens.dataset import check_data
 from psr_lens.deltas import iter_batches, working_dtype
-from psr_lens.examples import Example, check_examples, describe_responses
+from psr_lens.examples import Example, check_examples, describe_responses, number_prompts
 from psr_lens.faithfulness import references
 from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport, Run
 from psr_lens.faithfulness.gap import bases_of
@@ -73,7 +73,7 @@ def measure_faithfulness(
         token_examples: How many of the first examples keep the numbers of their tokens.
         worst_tokens: How many tokens to keep per steering and layer, those farthest from the prompt.
         batch_size: Examples per forward pass.
-        n_bootstrap: Resamples for the intervals.
+        n_bootstrap: Resamples for the 95 % intervals: of prompts, each with all of its examples.
         seed: Seed of the resampling and of the random direction.
         allow_seen: Measure even on examples that a steering was fitted on.
         progress: Whether to show a bar.
@@ -146,6 +146,7 @@ def measure_faithfulness(
         runs |= {name: Run("paraphrase", (), kept.sums[name]) for name in wordings}
     return FaithfulnessReport(
         runs,
+        number_prompts(data),
         alpha,
         tokens,
         n_bootstrap,

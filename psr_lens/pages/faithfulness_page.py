@@ -51,7 +51,7 @@ _SECTIONS: Final = (
         "Share of positions where the most likely next token is the prompted one.",
     ),
 )
-_BANDS: Final = "Bands are 95 % bootstrap intervals over examples."
+_BANDS: Final = "Bands are 95 % bootstrap intervals over prompts."
 
 
 def write_faithfulness(report: FaithfulnessReport, out: str | Path) -> Path:

@@ -26,7 +26,7 @@ def component_shares(
     """Shares of every layer's attention and MLP in the prompt's delta after the last layer.
 
     All bars add up to 100 %; one below zero writes against the others. Whiskers are 95 % bootstrap
-    intervals over examples.
+    intervals over prompts.
 
     Args:
         report: What `measure_components` returned.

@@ -1,7 +1,7 @@
 """Statistics on plain numbers, shared by fits and reports: nothing here knows about models."""
 
 from psr_lens.statistics.intervals import (
-    LEAST_EXAMPLES,
+    LEAST_PROMPTS,
     Curve,
     Estimate,
     bootstrap,
@@ -17,7 +17,7 @@ from psr_lens.statistics.ridge import ridge, solve_ridge, standardisation
 from psr_lens.statistics.wide_heads import fit_wide_heads
 
 __all__ = [
-    "LEAST_EXAMPLES",
+    "LEAST_PROMPTS",
     "MOST_HEADS",
     "Curve",
     "Estimate",

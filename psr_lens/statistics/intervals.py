@@ -1,12 +1,13 @@
-"""Estimates with their intervals, by the bootstrap over examples.
+"""Estimates with their intervals, by the bootstrap over prompts.
 
-Tokens of one response are not independent but examples are, so examples are resampled. Every measure is a
-function of sums over examples, so a resample is a row of multiplicities, and all resamples are one matrix
-product: nothing of the size resamples x examples x layers is ever made.
+Neither the tokens of one response nor several responses to one prompt are independent, but prompts are: they
+are resampled, each with all of its examples. Every measure is a function of sums over examples, so a resample
+is a row of multiplicities, and all resamples are one matrix product: nothing of the size resamples x examples
+x layers is ever made.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -16,16 +17,16 @@ from torch import Tensor
 
 _LEVEL = (0.025, 0.975)
 
-LEAST_EXAMPLES: Final = 5
-"""Fewest examples for an interval. With fewer, resamples repeat so few values that it would be far too
-narrow: for log-normal examples (standard deviation of the logarithm 0.6) it holds the truth in 69 of 100
-cases with three of them and in 78 with five, instead of 95 (86 with ten, 91 with twenty)."""
+LEAST_PROMPTS: Final = 5
+"""Fewest prompts for an interval. With fewer, resamples repeat so few values that it would be far too
+narrow: for log-normal values, one per prompt (standard deviation of the logarithm 0.6), it holds the truth in
+69 of 100 cases with three prompts and in 78 with five, instead of 95 (86 with ten, 91 with twenty)."""
 
 
 @final
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % bootstrap interval over examples.
+    """A number with its 95 % bootstrap interval over prompts.
 
     In an f-string the format applies to all three numbers, and a missing interval is left out:
 
@@ -34,7 +35,7 @@ class Estimate:
 
     Attributes:
         value: The estimate; NaN where the measure is undefined.
-        low: Lower end of the interval; NaN if there is none, as with fewer than five examples.
+        low: Lower end of the interval; NaN if there is none, as with fewer than five prompts.
         high: Upper end.
     """
 
@@ -92,19 +93,39 @@ def estimates(found: Float[Tensor, "ends *result"]) -> tuple[Estimate, ...]:
 
 
 def resamples(
-    n_examples: int, n_bootstrap: int, seed: int
-) -> Float[Tensor, "n_bootstrap n_examples"]:
-    """How often every example is drawn in each resample, float64; rows sum to `n_examples`."""
+    prompt_of: Sequence[int], n_bootstrap: int, seed: int
+) -> Float[Tensor, "n_bootstrap example"]:
+    """How often every example is drawn in each resample, float64.
+
+    Prompts are drawn, as many as there are, with replacement, and all examples of a prompt together.
+
+    Args:
+        prompt_of: The prompt of every example, numbered from 0 without gaps; `range(n)` for `n` prompts with
+            one example each.
+        n_bootstrap: How many resamples.
+        seed: Decides what is drawn.
+
+    Returns:
+        One row per resample; none if there are fewer than `LEAST_PROMPTS` prompts.
+
+    Example:
+        >>> resamples([0, 0, 1, 2, 3, 4], 2, seed=0).int().tolist()
+        [[1, 1, 0, 0, 2, 2], [0, 0, 0, 2, 2, 1]]
+    """
+    n_prompts = len(set(prompt_of))
+    if n_prompts < LEAST_PROMPTS:
+        return torch.zeros(0, len(prompt_of), dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n_examples, (n_bootstrap, n_examples), generator=generator)
-    counts = torch.zeros(n_bootstrap, n_examples, dtype=torch.float64)
-    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    drawn = torch.randint(n_prompts, (n_bootstrap, n_prompts), generator=generator)
+    counts = torch.zeros(n_bootstrap, n_prompts, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    return counts.index_select(1, torch.tensor(prompt_of))
 
 
 def bootstrap(
     statistic: Callable[..., Tensor],
     per_example: tuple[Float[Tensor, "example *shape"], ...],
-    counts: Float[Tensor, "n_bootstrap n_examples"],
+    counts: Float[Tensor, "n_bootstrap example"],
 ) -> Float[Tensor, "3 *result"]:
     """The estimate and its 95 % percentile interval.
 
@@ -112,14 +133,13 @@ def bootstrap(
         statistic: Maps sums over examples `[..., *shape]`, one argument for every element of `per_example`,
             to the measure; it must accept leading batch dimensions.
         per_example: What is summed, per example, float64.
-        counts: What `resamples` returned; without rows, or with fewer than `LEAST_EXAMPLES` examples, there
-            is no interval and its ends are NaN.
+        counts: What `resamples` returned; without rows there is no interval, and its ends are NaN.
 
     Returns:
         Estimate, lower and upper end, stacked; NaN where the measure is undefined.
     """
     value = statistic(*(own.sum(dim=0) for own in per_example))
-    if len(counts) == 0 or len(per_example[0]) < LEAST_EXAMPLES:
+    if len(counts) == 0:
         # Not an interval of width 0, which would look like certainty.
         none = torch.full_like(value, float("nan"))
         return torch.stack([value, none, none])
@@ -129,12 +149,12 @@ def bootstrap(
     return torch.cat([value.unsqueeze(0), ends])
 
 
-def why_no_interval(n_examples: int) -> str:
-    """A sentence on why nothing has an interval; empty if there are enough examples."""
-    if n_examples >= LEAST_EXAMPLES:
+def why_no_interval(n_prompts: int) -> str:
+    """A sentence on why nothing has an interval; empty if there are enough prompts."""
+    if n_prompts >= LEAST_PROMPTS:
         return ""
-    count = "1 example is" if n_examples == 1 else f"{n_examples} examples are"
+    count = "1 prompt is" if n_prompts == 1 else f"{n_prompts} prompts are"
     return (
-        f"{count} too few for intervals, which need {LEAST_EXAMPLES}: no difference is called clear. "
+        f"{count} too few for intervals, which need {LEAST_PROMPTS}: no difference is called clear. "
         "Of 50 pairs of prompts, 10 are left to measure on."
     )

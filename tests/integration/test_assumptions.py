@@ -192,6 +192,32 @@ def test_data_for_the_probes_of_its_own(model, data):
     assert all(value < 1 for value in found.curve("relu_r2").values)
 
 
+def test_examples_of_one_prompt_are_resampled_together(model, data):
+    """With every example there twice, shares are the same, and so are their intervals."""
+    half = len(data) // 2
+    once, twice = (
+        measure_assumptions(model, own, probe_data=data[:half], n_bootstrap=20)
+        for own in (data[half:], [*data[half:], *data[half:]])
+    )
+    assert (once.examples, once.n_prompts) == (len(data) - half,) * 2
+    assert (twice.examples, twice.n_prompts) == (2 * once.examples, once.n_prompts)
+    for name, at in (
+        ("energy_share", 1),
+        ("mean_energy_share", 0),
+        ("strength_variation", 0),
+        ("relu_r2", 0),
+        ("linear_r2", 0),
+    ):
+        found, expected = twice.curve(name, at=at), once.curve(name, at=at)
+        assert found.values == pytest.approx(expected.values, rel=1e-6)
+        assert found.low == pytest.approx(expected.low, rel=1e-6)
+        assert found.high == pytest.approx(expected.high, rel=1e-6)
+        assert all(own.has_interval for own in found.estimates)
+    few = measure_assumptions(model, [*data[:3], *data[:3]], layers=[0], n_bootstrap=20)
+    assert "\n3 prompts are too few for intervals, which need 5" in few.summary()
+    assert not few.curve("energy_share", at=1).estimates[0].has_interval
+
+
 def test_question_and_response(model, data):
     found = measure_assumptions(
         model, data, tokens="question+response", kind="accumulated", n_bootstrap=0

@@ -1,6 +1,6 @@
 """The component split: it adds up, on every family and backend, and is what one computes by hand."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -233,6 +233,20 @@ def test_batch_size_does_not_matter(model, data, report):
     for own, other in zip(report.tokens, single.tokens, strict=True):
         assert own.tokens == other.tokens
         assert torch.allclose(own.norms, other.norms, rtol=1e-6, atol=1e-6)
+
+
+def test_examples_of_one_prompt_are_resampled_together(model, data, report):
+    """With every example there twice, shares are the same, and so are their intervals."""
+    twice = measure_components(
+        model, [*data, *data], tokens="question+response", n_bootstrap=200, seed=1
+    )
+    assert (twice.examples, twice.n_prompts, report.n_prompts) == (12, 6, 6)
+    for own, was in zip(twice.components, report.components, strict=True):
+        assert astuple(own.share) == pytest.approx(astuple(was.share), rel=1e-9, abs=1e-12)
+        assert astuple(own.norm) == pytest.approx(astuple(was.norm), rel=1e-9, abs=1e-12)
+    few = measure_components(model, [*data[:3], *data[:3]], heads=False, n_bootstrap=20)
+    assert "\n3 prompts are too few for intervals, which need 5" in few.summary()
+    assert not any(own.share.has_interval for own in few.components)
 
 
 def test_intervals_hold_the_value_and_follow_the_seed(model, data, report):

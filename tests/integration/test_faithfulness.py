@@ -96,14 +96,14 @@ def test_intervals_hold_the_value_and_follow_the_seed(model, data, steerings):
     assert other.relative_rmse["PSR, all layers"].values == curve.values
 
 
-def test_two_examples_have_no_interval(model, data, steerings):
+def test_two_prompts_have_no_interval(model, data, steerings):
     """One from so few would look like certainty."""
     report = measure_faithfulness(model, steerings, data.test)
     curve = report.relative_rmse["PSR, all layers"]
     assert all(map(math.isfinite, curve.values))
     assert all(map(math.isnan, (*curve.low, *curve.high)))
     assert not any(report.difference("PSR, all layers", "difference in means, layer 1").clear)
-    assert "\n2 examples are too few for intervals, which need 5: no diff" in report.summary()
+    assert "\n2 prompts are too few for intervals, which need 5: no diff" in report.summary()
 
 
 def test_examples_of_the_fit_are_refused(model, data, steerings):

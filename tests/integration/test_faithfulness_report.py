@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -449,3 +450,66 @@ def test_as_many_of_the_worst_are_kept_as_is_asked_for(model, data, steerings):
     assert none.worst.empty
     assert "Where it fails most" not in none.page()
     assert "Where it fails most" in many.page()
+
+
+# --- several responses to a prompt -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def twice(model, steerings):
+    """Two responses to each of six prompts, and the report on them."""
+    pairs = [
+        instructed(model, f"tell me about animal {i}", "always be very kind and short", WORDINGS)
+        for i in range(6)
+    ]
+    sampled = list(
+        sample_responses(model, pairs, samples_per_pair=2, max_new_tokens=5, seed=0, progress=False)
+    )
+    # Shuffled, so that responses to a prompt do not lie side by side.
+    data = sampled[::2] + sampled[:6:-2] + sampled[1:6:2]
+    return data, measure_faithfulness(model, steerings, data, oracle_ranks=(1,), n_bootstrap=100)
+
+
+def test_prompts_are_resampled_with_all_of_their_responses(twice):
+    """As if the sums of each prompt's examples had been one example."""
+    data, report = twice
+    assert report.prompt_of == (0, 1, 2, 3, 4, 5, 5, 4, 3, 0, 1, 2)
+    assert [data[i].key for i in report.prompt_of] == [example.key for example in data]
+    assert (report.examples, report.n_prompts, report.has_intervals) == (12, 6, True)
+    places = torch.tensor(report.prompt_of)
+
+    def by_prompt(sums):
+        return sums.new_zeros(6, *sums.shape[1:]).index_add_(0, places, sums)
+
+    runs = {
+        name: replace(run, sums={key: by_prompt(own) for key, own in run.sums.items()})
+        for name, run in report.runs.items()
+    }
+    added = replace(report, runs=runs, prompt_of=tuple(range(6)))
+    columns = ["value", "low", "high"]
+    found, expected = (own.to_dataframe()[columns].to_numpy() for own in (report, added))
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
+    gaps = [own.difference("psr", "v").estimates[-1] for own in (report, added)]
+    assert gaps[0].low == pytest.approx(gaps[1].low, abs=1e-12)
+    assert gaps[0].high == pytest.approx(gaps[1].high, abs=1e-12)
+    as_if = replace(report, prompt_of=tuple(range(12)))
+    assert as_if.relative_rmse["psr"].values == report.relative_rmse["psr"].values
+    assert as_if.relative_rmse["psr"].low != report.relative_rmse["psr"].low
+
+
+def test_the_prompts_are_kept_in_a_file(twice, tmp_path):
+    _, report = twice
+    back = FaithfulnessReport.load(report.save(tmp_path / "report"))
+    assert back.prompt_of == report.prompt_of
+    assert back.relative_rmse == report.relative_rmse
+    assert back.summary() == report.summary()
+
+
+def test_ten_responses_to_four_prompts_have_no_interval(twice):
+    _, report = twice
+    few = replace(report, prompt_of=(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3))
+    assert not few.has_intervals
+    assert "\n4 prompts are too few for intervals, which need 5" in few.summary()
+    assert "12 examples" in few.summary()
+    assert "95 %" not in few.summary()
+    assert all(map(math.isnan, few.relative_rmse["psr"].low))

@@ -78,7 +78,7 @@ def test_every_result_says_it_first(demo, ignored, tmp_path):
         shown = own._repr_mimebundle_()
         assert "application/vnd.plotly.v1+json" not in shown
         assert "hardly changes" in shown["text/html"]
-        assert "1 example is too few for intervals" in own.summary()
+        assert "1 prompt is too few for intervals" in own.summary()
         assert "nan" not in own.summary()
     again = FaithfulnessReport.load(report.save(tmp_path / "report"))
     assert again.summary() == report.summary()

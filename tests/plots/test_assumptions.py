@@ -38,7 +38,7 @@ def report(layers=(0, 1, 2), classes=CLASSES, lowest_r2=0.4, probes=True):
             add("class_energy_share", 0.25, token_class=name)
             for at in (5, 25, 50, 75, 95):
                 add("strength_quantile", number + at / 100 + layer, token_class=name, at=at)
-    return AssumptionReport(tuple(rows), tuple(layers), "local", "response", 20, 10, 10)
+    return AssumptionReport(tuple(rows), tuple(layers), "local", "response", 20, 20, 10, 10)
 
 
 def named(figure: go.Figure, name: str) -> go.Scatter:

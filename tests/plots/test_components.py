@@ -36,7 +36,7 @@ def report(n_layers=2, n_heads=2, embed=0.0, lowest=0.0, reads=True) -> Componen
         ]
     values = torch.arange(len(made) * 3.0, dtype=torch.float64).reshape(len(made), 3)
     tokens = ComponentTokens(("the", "<b>", "the"), values, values / 100 - 0.02)
-    return ComponentReport(tuple(made), (tokens,), "response", 5)
+    return ComponentReport(tuple(made), (tokens,), "response", 5, 5)
 
 
 def test_bars_are_the_shares_with_their_intervals():

@@ -11,6 +11,7 @@ from psr_lens.assumptions.stream import DeltaBatch, DeltaStream
 from psr_lens.assumptions.strengths import describe_strengths, measure_strengths
 from psr_lens.assumptions.table import MeasureTable
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES, classify_tokens
+from psr_lens.examples import number_prompts
 from psr_lens.responses import make_example
 from psr_lens.statistics import resamples
 from tests.tiny_models import instructed, tiny_model
@@ -72,7 +73,7 @@ def noise(*shape, seed=0):
 def measured(stream):
     spectra = measure_spectrum(stream, ("local",), n_energies=64, n_directions=8)
     table = MeasureTable(stream.layers)
-    counts = resamples(len(stream.data), 50, 0)
+    counts = resamples(number_prompts(stream.data), 50, 0)
     strengths = measure_strengths(stream, spectra, "local", counts, table)
     describe_strengths(stream, strengths, "local", counts, table)
     rows = {(row.name, row.token_class, row.at, row.layer): row.estimate for row in table.rows}

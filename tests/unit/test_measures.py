@@ -33,7 +33,7 @@ def test_an_example_without_a_rank_correlation_is_left_out_and_counted():
     assert sums["ranked"].tolist() == [[0.0], [1.0]] * 3
     assert sums["rank_correlation"].flatten().tolist() == [0.0, pytest.approx(1.0)] * 3
     measure = MEASURES["spearman"]
-    curve = curve_of(Run("steering", (0,), sums), measure, resamples(6, 100, 0))
+    curve = curve_of(Run("steering", (0,), sums), measure, resamples(range(6), 100, 0))
     assert (*curve.values, *curve.low, *curve.high) == pytest.approx((1.0, 1.0, 1.0))
 
 
@@ -63,7 +63,7 @@ def test_the_measures_are_their_formulas():
         "norm_ratio": float(pushes.norm() / deltas.norm()),
     }
     for name, value in expected.items():
-        found = curve_of(run, MEASURES[name], resamples(2, 0, 0))
+        found = curve_of(run, MEASURES[name], resamples(range(2), 0, 0))
         assert found.values == pytest.approx((value,), abs=1e-12), name
 
 
@@ -158,7 +158,7 @@ def runs():
 
 def test_a_difference_is_paired():
     """The two differ by a constant factor: paired, that is far beyond chance, unpaired it is not."""
-    both, counts, measure = runs(), resamples(40, 500, 1), MEASURES["relative_rmse"]
+    both, counts, measure = runs(), resamples(range(40), 500, 1), MEASURES["relative_rmse"]
     near, far = (curve_of(run, measure, counts) for run in both.values())
     gap = difference_of(("far", "near"), both, measure, counts)
     for layer in range(2):
@@ -182,14 +182,14 @@ def test_the_interval_is_that_of_resampled_examples():
         for rows in drawn
     ]
     low, high = pd.Series(values).quantile([0.025, 0.975])
-    found = curve_of(run, measure, resamples(40, 200, 7))
+    found = curve_of(run, measure, resamples(range(40), 200, 7))
     assert (found.low[1], found.high[1]) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_pooled_sums_give_the_mean_square():
     both = runs()
     run = Run("reference", (), pooled([both["near"].sums, both["far"].sums]))
-    counts, measure = resamples(40, 0, 0), MEASURES["relative_rmse"]
+    counts, measure = resamples(range(40), 0, 0), MEASURES["relative_rmse"]
     near, far = (curve_of(own, measure, counts).values[0] for own in both.values())
     mean = curve_of(run, measure, counts).values[0]
     assert mean == pytest.approx(math.sqrt((near**2 + far**2) / 2))

@@ -1,5 +1,7 @@
 """The summary says what the numbers say: made-up sums whose verdict is known."""
 
+from dataclasses import replace
+
 import pandas as pd
 import torch
 
@@ -27,7 +29,10 @@ def report(steerings, paraphrase=None, wordings=()):
         runs["paraphrase"] = Run("reference", (), sums(paraphrase, n_examples))
     for number, rmse in enumerate(wordings):
         runs[f"paraphrase {number + 1}"] = Run("paraphrase", (), sums(rmse))
-    return FaithfulnessReport(runs, 1.0, "response", 100, 0, pd.DataFrame({"example": []}))
+    prompt_of = tuple(range(n_examples))
+    return FaithfulnessReport(
+        runs, prompt_of, 1.0, "response", 100, 0, pd.DataFrame({"example": []})
+    )
 
 
 def line(found, name):
@@ -67,7 +72,7 @@ def test_what_chance_could_do_is_said():
 
 def test_the_closer_one_is_named():
     found = report({"const": sums([0.7]), "psr": sums([0.2])}).summary()
-    assert "psr is closer than const by 0.50 (0.50 to 0.50, paired over examples)." in found
+    assert "psr is closer than const by 0.50 (0.50 to 0.50, paired over prompts)." in found
 
 
 def test_the_cause_is_named_with_its_share():
@@ -101,10 +106,10 @@ def test_wordings_are_counted():
     assert found.endswith("To compare: paraphrase 0.40 (2 wordings, 0.30 to 0.50).")
 
 
-def test_below_five_examples_there_is_no_interval_and_nothing_is_clear():
+def test_below_five_prompts_there_is_no_interval_and_nothing_is_clear():
     few = report({"psr": sums([0.2], 4), "const": sums([0.7], 4)}, [0.4])
     said = few.summary().splitlines()
-    assert said[1].startswith("4 examples are too few for intervals, which need 5")
+    assert said[1].startswith("4 prompts are too few for intervals, which need 5")
     assert "95 %" not in few.summary()
     assert "nan" not in few.summary()
     assert line(few, "psr") == "- psr: 0.20, 0.20 closer to the prompt than a paraphrase of it."
@@ -123,7 +128,7 @@ def test_below_five_examples_there_is_no_interval_and_nothing_is_clear():
 def test_a_curve_without_an_interval_is_drawn_whole():
     far = report({"far": sums([1.2, 3.0])})
     assert far.plot().layout.yaxis.range[1] >= 3.0
-    alone = FaithfulnessReport(far.runs, 1.0, "response", 0, 0, far.tokens)
+    alone = replace(far, n_bootstrap=0)
     assert alone.plot().layout.yaxis.range[1] >= 3.0
 
 
@@ -131,7 +136,7 @@ def test_a_prompt_that_did_nothing_is_said_first():
     found = report({"psr": sums([0.2])})
     assert found.summary().startswith("Faithfulness to the prompt")
     told = {"prompt_effect": {"warning": "It <hardly> changes."}}
-    weak = FaithfulnessReport(found.runs, 1.0, "response", 100, 0, found.tokens, told)
+    weak = replace(found, provenance=told)
     assert weak.summary().startswith("It <hardly> changes.\nFaithfulness to the prompt")
     shown = weak._repr_mimebundle_()
     assert shown["text/html"].startswith("<p><b>It &lt;hardly&gt; changes.</b></p>")
