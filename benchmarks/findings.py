@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import findings_tables
 from benchmarks.findings_pictures import picture
-from benchmarks.fits import CONTROL, CORE, Fit, Fitted, best_psr, fitted
+from benchmarks.fits import CONTROL, CORE, Fit, Fitted, best_psr, demo_fits
 from psr_lens.assumptions import measure_assumptions
 from psr_lens.components import measure_components
 from psr_lens.dataset import SteeringDataset
@@ -94,13 +94,13 @@ def measure(
     train = fit_data(model, name, seed)
     test = with_wordings(model, held_out_data(model, name, seed + 1), name)
     wanted = FITS if {"faithfulness", "transfer"} & set(parts) else {}
-    found = fitted(model, train, name, wanted, folder, seed)
+    found = demo_fits(model, train, name, wanted, folder, seed)
     steerings = {label: own.steering for label, own in found.items()}
     reports = {label: own.report for label, own in found.items()}
     makers = {
         "faithfulness": lambda: faithfulness(model, steerings, reports, test, seed),
         "objectives": lambda: objectives(
-            model, fitted(model, train, name, OBJECTIVES, folder, seed), test, seed
+            model, demo_fits(model, train, name, OBJECTIVES, folder, seed), test, seed
         ),
         "assumptions": lambda: assumptions(model, train, test, seed),
         "components": lambda: components(model, test, seed),
@@ -136,11 +136,11 @@ def faithfulness(
     report = measure_faithfulness(model, steerings, test, seed=seed, batch_size=64)
     psr = best_psr(reports)
     curves = {
-        measure: {name: _curve(own) for name, own in report.curves(measure).items()}
+        measure: {name: curve_numbers(own) for name, own in report.curves(measure).items()}
         for measure in MEASURES
     }
     gap = {
-        part: {name: _curve(own) for name, own in report.curves(f"gap_{part}").items()}
+        part: {name: curve_numbers(own) for name, own in report.curves(f"gap_{part}").items()}
         for part in PARTS
     }
 
@@ -148,7 +148,7 @@ def faithfulness(
         return psr if name == "PSR" else name
 
     differences = {
-        f"{first} - {second}": _curve(report.difference(own(first), own(second)))
+        f"{first} - {second}": curve_numbers(report.difference(own(first), own(second)))
         for first, second in DIFFERENCES
     }
     return {
@@ -172,7 +172,7 @@ def objectives(
         "layers": {label: list(own.layers) for label, own in steerings.items()},
         "energy": _energy(report),
         "curves": {
-            measure: {name: _curve(report.curves(measure)[name]) for name in steerings}
+            measure: {name: curve_numbers(report.curves(measure)[name]) for name in steerings}
             for measure in MEASURES
         },
     }
@@ -180,7 +180,7 @@ def objectives(
 
 def _energy(report: FaithfulnessReport) -> list[float]:
     """The prompt's own, by layer."""
-    return _round(report.runs[NO_STEERING].sums["energy"].sum(dim=0).tolist())
+    return rounded(report.runs[NO_STEERING].sums["energy"].sum(dim=0).tolist())
 
 
 def assumptions(
@@ -197,10 +197,10 @@ def assumptions(
         **{f"norm p{p}": report.curve("norm_quantile", at=p) for p in (10, 50, 90)},
     }
     classes = {
-        own: _curve(report.curve("class_energy_share", token_class=own))
+        own: curve_numbers(report.curve("class_energy_share", token_class=own))
         for own in report.token_classes
     }
-    return {**{name: _curve(own) for name, own in rows.items()}, "classes": classes}
+    return {**{name: curve_numbers(own) for name, own in rows.items()}, "classes": classes}
 
 
 def components(model: HookedModel, test: SteeringDataset, seed: int) -> list[dict[str, Any]]:
@@ -213,7 +213,7 @@ def components(model: HookedModel, test: SteeringDataset, seed: int) -> list[dic
             {
                 "name": own.name,
                 "kind": own.kind,
-                "share": _round([own.share.value, own.share.low, own.share.high]),
+                "share": rounded([own.share.value, own.share.low, own.share.high]),
                 "attention": None if attention is None else round(attention.value, _DIGITS),
             }
         )
@@ -235,7 +235,7 @@ def transferred(
     )
     return {
         "to": other.name,
-        **{label: _curve(curve) for label, curve in report.relative_rmse.items()},
+        **{label: curve_numbers(curve) for label, curve in report.relative_rmse.items()},
     }
 
 
@@ -265,11 +265,13 @@ def _plain_rows(model: HookedModel, seed: int) -> list[tuple[int, ...]]:
     ]
 
 
-def _curve(curve: Any) -> dict[str, list[float]]:
-    return {end: _round(getattr(curve, end)) for end in ("values", "low", "high")}
+def curve_numbers(curve: Any) -> dict[str, list[float]]:
+    """A curve and the ends of its intervals, as JSON values."""
+    return {end: rounded(getattr(curve, end)) for end in ("values", "low", "high")}
 
 
-def _round(values: Sequence[float]) -> list[float]:
+def rounded(values: Sequence[float]) -> list[float]:
+    """Numbers as a file of findings holds them."""
     return [round(float(value), _DIGITS) for value in values]
 
 

@@ -1,11 +1,11 @@
-"""Every method at its best on one instruction of the demo world, fitted once for all pages.
+"""Every method at its best on one instruction, fitted once for all pages.
 
 `fitted` takes down how each fit went and keeps the steerings in a folder, where one is given, so that
 the page on the methods and the page of findings measure the same fits.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,8 @@ class Fitted:
 def fitted(
     model: HookedModel,
     train: SteeringDataset,
-    instruction: str,
-    fits: dict[str, Fit],
+    fits: Mapping[str, Fit],
+    control: Callable[[], SteeringDataset],
     folder: Path | None = None,
     seed: int = 0,
     done: Callable[[str], None] = lambda label: None,
@@ -72,23 +72,22 @@ def fitted(
     """The fits of one instruction, taken from the folder where they are there already.
 
     Args:
-        model: A demo model.
+        model: The model.
         train: What to fit on.
-        instruction: Its name.
         fits: Label to options.
-        folder: Where fits are kept, None to keep none.
+        control: Makes what `CONTROL` is fitted on.
+        folder: Where these fits are kept, None to keep none.
         seed: Of the fits.
         done: Called after each, with its label.
     """
     found = {}
     for label, options in fits.items():
-        place = None if folder is None else folder / model.name / instruction / _slug(label)
+        place = None if folder is None else folder / _slug(label)
         if place is not None and place.with_suffix(".json").is_file():
             report = json.loads(place.with_suffix(".json").read_text())
             steering = load_steering(place.with_suffix(".safetensors"), model)
         else:
-            data = control_data(model, train, instruction) if label == CONTROL else train
-            steering = _fit(model, data, options, seed)
+            steering = _fit(model, control() if label == CONTROL else train, options, seed)
             report = _report(steering)
             if place is not None:
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +97,25 @@ def fitted(
         found[label] = Fitted(steering, report)
         done(label)
     return found
+
+
+def demo_fits(
+    model: HookedModel,
+    train: SteeringDataset,
+    instruction: str,
+    fits: Mapping[str, Fit],
+    folder: Path | None,
+    seed: int = 0,
+) -> dict[str, Fitted]:
+    """`fitted` for an instruction of the demo world."""
+    return fitted(
+        model,
+        train,
+        fits,
+        lambda: control_data(model, train, instruction),
+        None if folder is None else folder / model.name / instruction,
+        seed,
+    )
 
 
 def best_psr(found: dict[str, dict[str, Any]]) -> str:

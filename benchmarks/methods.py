@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import detection
-from benchmarks.fits import CONTROL, CORE, FAMILY, PSRS, best_psr, fitted, setting
+from benchmarks.fits import CONTROL, CORE, FAMILY, PSRS, best_psr, demo_fits, setting
 from psr_lens.demo.animals import fit_data, held_out_data
 from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES
 from psr_lens.faithfulness import PARAPHRASE, measure_faithfulness
@@ -44,7 +44,7 @@ def measure(model: HookedModel, name: str, folder: Path | None, seed: int = 0) -
     train = fit_data(model, name, seed)
     test = held_out_data(model, name, seed + 1)
     fits = FAMILY if model.name == "demo" and name in DEFAULT_TRAITS else CORE
-    found = fitted(model, train, name, fits, folder, seed)
+    found = demo_fits(model, train, name, fits, folder, seed)
     report = measure_faithfulness(
         model,
         {label: own.steering for label, own in found.items()},

@@ -6,7 +6,7 @@ need the extra `real`.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
@@ -14,7 +14,7 @@ from typing import Final
 
 from psr_lens.dataset import SteeringDataset
 from psr_lens.demo.animals import mismatched
-from psr_lens.demo.everyday_instructions import EverydayInstruction, everyday_instruction
+from psr_lens.demo.everyday_instructions import everyday_instruction
 from psr_lens.demo.everyday_questions import QUESTIONS
 from psr_lens.demo.text_judges import judge_fluency
 from psr_lens.demo.trial import TextJudge, Trial
@@ -61,17 +61,12 @@ def everyday_trial(
         raise ValueError(
             f"questions on {len(questions)} topics: 3 are needed, to train, choose and report on"
         )
-    split = _split(list(questions), seed)
+    split = everyday_split(questions, seed)
 
     def sampled(parts: Sequence[str], seed: int) -> SteeringDataset:
         return sample_responses(
             model,
-            [
-                _pair(told, topic, text)
-                for topic, asked in questions.items()
-                if split[topic] in parts
-                for text in asked
-            ],
+            [pair for pair in everyday_pairs(name, questions) if split[pair.group] in parts],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
@@ -135,13 +130,25 @@ def everyday_judge(name: str) -> TextJudge:
     return judge
 
 
-def _pair(told: EverydayInstruction, topic: str, text: str) -> PromptPair:
-    (pair,) = make_pairs({topic: [text]}, told.text, paraphrases=told.paraphrases)
-    return replace(pair, metadata={"question": text})
+def everyday_pairs(
+    name: str, questions: Mapping[str, Sequence[str]] = QUESTIONS
+) -> list[PromptPair]:
+    """Every question without and with an instruction, its paraphrases beside it, by topic.
+
+    Raises:
+        ValueError: If there is no such instruction.
+    """
+    told = everyday_instruction(name)
+
+    def pair(topic: str, text: str) -> PromptPair:
+        (found,) = make_pairs({topic: [text]}, told.text, paraphrases=told.paraphrases)
+        return replace(found, metadata={"question": text})
+
+    return [pair(topic, text) for topic, asked in questions.items() for text in asked]
 
 
-def _split(topics: Sequence[str], seed: int) -> dict[str, Split]:
-    """Which topics are trained on, chosen on and reported on."""
+def everyday_split(topics: Iterable[str] = QUESTIONS, seed: int = 0) -> dict[str, Split]:
+    """Which topics are trained on, chosen on and reported on: 12, 3 and 5 of the 20."""
     shuffled = sorted(topics)
     random.Random(seed).shuffle(shuffled)
     n_test = max(1, len(shuffled) * _TEST_TOPICS // len(QUESTIONS))

@@ -93,11 +93,13 @@ class LoReFT(Steering):
 
     @classmethod
     def recipe(cls, n_layers: int) -> Mapping[str, Any]:
-        """Twice the epochs: a subspace turns slowly.
+        r"""Twice the epochs, with a step of $0.1 \cdot \min(1, 6 / n)$ for `n` layers.
 
-        Dev objective on `demo` after 15 and 30 epochs: hedger 0.066 and 0.044, pirate 0.062 and 0.038.
+        A subspace turns slowly. Dev objective on `demo` after 15 and 30 epochs: hedger 0.066 and 0.044,
+        pirate 0.062 and 0.038. What the layers add accumulates, as for a constant: on the 30 layers of
+        SmolLM2, no epoch with the step for 6 made the dev objective better than no steering.
         """
-        return {"epochs": 30}
+        return {"lr": 0.1 * min(1.0, 6 / n_layers), "epochs": 30}
 
     def rescaled(self, scale: Scale) -> "LoReFT":
         """`R` as it is; `change * std / size`, `(b + change . mean) / size`."""

@@ -1,0 +1,103 @@
+"""Whether near the prompt means like the prompt, and differences resampled over questions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+
+from benchmarks.real_findings.methods import BEHAVIOUR
+from psr_lens.demo.everyday_instructions import EVERYDAY
+from psr_lens.statistics import bootstrap, resamples, spearman
+
+_N_BOOTSTRAP: Final = 2000
+
+
+def difference(
+    questions: Mapping[str, Any],
+    first: str,
+    second: str,
+    seed: int = 0,
+    n_bootstrap: int = _N_BOOTSTRAP,
+) -> list[float]:
+    """By how much the relative RMSE of the first exceeds the second's, at the last layer.
+
+    Args:
+        questions: Every question's part of the squared relative RMSE.
+        first: A fit or a reference line.
+        second: Another.
+        seed: Of the resampling.
+        n_bootstrap: Resamples.
+
+    Returns:
+        Value, low and high: 95 %, resampled over questions.
+    """
+    names = ("no steering", first, second)
+    parts = tuple(torch.tensor(questions["missed"][name], dtype=torch.float64) for name in names)
+    counts = resamples(range(len(parts[0])), n_bootstrap, seed)
+
+    def gap(energy: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return (own / energy).sqrt() - (other / energy).sqrt()
+
+    return bootstrap(gap, parts, counts).tolist()
+
+
+def rank_correlations(
+    numbers: Mapping[str, Mapping[str, Any]], seed: int = 0
+) -> dict[str, tuple[list[float], dict[str, float]]]:
+    """Spearman's over methods between nearness to the prompt and how alike the answers are.
+
+    Nearness is one minus the relative RMSE at the last layer, at strength 1; answers are those at the
+    best strength.
+
+    Returns:
+        By score, the mean over instructions with its interval over them, and every instruction's own.
+    """
+    found = {}
+    for label, likeness in LIKENESS.items():
+        each = {}
+        for name in EVERYDAY:
+            own = numbers.get(name, {})
+            if not {"distances", "behaviour", "prompt"} <= own.keys():
+                continue
+            methods = [label for label in BEHAVIOUR if label in own["behaviour"]["methods"]]
+            curves = own["distances"]["relative_rmse"]
+            near = [1 - curves[label]["values"][-1] for label in methods]
+            prompt = own["prompt"]["means"]["prompt"]
+            alike = [likeness(own["behaviour"]["methods"][one]["test"], prompt) for one in methods]
+            each[name] = _spearman(near, alike)
+        if each:
+            values = torch.tensor(list(each.values()), dtype=torch.float64)
+            counts = resamples(range(len(values)), _N_BOOTSTRAP, seed)
+            ends = bootstrap(torch.div, (values, torch.ones_like(values)), counts)
+            found[label] = (ends.tolist(), each)
+    return found
+
+
+def _spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    a, b = (torch.tensor(own, dtype=torch.float64) for own in (first, second))
+    return float(spearman(a.unsqueeze(0), b.unsqueeze(0), torch.zeros_like(a).unsqueeze(0)))
+
+
+def _trait(own: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
+    return own["trait"][0]
+
+
+def _near_trait(own: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
+    return -abs(own["trait"][0] - prompt["trait"][0])
+
+
+def _fluency(own: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
+    return own["fluency"][0]
+
+
+def _likelihood(own: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
+    return own["likelihood"][0]
+
+
+LIKENESS: Final = {
+    "trait": _trait,
+    "trait as near to the prompt's": _near_trait,
+    "fluency": _fluency,
+    "likelihood under the prompt": _likelihood,
+}
+"""Of the mean scores under a steering and under the prompt."""

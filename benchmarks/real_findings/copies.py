@@ -1,0 +1,123 @@
+"""How far a fitted PSR carries to other copies of its model: number type, bits, weights trained further.
+
+Each copy gets the PSR of the original as it is and, beside it, one fitted to the copy anew, layer by layer on
+the same answers. What both are measured against is what the prompt does in the copy itself.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from benchmarks.findings import curve_numbers
+from benchmarks.fits import fitted
+from benchmarks.real_findings.answers import Answers, answers
+from benchmarks.real_findings.methods import LAYERWISE
+from psr_lens.faithfulness import measure_faithfulness
+from psr_lens.fitting import fit
+from psr_lens.models import HookedModel, load_model
+from psr_lens.steering import PSR, Steering
+
+INSTRUCTION: Final = "french"
+METHOD: Final = "PSR, 4 heads"
+_TEXT: Final = Path(__file__).parents[2] / "docs" / "method.md"
+_ROWS, _LENGTH, _LR = 4, 128, 2e-5
+
+
+def copies_part(model: HookedModel, folder: Path) -> dict[str, Callable[[], Any]]:
+    """How every copy is measured, by name."""
+
+    @cache
+    def data() -> Answers:
+        return answers(model, INSTRUCTION, folder)
+
+    @cache
+    def original() -> Steering:
+        place = folder / INSTRUCTION / "fits"
+        wanted = {METHOD: LAYERWISE[METHOD]}
+        first = data().fitted_on[0]
+        return fitted(model, first, wanted, lambda: first, place)[METHOD].steering
+
+    return {
+        name: partial(_measured, model, make, data, original) for name, make in COPIES_OF.items()
+    }
+
+
+def _measured(
+    model: HookedModel,
+    make: Callable[[HookedModel], HookedModel],
+    data: Callable[[], Answers],
+    original: Callable[[], Steering],
+) -> dict[str, Any]:
+    carried = original()
+    assert isinstance(carried, PSR)
+    copy = make(model)
+    # Without the original's provenance, which would rightly be refused, and the answers as a plain list.
+    steerings = {
+        "carried": PSR(carried.w, carried.b, carried.z, carried.layers),
+        "fitted anew": fit(copy, _unbound(data().fitted_on[0]), **LAYERWISE[METHOD]),
+    }
+    report = measure_faithfulness(
+        copy, steerings, list(data().test), oracle_ranks=(), gap=False, token_examples=0
+    )
+    return {
+        **{name: curve_numbers(report.relative_rmse[name]) for name in steerings},
+        "paraphrase": curve_numbers(report.reference["paraphrase"]),
+        "carried - fitted anew": curve_numbers(report.difference("carried", "fitted anew")),
+    }
+
+
+def _unbound(data: Any) -> Any:
+    """The answers without the record of the model that gave them."""
+    return replace(data, provenance={})
+
+
+def _as_it_is(model: HookedModel) -> HookedModel:
+    return model
+
+
+def _half(model: HookedModel) -> HookedModel:
+    return load_model("smollm2", backend="transformers", dtype=torch.bfloat16)
+
+
+@torch.no_grad()
+def rounded_to(bits: int, model: HookedModel) -> HookedModel:
+    """The weights of all blocks rounded to whole multiples of a 2^(bits-1) - 1-th of each row's largest."""
+    raw = deepcopy(model.raw)
+    steps = 2 ** (bits - 1) - 1
+    for module in raw.model.layers.modules():
+        if isinstance(module, torch.nn.Linear):
+            unit = module.weight.abs().amax(dim=1, keepdim=True) / steps
+            module.weight.copy_((module.weight / unit).round() * unit)
+    return load_model(raw, tokenizer=model.tokenizer)
+
+
+def _trained(steps: int, model: HookedModel) -> HookedModel:
+    """All weights trained on by AdamW, on the text of the page on the method, which has no chat in it."""
+    raw = deepcopy(model.raw).requires_grad_()
+    ids = model.tokenizer(_TEXT.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
+    rows = torch.tensor(ids[: len(ids) // _LENGTH * _LENGTH]).view(-1, _LENGTH)
+    optimiser = torch.optim.AdamW(raw.parameters(), lr=_LR)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        batch = rows[torch.randint(len(rows), (_ROWS,), generator=draw)]
+        loss = raw(input_ids=batch, labels=batch).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return load_model(raw.requires_grad_(False).eval(), tokenizer=model.tokenizer)
+
+
+COPIES_OF: Final[dict[str, Callable[[HookedModel], HookedModel]]] = {
+    "the model itself": _as_it_is,
+    "bfloat16": _half,
+    "8 bits": partial(rounded_to, 8),
+    "4 bits": partial(rounded_to, 4),
+    "10 steps": partial(_trained, 10),
+    "40 steps": partial(_trained, 40),
+    "160 steps": partial(_trained, 160),
+}

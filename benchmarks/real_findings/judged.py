@@ -1,0 +1,89 @@
+r"""Answers with their scores: trait, fluency, and how likely the prompted model finds them.
+
+Trait and fluency read the text alone (`psr_lens.demo.text_judges`). The likelihood is the mean over the
+tokens of an answer `y` of $\ln p(y_i \mid x', y_{<i})$, in nats, of the model under the instruction: it
+also hears what the other two do not, such as words in a wrong order.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+
+from psr_lens.demo.everyday import everyday_judge
+from psr_lens.examples import Example
+from psr_lens.models import HookedModel, TokenRow
+from psr_lens.models.batch import length_sorted_batches
+from psr_lens.statistics import bootstrap, estimates, resamples
+
+SCORES: Final = ("trait", "fluency", "likelihood")
+_BATCH_SIZE: Final = 32
+_N_BOOTSTRAP: Final = 1000
+
+
+def judged(
+    model: HookedModel, name: str, examples: Sequence[Example], texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Every answer with its question and its scores.
+
+    Args:
+        model: The chat model.
+        name: The instruction's name.
+        examples: What was asked; their own answers are not looked at.
+        texts: An answer to each.
+    """
+    judge = everyday_judge(name)
+    likely = likelihoods(model, examples, texts)
+    rows = []
+    for example, text, likelihood in zip(examples, texts, likely, strict=True):
+        score = judge(example, text, True)
+        rows.append(
+            {
+                "question": str(example.pair.metadata["question"]),
+                "text": text,
+                "trait": round(score.trait, 2),
+                "fluency": round(score.coherence, 2),
+                "likelihood": None if likelihood is None else round(likelihood, 4),
+            }
+        )
+    return rows
+
+
+@torch.no_grad()
+def likelihoods(
+    model: HookedModel, examples: Sequence[Example], texts: Sequence[str]
+) -> list[float | None]:
+    """Mean log-likelihood per token of every text under the steering prompt, in nats; None if empty."""
+    found: list[float | None] = [None] * len(texts)
+    places, rows = [], []
+    for i, (example, text) in enumerate(zip(examples, texts, strict=True)):
+        if text.strip():
+            said = model.encoder.encode_response(example.pair.prompted, text, example.rendering)
+            last = len(example.prompted_ids) - 1
+            places.append(i)
+            rows.append(TokenRow(example.prompted_ids + said, last, last))
+    for indices in length_sorted_batches([len(row.tokens) for row in rows], _BATCH_SIZE):
+        own = [rows[k] for k in indices]
+        batch = model.pad(own)
+        parts = model.logits(batch)[batch.on("response")]
+        sizes = [len(row.tokens) - row.response_start for row in own]
+        for k, row, logits in zip(indices, own, parts.split(sizes), strict=True):
+            said = torch.tensor(row.tokens[row.response_start + 1 :], device=logits.device)
+            logs = logits[:-1].double().log_softmax(dim=-1)
+            found[places[k]] = float(logs.gather(1, said.unsqueeze(-1)).mean())
+    return found
+
+
+def mean_scores(rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, list[float]]:
+    """The mean of every score with its 95 % interval over questions: value, low, high."""
+    questions = list(dict.fromkeys(row["question"] for row in rows))
+    found = {}
+    for score in SCORES:
+        known = [row for row in rows if row[score] is not None]
+        if not known:
+            continue
+        counts = resamples([questions.index(row["question"]) for row in known], _N_BOOTSTRAP, seed)
+        values = torch.tensor([float(row[score]) for row in known], dtype=torch.float64)
+        (mean,) = estimates(bootstrap(torch.div, (values, torch.ones_like(values)), counts))
+        found[score] = [round(end, 4) for end in (mean.value, mean.low, mean.high)]
+    return found

@@ -1,0 +1,110 @@
+"""What is fitted to every instruction, each method at its best in the time that there is."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.fits import BEST, CONTROL, Fit, Fitted, fitted
+from benchmarks.real_findings.answers import SEEDS, Answers, wrong_prompts
+from psr_lens.dataset import SteeringDataset, check_data
+from psr_lens.models import HookedModel
+
+LAYERWISE: Final[Mapping[str, Fit]] = {
+    "PSR": {"method": "psr", "solver": "layerwise"},
+    "PSR, 4 heads": {"method": "psr", "solver": "layerwise", "n_heads": 4},
+    "PSR, 16 heads": {"method": "psr", "solver": "layerwise", "n_heads": 16},
+}
+"""On the answers of the first sampling seed."""
+RESAMPLED: Final = ("PSR", "PSR, 16 heads")
+"""Those that are fitted again on the answers of the other sampling seeds."""
+CLOSED: Final[Mapping[str, Fit]] = {
+    "difference in means": {"method": "dim", "layers": "best"},
+    "projection match": {"method": "projection", "solver": BEST},
+    CONTROL: {"method": "psr", "solver": "layerwise"},
+}
+"""On the answers of the first sampling seed, like the next."""
+TRAINED: Final[Mapping[str, Fit]] = {
+    "constant, mse": {"method": "const", "solver": "gradient"},
+    "constant, ll": {"method": "const", "solver": "gradient", "objective": "ll"},
+    "PSR, refined": {"method": "psr", "solver": "refine"},
+    "LoReFT": {"method": "loreft", "objective": "mse", "epochs": 10},
+}
+"""Through the model, at all layers."""
+REFT_R1: Final[Fit] = {"method": "reft_r1", "objective": "mse"}
+"""At one layer, as it was published: the one at which difference in means is closest on dev answers. At all
+layers its fixed strengths add up, and it ends up farther from the prompt than no steering."""
+MANY: Final[Mapping[str, Fit]] = {
+    "PSR, 64 heads, 216 answers": {"method": "psr", "solver": "layerwise", "n_heads": 64},
+}
+"""On the answers of all sampling seeds together."""
+
+
+def all_fits(model: HookedModel, name: str, data: Answers, folder: Path) -> dict[str, Fitted]:
+    """Every fit of an instruction, by label; those of other sampling seeds say so.
+
+    Args:
+        model: The chat model.
+        name: The instruction's name.
+        data: The answers.
+        folder: Where fits are kept.
+    """
+    first, place = data.fitted_on[0], folder / name
+
+    def control() -> SteeringDataset:
+        return wrong_prompts(model, name, first)
+
+    found = fitted(model, first, {**CLOSED, **LAYERWISE}, control, place / "fits", done=_say)
+    layer = found["difference in means"].steering.layers[0]
+    trained = {**TRAINED, "ReFT-r1": {**REFT_R1, "layers": layer}}
+    with fast_arithmetic(model, first):
+        found |= fitted(model, first, trained, control, place / "fits", done=_say)
+    for seed, own in list(zip(SEEDS, data.fitted_on, strict=True))[1:]:
+        wanted = {label: LAYERWISE[label] for label in RESAMPLED}
+        again = fitted(model, own, wanted, control, place / f"fits-{seed}", done=_say)
+        found |= {seeded(label, seed): fit for label, fit in again.items()}
+    return found | fitted(model, data.all, MANY, control, place / "fits-all", done=_say)
+
+
+@contextmanager
+def fast_arithmetic(model: HookedModel, data: SteeringDataset) -> Iterator[None]:
+    """Training steps in half the time: products in bfloat16 where the processor can, sums in float32.
+
+    What was trained is measured outside of it, in float32 like everything else.
+    """
+    # The record of the model that data are compared with is made once, and in full precision.
+    check_data(model, data)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _say(label: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}   {label}", flush=True)
+
+
+def seeded(label: str, seed: int) -> str:
+    """The label of a fit on the answers of another sampling seed."""
+    return f"{label}, sample {seed + 1}"
+
+
+BEHAVIOUR: Final = (
+    *(
+        "difference in means",
+        "projection match",
+        "constant, mse",
+        "constant, ll",
+        "ReFT-r1",
+        "LoReFT",
+    ),
+    *("PSR", "PSR, refined", "PSR, 16 heads", *MANY),
+)
+"""Those that answer questions."""

@@ -1,0 +1,30 @@
+"""Where the numbers are kept: one file for each instruction, study of data sizes and of copies."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from psr_lens.storage.atomic import write_bytes
+
+FOLDER = Path(__file__).parents[1] / "findings" / "smollm2"
+SIZES: Final = "data-sizes"
+COPIES: Final = "copies"
+
+
+def read(name: str) -> dict[str, Any]:
+    """The parts that are there, by name."""
+    file = FOLDER / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def write(name: str, found: dict[str, Any]) -> None:
+    """All parts of one file."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    write_bytes(FOLDER / f"{name}.json", (json.dumps(found, ensure_ascii=False) + "\n").encode())
+
+
+def log(line: str) -> None:
+    """Add a line to the log, with the time."""
+    with (FOLDER / "log.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M')} {line}\n")

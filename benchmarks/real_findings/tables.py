@@ -1,0 +1,335 @@
+"""The tables of `docs/real-model.md`, from the numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from benchmarks.fits import CONTROL
+from benchmarks.real_findings import agreement
+from benchmarks.real_findings.answers import SEEDS
+from benchmarks.real_findings.methods import BEHAVIOUR, MANY, RESAMPLED, seeded
+from benchmarks.real_findings.numbers import COPIES, SIZES
+from benchmarks.real_findings.sizes import FITS, NUMBERS
+from benchmarks.real_model import cell
+from psr_lens.demo.everyday_instructions import EVERYDAY
+
+Numbers = Mapping[str, Mapping[str, Any]]
+"""Every file's parts, by name."""
+Rows = list[list[str]]
+CONSTANTS: Final = ("difference in means", "constant, mse", "constant, ll")
+PSRS: Final = ("PSR", "PSR, refined", "PSR, 4 heads", "PSR, 16 heads")
+(BEST,) = MANY
+
+
+def of_instructions(numbers: Numbers, part: str) -> dict[str, Any]:
+    """One part of every instruction that has it."""
+    return {name: numbers[name][part] for name in EVERYDAY if part in numbers.get(name, {})}
+
+
+def closest(found: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """The label of the fit that is closest on the dev answers, at the last layer."""
+    return min(labels, key=lambda label: found["fits"][label]["dev"])
+
+
+def end(curve: Mapping[str, Sequence[float]]) -> str:
+    """At the last layer, with the interval."""
+    return f"{curve['values'][-1]:.2f} ({curve['low'][-1]:.2f} to {curve['high'][-1]:.2f})"
+
+
+def estimate(found: Sequence[float], form: str = ".2f") -> str:
+    """A number with its interval, if it has one."""
+    value, low, high = found
+    if low != low:
+        return f"{value:{form}}"
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def prompt_rows(numbers: Numbers) -> Rows:
+    """How well the prompt works: trait and fluency without and with it."""
+    rows = [["instruction", "trait: base", "prompt", "its paraphrases", "fluency: base", "prompt"]]
+    for name, part in of_instructions(numbers, "prompt").items():
+        means = part["means"]
+        rows.append(
+            [
+                name,
+                *(
+                    estimate(means[kind]["trait"], ".0f")
+                    for kind in ("base", "prompt", "paraphrases")
+                ),
+                *(estimate(means[kind]["fluency"], ".0f") for kind in ("base", "prompt")),
+            ]
+        )
+    return rows
+
+
+def judge_rows(numbers: Numbers) -> Rows:
+    """What fluency and likelihood say of prompted answers, and of the same ones made bad."""
+    kinds = ("prompt", "base", "words shuffled", "letters shuffled", "in a loop")
+    rows = [["instruction", *(f"fluency: {kinds[0]}", *kinds[1:])]]
+    rows[0] += [f"likelihood: {kinds[0]}", *kinds[1:]]
+    for name, part in of_instructions(numbers, "prompt").items():
+        means = part["means"]
+        rows.append(
+            [
+                name,
+                *(f"{means[kind]['fluency'][0]:.0f}" for kind in kinds),
+                *(f"{means[kind]['likelihood'][0]:.2f}" for kind in kinds),
+            ]
+        )
+    return rows
+
+
+def confusion_rows(numbers: Numbers) -> Rows:
+    """Every judge on the prompted answers to every instruction."""
+    found = of_instructions(numbers, "prompt")
+    rows = [["answers to", *(f"judge of {name}" for name in found)]]
+    for name, part in found.items():
+        texts = [row["text"] for row in part["answers"]["prompt"]]
+        scores = [sum(map(EVERYDAY[judge].judge, texts)) / len(texts) for judge in found]
+        cells = [f"{score:.0f}" for score in scores]
+        rows.append(
+            [name, *(f"**{c}**" if j == name else c for j, c in zip(found, cells, strict=True))]
+        )
+    return rows
+
+
+def distance_rows(numbers: Numbers) -> Rows:
+    """Relative RMSE at the last layer of every method, and the lines beside it."""
+    shown = (
+        *CONSTANTS,
+        *("projection match", "ReFT-r1", "LoReFT"),
+        *PSRS,
+        BEST,
+        *("paraphrase", "random direction", CONTROL),
+    )
+    found = of_instructions(numbers, "distances")
+    rows = [["", *found]]
+    for label in shown:
+        curves = [part["relative_rmse"].get(label) for part in found.values()]
+        rows.append([label, *("" if own is None else end(own) for own in curves)])
+    return rows
+
+
+def ladder_rows(numbers: Numbers) -> Rows:
+    """What a limited oracle leaves, and where the distance of the closest one-head PSR comes from."""
+    parts = ("coefficient", "direction", "uncovered", "propagation")
+    rows = [
+        ["instruction", "oracle rank 1", "rank 4", "rank 16", "PSR²", *parts, "64 heads²", *parts]
+    ]
+    for name, part in of_instructions(numbers, "distances").items():
+        cells = [
+            f"{part['relative_rmse'][f'oracle rank {k}']['values'][-1]:.2f}" for k in (1, 4, 16)
+        ]
+        for label in (closest(part, ("PSR", "PSR, refined")), BEST):
+            cells.append(f"{part['relative_rmse'][label]['values'][-1] ** 2:.3f}")
+            cells += [f"{part['gap'][kind][label][0]:+.3f}" for kind in parts]
+        rows.append([name, *cells])
+    return rows
+
+
+def seeds_rows(numbers: Numbers) -> Rows:
+    """Layerwise fits on answers of three sampling seeds, at the last layer."""
+    rows = [["instruction", *RESAMPLED]]
+    for name, part in of_instructions(numbers, "distances").items():
+        curves = part["relative_rmse"]
+        cells = []
+        for label in RESAMPLED:
+            labels = [label, *(seeded(label, seed) for seed in SEEDS[1:])]
+            cells.append(", ".join(f"{curves[own]['values'][-1]:.2f}" for own in labels))
+        rows.append([name, *cells])
+    return rows
+
+
+def paired_rows(numbers: Numbers) -> Rows:
+    """How much further the first is from the prompt than the second, resampled over questions."""
+    rows = [
+        [
+            *("instruction", "closest constant", "it − closest 1-head PSR"),
+            *(
+                "it − 16 heads",
+                "it − 64 heads",
+                "paraphrase − 64 heads",
+                "layers below the paraphrase",
+            ),
+        ]
+    ]
+    for name, part in of_instructions(numbers, "distances").items():
+        constant, psr = closest(part, CONSTANTS), closest(part, ("PSR", "PSR, refined"))
+        pairs = [(constant, own) for own in (psr, "PSR, 16 heads", BEST)] + [("paraphrase", BEST)]
+        curves = part["relative_rmse"]
+        below = [
+            own < line
+            for own, line in zip(
+                curves[BEST]["values"], curves["paraphrase"]["values"], strict=True
+            )
+        ]
+        differences = [estimate(agreement.difference(part["questions"], *pair)) for pair in pairs]
+        rows.append([name, constant, *differences, f"{sum(below)} of {len(below)}"])
+    return rows
+
+
+def assumption_rows(numbers: Numbers) -> Rows:
+    """Mean over the layers of what the assumption tests found."""
+    rows = [
+        [
+            *("instruction", "90th / 10th percentile of the norm", "variation of the strength"),
+            *("energy in the mean", "1 direction", "4", "8", "R² of the ReLU probe", "linear"),
+        ]
+    ]
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+    for name, part in of_instructions(numbers, "assumptions").items():
+        low, high = part["norm p10"]["values"], part["norm p90"]["values"]
+        spread = mean([b / max(a, 1e-9) for a, b in zip(low, high, strict=True)])
+        shares = ("mean energy", "share of 1", "share of 4", "share of 8")
+        rows.append(
+            [
+                name,
+                f"{spread:.1f}",
+                f"{mean(part['variation']['values']):.2f}",
+                *(f"{mean(part[key]['values']):.0%}" for key in shares),
+                *(f"{mean(part[key]['values']):.2f}" for key in ("relu r2", "linear r2")),
+            ]
+        )
+    return rows
+
+
+def head_rows(numbers: Numbers) -> Rows:
+    """Which parts bring the instruction in."""
+    rows = [["instruction", "attention", "MLP", "heads that write most", "heads that read it most"]]
+    for name, parts in of_instructions(numbers, "components").items():
+        total = {
+            kind: sum(own["share"][0] for own in parts if own["kind"] == kind)
+            for kind in ("attn", "mlp")
+        }
+        heads = [own for own in parts if own["kind"] == "head"]
+        writers = sorted(heads, key=lambda own: -own["share"][0])[:3]
+        readers = sorted(heads, key=lambda own: -(own["attention"] or 0))[:3]
+        rows.append(
+            [
+                name,
+                *(f"{total[kind]:.0%}" for kind in ("attn", "mlp")),
+                ", ".join(f"{own['name']} ({own['share'][0]:.1%})" for own in writers),
+                ", ".join(f"{own['name']} ({own['attention'] or 0:.0%})" for own in readers),
+            ]
+        )
+    return rows
+
+
+def behaviour_rows(numbers: Numbers) -> Rows:
+    """Trait, fluency and likelihood on test questions, at the strength chosen on dev questions."""
+    found = of_instructions(numbers, "behaviour")
+    rows = [["", *found]]
+    for kind in ("base", "prompt", "paraphrases"):
+        means = [numbers[name]["prompt"]["means"][kind] for name in found]
+        rows.append([kind, *map(_scores, means)])
+    for label in BEHAVIOUR:
+        own = [part["methods"].get(label) for part in found.values()]
+        rows.append(
+            [
+                label,
+                *(
+                    "" if one is None else f"{_scores(one['test'])}, at {one['alpha']:g}"
+                    for one in own
+                ),
+            ]
+        )
+    return rows
+
+
+def _scores(means: Mapping[str, Sequence[float]]) -> str:
+    likely = means.get("likelihood")
+    return (
+        f"{means['trait'][0]:.0f} / {means['fluency'][0]:.0f}"
+        f" / {'' if likely is None else format(likely[0], '.2f')}"
+    )
+
+
+ANSWERED: Final = ("difference in means", "constant, mse", "constant, ll", "PSR", BEST)
+
+
+def answer_rows(numbers: Numbers) -> Rows:
+    """What is said to the first test question, without the prompt, with it, and under some steerings."""
+    rows = [["instruction", "under", "answer"]]
+    for name, part in of_instructions(numbers, "behaviour").items():
+        prompt = numbers[name]["prompt"]["answers"]
+        rows += [
+            [
+                f"{name}: {cell(prompt['base'][0]['question'])}",
+                "nothing",
+                cell(prompt["base"][0]["text"]),
+            ],
+            ["", "the prompt", cell(prompt["prompt"][0]["text"])],
+        ]
+        for label in ANSWERED:
+            own = part["methods"].get(label)
+            if own is not None:
+                rows.append(["", f"{label}, at {own['alpha']:g}", cell(own["answers"][0]["text"])])
+    return rows
+
+
+def size_rows(numbers: Numbers) -> Rows:
+    """The distance by number of answers and of heads, at the last layer."""
+    found = numbers.get(SIZES, {})
+    rows = [["fit", *(f"{n} answers" for n in NUMBERS)]]
+    for label in FITS:
+        cells = [found.get(f"{label}, {n}") for n in NUMBERS]
+        rows.append([label, *("" if own is None else end(own["relative_rmse"]) for own in cells)])
+    return rows
+
+
+def limit_rows(numbers: Numbers) -> Rows:
+    """Where the squared distance comes from, by number of answers and of heads."""
+    found = numbers.get(SIZES, {})
+    parts = ("coefficient", "direction", "uncovered", "propagation")
+    rows = [["fit", "relative RMSE²", *parts]]
+    for label in FITS:
+        for n in (NUMBERS[0], NUMBERS[-1]):
+            own = found.get(f"{label}, {n}")
+            if own is not None:
+                square = own["relative_rmse"]["values"][-1] ** 2
+                rows.append(
+                    [
+                        f"{label}, {n} answers",
+                        f"{square:.3f}",
+                        *(f"{own['gap'][p]:+.3f}" for p in parts),
+                    ]
+                )
+    return rows
+
+
+def copy_rows(numbers: Numbers) -> Rows:
+    """The PSR of the original on every copy, beside one fitted to the copy anew."""
+    rows = [["copy", "carried", "fitted anew", "difference", "paraphrase"]]
+    for name, own in numbers.get(COPIES, {}).items():
+        keys = ("carried", "fitted anew", "carried - fitted anew", "paraphrase")
+        rows.append([name, *(end(own[key]) for key in keys)])
+    return rows
+
+
+def agreement_rows(numbers: Numbers) -> Rows:
+    """How distance and behaviour go together: rank correlations over methods, with intervals."""
+    rows = [["nearness and ...", "mean over instructions", *of_instructions(numbers, "behaviour")]]
+    for label, (mean, each) in agreement.rank_correlations(numbers).items():
+        rows.append([label, estimate(mean), *(f"{own:+.2f}" for own in each.values())])
+    return rows
+
+
+TABLES: Final[Mapping[str, Callable[[Numbers], Rows]]] = {
+    "prompt": prompt_rows,
+    "judges": judge_rows,
+    "confusion": confusion_rows,
+    "distances": distance_rows,
+    "paired": paired_rows,
+    "ladder": ladder_rows,
+    "seeds": seeds_rows,
+    "assumptions": assumption_rows,
+    "heads": head_rows,
+    "behaviour": behaviour_rows,
+    "answers": answer_rows,
+    "agreement": agreement_rows,
+    "sizes": size_rows,
+    "limits": limit_rows,
+    "copies": copy_rows,
+}

@@ -1,0 +1,217 @@
+"""The findings on a real model: the page is that of the numbers, and the command goes the whole way."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+
+from benchmarks.real_findings import __main__ as command
+from benchmarks.real_findings import (
+    agreement,
+    answers,
+    copies,
+    judged,
+    methods,
+    numbers,
+    page,
+    sizes,
+)
+from benchmarks.real_findings.distances import by_question
+from benchmarks.real_findings.pictures import drawn
+from benchmarks.real_findings.tables import TABLES
+from psr_lens.demo.everyday_instructions import EVERYDAY
+from psr_lens.demo.everyday_questions import QUESTIONS
+from psr_lens.examples import number_prompts
+from psr_lens.faithfulness import measure_faithfulness
+from psr_lens.fitting import fit
+from tests.tiny_models import BACKENDS, tiny_model
+
+SHORT_FITS = {
+    "TRAINED": {label: {**own, "epochs": 1} for label, own in methods.TRAINED.items()},
+    "REFT_R1": {**methods.REFT_R1, "epochs": 1},
+}
+
+
+# --- the page ---------------------------------------------------------------------------------------
+
+
+def test_the_tables_are_those_of_the_numbers():
+    text = page.PAGE.read_text(encoding="utf-8")
+    found = page.all_numbers()
+    assert page.fill(text, found) == text
+    emptied = re.sub(r"(?m)^\|.*\n", "", text)
+    assert emptied != text
+    assert page.fill(emptied, found) == text
+    markers = re.findall(r"<!-- table (\S+) -->", text)
+    assert sorted(markers) == sorted(TABLES)
+
+
+def test_the_pictures_are_those_of_the_numbers():
+    for name, picture in drawn(page.all_numbers()).items():
+        assert (page.PICTURES / f"real-model-{name}.svg").read_text(encoding="utf-8") == picture
+        ET.fromstring(picture)
+
+
+def test_a_table_shows_what_was_measured_and_nothing_else():
+    found = page.all_numbers()
+    name, own = next((name, own) for name, own in found.items() if "distances" in own)
+    line = own["distances"]["relative_rmse"]["PSR"]
+    cell = f"{line['values'][-1]:.2f} ({line['low'][-1]:.2f} to {line['high'][-1]:.2f})"
+    rows = TABLES["distances"]({name: own})
+    assert rows[0] == ["", name]
+    assert ["PSR", cell] in rows
+    assert TABLES["distances"]({})[0] == [""]
+
+
+# --- the numbers ------------------------------------------------------------------------------------
+
+
+def test_what_every_question_contributes_adds_up_to_the_distance():
+    for name in EVERYDAY:
+        part = numbers.read(name).get("distances")
+        if part is not None:
+            for label, curve in part["relative_rmse"].items():
+                shares = part["questions"]["missed"][label]
+                assert len(shares) == 15
+                assert sum(shares) ** 0.5 == pytest.approx(curve["values"][-1], abs=2e-3)
+
+
+def test_test_questions_are_about_topics_that_nothing_was_fitted_to():
+    split = answers.everyday_split()
+    counts = {part: list(split.values()).count(part) for part in ("train", "dev", "test")}
+    assert counts == {"train": 12, "dev": 3, "test": 5}
+    asked = {q for topic, qs in QUESTIONS.items() if split[topic] == "test" for q in qs}
+    for name in EVERYDAY:
+        part = numbers.read(name).get("distances")
+        if part is not None:
+            assert set(part["questions"]["names"]) == asked
+
+
+# --- the whole way, on a tiny model with random weights -----------------------------------------------
+
+
+@pytest.fixture
+def short(monkeypatch, tmp_path):
+    """Few tokens, one epoch, numbers in a folder of their own."""
+    monkeypatch.setitem(answers.SAMPLING, "max_new_tokens", 3)
+    for name, value in SHORT_FITS.items():
+        monkeypatch.setattr(methods, name, value)
+    monkeypatch.setattr(numbers, "FOLDER", tmp_path / "numbers")
+    return tiny_model("llama", BACKENDS[0])
+
+
+@pytest.mark.filterwarnings("ignore:The prompt hardly changes", "ignore:training ")
+def test_every_part_of_an_instruction_is_measured_and_kept(short, tmp_path):
+    found: dict = {}
+    parts = command.instruction_parts(short, "pirate", tmp_path / "work", found)
+    assert tuple(parts) == command.PARTS
+    command.measure("pirate", parts, found)
+    kept = json.loads((tmp_path / "numbers" / "pirate.json").read_text(encoding="utf-8"))
+    assert tuple(kept) == command.PARTS
+    assert set(kept["distances"]["fits"]) >= {*methods.BEHAVIOUR, "PSR, 16 heads, sample 3"}
+    assert set(kept["behaviour"]["methods"]) == set(methods.BEHAVIOUR)
+    for rows in TABLES.values():
+        assert len({len(row) for row in rows({"pirate": kept})}) == 1
+    for picture in drawn({"pirate": kept}).values():
+        ET.fromstring(picture)
+    # Once more: nothing is measured again, and what was kept stays.
+    before = (tmp_path / "numbers" / "log.txt").read_text(encoding="utf-8")
+    again = dict.fromkeys(command.PARTS, pytest.fail)
+    command.measure("pirate", again, numbers.read("pirate"))
+    assert (tmp_path / "numbers" / "log.txt").read_text(encoding="utf-8") == before
+
+
+def test_a_part_that_fails_leaves_the_finished_ones(short):
+    def broken():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        command.measure("pirate", {"one": lambda: {"a": 1}, "two": broken}, {})
+    assert numbers.read("pirate") == {"one": {"a": 1}}
+
+
+def test_differences_over_questions_are_those_of_a_report(short, tmp_path):
+    data = answers.answers(short, "french", tmp_path)
+    fits = {
+        name: fit(short, data.fitted_on[0], method="dim", layers=layer)
+        for name, layer in (("low", 0), ("high", 1))
+    }
+    report = measure_faithfulness(short, fits, data.test, oracle_ranks=(), gap=False)
+    found = by_question(report, data.test)
+    want = report.difference("low", "high").estimates[-1]
+    value, low, high = agreement.difference(found, "low", "high", n_bootstrap=report.n_bootstrap)
+    assert (value, low, high) == pytest.approx((want.value, want.low, want.high), rel=1e-9)
+
+
+def test_likelihood_is_what_the_prompted_model_gives(short, tmp_path):
+    data = answers.sampled(short, "french", ("test",), 5, 1, tmp_path)
+    texts = [short.encoder.decode(one.response_ids) for one in data]
+    found = judged.likelihoods(short, list(data), texts)
+    for example, text, own in zip(data, texts, found, strict=True):
+        if not text.strip():
+            assert own is None
+            continue
+        said = short.encoder.encode_response(example.pair.prompted, text, example.rendering)
+        ids = torch.tensor([example.prompted_ids + said])
+        logs = short.raw(ids)[0].double().log_softmax(-1)
+        n = len(example.prompted_ids)
+        by_hand = [float(logs[n - 1 + i, token]) for i, token in enumerate(said)]
+        assert own == pytest.approx(sum(by_hand) / len(by_hand), abs=1e-4)
+
+
+def test_fewer_answers_are_spread_over_the_questions(short, tmp_path):
+    data = answers.answers(short, "french", tmp_path).all
+    few = sizes.some(data, 40)
+    assert (len(few.train), len(few.dev)) == (40, 10)
+    counts = [number_prompts(few.train).count(i) for i in range(36)]
+    assert sorted(counts) == [1] * 32 + [2] * 4
+    assert {one.key for one in few} <= {one.key for one in data}
+
+
+def test_copies_differ_as_they_say(short):
+    model = tiny_model("llama", "transformers")
+    rounded = [copies.rounded_to(bits, model).raw.parameters() for bits in (8, 4)]
+    for (name, own), eight, four in zip(model.raw.named_parameters(), *rounded, strict=True):
+        if own.ndim == 2 and "layers" in name:
+            step = own.abs().amax(dim=1, keepdim=True)
+            assert (own - eight).abs().le(step / 127 / 2 + 1e-7).all()
+            assert (own - four).abs().le(step / 7 / 2 + 1e-7).all()
+            assert not torch.equal(own, eight)
+        else:
+            assert torch.equal(own, eight)
+
+
+def test_rank_correlations_by_hand():
+    def instruction(rmse, trait):
+        methods_ = dict(zip(methods.BEHAVIOUR, trait, strict=False))
+        rows = {
+            name: {"test": {score: [own, own, own] for score in judged.SCORES}}
+            for name, own in methods_.items()
+        }
+        curves = {n: {"values": [0.0, r]} for n, r in zip(methods_, rmse, strict=True)}
+        prompt = {"means": {"prompt": {score: [50.0] * 3 for score in judged.SCORES}}}
+        return {
+            "distances": {"relative_rmse": curves},
+            "behaviour": {"methods": rows},
+            "prompt": prompt,
+        }
+
+    found = agreement.rank_correlations(
+        {
+            "french": instruction([0.9, 0.5, 0.2], [10.0, 20.0, 45.0]),
+            "german": instruction([0.2, 0.5, 0.9], [10.0, 20.0, 45.0]),
+        }
+    )
+    mean, each = found["trait"]
+    assert each == pytest.approx({"french": 1.0, "german": -1.0})
+    assert mean[0] == pytest.approx(0.0)
+    assert set(found) == set(agreement.LIKENESS)
+
+
+def test_control_is_another_instruction(short, tmp_path):
+    data = answers.sampled(short, "french", ("dev",), 0, 1, tmp_path)
+    wrong = answers.wrong_prompts(short, "french", data)
+    assert [one.response_ids for one in wrong] == [one.response_ids for one in data]
+    assert all(a.prompted_ids != b.prompted_ids for a, b in zip(wrong, data, strict=True))
