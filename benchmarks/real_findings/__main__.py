@@ -1,12 +1,8 @@
 """The command: part by part, each finished one kept at once and skipped when the command runs again."""
 
 import argparse
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +10,7 @@ from typing import Any
 import benchmarks.real_findings as package
 from benchmarks.findings import assumptions, components
 from benchmarks.real_findings import page
-from benchmarks.real_findings.answers import Answers, answers
+from benchmarks.real_findings.answers import SAMPLING, SEEDS, TEST_SEED, Answers, answers
 from benchmarks.real_findings.behaviour import behaviour_part
 from benchmarks.real_findings.copies import copies_part
 from benchmarks.real_findings.distances import distances_part
@@ -24,6 +20,7 @@ from benchmarks.real_findings.numbers import COPIES, SIZES, log, read, write
 from benchmarks.real_findings.prompt import prompt_part
 from benchmarks.real_findings.sizes import sizes_part
 from psr_lens.demo.everyday_instructions import EVERYDAY
+from psr_lens.model_record import describe_model
 from psr_lens.models import HookedModel, load_model
 
 ROOT = Path(__file__).parents[2]
@@ -73,11 +70,16 @@ def measure(file: str, parts: dict[str, Callable[[], Any]], found: dict[str, Any
         log(line)
 
 
+def provenance(model: HookedModel) -> dict[str, Any]:
+    """What the numbers of a file depend on."""
+    return {"model": describe_model(model), "sampling": SAMPLING, "seeds": [*SEEDS, TEST_SEED]}
+
+
 def measure_all(names: Sequence[str], folder: Path) -> None:
     """Everything of these names, one after the other, in this process."""
     model = load_model("smollm2", backend="transformers")
     for name in names:
-        found = read(name)
+        found = read(name) or {"provenance": provenance(model)}
         if name == SIZES:
             parts = sizes_part(model, folder)
         elif name == COPIES:
@@ -87,43 +89,19 @@ def measure_all(names: Sequence[str], folder: Path) -> None:
         measure(name, parts, found)
 
 
-def share_out(names: Sequence[str], folder: Path, workers: int) -> None:
-    """Several processes of one thread each, which small models use better than one process all threads.
-
-    Raises:
-        SystemExit: If one of them failed; the others are brought to their end first.
-    """
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-    def run(name: str) -> int:
-        command = [sys.executable, "-m", "benchmarks.real_findings", "--workers", "1"]
-        command += ["--only", name, "--folder", str(folder)]
-        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-
-    with ThreadPoolExecutor(workers) as pool:
-        failed = [name for name, code in zip(names, pool.map(run, names), strict=True) if code]
-    if failed:
-        raise SystemExit(f"not finished: {', '.join(failed)}; run the command again to go on")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.real_findings", description=package.__doc__
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    # The longest first, so that no worker is left alone with it at the end.
-    choices = (SIZES, *EVERYDAY, COPIES)
+    choices = (*EVERYDAY, SIZES, COPIES)
     parser.add_argument("--only", nargs="+", default=choices, choices=choices, metavar="NAME")
     parser.add_argument("--folder", type=Path, default=ROOT / "real-findings")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--page-only", action="store_true", help="measure nothing")
     options = parser.parse_args(arguments)
     if not options.page_only:
-        if min(options.workers, len(options.only)) > 1:
-            share_out(options.only, options.folder, options.workers)
-        else:
-            measure_all(options.only, options.folder)
+        measure_all(options.only, options.folder)
     page.write()
 
 

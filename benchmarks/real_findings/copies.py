@@ -56,10 +56,11 @@ def _measured(
     carried = original()
     assert isinstance(carried, PSR)
     copy = make(model)
-    # Without the original's provenance, which would rightly be refused, and the answers as a plain list.
+    # Without the records of the original model, by which the copy would rightly be refused.
+    fit_on = replace(data().fitted_on[0], provenance={})
     steerings = {
         "carried": PSR(carried.w, carried.b, carried.z, carried.layers),
-        "fitted anew": fit(copy, _unbound(data().fitted_on[0]), **LAYERWISE[METHOD]),
+        "fitted anew": fit(copy, fit_on, **LAYERWISE[METHOD]),
     }
     report = measure_faithfulness(
         copy, steerings, list(data().test), oracle_ranks=(), gap=False, token_examples=0
@@ -69,11 +70,6 @@ def _measured(
         "paraphrase": curve_numbers(report.reference["paraphrase"]),
         "carried - fitted anew": curve_numbers(report.difference("carried", "fitted anew")),
     }
-
-
-def _unbound(data: Any) -> Any:
-    """The answers without the record of the model that gave them."""
-    return replace(data, provenance={})
 
 
 def _as_it_is(model: HookedModel) -> HookedModel:
@@ -96,7 +92,7 @@ def rounded_to(bits: int, model: HookedModel) -> HookedModel:
     return load_model(raw, tokenizer=model.tokenizer)
 
 
-def _trained(steps: int, model: HookedModel) -> HookedModel:
+def trained_on(steps: int, model: HookedModel) -> HookedModel:
     """All weights trained on by AdamW, on the text of the page on the method, which has no chat in it."""
     raw = deepcopy(model.raw).requires_grad_()
     ids = model.tokenizer(_TEXT.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
@@ -117,7 +113,7 @@ COPIES_OF: Final[dict[str, Callable[[HookedModel], HookedModel]]] = {
     "bfloat16": _half,
     "8 bits": partial(rounded_to, 8),
     "4 bits": partial(rounded_to, 4),
-    "10 steps": partial(_trained, 10),
-    "40 steps": partial(_trained, 40),
-    "160 steps": partial(_trained, 160),
+    "10 steps": partial(trained_on, 10),
+    "40 steps": partial(trained_on, 40),
+    "160 steps": partial(trained_on, 160),
 }

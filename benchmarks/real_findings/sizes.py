@@ -7,9 +7,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.findings import PARTS, curve_numbers, rounded
+from benchmarks.findings import PARTS, curve_numbers
 from benchmarks.fits import Fit, fitted
-from benchmarks.real_findings.answers import SEEDS, answers, sampled
+from benchmarks.real_findings.answers import answers, sampled
+from benchmarks.real_findings.distances import by_question
 from benchmarks.real_findings.methods import fast_arithmetic
 from psr_lens.dataset import SteeringDataset
 from psr_lens.faithfulness import measure_faithfulness
@@ -29,37 +30,45 @@ FITS: Final[dict[str, tuple[Fit, tuple[int, ...]]]] = {
 
 
 def sizes_part(model: HookedModel, folder: Path) -> dict[str, Callable[[], Any]]:
-    """How every fit is measured, by name and number of answers."""
+    """How the fits to each number of answers are measured, by that number."""
 
     @cache
     def data() -> tuple[SteeringDataset, SteeringDataset]:
         more = sampled(model, INSTRUCTION, ("train",), _MORE_SEED, _EACH, folder)
         own = answers(model, INSTRUCTION, folder)
-        dev = tuple(one for seed in range(len(SEEDS)) for one in own.fitted_on[seed].dev)
-        return replace(more, examples=more.examples + dev), own.test
+        dev = tuple(one for part in own.fitted_on for one in part.dev)
+        return replace(more, examples=(*more, *dev)), own.test
 
-    def measured(label: str, options: Fit, n: int) -> dict[str, Any]:
+    def measured(n: int) -> dict[str, Any]:
         answered, test = data()
-        place = folder / INSTRUCTION / f"fits-of-{n}"
-        fit_on = some(answered, n)
-        trained = options["solver"] == "gradient"
-        with fast_arithmetic(model, fit_on) if trained else nullcontext():
-            found = fitted(model, fit_on, {label: options}, lambda: answered, place)[label]
+        fit_on, place = some(answered, n), folder / INSTRUCTION / f"fits-of-{n}"
+        found = {}
+        for label, (options, numbers) in FITS.items():
+            if n in numbers:
+                trained = options["solver"] == "gradient"
+                with fast_arithmetic(model, fit_on) if trained else nullcontext():
+                    found |= fitted(model, fit_on, {label: options}, lambda: fit_on, place)
         report = measure_faithfulness(
-            model, {label: found.steering}, test, oracle_ranks=(), token_examples=0
+            model,
+            {label: own.steering for label, own in found.items()},
+            test,
+            oracle_ranks=(),
+            random_direction=False,
+            token_examples=0,
         )
-        gap = {part: report.curve(label, f"gap_{part}").values[-1] for part in PARTS}
         return {
-            "relative_rmse": curve_numbers(report.relative_rmse[label]),
-            "gap": dict(zip(gap, rounded(list(gap.values())), strict=True)),
-            "fit": found.report,
+            "fits": {label: own.report for label, own in found.items()},
+            "relative_rmse": {
+                name: curve_numbers(own) for name, own in report.curves("relative_rmse").items()
+            },
+            "gap": {
+                part: {label: own.values[-1] for label, own in report.curves(f"gap_{part}").items()}
+                for part in PARTS
+            },
+            "questions": by_question(report, test),
         }
 
-    return {
-        f"{label}, {n}": partial(measured, label, options, n)
-        for label, (options, numbers) in FITS.items()
-        for n in numbers
-    }
+    return {str(n): partial(measured, n) for n in NUMBERS}
 
 
 def some(data: SteeringDataset, n: int) -> SteeringDataset:

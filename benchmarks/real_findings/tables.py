@@ -155,15 +155,8 @@ def paired_rows(numbers: Numbers) -> Rows:
     for name, part in of_instructions(numbers, "distances").items():
         constant, psr = closest(part, CONSTANTS), closest(part, ("PSR", "PSR, refined"))
         pairs = [(constant, own) for own in (psr, "PSR, 16 heads", BEST)] + [("paraphrase", BEST)]
-        curves = part["relative_rmse"]
-        below = [
-            own < line
-            for own, line in zip(
-                curves[BEST]["values"], curves["paraphrase"]["values"], strict=True
-            )
-        ]
         differences = [estimate(agreement.difference(part["questions"], *pair)) for pair in pairs]
-        rows.append([name, constant, *differences, f"{sum(below)} of {len(below)}"])
+        rows.append([name, constant, *differences, below(part, BEST)])
     return rows
 
 
@@ -274,35 +267,38 @@ def size_rows(numbers: Numbers) -> Rows:
     found = numbers.get(SIZES, {})
     rows = [["fit", *(f"{n} answers" for n in NUMBERS)]]
     for label in FITS:
-        cells = [found.get(f"{label}, {n}") for n in NUMBERS]
-        rows.append([label, *("" if own is None else end(own["relative_rmse"]) for own in cells)])
+        curves = [found.get(str(n), {}).get("relative_rmse", {}).get(label) for n in NUMBERS]
+        rows.append([label, *("" if own is None else end(own) for own in curves)])
     return rows
 
 
 def limit_rows(numbers: Numbers) -> Rows:
-    """Where the squared distance comes from, by number of answers and of heads."""
+    """Where the squared distance comes from, and how often it is below the paraphrase's."""
     found = numbers.get(SIZES, {})
     parts = ("coefficient", "direction", "uncovered", "propagation")
-    rows = [["fit", "relative RMSE²", *parts]]
+    rows = [["fit", "relative RMSE²", *parts, "layers below the paraphrase"]]
     for label in FITS:
         for n in (NUMBERS[0], NUMBERS[-1]):
-            own = found.get(f"{label}, {n}")
-            if own is not None:
-                square = own["relative_rmse"]["values"][-1] ** 2
-                rows.append(
-                    [
-                        f"{label}, {n} answers",
-                        f"{square:.3f}",
-                        *(f"{own['gap'][p]:+.3f}" for p in parts),
-                    ]
-                )
+            own = found.get(str(n), {})
+            if label in own.get("relative_rmse", {}):
+                square = own["relative_rmse"][label]["values"][-1] ** 2
+                shares = (f"{own['gap'][part][label]:+.3f}" for part in parts)
+                rows.append([f"{label}, {n} answers", f"{square:.3f}", *shares, below(own, label)])
     return rows
+
+
+def below(found: Mapping[str, Any], label: str) -> str:
+    """At how many layers a fit is nearer to the prompt than its paraphrases."""
+    own, line = (found["relative_rmse"][name]["values"] for name in (label, "paraphrase"))
+    return f"{sum(a < b for a, b in zip(own, line, strict=True))} of {len(own)}"
 
 
 def copy_rows(numbers: Numbers) -> Rows:
     """The PSR of the original on every copy, beside one fitted to the copy anew."""
     rows = [["copy", "carried", "fitted anew", "difference", "paraphrase"]]
     for name, own in numbers.get(COPIES, {}).items():
+        if name == "provenance":
+            continue
         keys = ("carried", "fitted anew", "carried - fitted anew", "paraphrase")
         rows.append([name, *(end(own[key]) for key in keys)])
     return rows

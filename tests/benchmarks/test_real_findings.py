@@ -170,6 +170,41 @@ def test_fewer_answers_are_spread_over_the_questions(short, tmp_path):
     assert {one.key for one in few} <= {one.key for one in data}
 
 
+@pytest.mark.filterwarnings("ignore:The prompt hardly changes", "ignore:training ")
+def test_the_studies_of_sizes_and_copies_go_the_whole_way(short, tmp_path, monkeypatch):
+    few = {label: (own, (8,)) for label, (own, _) in sizes.FITS.items() if "64" not in label}
+    few["constant, mse"][0]["epochs"] = 1
+    monkeypatch.setattr(sizes, "FITS", few)
+    monkeypatch.setattr(sizes, "NUMBERS", (8,))
+    model = tiny_model("llama", "transformers")
+    (of_eight,) = sizes.sizes_part(model, tmp_path).values()
+    found = {numbers.SIZES: {"8": of_eight()}}
+    assert set(found[numbers.SIZES]["8"]["fits"]) == set(few)
+    parts = copies.copies_part(model, tmp_path)
+    found[numbers.COPIES] = {name: parts[name]() for name in ("the model itself", "8 bits")}
+    itself, eight = found[numbers.COPIES].values()
+    # What was fitted to the model and what is fitted to it again are the same.
+    assert itself["carried"] == itself["fitted anew"]
+    assert eight["carried"] != eight["fitted anew"]
+    for table in ("sizes", "limits", "copies"):
+        rows = TABLES[table](found)
+        assert len({len(row) for row in rows}) == 1
+        assert len(rows) > 1
+
+
+def test_weights_that_are_trained_on_move_with_the_steps():
+    model = tiny_model("llama", "transformers")
+    one, three = (copies.trained_on(steps, model).raw for steps in (1, 3))
+    moved = [
+        sum(
+            float((a - b).abs().sum())
+            for a, b in zip(own.parameters(), model.raw.parameters(), strict=True)
+        )
+        for own in (one, three)
+    ]
+    assert 0 < moved[0] < moved[1]
+
+
 def test_copies_differ_as_they_say(short):
     model = tiny_model("llama", "transformers")
     rounded = [copies.rounded_to(bits, model).raw.parameters() for bits in (8, 4)]
