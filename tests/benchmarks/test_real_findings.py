@@ -45,7 +45,14 @@ def test_the_tables_are_those_of_the_numbers():
     assert emptied != text
     assert page.fill(emptied, found) == text
     markers = re.findall(r"<!-- table (\S+) -->", text)
-    assert sorted(markers) == sorted(TABLES)
+    # A table stands there as soon as it has numbers.
+    assert sorted(markers) == sorted(
+        name for name, rows in TABLES.items() if shows_numbers(rows(found))
+    )
+
+
+def shows_numbers(rows):
+    return any(any(row[1:]) for row in rows[1:])
 
 
 def test_the_pictures_are_those_of_the_numbers():

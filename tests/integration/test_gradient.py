@@ -308,6 +308,12 @@ def test_the_papers_recipe(llama, its_data):
     assert PAPER["mse"].shuffle_seed == 123
 
 
+def test_what_every_layer_adds_is_stepped_less_the_more_layers_there_are():
+    for method, step in ((pl.ConstantSteering, 0.5), (pl.LoReFT, 0.1)):
+        assert method.recipe(1)["lr"] == method.recipe(6)["lr"] == step
+        assert method.recipe(30)["lr"] == pytest.approx(step / 5)
+
+
 # --- interrupted fits ---------------------------------------------------------------------------
 
 
