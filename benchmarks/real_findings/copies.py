@@ -57,7 +57,7 @@ def _measured(
     assert isinstance(carried, PSR)
     copy = make(model)
     # Without the records of the original model, by which the copy would rightly be refused.
-    fit_on = replace(data().fitted_on[0], provenance={})
+    fit_on = replace(data().fitted_on[0], model={})
     steerings = {
         "carried": PSR(carried.w, carried.b, carried.z, carried.layers),
         "fitted anew": fit(copy, fit_on, **LAYERWISE[METHOD]),

@@ -8,7 +8,7 @@ from benchmarks.real_findings import agreement
 from benchmarks.real_findings.answers import SEEDS
 from benchmarks.real_findings.methods import BEHAVIOUR, MANY, RESAMPLED, seeded
 from benchmarks.real_findings.numbers import COPIES, SIZES
-from benchmarks.real_findings.sizes import FITS, NUMBERS
+from benchmarks.real_findings.sizes import FITS
 from benchmarks.real_model import cell
 from psr_lens.demo.everyday_instructions import EVERYDAY
 
@@ -262,12 +262,18 @@ def answer_rows(numbers: Numbers) -> Rows:
     return rows
 
 
+def answers_counted(found: Mapping[str, Any]) -> list[int]:
+    """The numbers of answers that fits were measured at, from the fewest up."""
+    return sorted(int(part) for part in found if part.isdigit())
+
+
 def size_rows(numbers: Numbers) -> Rows:
     """The distance by number of answers and of heads, at the last layer."""
     found = numbers.get(SIZES, {})
-    rows = [["fit", *(f"{n} answers" for n in NUMBERS)]]
+    numbers_of_answers = answers_counted(found)
+    rows = [["fit", *(f"{n} answers" for n in numbers_of_answers)]]
     for label in FITS:
-        curves = [found.get(str(n), {}).get("relative_rmse", {}).get(label) for n in NUMBERS]
+        curves = [found[str(n)]["relative_rmse"].get(label) for n in numbers_of_answers]
         rows.append([label, *("" if own is None else end(own) for own in curves)])
     return rows
 
@@ -278,9 +284,9 @@ def limit_rows(numbers: Numbers) -> Rows:
     parts = ("coefficient", "direction", "uncovered", "propagation")
     rows = [["fit", "relative RMSE²", *parts, "layers below the paraphrase"]]
     for label in FITS:
-        for n in (NUMBERS[0], NUMBERS[-1]):
-            own = found.get(str(n), {})
-            if label in own.get("relative_rmse", {}):
+        for n in answers_counted(found):
+            own = found[str(n)]
+            if label in own["relative_rmse"]:
                 square = own["relative_rmse"][label]["values"][-1] ** 2
                 shares = (f"{own['gap'][part][label]:+.3f}" for part in parts)
                 rows.append([f"{label}, {n} answers", f"{square:.3f}", *shares, below(own, label)])

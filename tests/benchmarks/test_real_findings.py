@@ -105,6 +105,7 @@ def short(monkeypatch, tmp_path):
     monkeypatch.setitem(answers.SAMPLING, "max_new_tokens", 3)
     for name, value in SHORT_FITS.items():
         monkeypatch.setattr(methods, name, value)
+    monkeypatch.setattr("psr_lens.statistics.wide_heads._ROUNDS", 2)
     monkeypatch.setattr(numbers, "FOLDER", tmp_path / "numbers")
     return tiny_model("llama", BACKENDS[0])
 
