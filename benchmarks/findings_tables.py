@@ -177,15 +177,23 @@ def _objectives(trait: Trait) -> list[str]:
     ]
 
 
-def _heads(trait: Trait) -> list[str]:
-    parts = trait["components"]
-    total = {
+def main_components(
+    parts: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, float], list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Shares of attention and MLPs, the three heads that write most, and the three that read most."""
+    total: dict[str, float] = {
         kind: sum(own["share"][0] for own in parts if own["kind"] == kind)
         for kind in ("attn", "mlp")
     }
     heads = [own for own in parts if own["kind"] == "head"]
     writers = sorted(heads, key=lambda own: -own["share"][0])[:3]
     readers = sorted(heads, key=lambda own: -(own["attention"] or 0))[:3]
+    return total, writers, readers
+
+
+def _heads(trait: Trait) -> list[str]:
+    parts = trait["components"]
+    total, writers, readers = main_components(parts)
     return [
         f"{total['attn']:.0%}",
         f"{total['mlp']:.0%}",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from benchmarks.findings_tables import main_components
 from benchmarks.fits import CONTROL
 from benchmarks.real_findings import agreement
 from benchmarks.real_findings.answers import SEEDS
@@ -192,13 +193,7 @@ def head_rows(numbers: Numbers) -> Rows:
     """Which parts bring the instruction in."""
     rows = [["instruction", "attention", "MLP", "heads that write most", "heads that read it most"]]
     for name, parts in of_instructions(numbers, "components").items():
-        total = {
-            kind: sum(own["share"][0] for own in parts if own["kind"] == kind)
-            for kind in ("attn", "mlp")
-        }
-        heads = [own for own in parts if own["kind"] == "head"]
-        writers = sorted(heads, key=lambda own: -own["share"][0])[:3]
-        readers = sorted(heads, key=lambda own: -(own["attention"] or 0))[:3]
+        total, writers, readers = main_components(parts)
         rows.append(
             [
                 name,
