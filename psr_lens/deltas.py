@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, final, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from psr_lens._bars import tqdm
@@ -434,17 +434,17 @@ def local_deltas(
     return found
 
 
-def add_at(
-    mask: Bool[Tensor, "batch pos"], deltas: Mapping[int, Float[Tensor, "token d_model"]]
+def add_on(
+    tokens: AlignedTokens, deltas: Mapping[int, Float[Tensor, "token d_model"]]
 ) -> dict[int, ResidualEdit]:
-    """Edits that add given deltas on a mask, layer by layer: the oracle's rule.
+    """Edits that add given deltas on the aligned tokens of a batch, layer by layer: the oracle's rule.
 
     The sum is taken in the deltas' precision and rounded once to the model's.
     """
-    places = Places(mask)
 
     def adder(delta: Tensor) -> ResidualEdit:
         def edit(resid: Tensor, columns: Columns) -> Tensor:
+            places = Places(columns.on(tokens))
             return places.replaced(resid, places.of(resid).to(delta) + delta)
 
         return edit

@@ -116,10 +116,11 @@ def measure_faithfulness(
     effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
     worst = WorstTokens(worst_tokens)
     kept = RunningSums(len(data), token_examples, worst)
+    whole = any(own.only_on not in ("response", tokens) for own in named.values())
 
     def measure(indices: Sequence[int]) -> None:
         examples, local = [data[i] for i in indices], gap or random_direction
-        shared = SharedRuns.of(hooked, examples, tokens, local=local, outputs=outputs)
+        shared = SharedRuns.of(hooked, examples, tokens, local=local, outputs=outputs, whole=whole)
         for name, probe in {**lines, **probes}.items():
             kept.enter(name, indices, shared, probe(shared), keep_tokens=name in named)
 

@@ -1,4 +1,8 @@
-"""One batch: the runs that all steerings share, and what is read off a steering's own run."""
+"""One batch: the runs that all steerings share, and what is read off a steering's own run.
+
+The base run and every steered run take the same columns of the batch. So where a steering adds nothing, its
+run is the base run to the last bit, and its effect there is zero and not the rounding of another layout.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +21,7 @@ from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import ResidualEdit
 from psr_lens.models.finite import check_recorded
-from psr_lens.models.shared import Rest, SharedPrefixes
+from psr_lens.models.shared import Rest, SharedPrefixes, aligned_rest
 from psr_lens.steering.base import Steering
 from psr_lens.steering.context import Context
 
@@ -34,6 +38,7 @@ class SharedRuns:
         examples: The batch.
         tokens: Which tokens are measured.
         batch: `x y'`, the batch that steerings act on.
+        rest: What is run of it: the aligned tokens alone, where every steering keeps to them.
         base: `A(xy')` on the aligned tokens.
         target: `A(x'y')` there.
         local: `D_loc` there, None where nothing needs it.
@@ -45,6 +50,7 @@ class SharedRuns:
     examples: Sequence[Example]
     tokens: AlignedTokens
     batch: TokenBatch
+    rest: Rest
     base: Float[Tensor, "layer token d_model"]
     target: Float[Tensor, "layer token d_model"]
     local: Float[Tensor, "layer token d_model"] | None
@@ -60,18 +66,31 @@ class SharedRuns:
         *,
         local: bool,
         outputs: bool,
+        whole: bool,
     ) -> "SharedRuns":
-        """Run the batch without and with the prompt, and replay it if wanted."""
+        """Run the batch without and with the prompt, and replay it if wanted.
+
+        Args:
+            model: The model.
+            examples: The batch.
+            tokens: Which tokens are measured.
+            local: Whether to replay it.
+            outputs: Whether logits are compared.
+            whole: Whether a steering may change or look at other tokens than these.
+        """
         batch, with_prompt = example_batches(model, examples)
-        rest, target, logits = _residuals(model, with_prompt, tokens, outputs)
-        prompted = None if logits is None else logits[predicting(rest, examples)]
-        rest, base, logits = _residuals(model, batch, tokens, outputs)
+        rest = SharedPrefixes(model).rest(with_prompt, tokens)
+        target, logits = _residuals(model, rest, with_prompt, tokens, outputs)
+        prompted = None if logits is None else logits[predicting(rest.batch, examples)]
+        rows = [example.base_row for example in examples]
+        rest = Rest(batch) if whole else aligned_rest(model, rows, batch, tokens)
+        base, logits = _residuals(model, rest, batch, tokens, outputs)
         layers = [token_products(*own) for own in zip(base, base, target, strict=True)]
         products = _stacked(layers)
         if logits is not None and prompted is not None:
-            products |= _cpu(output_products(logits, predicting(rest, examples), prompted))
+            products |= _cpu(output_products(logits, predicting(rest.batch, examples), prompted))
         missing = local_deltas(model, batch, target, tokens) if local else None
-        return cls(model, examples, tokens, batch, base, target, missing, prompted, products)
+        return cls(model, examples, tokens, batch, rest, base, target, missing, prompted, products)
 
     @property
     def lengths(self) -> list[int]:
@@ -114,13 +133,13 @@ class SharedRuns:
             own = token_products(after, self.base[layer], self.target[layer])
             layers.append(own if split is None else own | split.step(layer, before, after))
 
-        batch = self.batch if batch is None else batch
-        # Edits may be laid out for the batch as it is.
-        rest = Rest(batch) if edits else SharedPrefixes(self.model).rest(batch, self.tokens)
+        rest = self.rest
+        if batch is not None:
+            rest = SharedPrefixes(self.model).rest(batch, self.tokens)
         logits = watch(self.model, rest, self.tokens, edits, see, unembed=self.prompted is not None)
         products = _stacked(layers)
         lengths = products["size"].sqrt().to(working_dtype(self.model.dtype))
-        check_recorded(lengths, self.model, batch, edits=edits)
+        check_recorded(lengths, self.model, batch or self.batch, edits=edits)
         if logits is not None and self.prompted is not None:
             products |= _cpu(
                 output_products(logits, predicting(rest.batch, self.examples), self.prompted)
@@ -194,18 +213,17 @@ def predicted_lengths(examples: Sequence[Example]) -> list[int]:
 
 
 def _residuals(
-    model: HookedModel, batch: TokenBatch, tokens: AlignedTokens, unembed: bool
-) -> tuple[TokenBatch, Float[Tensor, "layer token d_model"], Tensor | None]:
+    model: HookedModel, rest: Rest, batch: TokenBatch, tokens: AlignedTokens, unembed: bool
+) -> tuple[Float[Tensor, "layer token d_model"], Tensor | None]:
     seen: list[Tensor] = []
 
     def see(layer: int, before: Tensor, after: Tensor) -> None:
         seen.append(after)
 
-    rest = SharedPrefixes(model).rest(batch, tokens)
     logits = watch(model, rest, tokens, {}, see, unembed=unembed)
     found = torch.stack(seen)
     check_recorded(found, model, batch)
-    return rest.batch, found, logits
+    return found, logits
 
 
 def _stacked(layers: Sequence[Products]) -> Products:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from psr_lens._types import AlignedTokens
 from psr_lens.delta_moments import leading_directions
-from psr_lens.deltas import add_at, working_dtype
+from psr_lens.deltas import add_on, working_dtype
 from psr_lens.examples import Example
 from psr_lens.faithfulness.recording import Products, SharedRuns
 from psr_lens.models import HookedModel
@@ -44,7 +44,7 @@ def random_direction(model: HookedModel, seed: int) -> Probe:
         assert shared.local is not None
         lengths = shared.local.norm(dim=-1, keepdim=True)
         updates = {layer: lengths[layer] * units[layer] for layer in range(model.n_layers)}
-        return shared.measured(add_at(shared.batch.on(shared.tokens), updates))
+        return shared.measured(add_on(shared.tokens, updates))
 
     return probe
 

@@ -1,13 +1,15 @@
-"""The prefix that all rows of a batch share, run once instead of once per row.
+"""Prefixes that are run once: one that all rows of a batch share, or each row's own for many runs.
 
 A system instruction comes before every question. What a causal model computes there depends on nothing that
 follows, so one row's keys and values serve all rows, however they go on: a pass over a single row finds
-them, and the rows begin after it, each with its own gap of padding.
+them, and the rows begin after it, each with its own gap of padding. Where the same rows are run again and
+again under edits of the aligned tokens, nothing before these tokens is run more than once.
 
 None of this is done if something may look at the columns that are left out: an edit that does not say where
 it acts, or a hook added to the model by hand.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -35,7 +37,8 @@ class Rest:
 
     Attributes:
         batch: The columns after the shared prefix, padded on the left; all of them if there is none.
-        prefix: One row's keys and values for the shared prefix; None if there is none.
+        prefix: One row's keys and values for the shared prefix, or every row's for its own; None if there
+            is none.
     """
 
     batch: TokenBatch
@@ -107,6 +110,38 @@ class SharedPrefixes:
                 self._model.pad([TokenRow(self._tokens, alike, alike)])
             )
         return Rest(_behind(batch, alike), self._kept)
+
+
+@torch.no_grad()
+def aligned_rest(
+    model: "HookedModel", rows: Sequence[TokenRow], batch: TokenBatch, tokens: AlignedTokens
+) -> Rest:
+    """The aligned tokens alone, behind what comes before them in every row, run once without edits.
+
+    For several runs under edits that neither change nor look at anything else.
+
+    Args:
+        model: The model.
+        rows: The sequences.
+        batch: The same, left-padded.
+        tokens: `response` or `question+response`.
+    """
+    try:
+        shareable = model.can_share and model.shown_from() in (None, "response", tokens)
+    except LookupError:
+        shareable = False
+    starts = batch.columns.start(tokens).flatten().tolist()
+    if not shareable or min(starts) == 0 or sum(starts) < WORTH_SHARING:
+        return Rest(batch)
+    kept = [
+        TokenRow(row.tokens[:start], start, min(row.question_start, start))
+        for row, start in zip(rows, starts, strict=True)
+    ]
+    prefix = model.prefill(model.pad(kept))
+    longest = max(len(row.tokens) - start for row, start in zip(rows, starts, strict=True))
+    columns = batch.columns[slice(batch.tokens.shape[1] - longest, None)]
+    # Where shorter rows still have tokens of the prefix there is a gap.
+    return Rest(TokenBatch(batch.tokens[:, -longest:], columns.on(tokens), columns), prefix)
 
 
 def _beginning(batch: TokenBatch, limit: int) -> tuple[tuple[int, ...], int]:

@@ -2,7 +2,7 @@ r"""Dozens of ReLU heads at once, which do not learn the training tokens by hear
 
 The heads are those of `relu_probe`, and so is what they are to add. `fit_heads` searches exactly, which
 with many heads fits the noise of a few thousand tokens; these are trained by AdamW on standardised inputs
-with noise that is drawn anew in every step:
+with normal noise, which falls on other tokens in every step:
 
 $\min \; \mathbb{E}_\epsilon \frac1N \sum_t \lVert y_t - s_t \sum_k
 \mathrm{ReLU}(w_k \cdot (x_t + \sigma \epsilon) + b_k)\, z_k \rVert^2$
@@ -25,6 +25,8 @@ from psr_lens.statistics.ridge import standardisation
 
 _NOISE: Final = (1.0, 0.1)
 """In standard deviations of an input, in the first and the last round."""
+_NOISES: Final = 4096
+"""Draws of it, of which every step takes some: drawing costs more than the rest of a step."""
 _ROUNDS: Final = 60
 _STEPS: Final = 40
 """In a round, after which the dev tokens are asked."""
@@ -90,33 +92,32 @@ def fit_wide_heads(
     )
     weights = [w, 0.4 * z / n_heads**0.5, x.new_zeros(n_heads - 1), (y / size).mean(dim=0)]
     averages = [own.clone() for own in weights]
-    for own in weights:
-        own.requires_grad_()
     optimiser = torch.optim.AdamW(
         [
             {"params": weights[:2], "weight_decay": _DECAY},
             {"params": weights[2:], "weight_decay": 0.0},
         ],
         lr=_LR,
+        fused=True,
     )
+    wanted = y / size
+    jitter = torch.randn(_NOISES, x.shape[1], generator=noise, device=x.device, dtype=x.dtype)
     best, best_round, kept = nothing.dev_loss or 0.0, 0, None
     for at in range(_ROUNDS):
         sigma = _NOISE[0] * (_NOISE[1] / _NOISE[0]) ** (at / (_ROUNDS - 1))
         for step in range(at * _STEPS, (at + 1) * _STEPS):
             rows = torch.randint(len(x), (_BATCH,), generator=draw).to(x.device)
-            seen = inputs[rows]
-            jitter = torch.randn(seen.shape, generator=noise, device=x.device, dtype=x.dtype)
+            place = int(torch.randint(_NOISES - _BATCH + 1, (1,), generator=draw))
+            seen = inputs.index_select(0, rows).add_(jitter[place : place + _BATCH], alpha=sigma)
             part = None if strength is None else strength[rows]
-            with torch.enable_grad():
-                found = _added(weights, seen + sigma * jitter, part)
-                loss = (found - y[rows] / size).square().sum(dim=-1).mean()
-            optimiser.zero_grad()
-            loss.backward()
+            found = _gradients(weights, seen, wanted.index_select(0, rows), part)
+            for own, gradient in zip(weights, found, strict=True):
+                own.grad = gradient
             optimiser.step()
             # The first averages forget the start quickly.
             reach = min(_AVERAGED, 1 + step / 10)
             for average, own in zip(averages, weights, strict=True):
-                average.lerp_(own.detach(), 1 / reach)
+                average.lerp_(own, 1 / reach)
         left = _share_left(averages, dev_inputs, dev[1] / size, dev[2])
         if left < best:
             best, best_round, kept = left, at, [own.clone() for own in averages]
@@ -130,12 +131,33 @@ def fit_wide_heads(
         w=torch.cat([w, w.new_zeros(1, w.shape[1])]),
         b=torch.cat([b - w @ mean, b.new_ones(1)]),
         z=size * torch.cat([z, constant[None]]),
-        train_loss=_share_left(kept, inputs, y / size, strength),
+        train_loss=_share_left(kept, inputs, wanted, strength),
         dev_loss=best,
         steps=(best_round + 1) * _STEPS,
         used=n_heads,
         penalty=None,
     )
+
+
+def _gradients(
+    weights: list[Tensor], inputs: Tensor, wanted: Tensor, strength: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the mean over tokens of the squared distance, by each of the weights.
+
+    Written out, since a step is so short that recording it would take as long as the step.
+    """
+    w, z, b, constant = weights
+    fired = torch.addmm(b, inputs, w.T).relu_()
+    missed = torch.addmm(constant, fired, z)
+    factor = None if strength is None else strength.unsqueeze(-1)
+    if factor is not None:
+        missed *= factor
+    missed -= wanted
+    missed *= 2 / len(inputs)
+    if factor is not None:
+        missed *= factor
+    through = (missed @ z.T).mul_(fired > 0)
+    return through.T @ inputs, fired.T @ missed, through.sum(dim=0), missed.sum(dim=0)
 
 
 def _added(weights: list[Tensor], inputs: Tensor, strength: Tensor | None) -> Tensor:

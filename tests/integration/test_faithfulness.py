@@ -10,7 +10,7 @@ from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from psr_lens.prompts import PromptPair
 from psr_lens.responses import sample_responses
-from psr_lens.steering import ConstantSteering, OracleSteering
+from psr_lens.steering import PSR, ConstantSteering, OracleSteering
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model
 
 
@@ -72,6 +72,42 @@ def test_batch_size_and_company_do_not_matter(model, data, steerings):
         alone.relative_rmse["PSR, all layers"].values, rel=1e-5
     )
     assert list(together.relative_rmse) == ["PSR, all layers", "difference in means, layer 1"]
+
+
+@pytest.mark.parametrize("tokens", ["response", "question+response"])
+def test_runs_of_the_aligned_tokens_alone_change_no_number(
+    model, data, steerings, tokens, monkeypatch
+):
+    named = {"PSR": steerings[0], "dim": steerings[1]}
+    monkeypatch.setattr("psr_lens.models.shared.WORTH_SHARING", 1)
+    options = {"tokens": tokens, "oracle_ranks": (2,), "token_examples": 2}
+    with monkeypatch.context() as inside:
+        inside.setattr(type(model), "can_share", False)
+        whole = measure_faithfulness(model, named, data.test, **options)
+    short = measure_faithfulness(model, named, data.test, **options)
+    assert list(short.runs) == list(whole.runs)
+    for name, run in whole.runs.items():
+        for key, own in run.sums.items():
+            torch.testing.assert_close(
+                short.runs[name].sums[key], own, rtol=1e-5, atol=1e-7, msg=f"{name}, {key}"
+            )
+
+
+@pytest.mark.parametrize("acts_on", ["response", "question+response", "all"])
+def test_where_no_head_fires_the_effect_is_zero_and_no_rounding(model, data, acts_on, monkeypatch):
+    monkeypatch.setattr("psr_lens.models.shared.WORTH_SHARING", 1)
+    shape = (model.n_layers, 1, model.d_model)
+    silent = PSR(
+        torch.zeros(shape).double(),
+        -torch.ones(shape[:2]).double(),
+        torch.ones(shape).double(),
+        range(model.n_layers),
+        tokens=acts_on,
+    )
+    report = measure_faithfulness(model, {"silent": silent}, data.test, batch_size=2)
+    sums = report.runs["silent"].sums
+    assert not sums["pushed"].any()
+    assert not sums["moved_tokens"].any()
 
 
 def test_an_equal_paraphrase_is_at_zero(model, data):

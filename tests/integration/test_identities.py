@@ -5,7 +5,7 @@ import torch
 
 from psr_lens.delta_collection import collect_deltas
 from psr_lens.deltas import (
-    add_at,
+    add_on,
     aligned_residuals,
     example_batches,
     iter_deltas,
@@ -45,7 +45,7 @@ def test_local_deltas_at_every_layer_reproduce_the_prompted_run(model, data, tok
     base, steered = example_batches(model, data)
     target = aligned_residuals(model, steered, tokens)
     local = local_deltas(model, base, target, tokens)
-    edits = add_at(base.on(tokens), dict(enumerate(local)))
+    edits = add_on(tokens, dict(enumerate(local)))
     found = aligned_residuals(model, base, tokens, edits)
     assert scale(found - target) < EXACT * scale(target)
     # The prompt does something, or the identity would say nothing.
@@ -69,7 +69,7 @@ def test_the_accumulated_delta_at_one_layer_reproduces_that_layer(model, data, t
     target = aligned_residuals(model, steered, tokens)
     accumulated = target - aligned_residuals(model, base, tokens)
     for layer in range(model.n_layers):
-        edits = add_at(base.on(tokens), {layer: accumulated[layer]})
+        edits = add_on(tokens, {layer: accumulated[layer]})
         found = aligned_residuals(model, base, tokens, edits)[layer]
         assert scale(found - target[layer]) < EXACT * scale(target[layer])
 

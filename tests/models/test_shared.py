@@ -9,7 +9,7 @@ import psr_lens.models.shared as shared_prefixes
 from psr_lens.deltas import aligned_residuals, local_deltas
 from psr_lens.models import TokenRow, load_model
 from psr_lens.models.generation import generate_tokens
-from psr_lens.models.shared import SharedPrefixes
+from psr_lens.models.shared import SharedPrefixes, aligned_rest
 from psr_lens.steering import PSR, ActAdd, ConstantSteering, Steering
 from tests.models.cases import core_models, every_backend, every_lens_backend, every_model, pushes
 from tests.tiny_models import checkpoint
@@ -186,6 +186,59 @@ def test_what_was_run_for_one_batch_does_for_the_next(backend):
     rest = shared.rest(others)
     own = model.logits(rest.batch, rest.prefix)[rest.batch.attention_mask]
     assert gap(own, model.logits(others)[others.columns.position >= 40]) < 1e-5
+
+
+# Nothing in common, and prefixes of different lengths.
+APART = tuple(
+    TokenRow(tuple(5 + (i * step) % 9 for i in range(length)), question, response)
+    for step, question, response, length in (
+        (1, 3, 9, 14),
+        (2, 5, 6, 13),
+        (4, 2, 4, 6),
+        (5, 9, 20, 22),
+    )
+)
+
+
+@every_model
+@pytest.mark.parametrize("tokens", ["response", "question+response"])
+def test_aligned_tokens_alone_say_what_they_say_in_the_whole_batch(family, backend, tokens):
+    model = fresh_model(family, backend, dtype="float64")
+    batch = model.pad(list(APART))
+    rest = aligned_rest(model, APART, batch, tokens)
+    steering = psr_on(model, tokens)
+
+    def run(own, prefix=None):
+        with model.edited(steering.edits(model)):
+            return model.logits(own, prefix)[own.on(tokens)]
+
+    with Passes(model) as seen:
+        ours = run(rest.batch, rest.prefix)
+    start = [row.response_start if tokens == "response" else row.question_start for row in APART]
+    longest = max(len(row.tokens) - own for row, own in zip(APART, start, strict=True))
+    assert seen == [(4, longest if model.can_share else 22)]
+    whole = run(batch)
+    assert gap(ours, whole) < (1e-12 if backend == "hooked" else 1e-5)
+    assert gap(ours, model.logits(batch)[batch.on(tokens)]) > 1e-2
+
+
+@every_backend
+def test_rows_without_a_prefix_are_run_whole(backend):
+    model = fresh_model("llama", backend)
+    rows = (*APART, TokenRow((5, 6, 7), 0, 0))
+    batch = model.pad(list(rows))
+    assert aligned_rest(model, rows, batch, "response").batch is batch
+
+
+@every_backend
+def test_rows_are_run_whole_where_somebody_may_look_at_all_of_them(backend):
+    model = fresh_model("llama", backend)
+    batch = model.pad(list(APART))
+    with model.edited(pushes(model)):
+        assert aligned_rest(model, APART, batch, "response").batch is batch
+    with model.edited(pushes(model), only_on="question+response"):
+        assert aligned_rest(model, APART, batch, "response").batch is batch
+        assert aligned_rest(model, APART, batch, "question+response").batch is not batch
 
 
 def whole_batch(model, batch):

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from psr_lens.statistics import fit_heads, fit_wide_heads
+from psr_lens.statistics import fit_heads, fit_wide_heads, wide_heads
 
 
 def added(heads, x, strength=1.0):
@@ -114,3 +114,22 @@ def test_too_few_heads_or_tokens_are_refused():
         fit_wide_heads(one, one, n_heads=1, dev=(one, one, None))
     with pytest.raises(ValueError, match="n_heads=4 and 0 tokens"):
         fit_wide_heads(one[:0], one[:0], n_heads=4, dev=(one, one, None))
+
+
+@pytest.mark.parametrize("with_strength", [False, True])
+def test_the_written_out_gradients_are_those_that_torch_finds(with_strength):
+    draw = torch.Generator().manual_seed(0)
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    weights = [drawn(5, 6), drawn(5, 4), drawn(5), drawn(4)]
+    inputs, wanted = drawn(9, 6), drawn(9, 4)
+    strength = drawn(9) if with_strength else None
+    found = wide_heads._gradients(weights, inputs, wanted, strength)
+    for own in weights:
+        own.requires_grad_()
+    left = wide_heads._added(weights, inputs, strength) - wanted
+    left.square().sum(dim=-1).mean().backward()
+    for own, gradient in zip(weights, found, strict=True):
+        torch.testing.assert_close(gradient, own.grad, rtol=1e-12, atol=1e-12)
