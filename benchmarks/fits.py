@@ -12,7 +12,7 @@ from typing import Any
 
 from psr_lens.dataset import SteeringDataset
 from psr_lens.demo.animals import control_data
-from psr_lens.fitting import fit, fit_best
+from psr_lens.fitting import FitRuns, fit, fit_best
 from psr_lens.models import HookedModel
 from psr_lens.steering import Steering, load_steering
 from psr_lens.storage.atomic import write_bytes
@@ -68,6 +68,7 @@ def fitted(
     folder: Path | None = None,
     seed: int = 0,
     done: Callable[[str], None] = lambda label: None,
+    runs: FitRuns | None = None,
 ) -> dict[str, Fitted]:
     """The fits of one instruction, taken from the folder where they are there already.
 
@@ -79,15 +80,20 @@ def fitted(
         folder: Where these fits are kept, None to keep none.
         seed: Of the fits.
         done: Called after each, with its label.
+        runs: What other fits to the same examples have in common with these.
     """
     found = {}
+    known = runs or FitRuns()
     for label, options in fits.items():
         place = None if folder is None else folder / _slug(label)
         if place is not None and place.with_suffix(".json").is_file():
             report = json.loads(place.with_suffix(".json").read_text())
             steering = load_steering(place.with_suffix(".safetensors"), model)
         else:
-            steering = _fit(model, control() if label == CONTROL else train, options, seed)
+            if label == CONTROL:
+                steering = _fit(model, control(), options, seed, FitRuns())
+            else:
+                steering = _fit(model, train, options, seed, known)
             report = _report(steering)
             if place is not None:
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -131,11 +137,13 @@ def setting(report: dict[str, Any]) -> str:
     return ", ".join([where, *how])
 
 
-def _fit(model: HookedModel, data: SteeringDataset, options: Fit, seed: int) -> Steering:
+def _fit(
+    model: HookedModel, data: SteeringDataset, options: Fit, seed: int, runs: FitRuns
+) -> Steering:
     if options.get("solver") == BEST:
         rest = {key: value for key, value in options.items() if key != "solver"}
-        return fit_best(model, data, seed=seed, **rest)
-    return fit(model, data, seed=seed, **options)
+        return fit_best(model, data, seed=seed, runs=runs, **rest)
+    return fit(model, data, seed=seed, runs=runs, **options)
 
 
 def _report(steering: Steering) -> dict[str, Any]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from psr_lens.deltas import PromptDeltas, iter_deltas
     from psr_lens.examples import Example
     from psr_lens.faithfulness import FaithfulnessReport, measure_faithfulness
-    from psr_lens.fitting import FitReport, Recipe, fit, fit_best, transfer
+    from psr_lens.fitting import FitReport, FitRuns, Recipe, fit, fit_best, transfer
     from psr_lens.lens import LensReading, logit_lens, read_delta, read_steering
     from psr_lens.models import (
         FromResponseToken,
@@ -103,6 +103,7 @@ _MODULE_OF_NAME = {
     "SumSteering": "steering",
     "load_steering": "steering",
     "FitReport": "fitting",
+    "FitRuns": "fitting",
     "Recipe": "fitting",
     "transfer": "fitting",
     "fit": "fitting",
@@ -154,6 +155,7 @@ __all__ = [
     "Example",
     "FaithfulnessReport",
     "FitReport",
+    "FitRuns",
     "FromResponseToken",
     "HookedModel",
     "LastPromptToken",

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.fits import BEST, CONTROL, Fit, Fitted, fitted
 from benchmarks.real_findings.answers import SEEDS, Answers, wrong_prompts
 from psr_lens.dataset import SteeringDataset, check_data
+from psr_lens.fitting import FitRuns
 from psr_lens.models import HookedModel
 
 LAYERWISE: Final[Mapping[str, Fit]] = {
@@ -53,21 +54,26 @@ def all_fits(model: HookedModel, name: str, data: Answers, folder: Path) -> dict
         data: The answers.
         folder: Where fits are kept.
     """
-    first, place = data.fitted_on[0], folder / name
+    first, place, runs = data.fitted_on[0], folder / name, FitRuns()
 
     def control() -> SteeringDataset:
         return wrong_prompts(model, name, first)
 
-    found = fitted(model, first, {**CLOSED, **LAYERWISE}, control, place / "fits", done=_say)
+    def fits(
+        own: SteeringDataset, wanted: Mapping[str, Fit], part: str, runs: FitRuns
+    ) -> dict[str, Fitted]:
+        return fitted(model, own, wanted, control, place / part, done=_say, runs=runs)
+
+    found = fits(first, {**CLOSED, **LAYERWISE}, "fits", runs)
     layer = found["difference in means"].steering.layers[0]
     trained = {**TRAINED, "ReFT-r1": {**REFT_R1, "layers": layer}}
     with fast_arithmetic(model, first):
-        found |= fitted(model, first, trained, control, place / "fits", done=_say)
+        found |= fits(first, trained, "fits", runs)
     for seed, own in list(zip(SEEDS, data.fitted_on, strict=True))[1:]:
         wanted = {label: LAYERWISE[label] for label in RESAMPLED}
-        again = fitted(model, own, wanted, control, place / f"fits-{seed}", done=_say)
+        again = fits(own, wanted, f"fits-{seed}", FitRuns())
         found |= {seeded(label, seed): fit for label, fit in again.items()}
-    return found | fitted(model, data.all, MANY, control, place / "fits-all", done=_say)
+    return found | fits(data.all, MANY, "fits-all", FitRuns())
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from benchmarks.real_findings.distances import by_question
 from benchmarks.real_findings.methods import fast_arithmetic
 from psr_lens.dataset import SteeringDataset
 from psr_lens.faithfulness import measure_faithfulness
+from psr_lens.fitting import FitRuns
 from psr_lens.models import HookedModel
 
 INSTRUCTION: Final = "french"
@@ -42,12 +43,15 @@ def sizes_part(model: HookedModel, folder: Path) -> dict[str, Callable[[], Any]]
     def measured(n: int) -> dict[str, Any]:
         answered, test = data()
         fit_on, place = some(answered, n), folder / INSTRUCTION / f"fits-of-{n}"
+        runs = FitRuns()
         found = {}
         for label, (options, numbers) in FITS.items():
             if n in numbers:
                 trained = options["solver"] == "gradient"
                 with fast_arithmetic(model, fit_on) if trained else nullcontext():
-                    found |= fitted(model, fit_on, {label: options}, lambda: fit_on, place)
+                    found |= fitted(
+                        model, fit_on, {label: options}, lambda: fit_on, place, runs=runs
+                    )
         report = measure_faithfulness(
             model,
             {label: own.steering for label, own in found.items()},

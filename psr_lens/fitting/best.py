@@ -11,6 +11,7 @@ from typing import Any
 
 from psr_lens.dataset import SteeringDataset
 from psr_lens.fitting.fit import fit
+from psr_lens.fitting.fit_runs import FitRuns
 from psr_lens.fitting.plan import plan_fit
 from psr_lens.steering import Steering
 from psr_lens.steering.registry import method_class
@@ -46,6 +47,7 @@ def fit_best(
     data: SteeringDataset,
     *,
     method: str | type[Steering] = "psr",
+    runs: FitRuns | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Steering:
@@ -59,6 +61,7 @@ def fit_best(
         model: A `HookedModel`, HookedTransformer, TransformerBridge or transformers model.
         data: Examples, as for `fit`.
         method: As for `fit`.
+        runs: As for `fit`; the settings share theirs in any case.
         progress: Whether to show bars.
         options: Arguments of `fit`; a setting that is given is not varied.
 
@@ -75,7 +78,11 @@ def fit_best(
             f"checkpoint= with {len(settings)} settings of {method} to try, {'; '.join(settings)}: a "
             "directory keeps one fit; leave it out, or name the setting"
         )
-    found = {name: fit(model, data, progress=progress, **own) for name, own in settings.items()}
+    known = runs or FitRuns()
+    found = {
+        name: fit(model, data, runs=known, progress=progress, **own)
+        for name, own in settings.items()
+    }
     errors = {
         name: (own.fit_report.dev_relative_rmse or (float("nan"),))[-1]
         for name, own in found.items()

@@ -1,12 +1,18 @@
 """How far from the prompt fitted steerings remain, on one set of examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import final
 
 import torch
 
 from psr_lens._types import AlignedTokens
-from psr_lens.deltas import aligned_residuals, example_batches, iter_batches, iter_runs
+from psr_lens.deltas import (
+    PairedRuns,
+    aligned_residuals,
+    example_batches,
+    iter_batches,
+    iter_runs,
+)
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.batch import Places, right_pad
@@ -24,15 +30,18 @@ def relative_rmse(
     data: Sequence[Example],
     tokens: AlignedTokens,
     batch_size: int,
+    paired: Iterable[PairedRuns] | None = None,
 ) -> list[tuple[float, ...]]:
-    """Relative RMSE of every candidate at every layer; the prompt's runs are shared."""
+    """Relative RMSE of every candidate at every layer; base and prompted runs are shared, or given."""
+    if paired is None:
+        paired = iter_runs(model, data, tokens, batch_size=batch_size)
     missed = torch.zeros(len(candidates), model.n_layers, dtype=torch.float64)
     energy = torch.zeros(model.n_layers, dtype=torch.float64)
 
     def squares(difference: torch.Tensor) -> torch.Tensor:
         return difference.square().sum(dim=(1, 2)).cpu().double()
 
-    for runs in iter_runs(model, data, tokens, batch_size=batch_size):
+    for runs in paired:
         energy += squares(runs.accumulated)
         for i, candidate in enumerate(candidates):
             edits = candidate.edits(model, 1.0, runs.examples)

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -9,13 +10,15 @@ import torch
 
 from psr_lens._types import AlignedTokens, Layers, resolve_layers
 from psr_lens.dataset import SteeringDataset, check_data, split_groups
+from psr_lens.deltas import PairedRuns, iter_runs
 from psr_lens.fitting.errors import relative_rmse
 from psr_lens.fitting.fit_checkpoint import FitCheckpoint
+from psr_lens.fitting.fit_runs import FitRuns, residual_bytes
 from psr_lens.fitting.forwards import counting_forwards
 from psr_lens.fitting.plan import CLOSED, plan_fit
 from psr_lens.fitting.recipe import Recipe
 from psr_lens.fitting.solve import Solver
-from psr_lens.models import unsteered_model
+from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering import Steering
 from psr_lens.steering.fit_report import FitReport
@@ -39,6 +42,7 @@ def fit(
     precision: torch.dtype | None = None,
     max_memory: int | None = None,
     checkpoint: str | Path | None = None,
+    runs: FitRuns | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Steering:
@@ -90,6 +94,8 @@ def fit(
             disk.
         checkpoint: A directory for finished stages and epochs; the same call with the same directory
             resumes an interrupted fit.
+        runs: What earlier fits to the same examples have run already, and later ones will find: the same
+            `FitRuns` for all of them.
         progress: Whether to show bars.
         options: Options of the method: `n_heads` of `psr` (1; `"auto"`), `rank` of `loreft` (4) and of a
             limited `oracle`, and `along`, a steering whose directions an `oracle` is confined to. Each is
@@ -160,6 +166,7 @@ def fit(
         "fingerprint": origin["model"]["fingerprint"],
         "layers": tried,
     }
+    known = runs or FitRuns(0)
     work = Solver(
         plan=plan,
         model=hooked,
@@ -167,6 +174,7 @@ def fit(
         dev=dev,
         layers=tried,
         checkpoint=FitCheckpoint(checkpoint, settings),
+        runs=known,
         progress=progress,
     )
     warned = [measure_prompt_effect(hooked, data.train, batch_size=batch_size).warning]
@@ -178,7 +186,8 @@ def fit(
         steering = found.steering
         errors = found.dev_relative_rmse
         if not errors and dev and not plan.method.of_one_example:
-            errors = relative_rmse(hooked, [steering], dev, tokens, batch_size)[0]
+            paired = _paired(known, hooked, dev, tokens, batch_size)
+            errors = relative_rmse(hooked, [steering], dev, tokens, batch_size, paired)[0]
     if found.warning:
         warnings.warn(found.warning, stacklevel=2)
         warned.append(found.warning)
@@ -200,6 +209,22 @@ def fit(
         warning="\n".join(filter(None, warned)),
     )
     return steering
+
+
+def _paired(
+    runs: FitRuns,
+    model: HookedModel,
+    data: SteeringDataset,
+    tokens: AlignedTokens,
+    batch_size: int,
+) -> Iterable[PairedRuns]:
+    """Base and prompted runs: kept where there is room, else made one batch at a time."""
+    made = iter_runs(model, data, tokens, batch_size=batch_size)
+    size = 2 * residual_bytes(model, data, tokens)
+    if size > runs.max_memory:
+        return made
+    what = ("base and prompted runs", tokens, batch_size)
+    return runs.once(what, model, data, size, lambda: list(made))
 
 
 def train_and_dev(data: SteeringDataset, seed: int) -> tuple[SteeringDataset, SteeringDataset]:

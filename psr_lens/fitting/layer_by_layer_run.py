@@ -1,6 +1,6 @@
 """Residual streams of many examples that go up the layers together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import final
@@ -30,25 +30,29 @@ class BaseAndPrompted:
         tokens: AlignedTokens,
         batch_size: int,
         folder: Path | None,
-        shared: tuple[SharedPrefixes, SharedPrefixes],
+        shared: SharedPrefixes,
+        prompted: "PromptedRun",
     ):
-        rows = [e.base_row for e in examples], [e.prompted_row for e in examples]
-        self.base, self.prompted = (
-            LayerByLayerRun(model, own, tokens, batch_size, folder, prefixes)
-            for own, prefixes in zip(rows, shared, strict=True)
-        )
+        rows = [example.base_row for example in examples]
+        self.base = LayerByLayerRun(model, rows, tokens, batch_size, folder, shared)
+        self.prompted = prompted
         self.strength = _strengths(examples, tokens)
         self._untouched: LayerByLayerRun | None = None
 
-    def up(self, layer: int) -> None:
+    def up(self) -> None:
         """Through one block."""
-        for run in (self.base, self.prompted, self._untouched):
+        for run in (self.base, self._untouched):
             if run is not None:
-                run.up(layer)
+                run.up()
+        self.prompted.up_to(self._layer)
+
+    @property
+    def _layer(self) -> int:
+        return self.base.height - 1
 
     def stage(self, precision: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Residual streams, what is missing there, and strengths."""
-        x, target = self.base.residuals(), self.prompted.residuals()
+        x, target = self.base.residuals(), self.prompted.residuals(self._layer)
         if precision is not None:
             x, target = x.to(precision), target.to(precision)
         return x, target - x, None if self.strength is None else self.strength.to(x)
@@ -65,7 +69,7 @@ class BaseAndPrompted:
 
     def relative_rmse(self) -> float:
         """What is still missing after the updates, relative to what the prompt does."""
-        target = self.prompted.residuals()
+        target = self.prompted.residuals(self._layer)
         base = self.base if self._untouched is None else self._untouched
         missed, energy = (
             float((run.residuals() - target).square().sum()) for run in (self.base, base)
@@ -74,8 +78,52 @@ class BaseAndPrompted:
 
 
 @final
+class PromptedRun:
+    """The prompted run, which no fit changes.
+
+    Args:
+        begin: Begins the run.
+        keep: Whether the residual streams of every layer are kept, for the next fit to the same examples.
+    """
+
+    def __init__(self, begin: "Callable[[], LayerByLayerRun]", keep: bool):
+        self._begin, self._keep = begin, keep
+        self._run: LayerByLayerRun | None = None
+        self._kept: dict[int, Tensor] = {}
+
+    def up_to(self, layer: int) -> None:
+        """Through the blocks up to this one, unless what follows it is known."""
+        if layer in self._kept:
+            return
+        # A run that is interrupted in the middle of a block is not gone on with.
+        run, self._run = self._run, None
+        if run is None or run.height > layer + 1:
+            run = self._begin()
+        while run.height <= layer:
+            run.up()
+        self._run = run
+
+    def residuals(self, layer: int) -> Float[Tensor, "token d_model"]:
+        """The aligned tokens' residual streams after a layer: see `LayerByLayerRun.residuals`."""
+        if layer in self._kept:
+            return self._kept[layer]
+        self.up_to(layer)
+        assert self._run is not None
+        found = self._run.residuals()
+        if self._keep:
+            self._kept[layer] = found
+            if self._run.finished:
+                self._run = None
+        return found
+
+
+@final
 class LayerByLayerRun:
-    """All examples' residual streams, going up one block at a time."""
+    """All examples' residual streams, going up one block at a time.
+
+    Attributes:
+        height: How many blocks they are through.
+    """
 
     def __init__(
         self,
@@ -87,6 +135,7 @@ class LayerByLayerRun:
         shared: SharedPrefixes,
     ):
         self.model = model
+        self.height = 0
         self.order = length_sorted_batches([len(row.tokens) for row in rows], batch_size)
         self.batches = [model.pad([rows[i] for i in indices]) for indices in self.order]
         # The longest first, as the batches are, so that the prefix of the first serves all.
@@ -107,10 +156,18 @@ class LayerByLayerRun:
         run.resid = self.resid.copy()
         return run
 
-    def up(self, layer: int) -> None:
+    @property
+    def finished(self) -> bool:
+        """Whether they are through all blocks."""
+        return self.height == self.model.n_layers
+
+    def up(self) -> None:
         """Through one block."""
         for at, rest in enumerate(self.rests):
-            self.resid[at] = self.model.run_block(layer, self.resid[at], rest.batch, rest.prefix)
+            self.resid[at] = self.model.run_block(
+                self.height, self.resid[at], rest.batch, rest.prefix
+            )
+        self.height += 1
 
     def residuals(self) -> Float[Tensor, "token d_model"]:
         """The aligned tokens' residual streams in the working precision, in the examples' order.

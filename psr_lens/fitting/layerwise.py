@@ -20,7 +20,8 @@ from torch import Tensor
 from psr_lens._bars import tqdm
 from psr_lens.examples import Example
 from psr_lens.fitting.fit_checkpoint import FitCheckpoint
-from psr_lens.fitting.layer_by_layer_run import BaseAndPrompted
+from psr_lens.fitting.fit_runs import FitRuns, residual_bytes
+from psr_lens.fitting.layer_by_layer_run import BaseAndPrompted, LayerByLayerRun, PromptedRun
 from psr_lens.fitting.plan import FitPlan
 from psr_lens.models import HookedModel
 from psr_lens.models.shared import SharedPrefixes
@@ -98,6 +99,7 @@ def fit_layerwise(
     layers: Sequence[int],
     fits: LayerFits,
     *,
+    runs: FitRuns,
     measure: bool = False,
     progress: bool = False,
 ) -> tuple[float, ...]:
@@ -115,6 +117,7 @@ def fit_layerwise(
             number type of the regressions (by default float32, or float64 for a float64 model), and how
             many bytes of one layer's residual streams may stay in memory, all runs together; beyond that
             they go to temporary files.
+        runs: Keeps the prompted run for other fits.
         measure: Whether to take the dev examples up to the last layer, for the relative RMSE.
         progress: Whether to show a bar.
 
@@ -134,19 +137,33 @@ def fit_layerwise(
         if plan.max_memory is not None and needed > plan.max_memory:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-lens-")))
         # Prefixes of base rows and of prompted rows, shared by training and dev examples.
-        shared = SharedPrefixes(model), SharedPrefixes(model)
-        options: tuple[Any, ...] = (tokens, plan.batch_size, folder, shared)
-        fitted_on = BaseAndPrompted(model, train, *options)
-        checked_on = BaseAndPrompted(model, dev, *options) if dev else None
+        shared, prompts = SharedPrefixes(model), SharedPrefixes(model)
+        options: tuple[Any, ...] = (tokens, plan.batch_size, folder)
+
+        def both(part: str, examples: Sequence[Example]) -> BaseAndPrompted:
+            rows = [example.prompted_row for example in examples]
+            size = residual_bytes(model, examples, tokens)
+            # What went to temporary files goes with them.
+            keep = folder is None and size <= runs.max_memory
+
+            def begun() -> PromptedRun:
+                return PromptedRun(lambda: LayerByLayerRun(model, rows, *options, prompts), keep)
+
+            what = ("prompted run", part, tokens, plan.batch_size)
+            prompted = runs.once(what, model, examples, size, begun) if keep else begun()
+            return BaseAndPrompted(model, examples, *options, shared, prompted)
+
+        fitted_on = both("train", train)
+        checked_on = both("dev", dev) if dev else None
         possible = measure and carry and checked_on and checked_on.strength is None
         measured = checked_on if possible else None
         errors: list[float] = []
         end = model.n_layers if measured else max(layers) + 1
         for layer in tqdm(range(end), desc="layerwise", unit="layer", disable=not progress):
             if layer <= max(layers):
-                fitted_on.up(layer)
+                fitted_on.up()
             if checked_on:
-                checked_on.up(layer)
+                checked_on.up()
             if layer in layers:
                 x, missing, strength = fitted_on.stage(plan.precision)
                 seen = checked_on.stage(plan.precision) if checked_on else None

@@ -9,6 +9,7 @@ from psr_lens.dataset import SteeringDataset
 from psr_lens.deltas import working_dtype
 from psr_lens.fitting.errors import last_layer_errors
 from psr_lens.fitting.fit_checkpoint import FitCheckpoint
+from psr_lens.fitting.fit_runs import FitRuns, residual_bytes
 from psr_lens.fitting.gradient import Objective, Trained, TrainingState, train
 from psr_lens.fitting.layerwise import LayerFits, fit_layerwise
 from psr_lens.fitting.plan import BOTH, CLOSED, GRADIENT, LAYERWISE, FitPlan
@@ -46,6 +47,7 @@ class Solver:
         dev: Examples to choose on.
         layers: The layers to fit; for a best layer those to choose from.
         checkpoint: Where finished parts are kept.
+        runs: What other fits to the same examples need too.
         progress: Whether to show bars.
     """
 
@@ -55,6 +57,7 @@ class Solver:
     dev: SteeringDataset
     layers: tuple[int, ...]
     checkpoint: FitCheckpoint
+    runs: FitRuns
     progress: bool
 
     def solve(self) -> Solved:
@@ -71,6 +74,7 @@ class Solver:
             self.dev,
             self.layers,
             fits,
+            runs=self.runs,
             measure=not self._trains,
             progress=self.progress,
         )
@@ -91,12 +95,18 @@ class Solver:
 
     def _closed_form(self) -> Solved:
         plan = self.plan
-        data = TrainingData(
-            model=self.model,
-            examples=self.train,
-            tokens=plan.tokens,
-            batch_size=plan.batch_size,
-            progress=self.progress,
+        data = self.runs.once(
+            ("training data", plan.tokens, plan.batch_size),
+            self.model,
+            self.train,
+            0,
+            lambda: TrainingData(
+                model=self.model,
+                examples=self.train,
+                tokens=plan.tokens,
+                batch_size=plan.batch_size,
+                progress=self.progress,
+            ),
         )
         everywhere, left = plan.method.closed_form(data, plan.options)
         layers, candidates = self._choose(everywhere)
@@ -182,15 +192,26 @@ class Training:
     def __init__(self, solver: Solver, layers: tuple[int, ...]):
         self.solver, self.layers = solver, layers
         self.train_examples, self.dev = (
-            prepare(
-                solver.model,
+            self._prepared(*part) for part in (("train", solver.train), ("dev", solver.dev))
+        )
+
+    def _prepared(self, name: str, part: SteeringDataset) -> list[Prepared]:
+        solver, first = self.solver, self.layers[0]
+        plan, model = solver.plan, solver.model
+        return solver.runs.once(
+            ("prepared", name, first, plan.tokens, plan.batch_size),
+            model,
+            part,
+            # Keys and values of the tokens before them take about as much.
+            2 * residual_bytes(model, part, plan.tokens),
+            lambda: prepare(
+                model,
                 part,
-                layers[0],
-                solver.plan.tokens,
-                batch_size=solver.plan.batch_size,
+                first,
+                plan.tokens,
+                batch_size=plan.batch_size,
                 progress=solver.progress and bool(part),
-            )
-            for part in (solver.train, solver.dev)
+            ),
         )
 
     def train(self, name: str, start: Steering | None) -> tuple[Steering, TrainingState]:

@@ -55,7 +55,7 @@ class FitReport(Report):
         tried: Solvers that `auto` compared, each with its best objective on the dev examples.
         seconds: Wall-clock time.
         forwards: Forward passes run, in sequences through the whole model: each sequence that goes
-            through one of L blocks counts 1/L.
+            through one of L blocks counts 1/L. What `FitRuns` held already is not run.
         examples: Training examples.
         dev_examples: Dev examples.
         settings: What `fit_best` compared, each with its relative RMSE at the last layer on the dev

@@ -1,7 +1,7 @@
 """What a method is fitted to, whatever the solver: residual streams and their scale."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,6 +35,7 @@ class TrainingData:
     tokens: AlignedTokens
     batch_size: int
     progress: bool
+    _moments: dict[bool, DeltaMoments] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -42,15 +43,17 @@ class TrainingData:
         return working_dtype(self.model.dtype)
 
     def moments(self, *, second: bool = False) -> DeltaMoments:
-        """Sums over the accumulated deltas: see `delta_moments`."""
-        return delta_moments(
-            self.model,
-            self.examples,
-            self.tokens,
-            second=second,
-            batch_size=self.batch_size,
-            progress=self.progress,
-        )
+        """Sums over the accumulated deltas: see `delta_moments`. They are made once."""
+        if second not in self._moments:
+            self._moments[second] = delta_moments(
+                self.model,
+                self.examples,
+                self.tokens,
+                second=second,
+                batch_size=self.batch_size,
+                progress=self.progress,
+            )
+        return self._moments[second]
 
     def leading_directions(self, rank: int) -> Float[Tensor, "layer rank d_model"]:
         """Principal directions of the local deltas at every layer: see `leading_directions`."""

@@ -12,6 +12,7 @@ from benchmarks.which_fits import SHAPES, Shape, delta_bytes, fit_bytes, logits_
 from psr_lens.delta_collection import collect_deltas
 from psr_lens.demo import checkpoint_path
 from psr_lens.fitting.fit_checkpoint import FitCheckpoint
+from psr_lens.fitting.fit_runs import FitRuns
 from psr_lens.fitting.layer_by_layer_run import BaseAndPrompted
 from psr_lens.fitting.layerwise import LayerFits, fit_layerwise
 from psr_lens.fitting.plan import plan_fit
@@ -87,13 +88,13 @@ def test_fit(model, monkeypatch):
     held = []
     up = BaseAndPrompted.up
 
-    def watched(runs, layer):
-        up(runs, layer)
+    def watched(runs):
+        up(runs)
         held.append(sum(part.nbytes for part in _tensors(runs)))
 
     monkeypatch.setattr(BaseAndPrompted, "up", watched)
     fits = LayerFits(plan_fit(method="const"), FitCheckpoint(None, {}))
-    fit_layerwise(model, examples, [], [0], fits)
+    fit_layerwise(model, examples, [], [0], fits, runs=FitRuns(0))
     # Columns of padding come on top.
     assert needed <= held[0] <= 1.3 * needed
 

@@ -1,0 +1,125 @@
+"""Fits that share their runs find what they find alone, to the last bit, with fewer runs."""
+
+import pytest
+import torch
+
+from psr_lens import FitRuns, compare, fit, fit_best
+from tests import by_hand
+from tests.tiny_models import CORE_MODELS, tiny_model
+
+FITS = {
+    "dim": {"method": "dim"},
+    "pca": {"method": "pca"},
+    "projection": {"method": "projection", "layers": "best"},
+    "psr": {"method": "psr", "solver": "layerwise"},
+    "psr, 2 heads": {"method": "psr", "solver": "layerwise", "n_heads": 2},
+    "psr, refined": {"method": "psr", "solver": "refine", "epochs": 2},
+    "psr, some layers": {"method": "psr", "solver": "layerwise", "layers": (1, 2)},
+    "const": {"method": "const", "solver": "gradient", "epochs": 2},
+    "const, ll": {"method": "const", "solver": "gradient", "objective": "ll", "epochs": 2},
+    "const, one layer": {"method": "const", "solver": "gradient", "layers": 1, "epochs": 2},
+    "psr on questions": {"method": "psr", "solver": "layerwise", "tokens": "question+response"},
+}
+
+
+@pytest.fixture(scope="module", params=CORE_MODELS, ids="-".join)
+def model(request):
+    return tiny_model(*request.param, dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    return by_hand.animal_examples(model)
+
+
+@pytest.fixture(scope="module")
+def alone(model, data):
+    return {name: fit(model, data, **options) for name, options in FITS.items()}
+
+
+def same(ours, theirs):
+    tensors = theirs.state_dict()
+    assert ours.layers == theirs.layers
+    assert all(torch.equal(own, tensors[name]) for name, own in ours.state_dict().items())
+    assert ours.fit_report.dev_relative_rmse == theirs.fit_report.dev_relative_rmse
+    return True
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_shared_runs_change_no_fit(model, data, alone, order):
+    runs = FitRuns()
+    for name, options in list(FITS.items())[::order]:
+        assert same(fit(model, data, runs=runs, **options), alone[name])
+
+
+def test_the_prompt_is_run_by_the_first_fit_alone(llama, its_data):
+    runs = FitRuns()
+    first, second = (
+        fit(llama, its_data, runs=runs, **FITS[name]).fit_report for name in ("psr", "psr, 2 heads")
+    )
+    prompted = len(its_data.train) + len(its_data.dev)
+    assert second.forwards == pytest.approx(first.forwards - prompted)
+    refined = fit(llama, its_data, runs=runs, **FITS["psr, refined"]).fit_report
+    trained = fit(llama, its_data, runs=runs, **FITS["const"]).fit_report
+    alone = fit(llama, its_data, **FITS["const"]).fit_report
+    # Neither base nor prompted runs, of training and dev examples, nor of dev examples for the distance.
+    spared = 2 * prompted + 2 * len(its_data.dev)
+    assert trained.forwards == pytest.approx(alone.forwards - spared)
+    assert refined.forwards > trained.forwards
+
+
+def test_what_would_take_too_much_is_not_kept(llama, its_data):
+    runs = FitRuns(max_memory=1)
+    first, second = (fit(llama, its_data, runs=runs, **FITS["psr"]) for _ in range(2))
+    assert same(first, second)
+    assert first.fit_report.forwards == second.fit_report.forwards
+    with pytest.raises(ValueError, match="max_memory=-1"):
+        FitRuns(-1)
+
+
+def test_other_examples_and_another_model_are_run_anew(llama, its_data):
+    runs = FitRuns()
+    fit(llama, its_data, runs=runs, **FITS["psr"])
+    fewer = its_data.filter(lambda example: example is not its_data.train[0])
+    assert same(fit(llama, fewer, runs=runs, **FITS["psr"]), fit(llama, fewer, **FITS["psr"]))
+    other = tiny_model(*CORE_MODELS[0], dtype="float32")
+    changed = by_hand.animal_examples(other)
+    assert same(fit(other, changed, runs=runs, **FITS["psr"]), fit(other, changed, **FITS["psr"]))
+
+
+@pytest.mark.parametrize("name", ["psr", "const"])
+@pytest.mark.parametrize("passes", [1, 4, 9])
+def test_an_interrupted_fit_leaves_nothing_half_done(llama, its_data, name, passes, monkeypatch):
+    """Wherever it stops, also between two batches of one block."""
+    runs, left = FitRuns(), [passes]
+    options = {**FITS[name], "batch_size": 2}
+    original = llama._running
+
+    def running(columns):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return original(columns)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(llama, "_running", running)
+        with pytest.raises(KeyboardInterrupt):
+            fit(llama, its_data, runs=runs, **options)
+    assert same(fit(llama, its_data, runs=runs, **options), fit(llama, its_data, **options))
+
+
+def test_settings_and_comparisons_share_theirs(llama, its_data, monkeypatch):
+    seen = []
+    once = FitRuns.once
+
+    def watched(runs, *args):
+        seen.append(runs)
+        return once(runs, *args)
+
+    monkeypatch.setattr(FitRuns, "once", watched)
+    fit_best(llama, its_data, method="dim")
+    assert len(seen) > 1
+    assert len(set(map(id, seen))) == 1
+    seen.clear()
+    compare(llama, its_data, ["dim", "projection"])
+    assert len(set(map(id, seen))) == 1
