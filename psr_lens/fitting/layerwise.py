@@ -138,7 +138,7 @@ def fit_layerwise(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-lens-")))
         # Prefixes of base rows and of prompted rows, shared by training and dev examples.
         shared, prompts = SharedPrefixes(model), SharedPrefixes(model)
-        options: tuple[Any, ...] = (tokens, plan.batch_size, folder)
+        options = (tokens, plan.batch_size, folder)
 
         def both(part: str, examples: Sequence[Example]) -> BaseAndPrompted:
             rows = [example.prompted_row for example in examples]

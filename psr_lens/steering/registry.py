@@ -29,7 +29,16 @@ TAKEN: Final = frozenset(
             "precision",
             "progress",
         ),
-        *("recipe", "revision", "seed", "solver", "tokens", "temperature", "template_options"),
+        *(
+            "recipe",
+            "revision",
+            "runs",
+            "seed",
+            "solver",
+            "tokens",
+            "temperature",
+            "template_options",
+        ),
     )
 )
 """Option names that `fit` and the command line already use."""
