@@ -11,20 +11,21 @@ import benchmarks.real_findings as package
 from benchmarks.findings import assumptions, components
 from benchmarks.real_findings import page
 from benchmarks.real_findings.answers import SAMPLING, SEEDS, TEST_SEED, Answers, answers
-from benchmarks.real_findings.behaviour import behaviour_part
+from benchmarks.real_findings.behaviour import behaviour_part, layers_part
 from benchmarks.real_findings.copies import copies_part
 from benchmarks.real_findings.distances import distances_part
 from benchmarks.real_findings.heatmap import heatmap_part
 from benchmarks.real_findings.methods import BEHAVIOUR, all_fits
-from benchmarks.real_findings.numbers import COPIES, SIZES, log, read, write
+from benchmarks.real_findings.numbers import COPIES, SIZES, TOY, log, read, write
 from benchmarks.real_findings.prompt import prompt_part
 from benchmarks.real_findings.sizes import sizes_part
+from benchmarks.real_findings.toy import toy_part
 from psr_lens.demo.everyday_instructions import EVERYDAY
 from psr_lens.model_record import describe_model
 from psr_lens.models import HookedModel, load_model
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("prompt", "distances", "behaviour", "assumptions", "components", "heatmap")
+PARTS = ("prompt", "distances", "behaviour", "layers", "assumptions", "components", "heatmap")
 """Of every instruction, in order."""
 
 
@@ -51,6 +52,7 @@ def instruction_parts(
             {label: own.steering for label, own in fits().items() if label in BEHAVIOUR},
             found["prompt"],
         ),
+        "layers": lambda: layers_part(model, name, data(), found["prompt"]),
         "assumptions": lambda: assumptions(model, data().fitted_on[0], data().test, 0),
         "components": lambda: components(model, data().test, 0),
         "heatmap": lambda: heatmap_part(model, data(), fits()),
@@ -84,6 +86,8 @@ def measure_all(names: Sequence[str], folder: Path) -> None:
             parts = sizes_part(model, folder)
         elif name == COPIES:
             parts = copies_part(model, folder)
+        elif name == TOY:
+            parts = toy_part(folder)
         else:
             parts = instruction_parts(model, name, folder, found)
         measure(name, parts, found)
@@ -95,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks.real_findings", description=package.__doc__
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    choices = (*EVERYDAY, SIZES, COPIES)
+    choices = (*EVERYDAY, SIZES, COPIES, TOY)
     parser.add_argument("--only", nargs="+", default=choices, choices=choices, metavar="NAME")
     parser.add_argument("--folder", type=Path, default=ROOT / "real-findings")
     parser.add_argument("--page-only", action="store_true", help="measure nothing")

@@ -1,20 +1,109 @@
 """What the model says under every steering: its strength chosen on dev questions, judged on test ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.real_findings.answers import PER_QUESTION, SAMPLING, Answers
+import torch
+
+from benchmarks.real_findings.answers import SAMPLING, Answers
 from benchmarks.real_findings.judged import judged, mean_scores
 from benchmarks.real_findings.prompt import ANSWER_SEED
 from psr_lens.demo.everyday import everyday_judge
-from psr_lens.evaluation import Score, best_strength, measure_behaviour, measure_strengths
+from psr_lens.evaluation import Behaviour, Score, measure_behaviour, measure_strengths
+from psr_lens.examples import Example, number_prompts
+from psr_lens.fitting import fit
 from psr_lens.models import HookedModel
+from psr_lens.statistics import bootstrap, resamples
 from psr_lens.steering import Steering
 
 ALPHAS: Final = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 OF_ONE_LAYER: Final = (*ALPHAS, 5.0, 8.0, 12.0)
 """What is added at one layer alone may have to be far larger than what the prompt does there."""
+LAYERS: Final = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
+"""Heights in the model at which difference in means is tried for what it says."""
+OF_EVERY_LAYER: Final = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0)
 _DEV_SEED: Final = 102
+_N_BOOTSTRAP: Final = 1000
+
+Scores = dict[str, Any]
+"""Of one strength on dev questions: `alpha`, mean `trait` and `fluency`, and `behind`: by how much the
+prompt's answers to the same questions are more fluent, with the ends of its interval."""
+
+
+def best_of(curve: Sequence[Scores]) -> Scores:
+    """The highest trait among strengths that are not shown to be less fluent than the prompt.
+
+    Of equal ones the weakest; the most fluent of all, if each is shown to be less fluent.
+    """
+    allowed = [own for own in curve if own["behind"][1] <= 0]
+    if allowed:
+        return max(allowed, key=lambda own: (own["trait"], -own["alpha"]))
+    return max(curve, key=lambda own: own["fluency"])
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One instruction's questions, its judge, and how fluent the prompt's answers to dev questions are."""
+
+    model: HookedModel
+    name: str
+    data: Answers
+    prompt_fluency: Sequence[float]
+
+    @classmethod
+    def of(
+        cls, model: HookedModel, name: str, data: Answers, prompt: Mapping[str, Any]
+    ) -> "_Trial":
+        """Given what `prompt_part` found."""
+        rows = prompt["answers"]["prompt, dev"]
+        return cls(model, name, data, [row["fluency"] for row in rows])
+
+    def dev(self, steering: Steering, alphas: Sequence[float]) -> list[Scores]:
+        """Answers to dev questions at every strength, judged."""
+        asked: list[Example] = list(self.data.fitted_on[0].dev)
+        judge = everyday_judge(self.name)
+        curve = measure_strengths(
+            self.model,
+            [one.base_prompt for one in asked],
+            lambda i, text, finished: judge(asked[i], text, finished),
+            steering=steering,
+            alphas=alphas,
+            seed=_DEV_SEED,
+            **SAMPLING,
+        )
+        return [
+            {
+                "alpha": own.alpha,
+                "trait": own.trait,
+                "fluency": own.coherence,
+                "behind": self._behind(own, number_prompts(asked)),
+            }
+            for own in curve
+        ]
+
+    def _behind(self, own: Behaviour, prompt_of: Sequence[int]) -> list[float]:
+        gaps = [
+            there - score.coherence
+            for there, score in zip(self.prompt_fluency, own.scores, strict=True)
+        ]
+        values = torch.tensor(gaps, dtype=torch.float64)
+        counts = resamples(prompt_of, _N_BOOTSTRAP, 0)
+        return bootstrap(torch.div, (values, torch.ones_like(values)), counts).tolist()
+
+    def test(self, steering: Steering, alpha: float) -> dict[str, Any]:
+        """Answers to test questions at one strength, with all scores."""
+        said = measure_behaviour(
+            self.model,
+            [one.base_prompt for one in self.data.test],
+            lambda i, text, finished: Score(0.0, 0.0),
+            steering=steering,
+            alpha=alpha,
+            seed=ANSWER_SEED,
+            **SAMPLING,
+        )
+        rows = judged(self.model, self.name, list(self.data.test), said.responses)
+        return {"alpha": alpha, "test": mean_scores(rows), "answers": rows}
 
 
 def behaviour_part(
@@ -24,10 +113,7 @@ def behaviour_part(
     steerings: Mapping[str, Steering],
     prompt: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Dev scores of every steering at every strength, test answers at the best one.
-
-    The best is the strength with the highest trait among those whose fluency is not below the prompt's
-    by more than the interval of the latter, on dev questions.
+    """Dev scores of every steering at every strength, test answers at the best one: see `best_of`.
 
     Args:
         model: The chat model.
@@ -36,41 +122,36 @@ def behaviour_part(
         steerings: By name.
         prompt: What `prompt_part` found.
     """
-    judge = everyday_judge(name)
-    dev, test = list(data.fitted_on[0].dev)[::PER_QUESTION], data.test
-    least = prompt["means"]["prompt, dev"]["fluency"][1]
-
-    def score(i: int, text: str, finished: bool) -> Score:
-        return judge(dev[i], text, finished)
-
-    found = {}
+    trial, found = _Trial.of(model, name, data, prompt), {}
     for label, steering in steerings.items():
-        curve = measure_strengths(
-            model,
-            [one.base_prompt for one in dev],
-            score,
-            steering=steering,
-            alphas=ALPHAS if len(steering.layers) > 1 else OF_ONE_LAYER,
-            seed=_DEV_SEED,
-            **SAMPLING,
-        )
-        best = best_strength(curve, least)
-        said = measure_behaviour(
-            model,
-            [one.base_prompt for one in test],
-            lambda i, text, finished: Score(0.0, 0.0),
-            steering=steering,
-            alpha=best,
-            seed=ANSWER_SEED,
-            **SAMPLING,
-        )
-        rows = judged(model, name, list(test), said.responses)
-        found[label] = {
-            "dev": [
-                {"alpha": own.alpha, "trait": own.trait, "fluency": own.coherence} for own in curve
-            ],
-            "alpha": best,
-            "test": mean_scores(rows),
-            "answers": rows,
-        }
-    return {"least fluency": least, "methods": found}
+        curve = trial.dev(steering, ALPHAS if len(steering.layers) > 1 else OF_ONE_LAYER)
+        found[label] = {"dev": curve, **trial.test(steering, best_of(curve)["alpha"])}
+    return {"methods": found}
+
+
+def layers_part(
+    model: HookedModel, name: str, data: Answers, prompt: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Difference in means at the layer, and the strength there, at which it says most on dev questions.
+
+    The layer at which it is nearest to the prompt need not be the one at which it steers best. All layers and
+    strengths are tried, and `best_of` chooses.
+
+    Args:
+        model: The chat model.
+        name: The instruction's name.
+        data: The answers.
+        prompt: What `prompt_part` found.
+    """
+    trial = _Trial.of(model, name, data, prompt)
+    everywhere = fit(model, data.fitted_on[0], method="dim")
+    curves = {
+        layer: trial.dev(everywhere.at((layer,)), OF_EVERY_LAYER)
+        for layer in (int(height * model.n_layers) for height in LAYERS)
+    }
+    best = best_of([{**own, "layer": layer} for layer, curve in curves.items() for own in curve])
+    return {
+        "dev": {str(layer): curve for layer, curve in curves.items()},
+        "layer": best["layer"],
+        **trial.test(everywhere.at((best["layer"],)), best["alpha"]),
+    }

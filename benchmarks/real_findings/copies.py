@@ -25,7 +25,7 @@ from psr_lens.steering import PSR, Steering
 INSTRUCTION: Final = "french"
 METHOD: Final = "PSR, 4 heads"
 _TEXT: Final = Path(__file__).parents[2] / "docs" / "method.md"
-_ROWS, _LENGTH, _LR = 4, 128, 2e-5
+_ROWS, _LENGTH = 4, 128
 
 
 def copies_part(model: HookedModel, folder: Path) -> dict[str, Callable[[], Any]]:
@@ -92,12 +92,12 @@ def rounded_to(bits: int, model: HookedModel) -> HookedModel:
     return load_model(raw, tokenizer=model.tokenizer)
 
 
-def trained_on(steps: int, model: HookedModel) -> HookedModel:
+def trained_on(steps: int, rate: float, model: HookedModel) -> HookedModel:
     """All weights trained on by AdamW, on the text of the page on the method, which has no chat in it."""
     raw = deepcopy(model.raw).requires_grad_()
     ids = model.tokenizer(_TEXT.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
     rows = torch.tensor(ids[: len(ids) // _LENGTH * _LENGTH]).view(-1, _LENGTH)
-    optimiser = torch.optim.AdamW(raw.parameters(), lr=_LR)
+    optimiser = torch.optim.AdamW(raw.parameters(), lr=rate)
     draw = torch.Generator().manual_seed(0)
     for _ in range(steps):
         batch = rows[torch.randint(len(rows), (_ROWS,), generator=draw)]
@@ -113,7 +113,6 @@ COPIES_OF: Final[dict[str, Callable[[HookedModel], HookedModel]]] = {
     "bfloat16": _half,
     "8 bits": partial(rounded_to, 8),
     "4 bits": partial(rounded_to, 4),
-    "10 steps": partial(trained_on, 10),
-    "40 steps": partial(trained_on, 40),
-    "160 steps": partial(trained_on, 160),
+    "40 steps": partial(trained_on, 40, 2e-5),
+    "40 large steps": partial(trained_on, 40, 2e-4),
 }

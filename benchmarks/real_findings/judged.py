@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 
+from psr_lens.deltas import aligned_residuals
 from psr_lens.demo.everyday import everyday_judge
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenRow
@@ -64,12 +65,11 @@ def likelihoods(
             rows.append(TokenRow(example.prompted_ids + said, last, last))
     for indices in length_sorted_batches([len(row.tokens) for row in rows], _BATCH_SIZE):
         own = [rows[k] for k in indices]
-        batch = model.pad(own)
-        parts = model.logits(batch)[batch.on("response")]
+        parts = aligned_residuals(model, model.pad(own), "response")[-1]
         sizes = [len(row.tokens) - row.response_start for row in own]
-        for k, row, logits in zip(indices, own, parts.split(sizes), strict=True):
-            said = torch.tensor(row.tokens[row.response_start + 1 :], device=logits.device)
-            logs = logits[:-1].double().log_softmax(dim=-1)
+        for k, row, resid in zip(indices, own, parts.split(sizes), strict=True):
+            said = torch.tensor(row.tokens[row.response_start + 1 :], device=resid.device)
+            logs = model.unembed(resid[:-1]).log_softmax(dim=-1)
             found[places[k]] = float(logs.gather(1, said.unsqueeze(-1)).mean())
     return found
 

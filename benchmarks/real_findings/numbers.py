@@ -1,4 +1,4 @@
-"""Where the numbers are kept: one file for each instruction, study of data sizes and of copies."""
+"""Where the numbers are kept: one file for each instruction and each study."""
 
 import json
 import time
@@ -10,6 +10,7 @@ from psr_lens.storage.atomic import write_bytes
 FOLDER = Path(__file__).parents[1] / "findings" / "smollm2"
 SIZES: Final = "data-sizes"
 COPIES: Final = "copies"
+TOY: Final = "toy"
 
 
 def read(name: str) -> dict[str, Any]:

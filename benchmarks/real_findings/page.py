@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.real_findings import pictures
-from benchmarks.real_findings.numbers import COPIES, SIZES, read
+from benchmarks.real_findings.numbers import COPIES, SIZES, TOY, read
 from benchmarks.real_findings.tables import TABLES
 from psr_lens.demo.everyday_instructions import EVERYDAY
 from psr_lens.storage.atomic import write_bytes
@@ -18,7 +18,7 @@ _MARKED: Final = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOT
 
 def all_numbers() -> dict[str, dict[str, Any]]:
     """Every file that is there."""
-    return {name: found for name in (*EVERYDAY, SIZES, COPIES) if (found := read(name))}
+    return {name: found for name in (*EVERYDAY, SIZES, COPIES, TOY) if (found := read(name))}
 
 
 def fill(page: str, numbers: dict[str, dict[str, Any]]) -> str:

@@ -8,8 +8,10 @@ from benchmarks.fits import CONTROL
 from benchmarks.real_findings import agreement
 from benchmarks.real_findings.answers import SEEDS
 from benchmarks.real_findings.methods import BEHAVIOUR, MANY, RESAMPLED, seeded
-from benchmarks.real_findings.numbers import COPIES, SIZES
-from benchmarks.real_findings.sizes import FITS
+from benchmarks.real_findings.numbers import COPIES, SIZES, TOY
+from benchmarks.real_findings.sizes import FITS, INSTRUCTION
+from benchmarks.real_findings.toy import FEW
+from benchmarks.real_findings.toy import MANY as NOISY
 from benchmarks.real_model import cell
 from psr_lens.demo.everyday_instructions import EVERYDAY
 
@@ -212,18 +214,19 @@ def behaviour_rows(numbers: Numbers) -> Rows:
     for kind in ("base", "prompt", "paraphrases"):
         means = [numbers[name]["prompt"]["means"][kind] for name in found]
         rows.append([kind, *map(_scores, means)])
+    of_layers = of_instructions(numbers, "layers")
+    if of_layers:
+        own = [of_layers.get(name) for name in found]
+        cells = ["" if one is None else f"{_at_best(one)}, layer {one['layer']}" for one in own]
+        rows.append(["difference in means, by what it says", *cells])
     for label in BEHAVIOUR:
         own = [part["methods"].get(label) for part in found.values()]
-        rows.append(
-            [
-                label,
-                *(
-                    "" if one is None else f"{_scores(one['test'])}, at {one['alpha']:g}"
-                    for one in own
-                ),
-            ]
-        )
+        rows.append([label, *("" if one is None else _at_best(one) for one in own)])
     return rows
+
+
+def _at_best(found: Mapping[str, Any]) -> str:
+    return f"{_scores(found['test'])}, at {found['alpha']:g}"
 
 
 def _scores(means: Mapping[str, Sequence[float]]) -> str:
@@ -288,6 +291,23 @@ def limit_rows(numbers: Numbers) -> Rows:
     return rows
 
 
+def idea_rows(numbers: Numbers) -> Rows:
+    """Sixteen exact heads against 64 noisy ones on the same answers, in the demo world and here."""
+    rows = [["", "answers", "16 exact heads", "64 noisy heads", "difference"]]
+    for name, own in numbers.get(TOY, {}).items():
+        if name != "provenance":
+            cells = (end(own[key]) for key in (FEW, NOISY, "difference"))
+            rows.append([f"demo world, {name}", str(own["answers"]), *cells])
+    found = numbers.get(SIZES, {})
+    for n in answers_counted(found):
+        curves, both = found[str(n)]["relative_rmse"], ("16 heads", "64 heads")
+        if all(label in curves for label in both):
+            gap = estimate(agreement.difference(found[str(n)]["questions"], *both))
+            cells = (end(curves[label]) for label in both)
+            rows.append([f"SmolLM2, {INSTRUCTION}", str(n), *cells, gap])
+    return rows
+
+
 def below(found: Mapping[str, Any], label: str) -> str:
     """At how many layers a fit is nearer to the prompt than its paraphrases."""
     own, line = (found["relative_rmse"][name]["values"] for name in (label, "paraphrase"))
@@ -328,5 +348,6 @@ TABLES: Final[Mapping[str, Callable[[Numbers], Rows]]] = {
     "agreement": agreement_rows,
     "sizes": size_rows,
     "limits": limit_rows,
+    "ideas": idea_rows,
     "copies": copy_rows,
 }

@@ -3,6 +3,7 @@
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from benchmarks.real_findings import (
     numbers,
     page,
     sizes,
+    toy,
 )
 from benchmarks.real_findings.distances import by_question
 from benchmarks.real_findings.pictures import drawn
@@ -200,9 +202,28 @@ def test_the_studies_of_sizes_and_copies_go_the_whole_way(short, tmp_path, monke
         assert len(rows) > 1
 
 
+def test_the_toy_study_goes_the_whole_way(short, tmp_path, monkeypatch):
+    def thinned(made):
+        def some(*own):
+            data = made(*own)
+            return replace(data, examples=data.examples[::10])
+
+        return some
+
+    for name in ("fit_data", "held_out_data"):
+        monkeypatch.setattr(toy, name, thinned(getattr(toy, name)))
+    name, measured = next(iter(toy.toy_part(tmp_path).items()))
+    found = {numbers.TOY: {"provenance": {}, name: measured()}}
+    own = found[numbers.TOY][name]
+    both = [own[label]["values"][-1] for label in (toy.FEW, toy.MANY)]
+    assert own["difference"]["values"][-1] == pytest.approx(both[0] - both[1], abs=2e-5)
+    (_, row) = TABLES["ideas"](found)
+    assert row[:2] == [f"demo world, {name}", str(own["answers"])]
+
+
 def test_weights_that_are_trained_on_move_with_the_steps():
     model = tiny_model("llama", "transformers")
-    one, three = (copies.trained_on(steps, model).raw for steps in (1, 3))
+    one, three = (copies.trained_on(steps, 2e-5, model).raw for steps in (1, 3))
     moved = [
         sum(
             float((a - b).abs().sum())
