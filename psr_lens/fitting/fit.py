@@ -83,7 +83,7 @@ def fit(
         tokens: `response` or `question+response`.
         recipe: For the gradient solver: `"default"` adapts to the model's scale and stops on the dev split,
             `"paper"` is Heyman & Vandeputte's; or a `Recipe`.
-        epochs: In place of the recipe's.
+        epochs: In place of the recipe's, which goes over few examples more often.
         lr: In place of the recipe's.
         seed: Decides random starts, and the dev split if the data has none.
         batch_size: Examples per forward pass. A gradient step takes the recipe's number of examples, or

@@ -59,24 +59,30 @@ class FitPlan:
         wanted = self.solver != _OTHER.get(solver) or (self.best and solver == LAYERWISE)
         return solver in self.method.solvers() and wanted
 
-    def recipe_for(self, n_layers: int, *, refining: bool = False) -> Recipe:
+    def recipe_for(
+        self, n_layers: int, *, refining: bool = False, examples: int | None = None
+    ) -> Recipe:
         """The gradient solver's recipe.
 
         Args:
             n_layers: How many layers are fitted together.
             refining: Whether it continues from a layerwise fit.
+            examples: How many there are to train on; None: as many as it was made for.
         """
         recipe = self.recipe
         if recipe == "paper":
             recipe = PAPER[self.objective or "mse"]
         elif not isinstance(recipe, Recipe):
             recipe = REFINE if refining else replace(DEFAULT, **self.method.recipe(n_layers))
-        return replace(
+        recipe = replace(
             recipe,
             epochs=recipe.epochs if self.epochs is None else self.epochs,
             lr=recipe.lr if self.lr is None else self.lr,
             batch_size=min(recipe.batch_size, self.batch_size),
         )
+        if examples is not None and self.recipe == "default" and self.epochs is None:
+            return recipe.for_few(examples)
+        return recipe
 
     def described(self, n_layers: int) -> dict[str, Any]:
         """All that the numbers depend on, as JSON values."""

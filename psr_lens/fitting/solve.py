@@ -222,7 +222,9 @@ class Training:
             start: The layerwise fit; None for the method's own start.
         """
         plan, checkpoint = self.solver.plan, self.solver.checkpoint
-        recipe = plan.recipe_for(len(self.layers), refining=start is not None)
+        recipe = plan.recipe_for(
+            len(self.layers), refining=start is not None, examples=len(self.train_examples)
+        )
         trained = self._begin(start, recipe.adaptive)
 
         def objective(examples: Sequence[Prepared]) -> Objective:

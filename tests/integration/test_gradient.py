@@ -456,3 +456,27 @@ def test_forwards_are_counted(model, fitted):
     # The dev examples' run without pushes leaves the other one behind after the first block.
     plain = report.dev_examples * (1 - 1 / model.n_layers)
     assert report.forwards == pytest.approx(2 * both + plain)
+
+
+def test_few_examples_are_gone_over_more_often(llama, its_data):
+    """Ten are two steps: what is given up after three such epochs has not begun to learn."""
+    report = pl.fit(llama, its_data, method="const", solver="gradient").fit_report
+    steps = -(-report.examples // DEFAULT.batch_size)
+    assert steps < 8
+    epochs = DEFAULT.for_few(report.examples).epochs
+    assert epochs * steps >= 8 * DEFAULT.epochs
+    assert len(report.losses) > steps * DEFAULT.patience
+    # A number of epochs that is asked for is kept to, and so is a recipe.
+    asked = pl.fit(llama, its_data, method="const", solver="gradient", epochs=2).fit_report
+    assert len(asked.losses) == 2 * steps
+    given = pl.fit(
+        llama, its_data, method="const", solver="gradient", recipe=replace(DEFAULT, epochs=2)
+    ).fit_report
+    assert len(given.losses) == 2 * steps
+
+
+@pytest.mark.parametrize(("examples", "times"), [(1, 8), (10, 4), (40, 2), (57, 1), (1000, 1)])
+def test_an_epoch_has_at_least_eight_steps_or_several_count_as_one(examples, times):
+    found = DEFAULT.for_few(examples)
+    assert (found.epochs, found.patience) == (times * DEFAULT.epochs, times * DEFAULT.patience)
+    assert replace(found, epochs=0, patience=0) == replace(DEFAULT, epochs=0, patience=0)
