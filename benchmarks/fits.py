@@ -80,10 +80,10 @@ def fitted(
         folder: Where these fits are kept, None to keep none.
         seed: Of the fits.
         done: Called after each, with its label.
-        runs: What other fits to the same examples have in common with these.
+        runs: What these fits and others to the same examples have in common; None: each makes its own runs,
+            and its seconds are what it takes alone.
     """
     found = {}
-    known = runs or FitRuns()
     for label, options in fits.items():
         place = None if folder is None else folder / _slug(label)
         if place is not None and place.with_suffix(".json").is_file():
@@ -91,9 +91,9 @@ def fitted(
             steering = load_steering(place.with_suffix(".safetensors"), model)
         else:
             if label == CONTROL:
-                steering = _fit(model, control(), options, seed, FitRuns())
+                steering = _fit(model, control(), options, seed, None)
             else:
-                steering = _fit(model, train, options, seed, known)
+                steering = _fit(model, train, options, seed, runs)
             report = _report(steering)
             if place is not None:
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def setting(report: dict[str, Any]) -> str:
 
 
 def _fit(
-    model: HookedModel, data: SteeringDataset, options: Fit, seed: int, runs: FitRuns
+    model: HookedModel, data: SteeringDataset, options: Fit, seed: int, runs: FitRuns | None
 ) -> Steering:
     if options.get("solver") == BEST:
         rest = {key: value for key, value in options.items() if key != "solver"}

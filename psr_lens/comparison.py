@@ -11,7 +11,7 @@ from torch import Tensor
 from psr_lens.dataset import SteeringDataset
 from psr_lens.faithfulness import PARAPHRASE, FaithfulnessReport, measure_faithfulness
 from psr_lens.faithfulness.measures import HEADLINES
-from psr_lens.fitting import FitReport, FitRuns, fit_best
+from psr_lens.fitting import FitReport, fit_best
 from psr_lens.fitting.best import settings_of
 from psr_lens.fitting.plan import GRADIENT, LAYERWISE, options_of, plan_fit
 from psr_lens.models import unsteered_model
@@ -233,9 +233,8 @@ def compare(
     if len(data.test) == 0:
         raise ValueError(f"{data!r} has no test examples to compare on: give test a share")
     steerings: dict[str, Steering] = {}
-    runs = FitRuns()
     for name, own in plan.fits:
-        steering = fit_best(hooked, data, runs=runs, progress=progress, **own)
+        steering = fit_best(hooked, data, progress=progress, **own)
         steerings[name] = steering
     report = measure_faithfulness(
         hooked,

@@ -54,26 +54,25 @@ def all_fits(model: HookedModel, name: str, data: Answers, folder: Path) -> dict
         data: The answers.
         folder: Where fits are kept.
     """
-    first, place, runs = data.fitted_on[0], folder / name, FitRuns()
+    first, place = data.fitted_on[0], folder / name
 
     def control() -> SteeringDataset:
         return wrong_prompts(model, name, first)
 
-    def fits(
-        own: SteeringDataset, wanted: Mapping[str, Fit], part: str, runs: FitRuns
-    ) -> dict[str, Fitted]:
-        return fitted(model, own, wanted, control, place / part, done=_say, runs=runs)
+    def fits(own: SteeringDataset, wanted: Mapping[str, Fit], part: str) -> dict[str, Fitted]:
+        # Runs are shared inside a group of fits alone: each has an arithmetic and data of its own.
+        return fitted(model, own, wanted, control, place / part, done=_say, runs=FitRuns())
 
-    found = fits(first, {**CLOSED, **LAYERWISE}, "fits", runs)
+    found = fits(first, {**CLOSED, **LAYERWISE}, "fits")
     layer = found["difference in means"].steering.layers[0]
     trained = {**TRAINED, "ReFT-r1": {**REFT_R1, "layers": layer}}
     with fast_arithmetic(model, first):
-        found |= fits(first, trained, "fits", runs)
+        found |= fits(first, trained, "fits")
     for seed, own in list(zip(SEEDS, data.fitted_on, strict=True))[1:]:
         wanted = {label: LAYERWISE[label] for label in RESAMPLED}
-        again = fits(own, wanted, f"fits-{seed}", FitRuns())
+        again = fits(own, wanted, f"fits-{seed}")
         found |= {seeded(label, seed): fit for label, fit in again.items()}
-    return found | fits(data.all, MANY, "fits-all", FitRuns())
+    return found | fits(data.all, MANY, "fits-all")
 
 
 @contextmanager

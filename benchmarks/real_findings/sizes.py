@@ -43,14 +43,15 @@ def sizes_part(model: HookedModel, folder: Path) -> dict[str, Callable[[], Any]]
     def measured(n: int) -> dict[str, Any]:
         answered, test = data()
         fit_on, place = some(answered, n), folder / INSTRUCTION / f"fits-of-{n}"
-        runs = FitRuns()
+        # Training has an arithmetic of its own.
+        runs = {trained: FitRuns() for trained in (True, False)}
         found = {}
         for label, (options, numbers) in FITS.items():
             if n in numbers:
                 trained = options["solver"] == "gradient"
                 with fast_arithmetic(model, fit_on) if trained else nullcontext():
                     found |= fitted(
-                        model, fit_on, {label: options}, lambda: fit_on, place, runs=runs
+                        model, fit_on, {label: options}, lambda: fit_on, place, runs=runs[trained]
                     )
         report = measure_faithfulness(
             model,

@@ -220,11 +220,9 @@ def _paired(
 ) -> Iterable[PairedRuns]:
     """Base and prompted runs: kept where there is room, else made one batch at a time."""
     made = iter_runs(model, data, tokens, batch_size=batch_size)
-    size = 2 * residual_bytes(model, data, tokens)
-    if size > runs.max_memory:
-        return made
     what = ("base and prompted runs", tokens, batch_size)
-    return runs.once(what, model, data, size, lambda: list(made))
+    size = 2 * residual_bytes(model, data, tokens)
+    return runs.once(what, model, data, size, lambda: list(made) if runs.has_room(size) else made)
 
 
 def train_and_dev(data: SteeringDataset, seed: int) -> tuple[SteeringDataset, SteeringDataset]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, final
 
-from psr_lens._types import check_count
+from psr_lens._types import AlignedTokens, check_count
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 
@@ -19,6 +19,7 @@ T = TypeVar("T")
 class _Kept:
     model: HookedModel
     examples: tuple[Example, ...]
+    size: int
     value: Any
 
     def are_of(self, model: HookedModel, examples: Sequence[Example]) -> bool:
@@ -35,10 +36,11 @@ class FitRuns:
     """What several fits to the same examples have in common; pass the same object to all of them.
 
     Runs are taken from it where the model and the examples are the very same objects, and made anew where
-    they are not, so nothing has to be cleared. The model must stay as it is meanwhile.
+    they are not, so nothing has to be cleared. The model, and the precision that torch multiplies matrices
+    in, must stay as they are meanwhile.
 
     Args:
-        max_memory: Bytes that each kind of runs may take; what would take more is not kept.
+        max_memory: Bytes that all of it together may take; what finds no room is not kept.
 
     Raises:
         ValueError: If `max_memory` is not a whole number from 0 up.
@@ -71,17 +73,29 @@ class FitRuns:
             size: How many bytes it takes.
             make: Makes it.
         """
-        if size > self.max_memory:
-            return make()
         kept = self._kept.get(what)
-        if kept is None or not kept.are_of(model, examples):
-            # The old ones first, so that both are never there together.
-            self._kept.pop(what, None)
-            kept = self._kept[what] = _Kept(model, tuple(examples), make())
-        return cast("T", kept.value)
+        if kept is not None and kept.are_of(model, examples):
+            return cast("T", kept.value)
+        # The old ones first, so that both are never there together.
+        self._kept.pop(what, None)
+        if not self.has_room(size):
+            return make()
+        made = make()
+        self._kept[what] = _Kept(model, tuple(examples), size, made)
+        return made
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes more would be kept."""
+        return size + sum(kept.size for kept in self._kept.values()) <= self.max_memory
 
 
-def residual_bytes(model: HookedModel, examples: Sequence[Example], tokens: Any) -> int:
+def residual_bytes(model: HookedModel, examples: Sequence[Example], tokens: AlignedTokens) -> int:
     """Bytes of the aligned tokens' residual streams at all layers, in float32 at least."""
     count = sum(example.aligned_length(tokens) for example in examples)
     return count * model.n_layers * model.d_model * max(4, model.dtype.itemsize)
+
+
+def prefix_bytes(model: HookedModel, examples: Sequence[Example], tokens: AlignedTokens) -> int:
+    """Bytes of the keys and values of what comes before the aligned tokens, or fewer: of all heads."""
+    count = sum(len(e.base_row.tokens) - e.aligned_length(tokens) for e in examples)
+    return 2 * count * model.n_layers * model.d_model * model.dtype.itemsize

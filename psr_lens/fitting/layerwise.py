@@ -5,7 +5,7 @@ prompted run holds `A(x'y')[l]`. Their difference is what layer `l` must add; th
 (`Steering.fit_layer`), its update is applied, and both runs go through the next block. So a fit costs one
 base run, one prompted run and the regressions, whatever the number of layers, with no gradient through the
 model; dev examples go up once more, without updates. Memory is bounded by one layer's residual streams of
-all examples.
+all examples, unless `FitRuns` keeps the prompted run for another fit.
 """
 
 import tempfile
@@ -143,14 +143,16 @@ def fit_layerwise(
         def both(part: str, examples: Sequence[Example]) -> BaseAndPrompted:
             rows = [example.prompted_row for example in examples]
             size = residual_bytes(model, examples, tokens)
-            # What went to temporary files goes with them.
-            keep = folder is None and size <= runs.max_memory
+            # All layers take far more than the one that may be limited.
+            keep = plan.max_memory is None and runs.has_room(size)
 
             def begun() -> PromptedRun:
                 return PromptedRun(lambda: LayerByLayerRun(model, rows, *options, prompts), keep)
 
             what = ("prompted run", part, tokens, plan.batch_size)
-            prompted = runs.once(what, model, examples, size, begun) if keep else begun()
+            prompted = begun()
+            if plan.max_memory is None:
+                prompted = runs.once(what, model, examples, size, begun)
             return BaseAndPrompted(model, examples, *options, shared, prompted)
 
         fitted_on = both("train", train)

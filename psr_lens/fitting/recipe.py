@@ -38,9 +38,9 @@ class Recipe:
     def for_few(self, examples: int) -> "Recipe":
         """More epochs, and more patience, where an epoch has fewer than 8 steps.
 
-        Training needs steps: ten examples are two of them, and three such epochs without improvement say
-        nothing yet. (A constant on 10 examples and 30 layers: given up after 6 steps, no better than nothing;
-        with this, the relative RMSE is below 1 as with more examples.)
+        Both are multiplied by the same number. Training needs steps: ten examples are two of them, and three
+        such epochs without improvement say nothing yet. (A constant on 10 examples and 30 layers was given up
+        after 6 steps, no better than nothing.)
         """
         steps = max(1, -(-examples // self.batch_size))
         times = -(-_STEPS // steps)

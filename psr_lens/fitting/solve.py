@@ -9,7 +9,7 @@ from psr_lens.dataset import SteeringDataset
 from psr_lens.deltas import working_dtype
 from psr_lens.fitting.errors import last_layer_errors
 from psr_lens.fitting.fit_checkpoint import FitCheckpoint
-from psr_lens.fitting.fit_runs import FitRuns, residual_bytes
+from psr_lens.fitting.fit_runs import FitRuns, prefix_bytes, residual_bytes
 from psr_lens.fitting.gradient import Objective, Trained, TrainingState, train
 from psr_lens.fitting.layerwise import LayerFits, fit_layerwise
 from psr_lens.fitting.plan import BOTH, CLOSED, GRADIENT, LAYERWISE, FitPlan
@@ -202,8 +202,7 @@ class Training:
             ("prepared", name, first, plan.tokens, plan.batch_size),
             model,
             part,
-            # Keys and values of the tokens before them take about as much.
-            2 * residual_bytes(model, part, plan.tokens),
+            residual_bytes(model, part, plan.tokens) + prefix_bytes(model, part, plan.tokens),
             lambda: prepare(
                 model,
                 part,

@@ -235,7 +235,8 @@ class HookedModel(EditableModel):
 
         Args:
             batch: The batch.
-            prefix: Keys and values of one row that comes before every row of the batch.
+            prefix: Keys and values of what comes before: of one row for every row of the batch, or of
+                each row.
         """
         with self._running(batch.columns):
             return self._forward(batch, prefix)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 WORTH_SHARING = 128
 """Columns that must be saved to make up for one more pass, which reads all weights again: enough for
 arithmetic, not reading, to take most of the time, on processors and on accelerators."""
+MOST_KEPT = 2**31
+"""Bytes that keys and values of every row's own prefix may take."""
 _AS_GOOD = 0.75
 """A kept prefix will do if it is at least this share of the batch's own."""
 
@@ -118,7 +120,8 @@ def aligned_rest(
 ) -> Rest:
     """The aligned tokens alone, behind what comes before them in every row, run once without edits.
 
-    For several runs under edits that neither change nor look at anything else.
+    For several runs under edits that neither change nor look at anything else. All tokens, where that
+    cannot be done, is not worth it, or would take too much memory.
 
     Args:
         model: The model.
@@ -131,13 +134,16 @@ def aligned_rest(
     except LookupError:
         shareable = False
     starts = batch.columns.start(tokens).flatten().tolist()
-    if not shareable or min(starts) == 0 or sum(starts) < WORTH_SHARING:
+    # Keys and values of all heads; where queries share them, there are fewer.
+    size = 2 * sum(starts) * model.n_layers * model.d_model * model.dtype.itemsize
+    if not shareable or min(starts) == 0 or sum(starts) < WORTH_SHARING or size > MOST_KEPT:
         return Rest(batch)
     kept = [
         TokenRow(row.tokens[:start], start, min(row.question_start, start))
         for row, start in zip(rows, starts, strict=True)
     ]
-    prefix = model.prefill(model.pad(kept))
+    with model.unedited():
+        prefix = model.prefill(model.pad(kept))
     longest = max(len(row.tokens) - start for row, start in zip(rows, starts, strict=True))
     columns = batch.columns[slice(batch.tokens.shape[1] - longest, None)]
     # Where shorter rows still have tokens of the prefix there is a gap.

@@ -35,7 +35,7 @@ class TrainingData:
     tokens: AlignedTokens
     batch_size: int
     progress: bool
-    _moments: dict[bool, DeltaMoments] = field(default_factory=dict, init=False, repr=False)
+    _moments: list[DeltaMoments] = field(default_factory=list, init=False, repr=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -43,17 +43,20 @@ class TrainingData:
         return working_dtype(self.model.dtype)
 
     def moments(self, *, second: bool = False) -> DeltaMoments:
-        """Sums over the accumulated deltas: see `delta_moments`. They are made once."""
-        if second not in self._moments:
-            self._moments[second] = delta_moments(
-                self.model,
-                self.examples,
-                self.tokens,
-                second=second,
-                batch_size=self.batch_size,
-                progress=self.progress,
-            )
-        return self._moments[second]
+        """Sums over the accumulated deltas: see `delta_moments`. The small ones are made once."""
+        if self._moments and not second:
+            return self._moments[0]
+        found = delta_moments(
+            self.model,
+            self.examples,
+            self.tokens,
+            second=second,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        )
+        if not second:
+            self._moments.append(found)
+        return found
 
     def leading_directions(self, rank: int) -> Float[Tensor, "layer rank d_model"]:
         """Principal directions of the local deltas at every layer: see `leading_directions`."""

@@ -8,6 +8,7 @@ import torch
 from psr_lens.delta_collection import collect_deltas
 from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
+from psr_lens.models.shared import aligned_rest
 from psr_lens.prompts import PromptPair
 from psr_lens.responses import sample_responses
 from psr_lens.steering import PSR, ConstantSteering, OracleSteering
@@ -84,7 +85,14 @@ def test_runs_of_the_aligned_tokens_alone_change_no_number(
     with monkeypatch.context() as inside:
         inside.setattr(type(model), "can_share", False)
         whole = measure_faithfulness(model, named, data.test, **options)
+    seen = []
+    monkeypatch.setattr(
+        "psr_lens.faithfulness.recording.aligned_rest",
+        lambda *own: seen.append(aligned_rest(*own)) or seen[-1],
+    )
     short = measure_faithfulness(model, named, data.test, **options)
+    assert seen
+    assert all((rest.prefix is not None) == model.can_share for rest in seen)
     assert list(short.runs) == list(whole.runs)
     for name, run in whole.runs.items():
         for key, own in run.sums.items():

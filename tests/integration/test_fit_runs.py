@@ -1,9 +1,12 @@
 """Fits that share their runs find what they find alone, to the last bit, with fewer runs."""
 
+import sys
+
 import pytest
 import torch
 
 from psr_lens import FitRuns, compare, fit, fit_best
+from psr_lens.prompt_effect import PromptEffect
 from tests import by_hand
 from tests.tiny_models import CORE_MODELS, tiny_model
 
@@ -77,6 +80,22 @@ def test_what_would_take_too_much_is_not_kept(llama, its_data):
         FitRuns(-1)
 
 
+def test_all_kinds_together_take_no_more_than_they_may(llama, its_data):
+    tokens = sum(e.aligned_length("response") for e in its_data.train)
+    room = 8 * tokens * llama.n_layers * llama.d_model
+    runs = FitRuns(room)
+    for name in ("psr", "const", "dim"):
+        fit(llama, its_data, runs=runs, **FITS[name])
+    assert 0 < sum(kept.size for kept in runs._kept.values()) <= room
+    assert not runs.has_room(room)
+
+
+def test_a_limit_on_memory_keeps_nothing_of_all_layers(llama, its_data):
+    runs = FitRuns()
+    fit(llama, its_data, runs=runs, max_memory=10**9, **FITS["psr"])
+    assert not any("prompted run" in what for what in runs._kept)
+
+
 def test_other_examples_and_another_model_are_run_anew(llama, its_data):
     runs = FitRuns()
     fit(llama, its_data, runs=runs, **FITS["psr"])
@@ -102,13 +121,20 @@ def test_an_interrupted_fit_leaves_nothing_half_done(llama, its_data, name, pass
         return original(columns)
 
     with monkeypatch.context() as inside:
+        # So that all passes are those of the solver.
+        inside.setattr(
+            sys.modules["psr_lens.fitting.fit"],
+            "measure_prompt_effect",
+            lambda *own, **options: PromptEffect(1.0, 1),
+        )
         inside.setattr(llama, "_running", running)
         with pytest.raises(KeyboardInterrupt):
             fit(llama, its_data, runs=runs, **options)
+    assert name == "const" or runs._kept
     assert same(fit(llama, its_data, runs=runs, **options), fit(llama, its_data, **options))
 
 
-def test_settings_and_comparisons_share_theirs(llama, its_data, monkeypatch):
+def test_settings_share_theirs_and_methods_that_are_compared_do_not(llama, its_data, monkeypatch):
     seen = []
     once = FitRuns.once
 
@@ -121,5 +147,6 @@ def test_settings_and_comparisons_share_theirs(llama, its_data, monkeypatch):
     assert len(seen) > 1
     assert len(set(map(id, seen))) == 1
     seen.clear()
+    # Or the first would bear the costs of all.
     compare(llama, its_data, ["dim", "projection"])
-    assert len(set(map(id, seen))) == 1
+    assert len(set(map(id, seen))) == 2
