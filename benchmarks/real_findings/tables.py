@@ -1,6 +1,7 @@
 """The tables of `docs/real-model.md`, from the numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import Any, Final
 
 from benchmarks.findings_tables import main_components
@@ -164,7 +165,7 @@ def paired_rows(numbers: Numbers) -> Rows:
 
 
 def assumption_rows(numbers: Numbers) -> Rows:
-    """Mean over the layers of what the assumption tests found."""
+    """Median over the layers of what the assumption tests found."""
     rows = [
         [
             *("instruction", "90th / 10th percentile of the norm", "variation of the strength"),
@@ -172,20 +173,17 @@ def assumption_rows(numbers: Numbers) -> Rows:
         ]
     ]
 
-    def mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
-
     for name, part in of_instructions(numbers, "assumptions").items():
         low, high = part["norm p10"]["values"], part["norm p90"]["values"]
-        spread = mean([b / max(a, 1e-9) for a, b in zip(low, high, strict=True)])
+        spread = median([b / max(a, 1e-9) for a, b in zip(low, high, strict=True)])
         shares = ("mean energy", "share of 1", "share of 4", "share of 8")
         rows.append(
             [
                 name,
                 f"{spread:.1f}",
-                f"{mean(part['variation']['values']):.2f}",
-                *(f"{mean(part[key]['values']):.0%}" for key in shares),
-                *(f"{mean(part[key]['values']):.2f}" for key in ("relu r2", "linear r2")),
+                f"{median(part['variation']['values']):.2f}",
+                *(f"{median(part[key]['values']):.0%}" for key in shares),
+                *(f"{median(part[key]['values']):.2f}" for key in ("relu r2", "linear r2")),
             ]
         )
     return rows
