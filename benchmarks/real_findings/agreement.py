@@ -1,6 +1,8 @@
 """Whether near the prompt means like the prompt, and differences resampled over questions."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from math import isfinite
 from typing import Any, Final
 
 import torch
@@ -47,10 +49,11 @@ def rank_correlations(
     """Spearman's over methods between nearness to the prompt and how alike the answers are.
 
     Nearness is one minus the relative RMSE at the last layer, at strength 1; answers are those at the
-    best strength.
+    best strength, unless it says otherwise.
 
     Returns:
-        By score, the mean over instructions with its interval over them, and every instruction's own.
+        By score, the mean over instructions with its interval over them, and every instruction's own: NaN
+        where all methods are alike, which the mean leaves out.
     """
     found = {}
     for label, likeness in LIKENESS.items():
@@ -62,11 +65,13 @@ def rank_correlations(
             methods = [label for label in BEHAVIOUR if label in own["behaviour"]["methods"]]
             curves = own["distances"]["relative_rmse"]
             near = [1 - curves[label]["values"][-1] for label in methods]
-            prompt = own["prompt"]["means"]["prompt"]
-            alike = [likeness(own["behaviour"]["methods"][one]["test"], prompt) for one in methods]
+            found_of = own["behaviour"]["methods"]
+            alike = [likeness(found_of[one], own["prompt"]["means"]) for one in methods]
             each[name] = _spearman(near, alike)
-        if each:
-            values = torch.tensor(list(each.values()), dtype=torch.float64)
+        if any(map(isfinite, each.values())):
+            # Where no method shows the trait at all there is nothing to rank.
+            known = [own for own in each.values() if isfinite(own)]
+            values = torch.tensor(known, dtype=torch.float64)
             counts = resamples(range(len(values)), _N_BOOTSTRAP, seed)
             ends = bootstrap(torch.div, (values, torch.ones_like(values)), counts)
             found[label] = (ends.tolist(), each)
@@ -78,26 +83,24 @@ def _spearman(first: Sequence[float], second: Sequence[float]) -> float:
     return float(spearman(a.unsqueeze(0), b.unsqueeze(0), torch.zeros_like(a).unsqueeze(0)))
 
 
-def _trait(own: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
-    return own["trait"][0]
+def _score(score: str, found: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
+    return found["test"][score][0]
 
 
-def _near_trait(own: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
-    return -abs(own["trait"][0] - prompt["trait"][0])
+def _near_trait(found: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
+    return -abs(found["test"]["trait"][0] - prompt["prompt"]["trait"][0])
 
 
-def _fluency(own: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
-    return own["fluency"][0]
-
-
-def _likelihood(own: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
-    return own["likelihood"][0]
+def _near_trait_at_one(found: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
+    (trait,) = (own["trait"] for own in found["dev"] if own["alpha"] == 1)
+    return -abs(trait - prompt["prompt, dev"]["trait"][0])
 
 
 LIKENESS: Final = {
-    "trait": _trait,
+    "trait": partial(_score, "trait"),
     "trait as near to the prompt's": _near_trait,
-    "fluency": _fluency,
-    "likelihood under the prompt": _likelihood,
+    "the same at strength 1, dev questions": _near_trait_at_one,
+    "fluency": partial(_score, "fluency"),
+    "likelihood under the prompt": partial(_score, "likelihood"),
 }
-"""Of the mean scores under a steering and under the prompt."""
+"""Of what was found of a method, and of the mean scores without a steering: higher is more alike."""

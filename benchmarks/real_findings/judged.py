@@ -87,3 +87,25 @@ def mean_scores(rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, list
         (mean,) = estimates(bootstrap(torch.div, (values, torch.ones_like(values)), counts))
         found[score] = [round(end, 4) for end in (mean.value, mean.low, mean.high)]
     return found
+
+
+def score_difference(
+    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], score: str, seed: int = 0
+) -> list[float]:
+    """By how much the first's mean score exceeds the second's: value, low, high, paired over questions.
+
+    Args:
+        first: Judged answers.
+        second: Others, to the same questions in the same order.
+        score: One of `SCORES`; pairs in which an answer has none are left out.
+        seed: Of the resampling.
+    """
+    pairs = [
+        (a["question"], a[score] - b[score])
+        for a, b in zip(first, second, strict=True)
+        if a[score] is not None and b[score] is not None
+    ]
+    questions = list(dict.fromkeys(question for question, _ in pairs))
+    counts = resamples([questions.index(own) for own, _ in pairs], _N_BOOTSTRAP, seed)
+    values = torch.tensor([gap for _, gap in pairs], dtype=torch.float64)
+    return bootstrap(torch.div, (values, torch.ones_like(values)), counts).tolist()

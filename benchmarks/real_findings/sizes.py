@@ -1,6 +1,9 @@
-"""How many answers does a fit need? The distance by their number, and by the number of heads."""
+"""How many answers does a fit need? The distance by their number, and by the number of heads.
 
-from collections.abc import Callable
+In full for one instruction; the fit that comes closest there, with the most answers, for others too.
+"""
+
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
@@ -18,6 +21,9 @@ from psr_lens.fitting import FitRuns
 from psr_lens.models import HookedModel
 
 INSTRUCTION: Final = "french"
+OTHERS: Final = ("german", "spanish")
+CLOSEST: Final = "64 heads"
+"""What is fitted to the most answers of the others."""
 _EACH: Final = 11
 _MORE_SEED: Final = 10
 NUMBERS: Final = (10, 40, 108, 216, 396)
@@ -31,28 +37,28 @@ FITS: Final[dict[str, tuple[Fit, tuple[int, ...]]]] = {
 
 
 def sizes_part(model: HookedModel, folder: Path) -> dict[str, Callable[[], Any]]:
-    """How the fits to each number of answers are measured, by that number."""
+    """How the fits to each number of answers are measured, by that number; and those of others, by name."""
 
     @cache
-    def data() -> tuple[SteeringDataset, SteeringDataset]:
-        more = sampled(model, INSTRUCTION, ("train",), _MORE_SEED, _EACH, folder)
-        own = answers(model, INSTRUCTION, folder)
+    def data(name: str) -> tuple[SteeringDataset, SteeringDataset]:
+        more = sampled(model, name, ("train",), _MORE_SEED, _EACH, folder)
+        own = answers(model, name, folder)
         dev = tuple(one for part in own.fitted_on for one in part.dev)
         return replace(more, examples=(*more, *dev)), own.test
 
-    def measured(n: int) -> dict[str, Any]:
-        answered, test = data()
-        fit_on, place = some(answered, n), folder / INSTRUCTION / f"fits-of-{n}"
+    def measured(name: str, n: int, labels: Sequence[str]) -> dict[str, Any]:
+        answered, test = data(name)
+        fit_on, place = some(answered, n), folder / name / f"fits-of-{n}"
         # Training has an arithmetic of its own.
         runs = {trained: FitRuns() for trained in (True, False)}
         found = {}
-        for label, (options, numbers) in FITS.items():
-            if n in numbers:
-                trained = options["solver"] == "gradient"
-                with fast_arithmetic(model, fit_on) if trained else nullcontext():
-                    found |= fitted(
-                        model, fit_on, {label: options}, lambda: fit_on, place, runs=runs[trained]
-                    )
+        for label in labels:
+            options, _ = FITS[label]
+            trained = options["solver"] == "gradient"
+            with fast_arithmetic(model, fit_on) if trained else nullcontext():
+                found |= fitted(
+                    model, fit_on, {label: options}, lambda: fit_on, place, runs=runs[trained]
+                )
         report = measure_faithfulness(
             model,
             {label: own.steering for label, own in found.items()},
@@ -73,7 +79,11 @@ def sizes_part(model: HookedModel, folder: Path) -> dict[str, Callable[[], Any]]
             "questions": by_question(report, test),
         }
 
-    return {str(n): partial(measured, n) for n in NUMBERS}
+    in_full = {
+        str(n): partial(measured, INSTRUCTION, n, [own for own, (_, at) in FITS.items() if n in at])
+        for n in NUMBERS
+    }
+    return in_full | {name: partial(measured, name, NUMBERS[-1], [CLOSEST]) for name in OTHERS}
 
 
 def some(data: SteeringDataset, n: int) -> SteeringDataset:

@@ -1,6 +1,7 @@
 """The tables of `docs/real-model.md`, from the numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from statistics import median
 from typing import Any, Final
 
@@ -8,9 +9,10 @@ from benchmarks.findings_tables import main_components
 from benchmarks.fits import CONTROL
 from benchmarks.real_findings import agreement
 from benchmarks.real_findings.answers import SEEDS
+from benchmarks.real_findings.judged import score_difference
 from benchmarks.real_findings.methods import BEHAVIOUR, MANY, RESAMPLED, seeded
 from benchmarks.real_findings.numbers import COPIES, SIZES, TOY
-from benchmarks.real_findings.sizes import FITS, INSTRUCTION
+from benchmarks.real_findings.sizes import CLOSEST, FITS, INSTRUCTION, NUMBERS, OTHERS
 from benchmarks.real_findings.toy import FEW
 from benchmarks.real_findings.toy import MANY as NOISY
 from benchmarks.real_model import cell
@@ -37,6 +39,11 @@ def closest(found: Mapping[str, Any], labels: Sequence[str]) -> str:
 def end(curve: Mapping[str, Sequence[float]]) -> str:
     """At the last layer, with the interval."""
     return f"{curve['values'][-1]:.2f} ({curve['low'][-1]:.2f} to {curve['high'][-1]:.2f})"
+
+
+def stacked(curve: Mapping[str, Sequence[float]]) -> str:
+    """The same, with the interval below, for tables with a column for every instruction."""
+    return end(curve).replace(" (", "<br>(")
 
 
 def estimate(found: Sequence[float], form: str = ".2f") -> str:
@@ -109,7 +116,7 @@ def distance_rows(numbers: Numbers) -> Rows:
     rows = [["", *found]]
     for label in shown:
         curves = [part["relative_rmse"].get(label) for part in found.values()]
-        rows.append([label, *("" if own is None else end(own) for own in curves)])
+        rows.append([label, *("" if own is None else stacked(own) for own in curves)])
     return rows
 
 
@@ -215,7 +222,7 @@ def behaviour_rows(numbers: Numbers) -> Rows:
     of_layers = of_instructions(numbers, "layers")
     if of_layers:
         own = [of_layers.get(name) for name in found]
-        cells = ["" if one is None else f"{_at_best(one)}, layer {one['layer']}" for one in own]
+        cells = ["" if one is None else _at_best(one, f", layer {one['layer']}") for one in own]
         rows.append(["difference in means, by what it says", *cells])
     for label in BEHAVIOUR:
         own = [part["methods"].get(label) for part in found.values()]
@@ -223,16 +230,47 @@ def behaviour_rows(numbers: Numbers) -> Rows:
     return rows
 
 
-def _at_best(found: Mapping[str, Any]) -> str:
-    return f"{_scores(found['test'])}, at {found['alpha']:g}"
+def _at_best(found: Mapping[str, Any], where: str = "") -> str:
+    return _scores(found["test"], f" at {found['alpha']:g}{where}")
 
 
-def _scores(means: Mapping[str, Sequence[float]]) -> str:
+def _scores(means: Mapping[str, Sequence[float]], strength: str = "") -> str:
+    """The trait and where it was reached; below it, fluency and likelihood."""
     likely = means.get("likelihood")
     return (
-        f"{means['trait'][0]:.0f} / {means['fluency'][0]:.0f}"
+        f"**{means['trait'][0]:.0f}**{strength}<br>{means['fluency'][0]:.0f}"
         f" / {'' if likely is None else format(likely[0], '.2f')}"
     )
+
+
+DUELLISTS: Final = (("constant, mse", "constant, ll"), ("PSR", "PSR, refined", "PSR, 16 heads"))
+"""Constants and PSRs that were fitted to the same answers."""
+
+
+def duel_rows(numbers: Numbers) -> Rows:
+    """What the PSR says beside what the constant says, each the one that shows most on dev questions."""
+    rows = [
+        [
+            *("instruction", "constant", "PSR", "trait: PSR − constant"),
+            *("fluency", "likelihood"),
+        ]
+    ]
+    for name, part in of_instructions(numbers, "behaviour").items():
+        methods = part["methods"]
+        chosen = [max(labels, key=lambda own: _dev_trait(methods[own])) for labels in DUELLISTS]
+        constant, psr = (methods[label] for label in chosen)
+        named = [f"{label} at {methods[label]['alpha']:g}" for label in chosen]
+        gaps = [
+            estimate(score_difference(psr["answers"], constant["answers"], score), form)
+            for score, form in (("trait", "+.0f"), ("fluency", "+.0f"), ("likelihood", "+.2f"))
+        ]
+        rows.append([name, *named, *gaps])
+    return rows
+
+
+def _dev_trait(found: Mapping[str, Any]) -> float:
+    """The trait on dev questions at the strength that they chose."""
+    return next(own["trait"] for own in found["dev"] if own["alpha"] == found["alpha"])
 
 
 ANSWERED: Final = ("difference in means", "constant, mse", "constant, ll", "PSR", BEST)
@@ -279,13 +317,21 @@ def limit_rows(numbers: Numbers) -> Rows:
     found = numbers.get(SIZES, {})
     parts = ("coefficient", "direction", "uncovered", "propagation")
     rows = [["fit", "relative RMSE²", *parts, "layers below the paraphrase"]]
-    for label in FITS:
-        for n in answers_counted(found):
-            own = found[str(n)]
-            if label in own["relative_rmse"]:
-                square = own["relative_rmse"][label]["values"][-1] ** 2
-                shares = (f"{own['gap'][part][label]:+.3f}" for part in parts)
-                rows.append([f"{label}, {n} answers", f"{square:.3f}", *shares, below(own, label)])
+    measured = [
+        (f"{label}, {n} answers", label, found[str(n)])
+        for label in FITS
+        for n in answers_counted(found)
+        if label in found[str(n)]["relative_rmse"]
+    ]
+    measured += [
+        (f"{name}: {CLOSEST}, {NUMBERS[-1]} answers", CLOSEST, found[name])
+        for name in OTHERS
+        if name in found
+    ]
+    for row, label, own in measured:
+        square = own["relative_rmse"][label]["values"][-1] ** 2
+        shares = (f"{own['gap'][part][label]:+.3f}" for part in parts)
+        rows.append([row, f"{square:.3f}", *shares, below(own, label)])
     return rows
 
 
@@ -327,7 +373,8 @@ def agreement_rows(numbers: Numbers) -> Rows:
     """How distance and behaviour go together: rank correlations over methods, with intervals."""
     rows = [["nearness and ...", "mean over instructions", *of_instructions(numbers, "behaviour")]]
     for label, (mean, each) in agreement.rank_correlations(numbers).items():
-        rows.append([label, estimate(mean), *(f"{own:+.2f}" for own in each.values())])
+        cells = (f"{own:+.2f}" if isfinite(own) else "–" for own in each.values())
+        rows.append([label, estimate(mean, "+.2f"), *cells])
     return rows
 
 
@@ -342,6 +389,7 @@ TABLES: Final[Mapping[str, Callable[[Numbers], Rows]]] = {
     "assumptions": assumption_rows,
     "heads": head_rows,
     "behaviour": behaviour_rows,
+    "duel": duel_rows,
     "answers": answer_rows,
     "agreement": agreement_rows,
     "sizes": size_rows,

@@ -18,6 +18,7 @@ from benchmarks.real_findings import (
     numbers,
     page,
     sizes,
+    tables,
     toy,
 )
 from benchmarks.real_findings.distances import by_question
@@ -67,11 +68,42 @@ def test_a_table_shows_what_was_measured_and_nothing_else():
     found = page.all_numbers()
     name, own = next((name, own) for name, own in found.items() if "distances" in own)
     line = own["distances"]["relative_rmse"]["PSR"]
-    cell = f"{line['values'][-1]:.2f} ({line['low'][-1]:.2f} to {line['high'][-1]:.2f})"
+    cell = f"{line['values'][-1]:.2f}<br>({line['low'][-1]:.2f} to {line['high'][-1]:.2f})"
     rows = TABLES["distances"]({name: own})
     assert rows[0] == ["", name]
     assert ["PSR", cell] in rows
     assert TABLES["distances"]({})[0] == [""]
+
+
+def test_what_is_said_is_compared_in_pairs_at_the_strength_that_dev_questions_chose():
+    def said(*traits):
+        return [
+            {"question": f"q{i // 2}", "trait": t, "fluency": 90.0, "likelihood": -2.0}
+            for i, t in enumerate(traits)
+        ]
+
+    def method(answers, *dev, alpha=1.0):
+        curve = [{"alpha": a, "trait": t} for a, t in zip((1.0, 2.0), dev, strict=True)]
+        return {"alpha": alpha, "dev": curve, "answers": answers}
+
+    low, high = said(*[10.0] * 12), said(*range(10, 130, 10))
+    found = {
+        "constant, mse": method(low, 30.0, 99.0),
+        "constant, ll": method(high, 20.0, 20.0),
+        "PSR": method(low, 50.0, 10.0, alpha=2.0),
+        "PSR, refined": method(high, 20.0, 40.0),
+        "PSR, 16 heads": method(low, 10.0, 10.0),
+    }
+    (row,) = TABLES["duel"]({"french": {"behaviour": {"methods": found}}})[1:]
+    assert row[:3] == ["french", "constant, mse at 1", "PSR, refined at 1"]
+    mean, low_end, high_end = judged.score_difference(high, low, "trait")
+    assert mean == pytest.approx(55.0)
+    # Six questions, two answers each: their means are 15, 35, ..., 115.
+    assert 55 - 45 < low_end < 55 < high_end < 55 + 45
+    assert row[3] == f"+55 ({low_end:+.0f} to {high_end:+.0f})"
+    assert row[4:] == ["+0 (+0 to +0)", "+0.00 (+0.00 to +0.00)"]
+    unknown = [{**one, "likelihood": None} for one in high[:2]] + high[2:]
+    assert judged.score_difference(unknown, low, "likelihood")[0] == 0.0
 
 
 # --- the numbers ------------------------------------------------------------------------------------
@@ -187,8 +219,14 @@ def test_the_studies_of_sizes_and_copies_go_the_whole_way(short, tmp_path, monke
     monkeypatch.setattr(sizes, "FITS", few)
     monkeypatch.setattr(sizes, "NUMBERS", (8,))
     model = tiny_model("llama", "transformers")
-    (of_eight,) = sizes.sizes_part(model, tmp_path).values()
-    found = {numbers.SIZES: {"8": of_eight()}}
+    for module in (sizes, tables):
+        monkeypatch.setattr(module, "OTHERS", ("french",))
+        monkeypatch.setattr(module, "CLOSEST", "1 head")
+    of_eight, of_another = sizes.sizes_part(model, tmp_path).values()
+    found = {numbers.SIZES: {"8": of_eight(), "french": of_another()}}
+    eight, another = found[numbers.SIZES].values()
+    assert list(another["fits"]) == ["1 head"]
+    assert another["relative_rmse"]["1 head"] == eight["relative_rmse"]["1 head"]
     assert set(found[numbers.SIZES]["8"]["fits"]) == set(few)
     parts = copies.copies_part(model, tmp_path)
     found[numbers.COPIES] = {name: parts[name]() for name in ("the model itself", "8 bits")}
@@ -248,14 +286,18 @@ def test_copies_differ_as_they_say(short):
 
 
 def test_rank_correlations_by_hand():
-    def instruction(rmse, trait):
+    def instruction(rmse, trait, at_one=(50.0, 40.0, 45.0)):
         methods_ = dict(zip(methods.BEHAVIOUR, trait, strict=False))
         rows = {
-            name: {"test": {score: [own, own, own] for score in judged.SCORES}}
-            for name, own in methods_.items()
+            name: {
+                "test": {score: [own, own, own] for score in judged.SCORES},
+                "dev": [{"alpha": 0.5, "trait": 0.0}, {"alpha": 1.0, "trait": one}],
+            }
+            for (name, own), one in zip(methods_.items(), at_one, strict=True)
         }
         curves = {n: {"values": [0.0, r]} for n, r in zip(methods_, rmse, strict=True)}
-        prompt = {"means": {"prompt": {score: [50.0] * 3 for score in judged.SCORES}}}
+        scores = {score: [50.0] * 3 for score in judged.SCORES}
+        prompt = {"means": {"prompt": scores, "prompt, dev": {"trait": [60.0] * 3}}}
         return {
             "distances": {"relative_rmse": curves},
             "behaviour": {"methods": rows},
@@ -272,6 +314,23 @@ def test_rank_correlations_by_hand():
     assert each == pytest.approx({"french": 1.0, "german": -1.0})
     assert mean[0] == pytest.approx(0.0)
     assert set(found) == set(agreement.LIKENESS)
+    # Nearest to 60 at strength 1: the first, then the third, then the second.
+    _, each = found["the same at strength 1, dev questions"]
+    assert each == pytest.approx({"french": -0.5, "german": 0.5})
+
+
+def test_an_instruction_without_any_trait_has_no_rank_correlation():
+    alike = {"test": dict.fromkeys(judged.SCORES, [0.0] * 3), "dev": [{"alpha": 1.0, "trait": 0.0}]}
+    kinds = ("prompt", "prompt, dev")
+    own = {
+        "distances": {
+            "relative_rmse": {n: {"values": [r]} for n, r in (("PSR", 0.2), ("LoReFT", 0.4))}
+        },
+        "behaviour": {"methods": {"PSR": alike, "LoReFT": alike}},
+        "prompt": {"means": dict.fromkeys(kinds, dict.fromkeys(judged.SCORES, [0.0] * 3))},
+    }
+    assert agreement.rank_correlations({"poem": own}) == {}
+    assert len(TABLES["agreement"]({"poem": own})) == 1
 
 
 def test_control_is_another_instruction(short, tmp_path):
