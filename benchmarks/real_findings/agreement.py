@@ -56,13 +56,13 @@ def rank_correlations(
         where all methods are alike, which the mean leaves out.
     """
     found = {}
-    for label, likeness in LIKENESS.items():
+    for label, (likeness, compared) in LIKENESS.items():
         each = {}
         for name in EVERYDAY:
             own = numbers.get(name, {})
             if not {"distances", "behaviour", "prompt"} <= own.keys():
                 continue
-            methods = [label for label in BEHAVIOUR if label in own["behaviour"]["methods"]]
+            methods = [one for one in compared if one in own["behaviour"]["methods"]]
             curves = own["distances"]["relative_rmse"]
             near = [1 - curves[label]["values"][-1] for label in methods]
             found_of = own["behaviour"]["methods"]
@@ -96,11 +96,19 @@ def _near_trait_at_one(found: Mapping[str, Any], prompt: Mapping[str, Any]) -> f
     return -abs(trait - prompt["prompt, dev"]["trait"][0])
 
 
+EVERY_LAYER: Final = tuple(
+    label
+    for label in BEHAVIOUR
+    if label not in ("difference in means", "projection match", "ReFT-r1")
+)
+"""Those that act at every layer on every instruction."""
 LIKENESS: Final = {
-    "trait": partial(_score, "trait"),
-    "trait as near to the prompt's": _near_trait,
-    "the same at strength 1, dev questions": _near_trait_at_one,
-    "fluency": partial(_score, "fluency"),
-    "likelihood under the prompt": partial(_score, "likelihood"),
+    "trait": (partial(_score, "trait"), BEHAVIOUR),
+    "trait as near to the prompt's": (_near_trait, BEHAVIOUR),
+    "the same at strength 1, dev questions": (_near_trait_at_one, BEHAVIOUR),
+    "the same, methods at every layer alone": (_near_trait_at_one, EVERY_LAYER),
+    "fluency": (partial(_score, "fluency"), BEHAVIOUR),
+    "likelihood under the prompt": (partial(_score, "likelihood"), BEHAVIOUR),
 }
-"""Of what was found of a method, and of the mean scores without a steering: higher is more alike."""
+"""How alike the answers are, of what was found of a method and of the mean scores without a steering; and
+which methods are compared."""

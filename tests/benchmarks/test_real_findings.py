@@ -287,7 +287,7 @@ def test_copies_differ_as_they_say(short):
 
 def test_rank_correlations_by_hand():
     def instruction(rmse, trait, at_one=(50.0, 40.0, 45.0)):
-        methods_ = dict(zip(methods.BEHAVIOUR, trait, strict=False))
+        methods_ = dict(zip(agreement.EVERY_LAYER, trait, strict=False))
         rows = {
             name: {
                 "test": {score: [own, own, own] for score in judged.SCORES},
