@@ -21,7 +21,7 @@ from psr_lens.fitting import FitRuns
 from psr_lens.models import HookedModel
 
 INSTRUCTION: Final = "french"
-OTHERS: Final = ("german", "spanish")
+OTHERS: Final = ("german",)
 CLOSEST: Final = "64 heads"
 """What is fitted to the most answers of the others."""
 _EACH: Final = 11
