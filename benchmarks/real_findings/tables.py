@@ -42,8 +42,9 @@ def end(curve: Mapping[str, Sequence[float]]) -> str:
 
 
 def stacked(curve: Mapping[str, Sequence[float]]) -> str:
-    """The same, with the interval below, for tables with a column for every instruction."""
-    return end(curve).replace(" (", "<br>(")
+    """The same, with the interval below in one piece, for tables with a column for every instruction."""
+    low, high = curve["low"][-1], curve["high"][-1]
+    return f"{curve['values'][-1]:.2f}<br>{low:.2f}\u2011{high:.2f}"
 
 
 def estimate(found: Sequence[float], form: str = ".2f") -> str:

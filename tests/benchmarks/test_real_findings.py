@@ -68,7 +68,7 @@ def test_a_table_shows_what_was_measured_and_nothing_else():
     found = page.all_numbers()
     name, own = next((name, own) for name, own in found.items() if "distances" in own)
     line = own["distances"]["relative_rmse"]["PSR"]
-    cell = f"{line['values'][-1]:.2f}<br>({line['low'][-1]:.2f} to {line['high'][-1]:.2f})"
+    cell = f"{line['values'][-1]:.2f}<br>{line['low'][-1]:.2f}\u2011{line['high'][-1]:.2f}"
     rows = TABLES["distances"]({name: own})
     assert rows[0] == ["", name]
     assert ["PSR", cell] in rows
