@@ -111,7 +111,8 @@ class Solver:
         )
         everywhere, left = plan.method.closed_form(data, plan.options)
         layers, candidates = self._choose(everywhere)
-        steering = everywhere.at(layers)
+        # Its sums were brought to the CPU; a fit is where the model is, whatever the method.
+        steering = everywhere.at(layers).to(self.model.device)
         shares = dict(zip(everywhere.layers, left, strict=True)) if len(left) else {}
         stages = tuple(
             StageReport(layer, shares[layer], None, 0) for layer in layers if layer in shares
