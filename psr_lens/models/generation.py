@@ -202,7 +202,9 @@ def _sample_batch(
     for step in range(uniforms.shape[1]):
         with looking_at_the_end(model, batch) if step == 0 else nullcontext():
             logits = model.logits(batch) if cached is None else cached.logits()
-        tokens = pick_tokens(logits[:, -1], uniforms[rows, step], temperature)
+        # The numbers are on the CPU where the device has no float64, and rows never are.
+        drawn = uniforms[rows.to(uniforms.device), step]
+        tokens = pick_tokens(logits[:, -1], drawn, temperature)
         picked = tokens.tolist()
         if min(picked) < 0:
             raise not_finite(model, batch)
