@@ -83,9 +83,8 @@ def fit_wide_heads(
     if not size:
         return nothing
 
-    # Drawn on the processor, so that every device starts alike and sees the same order.
-    draw = torch.Generator().manual_seed(seed)
-    noise = torch.Generator(x.device).manual_seed(seed)
+    # Drawn on the processor, so that every device starts alike and sees the same order and noise.
+    draw, noise = (torch.Generator().manual_seed(seed) for _ in range(2))
     w, z = (
         (torch.randn(n_heads - 1, own.shape[1], generator=draw) / own.shape[1] ** 0.5).to(own)
         for own in (x, y)
@@ -101,7 +100,7 @@ def fit_wide_heads(
         fused=True,
     )
     wanted = y / size
-    jitter = torch.randn(_NOISES, x.shape[1], generator=noise, device=x.device, dtype=x.dtype)
+    jitter = torch.randn(_NOISES, x.shape[1], generator=noise, dtype=x.dtype).to(x.device)
     best, best_round, kept = nothing.dev_loss or 0.0, 0, None
     for at in range(_ROUNDS):
         sigma = _NOISE[0] * (_NOISE[1] / _NOISE[0]) ** (at / (_ROUNDS - 1))
