@@ -6,10 +6,10 @@
     python -m benchmarks.strength            # draws the tables from the numbers that are kept
 
 Every method is fitted at its best in the time that there is (`psr_lens.demo.trial.METHODS` for the demo
-world; for SmolLM2 the fits of `benchmarks.real_findings`, from its folder where they are there). Strengths
-are chosen on dev questions, and everything shown is measured on questions about other subjects. Finished
-answers are kept in `strength-report/`, so that the command goes on where it was stopped; numbers in
-`benchmarks/strength.json`.
+world, and `AT_ALL`, fitted to be right at every strength; for SmolLM2 the fits of
+`benchmarks.real_findings`, from its folder where they are there). Strengths are chosen on dev questions,
+and everything shown is measured on questions about other subjects. Finished answers are kept in
+`strength-report/`, so that the command goes on where it was stopped; numbers in `benchmarks/strength.json`.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psr_lens as pl
+from benchmarks import strength_picture
 from benchmarks.fits import Fit, Fitted, fitted
 from benchmarks.real_findings.answers import PER_QUESTION, SAMPLING, answers, wrong_prompts
 from benchmarks.real_findings.methods import CLOSED, LAYERWISE, TRAINED, fast_arithmetic
@@ -37,6 +38,7 @@ from psr_lens.storage.atomic import write_bytes
 ROOT: Final = Path(__file__).parents[1]
 NUMBERS: Final = ROOT / "benchmarks" / "strength.json"
 PAGE: Final = ROOT / "docs" / "strength.md"
+PICTURE: Final = ROOT / "docs" / "_static" / "strength.svg"
 KEPT: Final = ROOT / "strength-report"
 FINDINGS: Final = ROOT / "real-findings"
 TARGETS: Final = {"80": "TA@C80", ">=80": "best trait at 80 or more", "prompt": "TA@Cp"}
@@ -77,9 +79,24 @@ class Study:
         return (*self.methods, PROMPT)
 
 
+STRENGTHS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Up to the strongest that a search tries."""
+AT_ALL: Final[Mapping[str, Mapping[str, Any]]] = {
+    "constant, ll, for all strengths": {"method": "const"},
+    "PSR, ll, for all strengths": {"method": "psr", "n_heads": 4},
+}
+"""Fitted to be right at each of `STRENGTHS`."""
+
+DRAWN: Final = {PSR: 0, CONSTANTS[-1]: 4, "PSR, ll, for all strengths": 3}
+"""In the picture, and the number of the colour."""
+
+
 def _demo_case(model: pl.HookedModel, name: str) -> Case:
     fitted_on, test = fit_data(model, name, 0), held_out_data(model, name, 1)
     steerings = {label: pl.fit(model, fitted_on, **own) for label, own in METHODS.items()}
+    at_all = fitted_on.at_strengths(STRENGTHS)
+    for label, own in AT_ALL.items():
+        steerings[label] = pl.fit(model, at_all, solver="gradient", objective="ll", **own)
     return Case(steerings, fitted_on.dev, test, ExactJudge(name))
 
 
@@ -111,7 +128,7 @@ STUDIES: Final = {
         "demo",
         DEFAULT_TRAITS,
         _demo_case,
-        (*CONSTANTS, PSR),
+        (*CONSTANTS, PSR, *AT_ALL),
         {"max_new_tokens": MAX_NEW_TOKENS, "batch_size": 256},
     ),
     "smollm2": Study(
@@ -145,6 +162,7 @@ def measured(study: Study, model: pl.HookedModel, name: str, kept: Path = KEPT) 
         "questions": len(found.questions),
         "methods": {
             label: {target: _cell(found, label, target) for target in TARGETS}
+            | _curve(found, label)
             for label in study.shown
         },
         "against the prompt": {
@@ -160,6 +178,17 @@ def _cell(found: pl.Behaviour, label: str, target: Any) -> dict[str, Any]:
         "alpha": run.alpha,
         "how": "" if run.alpha is None else found.strength(label, target).how,
         **{aspect: _ends(found.estimate(run, aspect)) for aspect in ("trait", "coherence")},
+    }
+
+
+def _curve(found: pl.Behaviour, label: str) -> dict[str, Any]:
+    """Strength, trait and coherence of everything that was tried on dev questions."""
+    runs = found.runs(label, "dev") if label in found.steerings else ()
+    return {
+        "dev": [
+            [round(own.alpha or 0.0, 3), round(own.trait, 2), round(own.coherence, 2)]
+            for own in runs
+        ]
     }
 
 
@@ -230,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     page = fill(PAGE.read_text(encoding="utf-8"), numbers)
     write_bytes(PAGE, page.encode())
+    write_bytes(PICTURE, strength_picture.drawn(numbers["demo"], DRAWN).encode())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any, Final, overload
 
@@ -117,6 +118,34 @@ class SteeringDataset(Sequence[Example]):
         pairs = zip(self.examples, scores, strict=True)
         weighted = tuple(replace(example, alpha=score + offset) for example, score in pairs)
         return replace(self, examples=weighted)
+
+    def at_strengths(self, strengths: Sequence[float]) -> "SteeringDataset":
+        """Every example once for each strength: what is fitted to them is to be right at all of these.
+
+        `alpha` is multiplied by the strength, and what is to come out remains what the prompt does. From that
+        a PSR learns to stop where enough has been added: its heads read the residual stream, with everything
+        that earlier layers have added to it. Then it needs no search for a strength. A constant cannot learn
+        it, as it reads nothing.
+
+        Args:
+            strengths: Numbers above 0, each once.
+
+        Raises:
+            ValueError: If there is no strength, or one is not such a number.
+        """
+        wanted = [float(own) for own in strengths]
+        if not wanted or len(set(wanted)) < len(wanted) or not all(0 < s < inf for s in wanted):
+            raise ValueError(
+                f"strengths={list(strengths)}: pass at least one number above 0, each once"
+            )
+        return replace(
+            self,
+            examples=tuple(
+                replace(example, alpha=strength * example.alpha)
+                for example in self.examples
+                for strength in wanted
+            ),
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the data to one file; an older data set there is replaced.

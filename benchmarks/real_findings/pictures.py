@@ -1,16 +1,14 @@
 """The pictures of `docs/real-model.md`, as SVG text: distances, trait against fluency, heatmaps."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from typing import Any, Final
 
+from benchmarks.panels import INK, PALE, WIDTH, across, band, line, rule, sheet, svg, under, up
 from benchmarks.real_findings.tables import BEST, CONSTANTS, PSRS, closest, of_instructions
 from psr_lens.plots.theme import MUTED, line_colour
 
-_COLUMNS, _WIDTH, _HEIGHT, _TOP = 4, 224, 176, 34
-_LEFT, _RIGHT, _UNDER, _OVER = 34, 12, 30, 24
 _CEILING: Final = 1.2
-_INK, _PALE, _GRID = "#333333", "#666666", "#dddddd"
 COLOURS: Final = {
     "PSR": line_colour(0),
     "constant, mse": line_colour(1),
@@ -49,17 +47,17 @@ def distances(found: Mapping[str, Any]) -> str:
         layers = len(curves["PSR"]["values"])
 
         def x(layer: int) -> float:
-            return _x(layer / (layers - 1))
+            return across(layer / (layers - 1))
 
         def y(value: float) -> float:
-            return _y(min(value, _CEILING) / _CEILING)
+            return up(min(value, _CEILING) / _CEILING)
 
         for value in (0.0, 0.5, 1.0):
-            yield _rule(y(value), f"{value:g}")
+            yield rule(y(value), f"{value:g}")
         for layer in range(0, layers, 10):
-            yield _under(x(layer), str(layer))
-        yield _under(x(layers - 1), str(layers - 1))
-        yield _band(
+            yield under(x(layer), str(layer))
+        yield under(x(layers - 1), str(layers - 1))
+        yield band(
             [min(v) for v in zip(*lines, strict=True)],
             [max(v) for v in zip(*lines, strict=True)],
             x,
@@ -69,10 +67,10 @@ def distances(found: Mapping[str, Any]) -> str:
         )
         for label, colour in zip(own, key.values(), strict=True):
             curve = curves[label]
-            yield _band(curve["low"], curve["high"], x, y, colour, 0.25)
-            yield _line([(x(k), y(v)) for k, v in enumerate(curve["values"])], colour)
+            yield band(curve["low"], curve["high"], x, y, colour, 0.25)
+            yield line([(x(k), y(v)) for k, v in enumerate(curve["values"])], colour)
 
-    return _sheet(found, panel, key | {"paraphrases": MUTED}, "layer")
+    return sheet(found, panel, key | {"paraphrases": MUTED}, "layer")
 
 
 _LEAST: Final = 40
@@ -89,18 +87,18 @@ def trade(found: Mapping[str, Any], numbers: Mapping[str, Mapping[str, Any]]) ->
 
         def point(trait: float, fluency: float) -> tuple[float, float]:
             # What is less fluent lies on the lower edge.
-            return _x(trait / 100), _y((max(fluency, _LEAST) - _LEAST) / (100 - _LEAST))
+            return across(trait / 100), up((max(fluency, _LEAST) - _LEAST) / (100 - _LEAST))
 
         for value in (_LEAST, 60, 80, 100):
-            yield _rule(point(0, value)[1], str(value))
+            yield rule(point(0, value)[1], str(value))
         for value in (0, 50, 100):
-            yield _under(_x(value / 100), str(value))
+            yield under(across(value / 100), str(value))
         for label in TRADED:
             own = part["methods"].get(label)
             if own is None:
                 continue
             curve = [(row["alpha"], *point(row["trait"], row["fluency"])) for row in own["dev"]]
-            yield _line([(x, y) for _, x, y in curve], COLOURS[label])
+            yield line([(x, y) for _, x, y in curve], COLOURS[label])
             for alpha, x, y in curve:
                 ring = alpha == own["alpha"]
                 yield (
@@ -109,15 +107,17 @@ def trade(found: Mapping[str, Any], numbers: Mapping[str, Mapping[str, Any]]) ->
                 )
         for kind, mark in (("prompt, dev", "prompt"), ("base", "base")):
             x, y = point(means[kind]["trait"][0], means[kind]["fluency"][0])
-            yield f'<path d="M{x - 4} {y}h8M{x} {y - 4}v8" stroke="{_INK}" stroke-width="1.6"/>'
-            side, away = ("end", -6) if x > _WIDTH / 2 else ("start", 6)
+            yield f'<path d="M{x - 4} {y}h8M{x} {y - 4}v8" stroke="{INK}" stroke-width="1.6"/>'
+            side, away = ("end", -6) if x > WIDTH / 2 else ("start", 6)
+            # On two sides, as the two may lie close together.
+            below = y + (12 if mark == "prompt" else -5)
             yield (
-                f'<text x="{x + away}" y="{y + 12}" text-anchor="{side}" fill="{_INK}" '
+                f'<text x="{x + away}" y="{below}" text-anchor="{side}" fill="{INK}" '
                 f'font-size="9">{mark}</text>'
             )
 
     key = {label: COLOURS[label] for label in TRADED}
-    return _sheet(found, panel, key, "trait (up: fluency)")
+    return sheet(found, panel, key, "trait (up: fluency)")
 
 
 _TEXT, _ROW, _CHAR, _INDENT, _ACROSS = 12, 22, 6.6, 96, 900
@@ -129,14 +129,14 @@ def heatmaps(found: Mapping[str, Any]) -> str:
     y = 20.0
     for name, part in found.items():
         parts.append(
-            f'<text x="4" y="{y}" fill="{_INK}" font-weight="600">{escape(name)}, layer '
+            f'<text x="4" y="{y}" fill="{INK}" font-weight="600">{escape(name)}, layer '
             f"{part['layer']}: {escape(part['question'])}</text>"
         )
         y += 10
         for label, values in part["added"].items():
             colour = MUTED if label == "prompt" else COLOURS[label]
             most = max([*values, 1e-9])
-            parts.append(f'<text x="4" y="{y + 14}" fill="{_PALE}" font-size="11">{label}</text>')
+            parts.append(f'<text x="4" y="{y + 14}" fill="{PALE}" font-size="11">{label}</text>')
             x = float(_INDENT)
             for token, value in zip(part["tokens"], values, strict=True):
                 text = token.replace("\n", "⏎")
@@ -147,89 +147,14 @@ def heatmaps(found: Mapping[str, Any]) -> str:
                 parts.append(
                     f'<rect x="{x:.1f}" y="{y:.0f}" width="{width - 1:.1f}" height="{_ROW - 4}" '
                     f'fill="{colour}" fill-opacity="{0.6 * share:.2f}"/>'
-                    f'<text x="{x + 1:.1f}" y="{y + 13:.0f}" fill="{_INK}" xml:space="preserve" '
+                    f'<text x="{x + 1:.1f}" y="{y + 13:.0f}" fill="{INK}" xml:space="preserve" '
                     f'font-family="monospace" font-size="11">{escape(text)}</text>'
                 )
                 x += width
             y += _ROW + 3
         y += 22
-    return _svg(_ACROSS, y, parts)
+    return svg(_ACROSS, y, parts)
 
 
 def _is_wording(name: str) -> bool:
     return name.startswith("paraphrase") and name != "paraphrase"
-
-
-def _sheet(
-    found: Mapping[str, Any],
-    panel: Callable[[Mapping[str, Any]], Iterator[str]],
-    key: Mapping[str, str],
-    across: str,
-) -> str:
-    """One panel per instruction, under a key."""
-    rows = -(-len(found) // _COLUMNS)
-    parts = []
-    x = float(_LEFT)
-    for label, colour in key.items():
-        parts.append(f'<rect x="{x}" y="10" width="16" height="8" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 22}" y="18" fill="{_INK}">{escape(label)}</text>')
-        x += 46 + 6.2 * len(label)
-    for number, (name, part) in enumerate(found.items()):
-        place = _WIDTH * (number % _COLUMNS), _TOP + _HEIGHT * (number // _COLUMNS)
-        parts.append(f'<g transform="translate({place[0]} {place[1]})">')
-        parts.append(f'<text x="{_LEFT}" y="14" fill="{_INK}" font-weight="600">{name}</text>')
-        parts += panel(part)
-        parts.append(
-            f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end" fill="{_PALE}" '
-            f'font-size="9">{across}</text></g>'
-        )
-    return _svg(_WIDTH * _COLUMNS, _TOP + _HEIGHT * rows, parts)
-
-
-def _svg(width: float, height: float, parts: Sequence[str]) -> str:
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
-        'font-family="system-ui, sans-serif" font-size="11">'
-    )
-    back = f'<rect width="{width:g}" height="{height:g}" fill="#ffffff"/>'
-    return "\n".join([head, back, *parts, "</svg>"]) + "\n"
-
-
-def _rule(y: float, text: str) -> str:
-    return (
-        f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}" stroke="{_GRID}"/>'
-        f'<text x="{_LEFT - 5}" y="{y + 4}" text-anchor="end" fill="{_PALE}">{text}</text>'
-    )
-
-
-def _under(x: float, text: str) -> str:
-    y = _HEIGHT - _UNDER + 14
-    return f'<text x="{x}" y="{y}" text-anchor="middle" fill="{_PALE}">{text}</text>'
-
-
-def _line(points: Sequence[tuple[float, float]], colour: str) -> str:
-    path = " ".join(f"{x},{y}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
-
-
-def _band(
-    low: Sequence[float],
-    high: Sequence[float],
-    x: Callable[[int], float],
-    y: Callable[[float], float],
-    colour: str,
-    opacity: float,
-) -> str:
-    over = [f"{x(i)},{y(value)}" for i, value in enumerate(high)]
-    under = [f"{x(i)},{y(value)}" for i, value in enumerate(low)][::-1]
-    return (
-        f'<polygon points="{" ".join([*over, *under])}" fill="{colour}" fill-opacity="{opacity}"/>'
-    )
-
-
-def _x(share: float) -> float:
-    return round(_LEFT + (_WIDTH - _LEFT - _RIGHT) * share, 1)
-
-
-def _y(share: float) -> float:
-    return round(_OVER + (_HEIGHT - _OVER - _UNDER) * (1 - share), 1)

@@ -218,6 +218,12 @@ class TrainingState:
             and min(self.dev_losses) == self.dev_losses[0]
         )
 
+    @property
+    def overshot(self) -> bool:
+        """Whether the dev objective was best before the second epoch had ended: steps were too large."""
+        losses = self.dev_losses
+        return len(losses) > 2 and losses.index(min(losses)) < 2
+
     @classmethod
     def start(cls, trained: Trained, dev: Objective | None) -> "TrainingState":
         """Before the first step."""

@@ -59,6 +59,11 @@ class FitPlan:
         wanted = self.solver != _OTHER.get(solver) or (self.best and solver == LAYERWISE)
         return solver in self.method.solvers() and wanted
 
+    @property
+    def steps_are_given(self) -> bool:
+        """Whether step size, epochs or recipe were asked for, and are to be taken as they are."""
+        return self.recipe != "default" or (self.lr, self.epochs) != (None, None)
+
     def recipe_for(
         self, n_layers: int, *, refining: bool = False, examples: int | None = None
     ) -> Recipe:

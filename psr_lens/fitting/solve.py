@@ -1,9 +1,9 @@
 """Which solvers a fit runs, and which of their results it keeps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Final, final
 
 from psr_lens.dataset import SteeringDataset
 from psr_lens.deltas import working_dtype
@@ -19,6 +19,11 @@ from psr_lens.models import HookedModel
 from psr_lens.steering import Steering
 from psr_lens.steering.fit_report import StageReport
 from psr_lens.steering.training import Scale, Start, TrainingData, Watcher
+
+SMALLER: Final = 0.3
+"""Factor from one step size to the next that is tried, where the dev examples say that it was too large."""
+SMALLER_STEPS: Final = 3
+"""How often, at most."""
 
 
 @dataclass(frozen=True)
@@ -137,27 +142,26 @@ class Solver:
         """Train through the model from a layerwise fit, from the method's own start, or from both."""
         problem = Training(self, layers)
         if start is None:
-            steering, state = problem.train(GRADIENT, None)
-            return self._report(steering, GRADIENT, state)
+            return self._report(*problem.train_alone())
         steering, state = problem.train("refining", start)
         if not problem.dev:
-            return self._report(steering, BOTH, state)
+            return self._report(steering, state, name=BOTH)
         tried = {LAYERWISE: state.dev_losses[0], BOTH: min(state.dev_losses)}
         # No step improved on it: the layerwise fit is kept.
         name = LAYERWISE if tried[LAYERWISE] == tried[BOTH] else BOTH
         if self.plan.solver == "auto":
-            alone, own_state = problem.train(GRADIENT, None)
-            tried[GRADIENT] = min(own_state.dev_losses)
+            alone, own_state, by_step = problem.train_alone()
+            tried |= {GRADIENT: min(own_state.dev_losses), **by_step}
             if tried[GRADIENT] < tried[BOTH]:
                 name, steering, state = GRADIENT, alone, own_state
-        return self._report(steering, name, state, tried)
+        return self._report(steering, state, tried, name)
 
     def _report(
         self,
         steering: Steering,
-        name: str,
         state: TrainingState,
-        tried: dict[str, float] | None = None,
+        tried: Mapping[str, float] | None = None,
+        name: str = GRADIENT,
     ) -> Solved:
         return Solved(
             steering,
@@ -165,20 +169,20 @@ class Solver:
             losses=state.losses,
             dev_losses=state.dev_losses,
             tried=tuple((tried or {}).items()),
-            warning=_futile(self.plan, len(steering.layers), state) if name == GRADIENT else "",
+            warning=self._futile(len(steering.layers), state) if name == GRADIENT else "",
         )
 
-
-def _futile(plan: FitPlan, n_layers: int, state: TrainingState) -> str:
-    """The warning that training never improved on its start, which is then kept; else empty."""
-    if not state.futile:
-        return ""
-    start, later = state.dev_losses[0], min(state.dev_losses[1:])
-    return (
-        f"training {plan.name!r} never made the dev objective better than it was before the first step "
-        f"({start:.4g}; at best {later:.4g} after, with lr={plan.recipe_for(n_layers).lr:g}), so the "
-        "steering is the untrained start: pass a smaller lr, or more examples"
-    )
+    def _futile(self, n_layers: int, state: TrainingState) -> str:
+        """The warning that training never improved on its start, which is then kept; else empty."""
+        if not state.futile:
+            return ""
+        plan, start, later = self.plan, state.dev_losses[0], min(state.dev_losses[1:])
+        return (
+            f"training {plan.name!r} never made the dev objective better than it was before the first step "
+            f"({start:.4g}; at best {later:.4g} after, with lr={plan.recipe_for(n_layers).lr:g}"
+            f"{'' if plan.steps_are_given else ', nor with smaller ones'}), so the steering is the untrained "
+            "start: pass a smaller lr, or more examples"
+        )
 
 
 class Training:
@@ -215,17 +219,47 @@ class Training:
             ),
         )
 
-    def train(self, name: str, start: Steering | None) -> tuple[Steering, TrainingState]:
+    def train_alone(self) -> tuple[Steering, TrainingState, dict[str, float]]:
+        """Train from the method's own start, with smaller steps where the first ones were too large.
+
+        They were if the dev objective was at its best before the second epoch had ended. A third of the step
+        is tried then, and of that again; whichever ends best is kept. A step size, a number of epochs or a
+        recipe that was asked for is taken as it is.
+
+        Returns:
+            The steering, how its training went, and the dev objectives that several step sizes reached.
+        """
+        plan = self.solver.plan
+        steering, state = self.train(GRADIENT, None)
+        if not self.dev or plan.steps_are_given or not state.overshot:
+            return steering, state, {}
+        lr, latest = plan.recipe_for(len(self.layers)).lr, state
+        reached = {f"{GRADIENT}, lr={lr:g}": min(state.dev_losses)}
+        for again in range(1, SMALLER_STEPS + 1):
+            smaller = SMALLER**again
+            found, latest = self.train(f"{GRADIENT}-{again}", None, smaller)
+            reached[f"{GRADIENT}, lr={smaller * lr:g}"] = min(latest.dev_losses)
+            if min(latest.dev_losses) < min(state.dev_losses):
+                steering, state = found, latest
+            if not latest.overshot:
+                break
+        return steering, state, reached
+
+    def train(
+        self, name: str, start: Steering | None, smaller: float = 1.0
+    ) -> tuple[Steering, TrainingState]:
         """The steering that training found best on the dev examples, and how training went.
 
         Args:
             name: Name of the run's file in the checkpoint directory.
             start: The layerwise fit; None for the method's own start.
+            smaller: A factor on the recipe's step size.
         """
         plan, checkpoint = self.solver.plan, self.solver.checkpoint
         recipe = plan.recipe_for(
             len(self.layers), refining=start is not None, examples=len(self.train_examples)
         )
+        recipe = replace(recipe, lr=smaller * recipe.lr)
         trained = self._begin(start, recipe)
 
         def objective(examples: Sequence[Prepared]) -> Objective:

@@ -52,7 +52,8 @@ class FitReport(Report):
             empty without them.
         candidates: Relative RMSE at the last layer on the dev examples, of every layer that
             `layers="best"` tried; empty otherwise.
-        tried: Solvers that `auto` compared, each with its best objective on the dev examples.
+        tried: Solvers that `auto` compared, and step sizes where the first was too large, each with its best
+            objective on the dev examples.
         seconds: Wall-clock time.
         forwards: Forward passes run, in sequences through the whole model: each sequence that goes
             through one of L blocks counts 1/L. What `FitRuns` held already is not run.

@@ -3,6 +3,7 @@
 import json
 import re
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -176,6 +177,32 @@ def test_a_part_that_fails_leaves_the_finished_ones(short):
     with pytest.raises(KeyboardInterrupt):
         command.measure("pirate", {"one": lambda: {"a": 1}, "two": broken}, {})
     assert numbers.read("pirate") == {"one": {"a": 1}}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_names_are_measured_one_by_one_or_side_by_side(short, tmp_path, monkeypatch, jobs):
+    """In threads here, which share this process: in the command every job has its own."""
+    numbers.FOLDER.mkdir()
+    seen = []
+
+    def measure_one(name, folder):
+        seen.append((name, folder))
+        if name == "broken":
+            raise ValueError("broken")
+
+    monkeypatch.setattr(command, "measure_one", measure_one)
+    monkeypatch.setattr(command, "ProcessPoolExecutor", lambda n, *_: ThreadPoolExecutor(n))
+    command.measure_all(["one", "two", "three"], tmp_path, jobs)
+    assert sorted(seen) == [(name, tmp_path) for name in ("one", "three", "two")]
+    log = (numbers.FOLDER / "log.txt").read_text(encoding="utf-8")
+    assert f"3 names, {jobs} at a time: 0 s" in log
+    with pytest.raises(ValueError, match="broken"):
+        command.measure_all(["broken", "four"], tmp_path, jobs)
+
+
+def test_every_name_is_measured_by_the_command():
+    assert sorted(command.NAMES) == sorted([*EVERYDAY, numbers.SIZES, numbers.COPIES, numbers.TOY])
+    assert command.NAMES.index(sizes.INSTRUCTION) < command.NAMES.index(numbers.SIZES)
 
 
 def test_differences_over_questions_are_those_of_a_report(short, tmp_path):

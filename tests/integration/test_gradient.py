@@ -286,6 +286,54 @@ def test_training_that_never_got_better_says_so(llama, its_data):
     assert said not in never_trained.fit_report.warning
 
 
+@pytest.mark.parametrize("solver", ["gradient", "auto"])
+def test_a_step_size_that_is_too_large_is_made_smaller(llama, its_data, monkeypatch, solver):
+    monkeypatch.setattr(pl.ConstantSteering, "recipe", classmethod(lambda cls, n: {"lr": 30.0}))
+    options = {"method": "const", "layers": [0, 1]}
+    found = pl.fit(llama, its_data, solver=solver, **options)
+    tried = dict(found.fit_report.tried)
+    steps = [float(name.split("lr=")[1]) for name in tried if "lr=" in name]
+    assert 2 <= len(steps) <= 4
+    assert steps == pytest.approx([30.0 * 0.3**i for i in range(len(steps))])
+    reached = [own for name, own in tried.items() if "lr=" in name]
+    if solver == "auto":
+        assert tried["gradient"] == min(reached)
+        return
+    # The best of them, and that one as if it had been asked for.
+    assert min(reached) < reached[0]
+    best = steps[reached.index(min(reached))]
+    assert best < 30.0
+    asked = pl.fit(llama, its_data, solver=solver, lr=best, **options)
+    assert asked.fit_report.tried == ()
+    assert torch.allclose(asked.vectors, found.vectors)
+    assert min(found.fit_report.dev_losses) == pytest.approx(min(reached))
+
+
+def test_what_is_fitted_at_several_strengths_is_right_at_all_of_them(llama, its_data):
+    strengths = (1.0, 4.0)
+    several = its_data.at_strengths(strengths)
+    assert [one.alpha for one in several] == [1.0, 4.0] * len(its_data)
+    assert several.at_strengths([0.5])[1].alpha == 2.0
+    options = {"method": "psr", "solver": "gradient", "n_heads": 2}
+    at_one, at_both = (pl.fit(llama, own, **options) for own in (its_data, several))
+
+    def missed(steering: pl.Steering, strength: float) -> float:
+        parts = [
+            by_hand.missing(llama, one, steering, "response", strength) for one in its_data.dev
+        ]
+        return float(torch.cat([part.flatten() for part in parts]).square().mean())
+
+    assert missed(at_both, 4.0) < 0.9 * missed(at_one, 4.0)
+    # What it costs where the other one was fitted.
+    assert missed(at_both, 1.0) < 1.5 * missed(at_one, 1.0)
+
+
+@pytest.mark.parametrize("strengths", [(), (1.0, 0.0), (1.0, float("inf")), (2.0, 2.0), (-1.0,)])
+def test_strengths_are_numbers_above_zero_each_once(its_data, strengths):
+    with pytest.raises(ValueError, match="at least one number above 0, each once"):
+        its_data.at_strengths(strengths)
+
+
 def test_loreft_stays_orthonormal_and_reft_keeps_norm_1(model, fitted):
     loreft = fitted(method="loreft", rank=3, epochs=4)
     gram = loreft.rotation @ loreft.rotation.mT
