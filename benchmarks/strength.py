@@ -82,13 +82,14 @@ class Study:
 
 STRENGTHS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Up to the strongest that a search tries."""
+FOR_ALL: Final = "PSR, ll, for all strengths"
 AT_ALL: Final[Mapping[str, Mapping[str, Any]]] = {
     "constant, ll, for all strengths": {"method": "const"},
-    "PSR, ll, for all strengths": {"method": "psr", "n_heads": 4, "lr": 0.03},
+    FOR_ALL: {"method": "psr", "n_heads": 4, "lr": 0.03},
 }
 """Fitted to be right at each of `STRENGTHS`. At 32 the usual step of a PSR, 0.1, is too long."""
 
-DRAWN: Final = {PSR: 0, CONSTANTS[-1]: 4, "PSR, ll, for all strengths": 3}
+DRAWN: Final = {PSR: 0, CONSTANTS[-1]: 4, FOR_ALL: 3}
 """In the picture, and the number of the colour."""
 
 
@@ -98,11 +99,13 @@ def _demo_case(model: pl.HookedModel, name: str) -> Case:
     return Case(steerings | _at_all(model, fitted_on), fitted_on.dev, test, ExactJudge(name))
 
 
-def _at_all(model: pl.HookedModel, data: pl.SteeringDataset) -> dict[str, pl.Steering]:
+def _at_all(
+    model: pl.HookedModel, data: pl.SteeringDataset, labels: Sequence[str] = tuple(AT_ALL)
+) -> dict[str, pl.Steering]:
     several = data.at_strengths(STRENGTHS)
     return {
-        label: pl.fit(model, several, solver="gradient", objective="ll", **own)
-        for label, own in AT_ALL.items()
+        label: pl.fit(model, several, solver="gradient", objective="ll", **AT_ALL[label])
+        for label in labels
     }
 
 
@@ -125,7 +128,9 @@ def _real_case(model: pl.HookedModel, name: str) -> Case:
 def _real_at_all_case(model: pl.HookedModel, name: str) -> Case:
     data = answers(model, name, FINDINGS)
     first = data.fitted_on[0]
-    return Case(_at_all(model, first), first.dev, data.test, everyday_judge(name))
+    with fast_arithmetic(model, first):
+        steerings = _at_all(model, first, (FOR_ALL,))
+    return Case(steerings, first.dev, data.test, everyday_judge(name))
 
 
 REAL: Final = (
@@ -152,7 +157,7 @@ STUDIES: Final = {
         _REAL_OPTIONS,
     ),
     "smollm2-all-strengths": Study(
-        "smollm2", tuple(EVERYDAY), _real_at_all_case, tuple(AT_ALL), _REAL_OPTIONS
+        "smollm2", tuple(EVERYDAY), _real_at_all_case, (FOR_ALL,), _REAL_OPTIONS
     ),
 }
 
