@@ -1,6 +1,6 @@
 """What a PSR costs on a GPU: `python -m benchmarks.cuda` prints one line of JSON.
 
-A Llama of about 1.5 billion random weights in bfloat16, made in memory, on transformers' own backend. Every
+A Llama of about 1.6 billion random weights in bfloat16, made in memory, on transformers' own backend. Every
 time is a median over rounds in which the contenders take turns, the device synchronised around each; the
 ratios are of times, so 1 costs nothing and 2 twice as much as the bare Hugging Face model.
 

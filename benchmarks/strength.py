@@ -3,7 +3,6 @@
     python -m benchmarks.strength demo       # five instructions of the demo world
     python -m benchmarks.strength smollm2    # the eight instructions of docs/real-model.md
     python -m benchmarks.strength smollm2 poem child    # some of them; the other numbers stay
-    python -m benchmarks.strength smollm2-all-strengths french    # what is fitted to be right at each
     python -m benchmarks.strength            # draws the tables from the numbers that are kept
 
 Every method is fitted at its best in the time that there is (`psr_lens.demo.trial.METHODS` for the demo
@@ -96,17 +95,10 @@ DRAWN: Final = {PSR: 0, CONSTANTS[-1]: 4, FOR_ALL: 3}
 def _demo_case(model: pl.HookedModel, name: str) -> Case:
     fitted_on, test = fit_data(model, name, 0), held_out_data(model, name, 1)
     steerings = {label: pl.fit(model, fitted_on, **own) for label, own in METHODS.items()}
-    return Case(steerings | _at_all(model, fitted_on), fitted_on.dev, test, ExactJudge(name))
-
-
-def _at_all(
-    model: pl.HookedModel, data: pl.SteeringDataset, labels: Sequence[str] = tuple(AT_ALL)
-) -> dict[str, pl.Steering]:
-    several = data.at_strengths(STRENGTHS)
-    return {
-        label: pl.fit(model, several, solver="gradient", objective="ll", **AT_ALL[label])
-        for label in labels
-    }
+    several = fitted_on.at_strengths(STRENGTHS)
+    for label, own in AT_ALL.items():
+        steerings[label] = pl.fit(model, several, solver="gradient", objective="ll", **own)
+    return Case(steerings, fitted_on.dev, test, ExactJudge(name))
 
 
 def _real_case(model: pl.HookedModel, name: str) -> Case:
@@ -122,14 +114,6 @@ def _real_case(model: pl.HookedModel, name: str) -> Case:
     with fast_arithmetic(model, first):
         found |= fits(TRAINED)
     steerings = {label: found[label].steering for label in REAL}
-    return Case(steerings, first.dev, data.test, everyday_judge(name))
-
-
-def _real_at_all_case(model: pl.HookedModel, name: str) -> Case:
-    data = answers(model, name, FINDINGS)
-    first = data.fitted_on[0]
-    with fast_arithmetic(model, first):
-        steerings = _at_all(model, first, (FOR_ALL,))
     return Case(steerings, first.dev, data.test, everyday_judge(name))
 
 
@@ -155,9 +139,6 @@ STUDIES: Final = {
         _real_case,
         REAL,
         _REAL_OPTIONS,
-    ),
-    "smollm2-all-strengths": Study(
-        "smollm2", tuple(EVERYDAY), _real_at_all_case, (FOR_ALL,), _REAL_OPTIONS
     ),
 }
 
@@ -186,7 +167,6 @@ def measured(study: Study, model: pl.HookedModel, name: str, kept: Path) -> dict
     found.save(place.with_suffix(".safetensors"))
     found.to_html(place.with_suffix(".html"))
     return {
-        "device": str(model.device),
         "dev_questions": len(found.dev_questions),
         "questions": len(found.questions),
         "methods": {
@@ -287,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.names or study.names:
             started = time.perf_counter()
             found = measured(study, model, name, KEPT / options.study)
-            # Read anew: the same command may be at work on other instructions.
+            # Read anew, so that numbers of a command that was at work meanwhile stay.
             numbers = _kept()
             numbers.setdefault(options.study, {})[name] = found
             write_bytes(NUMBERS, (json.dumps(numbers, indent=1) + "\n").encode())

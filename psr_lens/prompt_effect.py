@@ -88,7 +88,13 @@ def measure_prompt_effect(
         data: The examples; those that a steering should push away from are left out.
         batch_size: Examples per forward pass.
     """
-    examples = [example for example in data if example.alpha > 0][:MOST_EXAMPLES]
+    # Each once, whatever number of strengths it is fitted at.
+    several = {
+        (example.base_ids, example.prompted_ids, example.response_ids): example
+        for example in data
+        if example.alpha > 0
+    }
+    examples = list(several.values())[:MOST_EXAMPLES]
     if not examples:
         return PromptEffect(float("nan"), 0)
     parts = []

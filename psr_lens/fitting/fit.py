@@ -84,8 +84,9 @@ def fit(
         recipe: For the gradient solver: `"default"` adapts to the model's scale and stops on the dev split,
             `"paper"` is Heyman & Vandeputte's; or a `Recipe`, such as `Recipe.paper("persona")`.
         epochs: In place of the recipe's, which goes over few examples more often.
-        lr: In place of the recipe's. Without it, smaller ones are tried too if the dev objective was at its
-            best before the second epoch had ended.
+        lr: In place of the recipe's. Without it, and without `epochs` or a `recipe`, training that begins at
+            the method's own start is tried with smaller ones too, up to three, if the dev objective was at
+            its best within the first eighth of the epochs.
         seed: Decides random starts, and the dev split if the data has none.
         batch_size: Examples per forward pass. A gradient step takes the recipe's number of examples, or
             this one if it is smaller.

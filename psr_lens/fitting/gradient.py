@@ -6,6 +6,7 @@ the blocks above it, forwards and backwards, over the aligned tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from threading import RLock
 from typing import final
 
@@ -218,11 +219,17 @@ class TrainingState:
             and min(self.dev_losses) == self.dev_losses[0]
         )
 
-    @property
-    def overshot(self) -> bool:
-        """Whether the dev objective was best before the second epoch had ended: steps were too large."""
+    def overshot(self, epochs: int) -> bool:
+        """Whether the dev objective was best within the first eighth of the epochs: steps were too large.
+
+        Args:
+            epochs: How many the run would have had; of fewer than sixteen, an eighth is the first.
+        """
+        first = max(1, epochs // 8)
         losses = self.dev_losses
-        return len(losses) > 2 and losses.index(min(losses)) < 2
+        if len(losses) <= first + 1 or not isfinite(losses[0]):
+            return False
+        return losses.index(min(losses)) <= first
 
     @classmethod
     def start(cls, trained: Trained, dev: Objective | None) -> "TrainingState":

@@ -169,19 +169,21 @@ class Solver:
             losses=state.losses,
             dev_losses=state.dev_losses,
             tried=tuple((tried or {}).items()),
-            warning=self._futile(len(steering.layers), state) if name == GRADIENT else "",
+            warning=self._futile(len(steering.layers), state, tried or {})
+            if name == GRADIENT
+            else "",
         )
 
-    def _futile(self, n_layers: int, state: TrainingState) -> str:
+    def _futile(self, n_layers: int, state: TrainingState, tried: Mapping[str, float]) -> str:
         """The warning that training never improved on its start, which is then kept; else empty."""
         if not state.futile:
             return ""
         plan, start, later = self.plan, state.dev_losses[0], min(state.dev_losses[1:])
+        smaller = ", nor with smaller ones" if any("lr=" in own for own in tried) else ""
         return (
             f"training {plan.name!r} never made the dev objective better than it was before the first step "
             f"({start:.4g}; at best {later:.4g} after, with lr={plan.recipe_for(n_layers).lr:g}"
-            f"{'' if plan.steps_are_given else ', nor with smaller ones'}), so the steering is the untrained "
-            "start: pass a smaller lr, or more examples"
+            f"{smaller}), so the steering is the untrained start: pass a smaller lr, or more examples"
         )
 
 
@@ -222,18 +224,19 @@ class Training:
     def train_alone(self) -> tuple[Steering, TrainingState, dict[str, float]]:
         """Train from the method's own start, with smaller steps where the first ones were too large.
 
-        They were if the dev objective was at its best before the second epoch had ended. A third of the step
-        is tried then, and of that again; whichever ends best is kept. A step size, a number of epochs or a
-        recipe that was asked for is taken as it is.
+        They were if the dev objective was at its best within the first eighth of the epochs. Then 0.3 of the
+        step is tried, and of that again, up to three times; whichever ends best is kept. A step size, a
+        number of epochs or a recipe that was asked for is taken as it is.
 
         Returns:
             The steering, how its training went, and the dev objectives that several step sizes reached.
         """
         plan = self.solver.plan
         steering, state = self.train(GRADIENT, None)
-        if not self.dev or plan.steps_are_given or not state.overshot:
+        recipe = plan.recipe_for(len(self.layers), examples=len(self.train_examples))
+        if not self.dev or plan.steps_are_given or not state.overshot(recipe.epochs):
             return steering, state, {}
-        lr, latest = plan.recipe_for(len(self.layers)).lr, state
+        lr = recipe.lr
         reached = {f"{GRADIENT}, lr={lr:g}": min(state.dev_losses)}
         for again in range(1, SMALLER_STEPS + 1):
             smaller = SMALLER**again
@@ -241,7 +244,7 @@ class Training:
             reached[f"{GRADIENT}, lr={smaller * lr:g}"] = min(latest.dev_losses)
             if min(latest.dev_losses) < min(state.dev_losses):
                 steering, state = found, latest
-            if not latest.overshot:
+            if not latest.overshot(recipe.epochs):
                 break
         return steering, state, reached
 

@@ -292,7 +292,8 @@ class _Regression:
             c = self.train.coefficients(w, b)
             weight = len(c) * start.penalty * w.square().sum(dim=1)
             gram, moment = c.T @ c + weight.diag(), c.T @ y
-            # The best directions change the loss in second order alone: its gradient is that for fixed ones.
+            # At the best directions the loss does not change with them in first order: but for what `_solve`
+            # adds to the diagonal, its gradient is that for fixed directions.
             z = _solve(gram.detach(), moment.detach())
             if latest.train < _SMALL:
                 value = (y - c @ z).square().sum() + (weight * z.square().sum(dim=1)).sum()

@@ -103,8 +103,9 @@ class FitReport(Report):
     def to_dataframe(self) -> "pandas.DataFrame":
         """Tidy long form: one row per number.
 
-        Columns: `quantity`; `name`, that of a solver or setting that was tried, else empty; `at`, the
-        layer, or the step of `losses` and the epoch of `dev_losses`, missing where there is none; `value`.
+        Columns: `quantity`; `name`, that of a solver, step size or setting that was tried, else empty; `at`,
+        the layer, or the step of `losses` and the epoch of `dev_losses`, missing where there is none; and
+        `value`.
         For every layer there are `train_loss`, `dev_loss`, `steps`, `heads` and `penalty` from its
         `StageReport`, `dev_relative_rmse` and `candidates`; for the whole fit `seconds`, `forwards`,
         `examples` and `dev_examples`.

@@ -13,9 +13,15 @@ from psr_lens.storage.fields import if_there, listed, mapping, text
 
 
 def describe_data(data: Sequence[Example], sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """The data's part of a provenance: its size, hashes of the tokens, keys, how it was sampled."""
+    """The data's part of a provenance: its size, hashes of the tokens, keys, how it was sampled.
+
+    And the examples' strengths, where they are not all 1.
+    """
     prompts = [(example.base_ids, example.prompted_ids) for example in data]
+    alphas = [float(example.alpha) for example in data]
+    own = {"strengths": sorted(set(alphas)), "alphas": _short_hash(alphas)}
     return {
+        **(own if any(alpha != 1 for alpha in alphas) else {}),
         "examples": len(data),
         "prompts": _short_hash(prompts),
         "responses": _short_hash([example.response_ids for example in data]),

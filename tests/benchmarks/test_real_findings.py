@@ -3,17 +3,16 @@
 import json
 import re
 import xml.etree.ElementTree as ET
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from benchmarks.real_findings import __main__ as command
 from benchmarks.real_findings import (
     agreement,
     answers,
     copies,
     judged,
-    measure,
     methods,
     numbers,
     page,
@@ -152,11 +151,11 @@ def short(monkeypatch, tmp_path):
 @pytest.mark.filterwarnings("ignore:The prompt hardly changes", "ignore:training ")
 def test_every_part_of_an_instruction_is_measured_and_kept(short, tmp_path):
     found: dict = {}
-    parts = measure.instruction_parts(short, "pirate", tmp_path / "work", found)
-    assert tuple(parts) == measure.PARTS
-    measure.measure("pirate", parts, found)
+    parts = command.instruction_parts(short, "pirate", tmp_path / "work", found)
+    assert tuple(parts) == command.PARTS
+    command.measure("pirate", parts, found)
     kept = json.loads((tmp_path / "numbers" / "pirate.json").read_text(encoding="utf-8"))
-    assert tuple(kept) == measure.PARTS
+    assert tuple(kept) == command.PARTS
     assert set(kept["distances"]["fits"]) >= {*methods.BEHAVIOUR, "PSR, 16 heads, sample 3"}
     assert set(kept["behaviour"]["methods"]) == set(methods.BEHAVIOUR)
     for rows in TABLES.values():
@@ -165,8 +164,8 @@ def test_every_part_of_an_instruction_is_measured_and_kept(short, tmp_path):
         ET.fromstring(picture)
     # Once more: nothing is measured again, and what was kept stays.
     before = (tmp_path / "numbers" / "log.txt").read_text(encoding="utf-8")
-    again = dict.fromkeys(measure.PARTS, pytest.fail)
-    measure.measure("pirate", again, numbers.read("pirate"))
+    again = dict.fromkeys(command.PARTS, pytest.fail)
+    command.measure("pirate", again, numbers.read("pirate"))
     assert (tmp_path / "numbers" / "log.txt").read_text(encoding="utf-8") == before
 
 
@@ -175,34 +174,8 @@ def test_a_part_that_fails_leaves_the_finished_ones(short):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure.measure("pirate", {"one": lambda: {"a": 1}, "two": broken}, {})
+        command.measure("pirate", {"one": lambda: {"a": 1}, "two": broken}, {})
     assert numbers.read("pirate") == {"one": {"a": 1}}
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_names_are_measured_one_by_one_or_side_by_side(short, tmp_path, monkeypatch, jobs):
-    """In threads here, which share this process: in the command every job has its own."""
-    numbers.FOLDER.mkdir()
-    seen = []
-
-    def measure_one(name, folder):
-        seen.append((name, folder))
-        if name == "broken":
-            raise ValueError("broken")
-
-    monkeypatch.setattr(measure, "measure_one", measure_one)
-    monkeypatch.setattr(measure, "ProcessPoolExecutor", lambda n, *_: ThreadPoolExecutor(n))
-    measure.measure_all(["one", "two", "three"], tmp_path, jobs)
-    assert sorted(seen) == [(name, tmp_path) for name in ("one", "three", "two")]
-    log = (numbers.FOLDER / "log.txt").read_text(encoding="utf-8")
-    assert f"3 names, {jobs} at a time: 0 s" in log
-    with pytest.raises(ValueError, match="broken"):
-        measure.measure_all(["broken", "four"], tmp_path, jobs)
-
-
-def test_every_name_is_measured_by_the_command():
-    assert sorted(measure.NAMES) == sorted([*EVERYDAY, numbers.SIZES, numbers.COPIES, numbers.TOY])
-    assert measure.NAMES.index(sizes.INSTRUCTION) < measure.NAMES.index(numbers.SIZES)
 
 
 def test_differences_over_questions_are_those_of_a_report(short, tmp_path):

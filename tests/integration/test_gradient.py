@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import psr_lens as pl
 from psr_lens.fitting import DEFAULT, PAPER, PAPER_TOKENS, Recipe
+from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering.base import Role
 from psr_lens.steering.training import LayerData, LayerFit, Start
 from psr_lens.storage import read_container, write_container
@@ -312,8 +313,12 @@ def test_a_step_size_that_is_too_large_is_made_smaller(llama, its_data, monkeypa
 def test_what_is_fitted_at_several_strengths_is_right_at_all_of_them(llama, its_data):
     strengths = (1.0, 4.0)
     several = its_data.at_strengths(strengths)
-    assert [one.alpha for one in several] == [1.0, 4.0] * len(its_data)
-    assert several.at_strengths([0.5])[1].alpha == 2.0
+    assert [one.alpha for one in several] == [1.0] * len(its_data) + [4.0] * len(its_data)
+    assert several.at_strengths([0.5])[-1].alpha == 2.0
+    assert [len(several.dev), len(several.train)] == [
+        2 * len(its_data.dev),
+        2 * len(its_data.train),
+    ]
     options = {"method": "psr", "solver": "gradient", "n_heads": 2}
     at_one, at_both = (pl.fit(llama, own, **options) for own in (its_data, several))
 
@@ -332,6 +337,30 @@ def test_what_is_fitted_at_several_strengths_is_right_at_all_of_them(llama, its_
 def test_strengths_are_numbers_above_zero_each_once(its_data, strengths):
     with pytest.raises(ValueError, match="at least one number above 0, each once"):
         its_data.at_strengths(strengths)
+
+
+def test_a_fit_says_at_which_strengths_and_goes_on_at_no_others(llama, its_data, tmp_path):
+    options = {"method": "const", "solver": "layerwise", "checkpoint": tmp_path / "kept"}
+    plain = pl.fit(llama, its_data, method="const", solver="layerwise")
+    assert "strengths" not in plain.provenance["data"]
+    several = its_data.at_strengths((1.0, 2.0))
+    several.save(tmp_path / "several")
+    again = pl.SteeringDataset.load(tmp_path / "several")
+    assert again.examples == several.examples
+    found = pl.fit(llama, again, **options)
+    assert found.provenance["data"]["strengths"] == [1.0, 2.0]
+    assert found.fit_report.examples == 2 * plain.fit_report.examples
+    with pytest.raises(ValueError, match="another fit"):
+        pl.fit(llama, its_data.at_strengths((1.0, 4.0)), **options)
+
+
+def test_whether_the_prompt_works_is_asked_of_different_answers(llama, its_data):
+    several = its_data.at_strengths((1.0, 2.0, 4.0))
+    by_strength = replace(several, examples=tuple(several.sorted()))
+    plain, repeated = (
+        measure_prompt_effect(llama, own) for own in (its_data.sorted(), by_strength)
+    )
+    assert repeated == plain
 
 
 def test_loreft_stays_orthonormal_and_reft_keeps_norm_1(model, fitted):
