@@ -243,8 +243,10 @@ def _table(study: Study, traits: Mapping[str, Any]) -> str:
 
 def _shown(cell: Mapping[str, Any]) -> str:
     trait, low, high = cell["trait"]
-    strength = "" if cell["alpha"] is None else f" at {cell['alpha']:.3g}"
-    return f"{trait:.0f} ({low:.0f} to {high:.0f}) / {cell['coherence'][0]:.0f}{strength}"
+    strength = "" if cell["alpha"] is None else f"<br>at {cell['alpha']:.3g}"
+    # A hyphen at which no line is broken.
+    interval = f"{low:.0f}\u2011{high:.0f}"
+    return f"{trait:.0f} / {cell['coherence'][0]:.0f}<br>{interval}{strength}"
 
 
 def _kept() -> dict[str, Any]:

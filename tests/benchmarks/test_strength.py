@@ -117,4 +117,4 @@ def test_a_study_is_measured_as_a_user_would(tiny, tmp_path):
     table = strength._table(study, {"kind": found})
     alpha = found["methods"]["mine"]["80"]["alpha"]
     assert table.splitlines()[0] == "| **TA@C80** | mine | the prompt |"
-    assert f" at {alpha:.3g} |" in table.splitlines()[2]
+    assert f"<br>at {alpha:.3g} |" in table.splitlines()[2]
