@@ -86,7 +86,7 @@ AT_ALL: Final[Mapping[str, Mapping[str, Any]]] = {
     "constant, ll, for all strengths": {"method": "const"},
     FOR_ALL: {"method": "psr", "n_heads": 4, "lr": 0.03},
 }
-"""Fitted to be right at each of `STRENGTHS`. At 32 the usual step of a PSR, 0.1, is too long."""
+"""Fitted to be right at each of `STRENGTHS`; heads and step size were set by hand, see the page."""
 
 DRAWN: Final = {PSR: 0, CONSTANTS[-1]: 4, FOR_ALL: 3}
 """In the picture, and the number of the colour."""

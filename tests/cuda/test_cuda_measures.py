@@ -152,4 +152,4 @@ def test_what_else_runs_there(case, steering, name):
     """Their numbers are tested on the CPU; here, that no tensor is elsewhere, wherever the steering is."""
     model = case.on(DEVICE)
     for own in (steering, made_up("psr", model).to(DEVICE)):
-        MEASURES[name](model, own, demo_data())
+        assert MEASURES[name](model, own, demo_data()) is not None
