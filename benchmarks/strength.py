@@ -1,15 +1,15 @@
 """Trait at coherence 80 and at the prompt's coherence: the tables of docs/strength.md.
 
-    python -m benchmarks.strength demo       # five instructions of the demo world
+    python -m benchmarks.strength demo       # the ten instructions of the demo world
     python -m benchmarks.strength smollm2    # the eight instructions of docs/real-model.md
     python -m benchmarks.strength smollm2 poem child    # some of them; the other numbers stay
     python -m benchmarks.strength            # draws the tables from the numbers that are kept
 
-Every method is fitted at its best in the time that there is (`psr_lens.demo.trial.METHODS` for the demo
-world, and `AT_ALL`, fitted to be right at every strength; for SmolLM2 the fits of
-`benchmarks.real_findings`, from its folder where they are there). Strengths are chosen on dev questions,
-and everything shown is measured on questions about other subjects. Finished answers are kept in
-`strength-report/`, so that the command goes on where it was stopped; numbers in `benchmarks/strength.json`.
+Constants and PSRs are fitted in several settings (`DEMO`; for SmolLM2 the fits of
+`benchmarks.real_findings`, from its folder where they are there). For every instruction and target the
+setting is chosen on dev questions, and so is the strength; everything shown is measured on questions about
+other subjects. Finished answers are kept in `strength-report/`, so that the command goes on where it was
+stopped; numbers in `benchmarks/strength.json`.
 """
 
 import argparse
@@ -30,8 +30,7 @@ from psr_lens.demo.animals import MAX_NEW_TOKENS, fit_data, held_out_data
 from psr_lens.demo.everyday import everyday_judge
 from psr_lens.demo.everyday_instructions import EVERYDAY
 from psr_lens.demo.exact_judge import ExactJudge
-from psr_lens.demo.instructions import DEFAULT_TRAITS
-from psr_lens.demo.trial import CONSTANTS, METHODS, PSR
+from psr_lens.demo.instructions import DEFAULT_TRAITS, INSTRUCTION_NAMES
 from psr_lens.evaluation.questions import PROMPT
 from psr_lens.storage.atomic import write_bytes
 
@@ -63,7 +62,8 @@ class Study:
         model: Its name.
         names: The instructions.
         case: Fits and samples one of them.
-        methods: The methods in the order of the table; the last is the PSR that is compared with the prompt.
+        methods: The methods, each in one setting.
+        columns: What the table of instructions shows beside the prompt: methods and keys of `FAMILIES`.
         options: Of `measure_behaviour`.
     """
 
@@ -71,33 +71,45 @@ class Study:
     names: Sequence[str]
     case: Callable[[pl.HookedModel, str], Case]
     methods: Sequence[str]
+    columns: Sequence[str]
     options: Mapping[str, Any]
 
-    @property
-    def shown(self) -> tuple[str, ...]:
-        """The columns of the table."""
-        return (*self.methods, PROMPT)
 
+BEST_CONSTANT: Final = "the best constant"
+BEST_PSR: Final = "the best PSR"
+FAMILIES: Final = {BEST_CONSTANT: "constant, ", BEST_PSR: "PSR, "}
+"""Methods that are one method in several settings, and how their names begin."""
 
 STRENGTHS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Up to the strongest that a search tries."""
-FOR_ALL: Final = "PSR, ll, for all strengths"
-AT_ALL: Final[Mapping[str, Mapping[str, Any]]] = {
-    "constant, ll, for all strengths": {"method": "const"},
-    FOR_ALL: {"method": "psr", "n_heads": 4, "lr": 0.03},
+ONE_HEAD: Final = "PSR, 1 head"
+CONSTANT: Final = "constant, ll"
+FOR_ALL: Final = "PSR, 4 heads, ll, for all strengths"
+DEMO: Final[Mapping[str, Mapping[str, Any]]] = {
+    "difference in means": {"method": "dim", "layers": "best"},
+    "constant, mse": {"method": "const", "solver": "gradient"},
+    CONSTANT: {"method": "const", "solver": "gradient", "objective": "ll"},
+    ONE_HEAD: {"method": "psr", "solver": "layerwise"},
+    "PSR, refined": {"method": "psr", "solver": "refine"},
+    "PSR, 16 heads": {"method": "psr", "solver": "layerwise", "n_heads": 16},
+    "PSR, 4 heads, ll": {"method": "psr", "n_heads": 4, "solver": "gradient", "objective": "ll"},
 }
-"""Fitted to be right at each of `STRENGTHS`; heads and step size were set by hand, see the page."""
+"""Everything that is fitted at strength 1."""
+AT_ALL: Final[Mapping[str, Mapping[str, Any]]] = {
+    "constant, ll, for all strengths": DEMO[CONSTANT],
+    FOR_ALL: {**DEMO["PSR, 4 heads, ll"], "lr": 0.03},
+}
+"""Fitted to be right at each of `STRENGTHS`."""
 
-DRAWN: Final = {PSR: 0, CONSTANTS[-1]: 4, FOR_ALL: 3}
+DRAWN: Final = {ONE_HEAD: 0, CONSTANT: 4, FOR_ALL: 3}
 """In the picture, and the number of the colour."""
 
 
 def _demo_case(model: pl.HookedModel, name: str) -> Case:
     fitted_on, test = fit_data(model, name, 0), held_out_data(model, name, 1)
-    steerings = {label: pl.fit(model, fitted_on, **own) for label, own in METHODS.items()}
+    steerings = {label: pl.fit(model, fitted_on, **own) for label, own in DEMO.items()}
     several = fitted_on.at_strengths(STRENGTHS)
-    for label, own in AT_ALL.items():
-        steerings[label] = pl.fit(model, several, solver="gradient", objective="ll", **own)
+    steerings |= {label: pl.fit(model, several, **own) for label, own in AT_ALL.items()}
     return Case(steerings, fitted_on.dev, test, ExactJudge(name))
 
 
@@ -128,15 +140,17 @@ _REAL_OPTIONS: Final = {**SAMPLING, "samples_per_prompt": PER_QUESTION, "most_ev
 STUDIES: Final = {
     "demo": Study(
         "demo",
-        DEFAULT_TRAITS,
+        (*DEFAULT_TRAITS, *(own for own in INSTRUCTION_NAMES if own not in DEFAULT_TRAITS)),
         _demo_case,
-        (*CONSTANTS, PSR, *AT_ALL),
+        (*DEMO, *AT_ALL),
+        ("difference in means", *FAMILIES),
         {"max_new_tokens": MAX_NEW_TOKENS, "batch_size": 256},
     ),
     "smollm2": Study(
         "smollm2",
         tuple(EVERYDAY),
         _real_case,
+        REAL,
         REAL,
         _REAL_OPTIONS,
     ),
@@ -172,7 +186,7 @@ def measured(study: Study, model: pl.HookedModel, name: str, kept: Path) -> dict
         "methods": {
             label: {target: _cell(found, label, target) for target in TARGETS}
             | _curve(found, label)
-            for label in study.shown
+            for label in (*study.methods, PROMPT)
         },
         "against the prompt": {
             label: {target: _ends(found.difference(label, PROMPT, target)) for target in TARGETS}
@@ -205,9 +219,29 @@ def _ends(found: Any) -> list[float]:
     return [round(own, 2) for own in (found.value, found.low, found.high)]
 
 
-def means(traits: Mapping[str, Any], label: str, target: str) -> tuple[float, float]:
-    """Trait and coherence of a method, mean over the instructions."""
-    rows = [own["methods"][label][target] for own in traits.values()]
+def chosen(own: Mapping[str, Any], column: str, target: str) -> str:
+    """The method behind a column, for one instruction.
+
+    Of a family it is the setting with the best trait on dev questions, each at the strength that was chosen
+    there for the target; of equals the first.
+    """
+    if column not in FAMILIES:
+        return column
+    family = [label for label in own["methods"] if label.startswith(FAMILIES[column])]
+    return max(family, key=lambda label: _dev_trait(own["methods"][label], target))
+
+
+def _dev_trait(method: Mapping[str, Any], target: str) -> float:
+    alpha = method[target]["alpha"]
+    return next(trait for tried, trait, _ in method["dev"] if tried == round(alpha, 3))
+
+
+def means(
+    traits: Mapping[str, Any], column: str, target: str, names: Sequence[str] | None = None
+) -> tuple[float, float]:
+    """Trait and coherence of a method or family on test questions, mean over all or these instructions."""
+    found = [traits[name] for name in names or traits]
+    rows = [own["methods"][chosen(own, column, target)][target] for own in found]
     trait, coherence = (
         sum(row[aspect][0] for row in rows) / len(rows) for aspect in ("trait", "coherence")
     )
@@ -218,39 +252,80 @@ def fill(page: str, numbers: Mapping[str, Any]) -> str:
     """The page with the marked tables drawn anew."""
     for key, study in STUDIES.items():
         if key in numbers:
-            table = _table(study, numbers[key])
-            page = re.sub(
-                _MARKED.format(key),
-                lambda match, own=table: match.group(1) + own + match.group(2),
-                page,
-                flags=re.DOTALL,
-            )
+            tables = {key: _table(study, numbers[key])}
+            if set(study.columns) & set(FAMILIES):
+                tables[f"{key} settings"] = _settings(study, numbers[key])
+            for mark, table in tables.items():
+                page = re.sub(
+                    _MARKED.format(mark),
+                    lambda match, own=table: match.group(1) + own + match.group(2),
+                    page,
+                    flags=re.DOTALL,
+                )
     return page
 
 
+def _settings(study: Study, traits: Mapping[str, Any]) -> str:
+    """Every method in every setting: trait and coherence, means over the instructions."""
+    columns = (*study.methods, *FAMILIES, PROMPT)
+    lines = [["mean over the instructions", *TARGETS.values()], ["---"] * (len(TARGETS) + 1)]
+    for label in columns:
+        both = [means(traits, label, target) for target in TARGETS]
+        lines.append([label, *(f"{trait:.1f} / {coherence:.0f}" for trait, coherence in both)])
+    return _drawn(lines)
+
+
 def _table(study: Study, traits: Mapping[str, Any]) -> str:
+    """Every instruction, one block for each target; short lines where there are many columns."""
+    columns = (*study.columns, PROMPT)
+    narrow = len(columns) > 5
     lines = []
     for target, title in TARGETS.items():
-        lines.append([f"**{title}**", *study.shown])
+        lines.append([f"**{title}**", *columns])
         if len(lines) == 1:
             lines.append(["---"] * len(lines[0]))
         for name, own in traits.items():
-            lines.append([name, *(_shown(own["methods"][label][target]) for label in study.shown)])
-        both = [means(traits, label, target) for label in study.shown]
+            lines.append([name, *(_shown(own, label, target, narrow) for label in columns)])
+        both = [means(traits, label, target) for label in columns]
         lines.append(["mean", *(f"**{trait:.1f}** / {coherence:.0f}" for trait, coherence in both)])
+    return _drawn(lines)
+
+
+def _drawn(lines: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def _shown(cell: Mapping[str, Any]) -> str:
+def _shown(own: Mapping[str, Any], column: str, target: str, narrow: bool) -> str:
+    label = chosen(own, column, target)
+    cell = own["methods"][label][target]
     trait, low, high = cell["trait"]
-    strength = "" if cell["alpha"] is None else f"<br>at {cell['alpha']:.3g}"
     # A hyphen at which no line is broken.
     interval = f"{low:.0f}\u2011{high:.0f}"
-    return f"{trait:.0f} / {cell['coherence'][0]:.0f}<br>{interval}{strength}"
+    scores = f"{trait:.0f} / {cell['coherence'][0]:.0f}"
+    if cell["alpha"] is None:
+        return f"{scores}<br>{interval}"
+    setting = f"{label.removeprefix(FAMILIES[column])} " if column in FAMILIES else ""
+    strength = f"{setting}at {cell['alpha']:.3g}"
+    if narrow:
+        return f"{scores}<br>{interval}<br>{strength}"
+    return f"{scores} ({interval})".replace(" ", "\u00a0") + f"<br>{strength}"
 
 
 def _kept() -> dict[str, Any]:
     return json.loads(NUMBERS.read_text(encoding="utf-8")) if NUMBERS.is_file() else {}
+
+
+def as_lines(numbers: Mapping[str, Mapping[str, Any]]) -> str:
+    """As JSON, one instruction on a line."""
+
+    def block(name: str, lines: Sequence[str]) -> str:
+        return f"{json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n}"
+
+    studies = [
+        block(key, [f"{json.dumps(name)}: {json.dumps(own)}" for name, own in found.items()])
+        for key, found in numbers.items()
+    ]
+    return "{\n" + ",\n".join(studies) + "\n}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -272,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # Read anew, so that numbers of a command that was at work meanwhile stay.
             numbers = _kept()
             numbers.setdefault(options.study, {})[name] = found
-            write_bytes(NUMBERS, (json.dumps(numbers, indent=1) + "\n").encode())
+            write_bytes(NUMBERS, as_lines(numbers).encode())
             print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     numbers = _kept()
     page = fill(PAGE.read_text(encoding="utf-8"), numbers)

@@ -31,7 +31,7 @@ def drawn(traits: Mapping[str, Any], labels: Mapping[str, int]) -> str:
                 yield line(points, line_colour(colour), dashes)
 
     key = {label: line_colour(colour) for label, colour in labels.items()}
-    return sheet(traits, panel, key, "strength (line: trait, dashes: coherence)", columns=3)
+    return sheet(traits, panel, key, "strength (line: trait, dashes: coherence)", columns=4)
 
 
 def _x(alpha: float) -> float:
