@@ -64,6 +64,19 @@ def test_on_the_demo_world_the_psr_shows_the_trait_as_the_prompt_does():
         assert means(traits, BEST_PSR, target)[0] > means(traits, BEST_CONSTANT, target)[0]
 
 
+def test_pages_quote_the_means_that_are_kept():
+    traits = numbers()["demo"]
+
+    def quoted(column):
+        at_80, at_prompt = (means(traits, column, target)[0] for target in ("80", "prompt"))
+        return f"{at_80:.1f} and {at_prompt:.1f}"
+
+    readme = (strength.ROOT / "README.md").read_text(encoding="utf-8")
+    assert quoted(BEST_PSR) in readme
+    assert f"the constant {quoted(BEST_CONSTANT)}" in " ".join(readme.split())
+    assert f"{quoted(BEST_PSR)} of the prompt's" in strength.PAGE.read_text(encoding="utf-8")
+
+
 def test_what_is_fitted_for_all_strengths_is_right_from_1_5_on():
     traits = numbers()["demo"]
     for name in set(traits) - {"two_sentences", "no_colour"}:
