@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psr_lens.statistics import principal_direction, principal_directions
+from psr_lens.statistics import principal, principal_direction, principal_directions
 
 
 def test_principal_direction_keeps_the_mean_that_centring_deletes():
@@ -62,3 +62,42 @@ def test_the_direction_is_found_where_the_next_one_is_almost_as_large():
     """A hundred steps of power iteration end in between here."""
     direction = principal_directions(torch.diag(torch.tensor([0.999, 1.0, 0.998]).double()), 1)[1]
     assert direction.abs().tolist() == [pytest.approx([0.0, 1.0, 0.0], abs=1e-12)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 7), (3, 40), (400, 40), (900, 300)])
+def test_the_direction_of_many_rows_is_that_of_all_eigenvectors(dtype, shape):
+    """With energies that fall slowly, where it takes the most steps, at any scale."""
+    generator = torch.Generator().manual_seed(3)
+    for scale in (1e-9, 1.0, 1e9):
+        rows = torch.randn(shape, generator=generator, dtype=torch.float64)
+        rows = (scale * rows * torch.linspace(1.2, 1.0, shape[1])).to(dtype)
+        ((energy,), (wanted,)) = principal_directions(rows.double().T @ rows.double(), 1)
+        found = principal._leading_eigenvector(rows)
+        assert found is not None
+        # Directions of nearly equal energies are as good as each other.
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+        assert float((rows.double() @ found.double()).square().sum() / energy) == pytest.approx(
+            1, abs=tolerance
+        )
+        if dtype == torch.float64:
+            assert float((found @ wanted).abs()) == pytest.approx(1, abs=1e-9)
+        assert torch.equal(found, principal._leading_eigenvector(rows))
+
+
+def test_the_direction_may_have_no_part_in_the_largest_row():
+    """Two rows along one axis together outweigh the longest, along another."""
+    rows = torch.diag(torch.tensor([3.0, 2.5, 0.0]))[[0, 1, 1]]
+    assert principal_direction(rows).abs().tolist() == pytest.approx([0.0, 1.0, 0.0], abs=1e-6)
+
+
+def test_rows_of_zeros_have_some_unit_direction():
+    assert float(principal_direction(torch.zeros(4, 5)).norm()) == pytest.approx(1)
+
+
+def test_what_takes_too_many_steps_is_computed_in_full(monkeypatch):
+    rows = torch.randn(50, 20, generator=torch.Generator().manual_seed(4)).double()
+    wanted = principal_direction(rows)
+    monkeypatch.setattr(principal, "_MOST_STEPS", 3)
+    assert principal._leading_eigenvector(rows) is None
+    assert torch.allclose(principal_direction(rows), wanted, atol=1e-9)
