@@ -246,3 +246,17 @@ def check_examples(data: Any, tokens: AlignedTokens = "response") -> "Sequence[E
     for example in data:
         example.check_aligned(tokens)
     return data
+
+
+def check_prompts_differ(data: "Sequence[Example]") -> None:
+    """Refuse examples none of which has a steering prompt: there is nothing to measure.
+
+    By their token ids: what a model computes for equal ones may differ in the last bits.
+
+    Raises:
+        ValueError: If base and steering prompt of every example are equal.
+    """
+    if all(example.base_ids == example.prompted_ids for example in data):
+        raise ValueError(
+            "the steering prompts change nothing: base and steering prompt of every example are equal"
+        )

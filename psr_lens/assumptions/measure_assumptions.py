@@ -29,7 +29,7 @@ from psr_lens.assumptions.strengths import DIRECTIONS, describe_strengths, measu
 from psr_lens.assumptions.table import MeasureTable
 from psr_lens.dataset import check_data, split_examples
 from psr_lens.deltas import Kind
-from psr_lens.examples import Example, check_examples, number_prompts
+from psr_lens.examples import Example, check_examples, check_prompts_differ, number_prompts
 from psr_lens.models import unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.statistics import resamples
@@ -109,6 +109,7 @@ def measure_assumptions(
     if kind not in get_args(Kind):
         raise ValueError(f"kind={kind!r}: choose 'accumulated' or 'local'")
     check_data(hooked, data, check_aligned(tokens))
+    check_prompts_differ(data)
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("max_probe_tokens", max_probe_tokens)
@@ -125,7 +126,7 @@ def measure_assumptions(
     spectra = measure_spectrum(stream, kinds, n_energies=_N_ENERGIES, n_directions=max(DIRECTIONS))
     if all(bool((spectrum.total == 0).all()) for spectrum in spectra.values()):
         raise ValueError(
-            "the steering prompts change nothing: base and steering prompt of every example are equal"
+            "the steering prompts change nothing that the model computes on the aligned tokens"
         )
     prompt_of = number_prompts(data)
     counts = resamples(prompt_of, n_bootstrap, seed)

@@ -27,7 +27,13 @@ from psr_lens.components.component_report import (
 )
 from psr_lens.dataset import check_data
 from psr_lens.deltas import iter_batches
-from psr_lens.examples import Example, check_examples, describe_responses, number_prompts
+from psr_lens.examples import (
+    Example,
+    check_examples,
+    check_prompts_differ,
+    describe_responses,
+    number_prompts,
+)
 from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.statistics import bootstrap, estimates, resamples
@@ -85,6 +91,7 @@ def measure_components(
     if len(check_examples(data)) == 0:
         raise ValueError("there is no example to measure on: pass the test split of a data set")
     check_data(hooked, data, check_aligned(tokens))
+    check_prompts_differ(data)
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("token_examples", token_examples, 0)
@@ -102,7 +109,7 @@ def measure_components(
                 kept[i] = _tokens(hooked, data[i], own)
     if not bool(sums.energy.sum() > 0):
         raise ValueError(
-            "the steering prompts change nothing: base and steering prompt of every example are equal"
+            "the steering prompts change nothing that the model computes on the aligned tokens"
         )
     effect = measure_prompt_effect(hooked, data, batch_size=batch_size)
     prompt_of = number_prompts(data)

@@ -14,7 +14,13 @@ import torch
 from psr_lens._types import AlignedTokens, check_aligned, check_alpha, check_count, check_seed
 from psr_lens.dataset import check_data
 from psr_lens.deltas import iter_batches, working_dtype
-from psr_lens.examples import Example, check_examples, describe_responses, number_prompts
+from psr_lens.examples import (
+    Example,
+    check_examples,
+    check_prompts_differ,
+    describe_responses,
+    number_prompts,
+)
 from psr_lens.faithfulness import references
 from psr_lens.faithfulness.faithfulness_report import FaithfulnessReport, Run
 from psr_lens.faithfulness.gap import bases_of
@@ -91,6 +97,7 @@ def measure_faithfulness(
         raise ValueError("there is no example to measure on: pass the test split of a data set")
     alpha = check_alpha(alpha)
     check_data(hooked, data, check_aligned(tokens))
+    check_prompts_differ(data)
     check_seed(seed)
     check_count("n_bootstrap", n_bootstrap, 0)
     check_count("token_examples", token_examples, 0)
@@ -130,7 +137,7 @@ def measure_faithfulness(
     energy = kept.sums[NO_STEERING]["energy"].sum(dim=0)
     if not bool((energy > 0).all()):
         raise ValueError(
-            "the steering prompts change nothing: base and steering prompt of every example are equal"
+            "the steering prompts change nothing that the model computes on the aligned tokens"
         )
     runs = {
         name: Run("steering", steering.layers, kept.sums[name], _elsewhere(steering, tokens))
