@@ -195,8 +195,8 @@ def page(numbers: dict) -> str:
         "takes a direction out and cannot bring an instruction in: they are here because the family is.",
         "The whole family is fitted on `demo`, on five instructions; constants and PSRs everywhere.",
         "Written by `python -m benchmarks.methods`; intervals, every layer, every setting that was",
-        "tried and the time of each fit are in `benchmarks/methods.json`.",
-        "LoReFT and ReFT-r1 were trained in another parametrisation when these numbers were taken.",
+        "tried and the time of each fit are in `benchmarks/methods.json`. Those of `demo-gpt2` are from",
+        "before training tried smaller steps by itself.",
         "",
     ]
     for name, found in numbers["models"].items():

@@ -5,11 +5,12 @@
     python -m benchmarks.strength smollm2 poem child    # some of them; the other numbers stay
     python -m benchmarks.strength            # draws the tables from the numbers that are kept
 
-Constants and PSRs are fitted in several settings (`DEMO`; for SmolLM2 the fits of
-`benchmarks.real_findings`, from its folder where they are there). For every instruction and target the
-setting is chosen on dev questions, and so is the strength; everything shown is measured on questions about
-other subjects. Finished answers are kept in `strength-report/`, so that the command goes on where it was
-stopped; numbers in `benchmarks/strength.json`.
+In the demo world constants and PSRs are fitted in several settings (`DEMO`, `AT_ALL`), and for every
+instruction and target the setting is chosen on dev questions. On SmolLM2 each fit of
+`benchmarks.real_findings`, from its folder where it is there, is shown by itself. Strengths are chosen on
+dev questions, and everything shown is measured on questions about other subjects. Finished answers are kept
+in `strength-report/`, so that the command goes on where it was stopped; numbers in
+`benchmarks/strength.json`.
 """
 
 import argparse
@@ -100,6 +101,8 @@ AT_ALL: Final[Mapping[str, Mapping[str, Any]]] = {
     FOR_ALL: {**DEMO["PSR, 4 heads, ll"], "lr": 0.03},
 }
 """Fitted to be right at each of `STRENGTHS`."""
+LOOKED_AT: Final = ("pirate", "optimist", "flatterer")
+"""While the heads, the step size and the strengths of `FOR_ALL` were set by hand."""
 
 DRAWN: Final = {ONE_HEAD: 0, CONSTANT: 4, FOR_ALL: 3}
 """In the picture, and the number of the colour."""
@@ -303,7 +306,7 @@ def _shown(own: Mapping[str, Any], column: str, target: str, narrow: bool) -> st
     interval = f"{low:.0f}\u2011{high:.0f}"
     scores = f"{trait:.0f} / {cell['coherence'][0]:.0f}"
     if cell["alpha"] is None:
-        return f"{scores}<br>{interval}"
+        return f"{scores}<br>({interval})"
     setting = f"{label.removeprefix(FAMILIES[column])} " if column in FAMILIES else ""
     strength = f"{setting}at {cell['alpha']:.3g}"
     if narrow:

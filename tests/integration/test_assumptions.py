@@ -263,7 +263,7 @@ def test_bad_input_is_refused(model, data):
     refused("probe_data is empty", probe_data=data[:0])
     refused(f"3 of the {len(data)} examples are in probe_data too", probe_data=data[:3])
     same = [PromptPair(e.pair.prompted, e.pair.prompted, "a b") for e in data]
-    refused("change nothing", sample_responses(model, same, progress=False))
+    refused("every example are equal", sample_responses(model, same, progress=False))
 
 
 # --- the demo model, where the answer is known ---------------------------------------------------

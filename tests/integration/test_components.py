@@ -342,7 +342,7 @@ def test_what_cannot_be_measured_is_refused(model, data):
     with pytest.raises(ValueError, match="token_examples=-1"):
         measure_components(model, data, token_examples=-1)
     same = [replace(example, base_ids=example.prompted_ids) for example in data]
-    with pytest.raises(ValueError, match="change nothing"):
+    with pytest.raises(ValueError, match="every example are equal"):
         measure_components(model, same)
     steering = ConstantSteering(torch.ones(1, model.d_model).double(), (1,))
     with steering.applied(model), pytest.raises(ValueError, match="is applied to it: leave"):

@@ -163,7 +163,7 @@ def test_nothing_to_measure_is_refused(model, data, steerings):
     with pytest.raises(ValueError, match="no example"):
         measure_faithfulness(model, steerings, data.test[:0])
     same = [PromptPair(e.pair.prompted, e.pair.prompted, "a b") for e in data]
-    with pytest.raises(ValueError, match="change nothing"):
+    with pytest.raises(ValueError, match="every example are equal"):
         measure_faithfulness(model, {}, sample_responses(model, same, progress=False))
 
 

@@ -60,8 +60,20 @@ def test_energies_are_never_below_zero():
 
 def test_the_direction_is_found_where_the_next_one_is_almost_as_large():
     """A hundred steps of power iteration end in between here."""
-    direction = principal_directions(torch.diag(torch.tensor([0.999, 1.0, 0.998]).double()), 1)[1]
+    energies = torch.tensor([0.999, 1.0, 0.998]).double()
+    direction = principal_directions(energies.diag(), 1)[1]
     assert direction.abs().tolist() == [pytest.approx([0.0, 1.0, 0.0], abs=1e-12)]
+    assert principal_direction(energies.sqrt().diag()).abs().tolist() == pytest.approx(
+        [0.0, 1.0, 0.0], abs=1e-9
+    )
+
+
+def test_a_direction_that_stands_out_is_found_to_rounding():
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(700, 200, generator=generator)
+    rows[:, 3] *= 3
+    wanted = principal_directions(rows.double().T @ rows.double(), 1)[1][0]
+    assert float((principal_direction(rows).double() @ wanted).abs()) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
