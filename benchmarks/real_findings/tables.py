@@ -223,7 +223,7 @@ def behaviour_rows(numbers: Numbers) -> Rows:
     of_layers = of_instructions(numbers, "layers")
     if of_layers:
         own = [of_layers.get(name) for name in found]
-        cells = ["" if one is None else _at_best(one, f", layer {one['layer']}") for one in own]
+        cells = ["" if one is None else _at_best(one, f"<br>layer {one['layer']}") for one in own]
         rows.append(["difference in means, by what it says", *cells])
     for label in BEHAVIOUR:
         own = [part["methods"].get(label) for part in found.values()]
@@ -238,10 +238,12 @@ def _at_best(found: Mapping[str, Any], where: str = "") -> str:
 def _scores(means: Mapping[str, Sequence[float]], strength: str = "") -> str:
     """The trait and where it was reached; below it, fluency and likelihood."""
     likely = means.get("likelihood")
-    return (
-        f"**{means['trait'][0]:.0f}**{strength}<br>{means['fluency'][0]:.0f}"
-        f" / {'' if likely is None else format(likely[0], '.2f')}"
-    )
+    shown = "" if likely is None else f"{likely[0]:.2f}".replace("-", "\u2212")
+    first = f"**{means['trait'][0]:.0f}**{strength}"
+    # A narrow column is broken before a strength, a layer or a likelihood, and inside none of them.
+    for word in ("at", "layer"):
+        first = first.replace(f"{word} ", f"{word}\u00a0")
+    return f"{first}<br>{means['fluency'][0]:.0f}\u00a0/ {shown}"
 
 
 DUELLISTS: Final = (("constant, mse", "constant, ll"), ("PSR", "PSR, refined", "PSR, 16 heads"))
