@@ -306,7 +306,7 @@ def _shown(own: Mapping[str, Any], column: str, target: str, narrow: bool) -> st
     interval = f"{low:.0f}\u2011{high:.0f}"
     scores = f"{trait:.0f} / {cell['coherence'][0]:.0f}"
     if cell["alpha"] is None:
-        return f"{scores}<br>({interval})"
+        return f"{scores}<br>{interval}" if narrow else f"{scores}<br>({interval})"
     setting = f"{label.removeprefix(FAMILIES[column])} " if column in FAMILIES else ""
     strength = f"{setting}at {cell['alpha']:.3g}"
     if narrow:
