@@ -41,7 +41,7 @@ real: .venv/.real ## The same on a real chat model, SmolLM2 (15 minutes), into r
 test: .venv/.dev ## Run the test suite
 	$(BIN)/python $(PYTEST) $(PYTEST_FLAGS)
 
-# Types and shapes are checked by `test` alone: they take a third of the time.
+# Types and shapes are checked by `test` alone, which takes its time.
 test-tl4: .venv-tl4/.dev ## Run the tests of the backends with TransformerLens 4
 	JAXTYPING_DISABLE=1 $(TL4_BIN)/python $(PYTEST) $(PYTEST_FLAGS) $(TESTS_OF_MODELS)
 

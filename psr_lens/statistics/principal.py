@@ -39,8 +39,8 @@ def principal_directions(
 def principal_direction(y: Float[Tensor, "token output"]) -> Float[Tensor, " output"]:
     """The first principal direction of the rows, pointing where more of their energy lies.
 
-    By the Lanczos method, for which some tens of products with `y` are usually enough: `y^T y` and all of its
-    eigenvectors take ten times as long.
+    By the Lanczos method, for which some tens of products with `y` are usually enough; `y^T y` and all of its
+    eigenvectors take far longer.
 
     Args:
         y: The rows, float32 or float64, on any device.
@@ -71,7 +71,7 @@ def _leading_eigenvector(y: Float[Tensor, "token output"]) -> Float[Tensor, " ou
     width = y.shape[1]
     # Drawn on the processor, so that every device begins alike.
     draw = torch.Generator().manual_seed(0)
-    v = torch.randn(width, generator=draw, dtype=torch.float64).to(y)
+    v = torch.randn(width, generator=draw, dtype=torch.float64).to(y.dtype).to(y.device)
     basis = y.new_zeros(min(width, _MOST_STEPS) + 1, width)
     basis[0] = v / v.norm()
     diagonal: list[float] = []
