@@ -71,7 +71,7 @@ def _leading_eigenvector(y: Float[Tensor, "token output"]) -> Float[Tensor, " ou
     width = y.shape[1]
     # Drawn on the processor, so that every device begins alike.
     draw = torch.Generator().manual_seed(0)
-    v = torch.randn(width, generator=draw, dtype=torch.float64).to(y.dtype).to(y.device)
+    v = torch.randn(width, generator=draw, dtype=torch.float64).to(y)
     basis = y.new_zeros(min(width, _MOST_STEPS) + 1, width)
     basis[0] = v / v.norm()
     diagonal: list[float] = []
