@@ -32,7 +32,7 @@ _DEFAULTS: Final = {
 }
 # Solver options: methods that the solver does not fit are fitted without them, and a note says so.
 _OF_SOLVERS: Final = {
-    **{key: {GRADIENT, LAYERWISE} for key in ("objective", "solver")},
+    **{key: {GRADIENT, LAYERWISE} for key in ("objective", "solver", "hook_point")},
     **{key: {GRADIENT} for key in ("recipe", "epochs", "lr")},
     **{key: {LAYERWISE} for key in ("precision", "max_memory")},
 }

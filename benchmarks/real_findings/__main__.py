@@ -16,6 +16,7 @@ from benchmarks.real_findings.copies import copies_part
 from benchmarks.real_findings.distances import distances_part
 from benchmarks.real_findings.heatmap import heatmap_part
 from benchmarks.real_findings.methods import BEHAVIOUR, all_fits
+from benchmarks.real_findings.middle import middle_part
 from benchmarks.real_findings.numbers import COPIES, SIZES, TOY, log, read, write
 from benchmarks.real_findings.prompt import prompt_part
 from benchmarks.real_findings.sizes import sizes_part
@@ -25,7 +26,10 @@ from psr_lens.model_record import describe_model
 from psr_lens.models import HookedModel, load_model
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("prompt", "distances", "behaviour", "layers", "assumptions", "components", "heatmap")
+PARTS = (
+    *("prompt", "distances", "middle", "behaviour", "layers"),
+    *("assumptions", "components", "heatmap"),
+)
 """Of every instruction, in order."""
 
 
@@ -45,6 +49,7 @@ def instruction_parts(
     return {
         "prompt": lambda: prompt_part(model, name, data()),
         "distances": lambda: distances_part(model, data(), fits()),
+        "middle": lambda: middle_part(model, name, data(), folder, found["prompt"]),
         "behaviour": lambda: behaviour_part(
             model,
             name,

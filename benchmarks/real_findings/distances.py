@@ -41,13 +41,13 @@ def distances_part(
         "relative_rmse": {
             name: curve_numbers(own) for name, own in report.curves("relative_rmse").items()
         },
-        **{measure: _last(report, measure) for measure in MEASURES},
-        "gap": {part: _last(report, f"gap_{part}") for part in PARTS},
+        **{measure: last_layer(report, measure) for measure in MEASURES},
+        "gap": {part: last_layer(report, f"gap_{part}") for part in PARTS},
         "questions": by_question(report, data.test),
     }
 
 
-def _last(report: FaithfulnessReport, measure: str) -> dict[str, list[float]]:
+def last_layer(report: FaithfulnessReport, measure: str) -> dict[str, list[float]]:
     """Value and ends of the interval at the last layer, by name."""
     return {
         name: rounded([own.values[-1], own.low[-1], own.high[-1]])

@@ -10,11 +10,12 @@ from benchmarks.fits import CONTROL
 from benchmarks.real_findings import agreement
 from benchmarks.real_findings.answers import SEEDS
 from benchmarks.real_findings.judged import score_difference
-from benchmarks.real_findings.methods import BEHAVIOUR, MANY, RESAMPLED, seeded
+from benchmarks.real_findings.methods import BEHAVIOUR, LAYERWISE, MANY, RESAMPLED, seeded
 from benchmarks.real_findings.numbers import COPIES, SIZES, TOY
 from benchmarks.real_findings.sizes import CLOSEST, FITS, INSTRUCTION, NUMBERS, OTHERS
 from benchmarks.real_findings.toy import FEW
 from benchmarks.real_findings.toy import MANY as NOISY
+from benchmarks.real_findings.toy import MIDDLE as IN_MIDDLE
 from benchmarks.real_model import cell
 from psr_lens.demo.everyday_instructions import EVERYDAY
 
@@ -355,6 +356,62 @@ def idea_rows(numbers: Numbers) -> Rows:
     return rows
 
 
+def middle_rows(numbers: Numbers) -> Rows:
+    """The same fits after the blocks and between attention and MLP, and below by how much they differ."""
+    found = of_instructions(numbers, "middle")
+    rows = [["", *found]]
+    for label in ("constant, mse", *LAYERWISE, BEST):
+        cells = []
+        for name, own in found.items():
+            after = numbers[name]["distances"]
+            ends = [part["relative_rmse"][label]["values"][-1] for part in (after, own)]
+            gap = agreement.difference(together(after, own), label, inside(label))
+            cells.append(f"{ends[0]:.2f} → {ends[1]:.2f}<br>{gap[1]:.2f}\u2011{gap[2]:.2f}")
+        rows.append([label, *cells])
+    return rows
+
+
+def middle_toy_rows(numbers: Numbers) -> Rows:
+    """Sixteen heads in both places in the demo world."""
+    rows = [["", "after the block", "between attention and MLP", "difference"]]
+    for name, own in numbers.get(TOY, {}).items():
+        if name != "provenance":
+            keys = (FEW, IN_MIDDLE, "difference, resid_mid")
+            rows.append([f"demo world, {name}", *(end(own[key]) for key in keys)])
+    return rows
+
+
+def height_rows(numbers: Numbers) -> Rows:
+    """At how many layers fits are nearer than a paraphrase, and where the closest one is not."""
+    rows = [
+        [
+            *("instruction", "16 heads: after", "between", "64 heads: after", "between"),
+            *("not nearer at layers", "at the last layer", "its paraphrases"),
+        ]
+    ]
+    for name, found in of_instructions(numbers, "middle").items():
+        parts = (numbers[name]["distances"], found)
+        counts = [below(part, label) for label in ("PSR, 16 heads", BEST) for part in parts]
+        own, line = (found["relative_rmse"][label]["values"] for label in (BEST, "paraphrase"))
+        above = [str(i) for i, (a, b) in enumerate(zip(own, line, strict=True)) if a >= b]
+        ends = [end(found["relative_rmse"][label]) for label in (BEST, "paraphrase")]
+        rows.append([name, *counts, ", ".join(above) or "–", *ends])
+    return rows
+
+
+def inside(label: str) -> str:
+    """What the fit between attention and MLP is called beside the one after the blocks."""
+    return f"{label}, between"
+
+
+def together(after: Mapping[str, Any], between: Mapping[str, Any]) -> dict[str, Any]:
+    """Every question's share under both kinds of fits, which were measured on the same answers."""
+    own, other = after["questions"], between["questions"]
+    assert own["names"] == other["names"]
+    added = {inside(label): parts for label, parts in other["missed"].items()}
+    return {"names": own["names"], "missed": {**own["missed"], **added}}
+
+
 def below(found: Mapping[str, Any], label: str) -> str:
     """At how many layers a fit is nearer to the prompt than its paraphrases."""
     own, line = (found["relative_rmse"][name]["values"] for name in (label, "paraphrase"))
@@ -389,6 +446,9 @@ TABLES: Final[Mapping[str, Callable[[Numbers], Rows]]] = {
     "paired": paired_rows,
     "ladder": ladder_rows,
     "seeds": seeds_rows,
+    "middle": middle_rows,
+    "middle-toy": middle_toy_rows,
+    "heights": height_rows,
     "assumptions": assumption_rows,
     "heads": head_rows,
     "behaviour": behaviour_rows,

@@ -1,4 +1,4 @@
-"""Many noisy heads against a few exact ones, on the demo world: does the idea win there too?
+"""Many noisy heads, and heads between attention and MLP: do the ideas win in the demo world too?
 
 The instructions, animals and checkpoint are those of `docs/methods.md`.
 """
@@ -18,6 +18,7 @@ from psr_lens.models import HookedModel, load_model
 
 FEW: Final = "PSR, 16 heads"
 MANY: Final = "PSR, 64 heads"
+MIDDLE: Final = "PSR, 16 heads, resid_mid"
 
 
 def toy_part(folder: Path) -> dict[str, Callable[[], Any]]:
@@ -31,7 +32,11 @@ def toy_part(folder: Path) -> dict[str, Callable[[], Any]]:
 
 
 def _measured(model: Callable[[], HookedModel], name: str, folder: Path) -> dict[str, Any]:
-    wanted = {FEW: LAYERWISE[FEW], MANY: {**LAYERWISE[FEW], "n_heads": 64}}
+    wanted = {
+        FEW: LAYERWISE[FEW],
+        MANY: {**LAYERWISE[FEW], "n_heads": 64},
+        MIDDLE: {**LAYERWISE[FEW], "hook_point": "resid_mid"},
+    }
     train, test = fit_data(model(), name, 0), held_out_data(model(), name, 1)
     found = demo_fits(model(), train, name, wanted, folder)
     report = measure_faithfulness(
@@ -50,4 +55,5 @@ def _measured(model: Callable[[], HookedModel], name: str, folder: Path) -> dict
         "fits": {label: own.report for label, own in found.items()},
         **{label: curve_numbers(report.relative_rmse[label]) for label in wanted},
         "difference": curve_numbers(report.difference(FEW, MANY)),
+        "difference, resid_mid": curve_numbers(report.difference(FEW, MIDDLE)),
     }

@@ -158,6 +158,9 @@ class _FitOptions(DataOptions):
     solver: Literal["auto", "layerwise", "refine", "gradient"] = "auto"
     """`layerwise`: layer by layer, without gradients; `gradient`: through the model; `refine`: one after
     the other; `auto`: whichever is best on the dev pairs."""
+    hook_point: Literal["resid_post", "resid_mid"] = "resid_post"
+    """Where in its blocks the steering acts: after them, or between their attention, through which a prompt
+    comes in, and their MLP."""
     recipe: Literal["default", "paper"] = "default"
     """For the gradient solver: `default` adapts to the model, `paper` is the paper's."""
     epochs: int | None = None
@@ -180,6 +183,7 @@ class _FitOptions(DataOptions):
             "objective": self.objective,
             "solver": self.solver,
             "tokens": self.tokens,
+            "hook_point": self.hook_point,
             "recipe": self.recipe,
             "epochs": self.epochs,
             "lr": self.lr,

@@ -33,6 +33,11 @@ that it gives one."""
 def fold(steering: ConstantSteering, hf_model: Any, alpha: float = 1.0) -> FoldedSteering:
     """`ConstantSteering.fold_into`."""
     check_alpha(alpha)
+    if steering.hook_point != "resid_post":
+        raise ValueError(
+            f"{steering!r} acts at {steering.hook_point!r}: only what is added after a block can be folded "
+            "in; use applied(...)"
+        )
     hooked = editable_model(hf_model)
     if hooked.backend != "transformers":
         raise ValueError(

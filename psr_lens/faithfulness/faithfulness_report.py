@@ -255,8 +255,8 @@ class FaithfulnessReport(Report):
             raise ValueError(f"no run {name!r} in this report: choose one of {list(self.runs)}")
         if not self.runs[name].has(found):
             raise ValueError(
-                f"{measure} of {name!r} was not measured: gap_... exist for steerings with gap=True, "
-                "relative_kl, kl and agreement with outputs=True"
+                f"{measure} of {name!r} was not measured: gap_... exist for steerings that act after the "
+                "blocks, with gap=True; relative_kl, kl and agreement with outputs=True"
             )
 
     def table(self) -> str:
@@ -360,7 +360,9 @@ class FaithfulnessReport(Report):
 
         if not self.steerings:
             raise ValueError("the report has no steering: measure one to split its error")
-        name = self.steerings[0] if name is None else name
+        if name is None:
+            split = (own for own in self.steerings if self.runs[own].has(MEASURES["gap_direction"]))
+            name = next(split, self.steerings[0])
         parts = {m: self.curve(name, m) for m in MEASURES if m.startswith("gap_")}
         return gap_bars(parts, self.curve(name), name)
 

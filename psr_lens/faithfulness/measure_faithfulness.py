@@ -73,7 +73,7 @@ def measure_faithfulness(
         alpha: Strength.
         tokens: Which tokens to measure on, `response` or `question+response`.
         outputs: Compare next-token distributions too; needs the logits of every run.
-        gap: Split every steering's error into its causes.
+        gap: Split the error into its causes, of every steering that acts after its blocks.
         random_direction: Measure the reference line of that name.
         oracle_ranks: Directions per layer of the oracles to compare with; `()` for none.
         token_examples: How many of the first examples keep the numbers of their tokens.
@@ -185,6 +185,8 @@ def name_steerings(steerings: Sequence[Steering], model: HookedModel) -> dict[st
             name = f"{label}, all layers"
         elif count == 1:
             name = f"{label}, layer {steering.layers[0]}"
+        if steering.hook_point != "resid_post":
+            name = f"{name}, {steering.hook_point}"
         unique, number = name, 2
         while unique in named:
             unique, number = f"{name} ({number})", number + 1

@@ -103,8 +103,11 @@ class SharedRuns:
         return steering.edits(self.model, alpha, known)
 
     def split(self, steering: Steering, bases: Mapping[int, Tensor]) -> GapSplit | None:
-        """What splits this steering's error, if the local deltas are at hand."""
-        if self.local is None:
+        """What splits this steering's error, if the local deltas are at hand.
+
+        None for one that acts inside its blocks: what it adds is not what is added to the stream after them.
+        """
+        if self.local is None or steering.hook_point != "resid_post":
             return None
         columns, mask = self.batch.columns, self.batch.on(self.tokens)
         covered = [steering.covers(layer, columns)[mask] for layer in range(self.model.n_layers)]

@@ -61,9 +61,9 @@ def last_layer_errors(
     """Relative RMSE of every candidate at the last layer: the last value that `relative_rmse` gives.
 
     For many candidates of few layers each. The base run is made once; a candidate's run begins at the first
-    layer that it acts on and takes only the aligned tokens through the blocks above, with the prefix's keys
-    and values kept. A candidate that depends on the example, or acts on tokens before the aligned ones, is
-    run in full.
+    layer that it acts on, or before it if it acts inside its blocks, and takes only the aligned tokens
+    through the blocks above, with the prefix's keys and values kept. A candidate that depends on the
+    example, acts on tokens before the aligned ones, or inside the first block, is run in full.
 
     Args:
         model: The model.
@@ -80,6 +80,11 @@ def last_layer_errors(
         for i, candidate in enumerate(candidates):
             missed[i] += run.missed_by(run.under(candidate))
     return tuple((missed / max(energy, 1e-30)).sqrt().tolist())
+
+
+def _inside(candidate: Steering) -> bool:
+    """Whether a steering acts inside its blocks and not after them."""
+    return candidate.hook_point != "resid_post"
 
 
 @final
@@ -100,7 +105,9 @@ class _BaseRun:
         self.places = Places(self.batch.on(tokens))
         self.lengths = [example.aligned_length(tokens) for example in examples]
         self.residuals: dict[int, torch.Tensor] = {}
-        layers = {model.n_layers - 1, *(min(candidate.layers) for candidate in candidates)}
+        starts = {min(candidate.layers) - _inside(candidate) for candidate in candidates}
+        # Below the first block there is no recorder: there a run begins with the embeddings.
+        layers = {model.n_layers - 1, *starts} - {-1}
         with model.edited({layer: self._recorder(layer) for layer in layers}):
             kept = model.prefill(self.batch).rows()
         check_recorded(self.residuals[model.n_layers - 1], model, self.batch)
@@ -116,14 +123,15 @@ class _BaseRun:
     def under(self, candidate: Steering) -> torch.Tensor:
         """The aligned tokens' residual stream after the last layer, end to end, under a steering."""
         beyond = candidate.acts_on(self.batch.columns) & ~self.batch.on(self.tokens)
-        if candidate.depends_on_examples or bool(beyond.any()):
+        in_first = min(candidate.layers) < _inside(candidate)
+        if candidate.depends_on_examples or in_first or bool(beyond.any()):
             edits = candidate.edits(self.model, 1.0, self.examples)
             return aligned_residuals(self.model, self.batch, self.tokens, edits)[-1]
         edits = candidate.edits(self.model)
-        first = min(edits)
+        first = min(edits) - _inside(candidate)
         parts = list(self.residuals[first].split(self.lengths))
         resid = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-        edited = edits[first](resid, self.suffix.columns)
+        edited = edits[first](resid, self.suffix.columns) if first in edits else None
         above = {layer: edit for layer, edit in edits.items() if layer > first}
         with self.model.edited(above):
             found = self.model.run_suffix(

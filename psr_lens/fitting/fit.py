@@ -19,6 +19,7 @@ from psr_lens.fitting.plan import CLOSED, plan_fit
 from psr_lens.fitting.recipe import Recipe
 from psr_lens.fitting.solve import Solver
 from psr_lens.models import HookedModel, unsteered_model
+from psr_lens.models.editing import HookPoint
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering import Steering
 from psr_lens.steering.fit_report import FitReport
@@ -34,6 +35,7 @@ def fit(
     objective: str | None = None,
     solver: str = "auto",
     tokens: AlignedTokens = "response",
+    hook_point: HookPoint = "resid_post",
     recipe: str | Recipe = "default",
     epochs: int | None = None,
     lr: float | None = None,
@@ -81,6 +83,9 @@ def fit(
             `reft_r1`.
         solver: `"auto"`, `"layerwise"`, `"refine"` or `"gradient"`.
         tokens: `response` or `question+response`.
+        hook_point: Where in its blocks the steering acts: on the residual stream after them, `resid_post`,
+            or between their attention and their MLP, `resid_mid`; closed forms only after them. Distances
+            are those after the blocks either way.
         recipe: For the gradient solver: `"default"` adapts to the model's scale and stops on the dev split,
             `"paper"` is Heyman & Vandeputte's; or a `Recipe`, such as `Recipe.paper("persona")`.
         epochs: In place of the recipe's, which goes over few examples more often.
@@ -131,6 +136,7 @@ def fit(
         objective=objective,
         solver=solver,
         tokens=tokens,
+        hook_point=hook_point,
         recipe=recipe,
         epochs=epochs,
         lr=lr,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,10 @@ from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, TokenRow
 from psr_lens.models.batch import Places, length_sorted_batches
+from psr_lens.models.columns import Columns
+from psr_lens.models.editing import HookPoint, MidEdit, ResidualEdit
 from psr_lens.models.finite import check_recorded
+from psr_lens.models.parts import check_has_mid
 from psr_lens.models.shared import SharedPrefixes
 
 
@@ -32,9 +35,10 @@ class BaseAndPrompted:
         folder: Path | None,
         shared: SharedPrefixes,
         prompted: "PromptedRun",
+        hook_point: HookPoint = "resid_post",
     ):
         rows = [example.base_row for example in examples]
-        self.base = LayerByLayerRun(model, rows, tokens, batch_size, folder, shared)
+        self.base = LayerByLayerRun(model, rows, tokens, batch_size, folder, shared, hook_point)
         self.prompted = prompted
         self.strength = _strengths(examples, tokens)
         self._untouched: LayerByLayerRun | None = None
@@ -51,8 +55,8 @@ class BaseAndPrompted:
         return self.base.height - 1
 
     def stage(self, precision: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Residual streams, what is missing there, and strengths."""
-        x, target = self.base.residuals(), self.prompted.residuals(self._layer)
+        """Residual streams at the hook point, what is missing there, and strengths."""
+        x, target = self.base.at_hook_point(), self.prompted.at_hook_point(self._layer)
         if precision is not None:
             x, target = x.to(precision), target.to(precision)
         return x, target - x, None if self.strength is None else self.strength.to(x)
@@ -89,7 +93,8 @@ class PromptedRun:
     def __init__(self, begin: "Callable[[], LayerByLayerRun]", keep: bool):
         self._begin, self._keep = begin, keep
         self._run: LayerByLayerRun | None = None
-        self._kept: dict[int, Tensor] = {}
+        # After every layer, and at the hook point: often the same tensors.
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def up_to(self, layer: int) -> None:
         """Through the blocks up to this one, unless what follows it is known."""
@@ -105,11 +110,22 @@ class PromptedRun:
 
     def residuals(self, layer: int) -> Float[Tensor, "token d_model"]:
         """The aligned tokens' residual streams after a layer: see `LayerByLayerRun.residuals`."""
+        return self._streams(layer)[0]
+
+    def at_hook_point(self, layer: int) -> Float[Tensor, "token d_model"]:
+        """The same at the hook point: see `LayerByLayerRun.at_hook_point`."""
+        return self._streams(layer)[1]
+
+    def _streams(self, layer: int) -> tuple[Tensor, Tensor]:
         if layer in self._kept:
             return self._kept[layer]
         self.up_to(layer)
         assert self._run is not None
-        found = self._run.residuals()
+        after = self._run.residuals()
+        found = (
+            after,
+            after if self._run.hook_point == "resid_post" else self._run.at_hook_point(),
+        )
         if self._keep:
             self._kept[layer] = found
             if self._run.finished:
@@ -133,8 +149,10 @@ class LayerByLayerRun:
         batch_size: int,
         folder: Path | None,
         shared: SharedPrefixes,
+        hook_point: HookPoint = "resid_post",
     ):
         self.model = model
+        self.hook_point: HookPoint = hook_point
         self.height = 0
         self.order = length_sorted_batches([len(row.tokens) for row in rows], batch_size)
         self.batches = [model.pad([rows[i] for i in indices]) for indices in self.order]
@@ -144,6 +162,10 @@ class LayerByLayerRun:
         self.places = [Places(mask) for mask in masks]
         embedded = (model.embed(rest.batch, rest.prefix) for rest in self.rests)
         self.resid = _Stored(embedded, folder)
+        if hook_point == "resid_mid":
+            check_has_mid(model)
+            # What entered the last block, and its aligned tokens' streams in the middle of it.
+            self._entered, self._mid = self.resid.copy(), self.resid.copy()
         self.lengths = [mask.sum(dim=1).tolist() for mask in masks]
         # Batches are sorted by length, and base and steering prompts sort differently: tokens are
         # always handed out in the order of the examples.
@@ -154,6 +176,8 @@ class LayerByLayerRun:
         """A copy of the run up to here, which continues separately."""
         run = copy(self)
         run.resid = self.resid.copy()
+        if self.hook_point == "resid_mid":
+            run._entered, run._mid = self._entered.copy(), self._mid.copy()
         return run
 
     @property
@@ -163,11 +187,27 @@ class LayerByLayerRun:
 
     def up(self) -> None:
         """Through one block."""
-        for at, rest in enumerate(self.rests):
-            self.resid[at] = self.model.run_block(
-                self.height, self.resid[at], rest.batch, rest.prefix
-            )
+        for at, places in enumerate(self.places):
+            resid = self.resid[at]
+            if self.hook_point == "resid_post":
+                self.resid[at] = self._through(self.height, at, resid)
+                continue
+            seen: list[Tensor] = []
+
+            def record(mid: Tensor, columns: Columns, seen=seen, places=places) -> None:
+                seen.append(places.of(mid))
+
+            self.resid[at] = self._through(self.height, at, resid, record)
+            self._entered[at], self._mid[at] = resid, seen[0]
         self.height += 1
+
+    def _through(
+        self, layer: int, at: int, resid: Tensor, edit: ResidualEdit | None = None
+    ) -> Tensor:
+        """A batch through one block, with an edit in the middle of it."""
+        rest = self.rests[at]
+        with self.model.edited({} if edit is None else {layer: MidEdit(edit)}):
+            return self.model.run_block(layer, resid, rest.batch, rest.prefix)
 
     def residuals(self) -> Float[Tensor, "token d_model"]:
         """The aligned tokens' residual streams in the working precision, in the examples' order.
@@ -175,22 +215,38 @@ class LayerByLayerRun:
         Raises:
             NotFinite: If one of them holds NaN or infinity.
         """
+        return self._ordered([own.of(self.resid[at]) for at, own in enumerate(self.places)])
+
+    def at_hook_point(self) -> Float[Tensor, "token d_model"]:
+        """The same at the hook point of the last block."""
+        if self.hook_point == "resid_post":
+            return self.residuals()
+        return self._ordered([self._mid[at] for at in range(len(self.places))])
+
+    def _ordered(self, by_batch: Sequence[Tensor]) -> Float[Tensor, "token d_model"]:
         parts: list[Tensor] = []
-        for at, (places, lengths) in enumerate(zip(self.places, self.lengths, strict=True)):
-            parts.extend(places.of(self.resid[at]).split(lengths))
+        for own, lengths in zip(by_batch, self.lengths, strict=True):
+            parts.extend(own.split(lengths))
         ordered = torch.cat([parts[self.rank[i]] for i in range(len(parts))])
         check_recorded(ordered, self.model, *self.batches)
         return ordered.to(working_dtype(ordered.dtype))
 
     def add(self, update: Float[Tensor, "token d_model"]) -> None:
-        """Add to the aligned tokens, given in the examples' order."""
+        """Add to the aligned tokens at the hook point, given in the examples' order."""
         lengths = [length for batch in self.lengths for length in batch]
         by_example = update.split([lengths[self.rank[i]] for i in range(len(lengths))])
         rows = iter(self.flat_order)
         for at, (places, order) in enumerate(zip(self.places, self.order, strict=True)):
             updates = torch.cat([by_example[next(rows)] for _ in order])
-            resid = self.resid[at]
-            self.resid[at] = places.replaced(resid, places.of(resid).to(updates) + updates)
+
+            def edit(resid: Tensor, columns: Any, updates=updates, places=places) -> Tensor:
+                return places.replaced(resid, places.of(resid).to(updates) + updates)
+
+            if self.hook_point == "resid_post":
+                self.resid[at] = edit(self.resid[at], None)
+            else:
+                # Through the block once more: its MLP is to read what was added.
+                self.resid[at] = self._through(self.height - 1, at, self._entered[at], edit)
 
 
 @final

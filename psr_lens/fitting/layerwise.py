@@ -2,7 +2,9 @@
 
 At layer `l` the base run holds the residual streams that the already fitted layers produce, the
 prompted run holds `A(x'y')[l]`. Their difference is what layer `l` must add; the method fits it
-(`Steering.fit_layer`), its update is applied, and both runs go through the next block. So a fit costs one
+(`Steering.fit_layer`), its update is applied, and both runs go through the next block. A steering that
+acts in the middle of its blocks is fitted to the streams there, and the base run goes through each block
+a second time, with the update in it. So a fit costs one
 base run, one prompted run and the regressions, whatever the number of layers, with no gradient through the
 model; dev examples go up once more, without updates. Memory is bounded by one layer's residual streams of
 all examples, unless `FitRuns` keeps the prompted run for another fit.
@@ -55,7 +57,13 @@ class LayerFits:
             try:
                 check_tensors(cls, tensors, {"layer": 1, "d_model": data.x.shape[-1]})
                 placed: dict[str, Any] = {name: own.to(data.x) for name, own in tensors.items()}
-                steering = cls(**placed, layers=[layer], tokens=data.tokens, **arguments)
+                steering = cls(
+                    **placed,
+                    layers=[layer],
+                    tokens=data.tokens,
+                    hook_point=self.plan.hook_point,
+                    **arguments,
+                )
             except (ValueError, TypeError) as error:
                 raise ValueError(
                     f"the checkpoint holds other tensors than layer {layer} of this fit has: name an "
@@ -63,7 +71,11 @@ class LayerFits:
                 ) from None
         else:
             found = cls.fit_layer(data, self.plan.options)
-            steering, report = found.steering, _report(found, data)
+            steering = found.steering
+            if steering.hook_point != self.plan.hook_point:
+                # A method need not know where it will act.
+                steering = steering.at_hook_point(self.plan.hook_point)
+            report = _report(found, data)
             self._checkpoint.save_stage(report, steering)
         self.steerings[layer], self.reports[layer] = steering, report
         return steering
@@ -138,7 +150,7 @@ def fit_layerwise(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-lens-")))
         # Prefixes of base rows and of prompted rows, shared by training and dev examples.
         shared, prompts = SharedPrefixes(model), SharedPrefixes(model)
-        options = (tokens, plan.batch_size, folder)
+        options, hook_point = (tokens, plan.batch_size, folder), plan.hook_point
 
         def both(part: str, examples: Sequence[Example]) -> BaseAndPrompted:
             rows = [example.prompted_row for example in examples]
@@ -147,13 +159,15 @@ def fit_layerwise(
             keep = plan.max_memory is None and runs.has_room(size)
 
             def begun() -> PromptedRun:
-                return PromptedRun(lambda: LayerByLayerRun(model, rows, *options, prompts), keep)
+                return PromptedRun(
+                    lambda: LayerByLayerRun(model, rows, *options, prompts, hook_point), keep
+                )
 
-            what = ("prompted run", part, tokens, plan.batch_size)
+            what = ("prompted run", part, tokens, plan.batch_size, hook_point)
             prompted = begun()
             if plan.max_memory is None:
                 prompted = runs.once(what, model, examples, size, begun)
-            return BaseAndPrompted(model, examples, *options, shared, prompted)
+            return BaseAndPrompted(model, examples, *options, shared, prompted, hook_point)
 
         fitted_on = both("train", train)
         checked_on = both("dev", dev) if dev else None

@@ -9,7 +9,9 @@ import torch
 
 from psr_lens._types import AlignedTokens, Layers, check_aligned, check_count, check_seed
 from psr_lens.fitting.recipe import DEFAULT, PAPER, REFINE, Recipe
+from psr_lens.models.editing import HookPoint
 from psr_lens.steering import Steering
+from psr_lens.steering.base import check_hook_point
 from psr_lens.steering.registry import fitted_methods, method_class
 
 CLOSED: Final = "closed form"
@@ -35,6 +37,7 @@ class FitPlan:
     objective: str
     solver: str
     tokens: AlignedTokens
+    hook_point: HookPoint
     recipe: str | Recipe
     epochs: int | None
     lr: float | None
@@ -98,6 +101,7 @@ class FitPlan:
             "objective": self.objective,
             "solver": self.solver,
             "tokens": self.tokens,
+            "hook_point": self.hook_point,
             "seed": self.seed,
             "best": self.best,
             "recipe": [asdict(recipe) for recipe in recipes],
@@ -112,6 +116,7 @@ def plan_fit(
     objective: str | None = None,
     solver: str = "auto",
     tokens: AlignedTokens = "response",
+    hook_point: HookPoint = "resid_post",
     recipe: str | Recipe = "default",
     epochs: int | None = None,
     lr: float | None = None,
@@ -134,6 +139,12 @@ def plan_fit(
     """
     cls = method_class(method)
     check_aligned(tokens)
+    if check_hook_point(hook_point) != "resid_post" and CLOSED in cls.solvers():
+        trained = [name for name, own in fitted_methods().items() if CLOSED not in own.solvers()]
+        raise ValueError(
+            f"hook_point={hook_point!r} with method={cls.method!r}: a closed form is taken from the residual "
+            f"streams after the blocks; choose {' or '.join(trained)}, or make the steering yourself"
+        )
     check_seed(seed)
     check_count("batch_size", batch_size)
     if solver not in ("auto", LAYERWISE, "refine", GRADIENT):
@@ -153,6 +164,7 @@ def plan_fit(
         objective=_objective(cls, objective, solver),
         solver=solver,
         tokens=tokens,
+        hook_point=hook_point,
         recipe=recipe,
         epochs=epochs,
         lr=lr,

@@ -1,8 +1,8 @@
 """Examples prepared for the gradient solver: what never changes is recorded once.
 
 Kept per example: the targets `A(x'y')`, the keys and values of the prefix, which no intervention
-reaches, and the base run's residual stream after the first intervened layer. A step then runs the
-blocks above that layer over the aligned tokens alone.
+reaches, and the base run's residual stream after the first intervened layer, or before it if the steering
+acts inside its blocks. A step then runs the blocks above over the aligned tokens alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.batch import Places, right_pad
 from psr_lens.models.columns import Columns
-from psr_lens.models.editing import ResidualEdit
+from psr_lens.models.editing import HookPoint, MidEdit, ResidualEdit, placed
 from psr_lens.models.finite import check_recorded
 from psr_lens.models.prefix import KeyValues, RowKeyValues
 from psr_lens.steering.training import Scale
@@ -33,9 +33,12 @@ class Prepared:
         example: The triplet.
         cut: Length of the prefix, which lies before the aligned tokens.
         prefix: Its keys and values.
-        start: The base run's residual stream after the first intervened layer, on the aligned tokens.
+        start: The base run's residual stream at the first intervened layer's hook point, on the aligned
+            tokens.
         target: `A(x'y')` on the aligned tokens, from the first intervened layer on.
         energy: Sum of squares of `A(xy') - A(x'y')` at each of these layers.
+        entering: The base run's residual stream that enters the first intervened layer, on the aligned
+            tokens; None if the hook point lies after it, where a step begins.
     """
 
     example: Example
@@ -44,6 +47,7 @@ class Prepared:
     start: Float[Tensor, "pos d_model"]
     target: Float[Tensor, "layer pos d_model"]
     energy: Float[Tensor, " layer"]
+    entering: Float[Tensor, "pos d_model"] | None = None
 
     @property
     def predicted(self) -> int:
@@ -58,6 +62,7 @@ def prepare(
     first: int,
     tokens: AlignedTokens,
     *,
+    hook_point: HookPoint = "resid_post",
     batch_size: int = 32,
     progress: bool = False,
 ) -> list[Prepared]:
@@ -68,6 +73,7 @@ def prepare(
         examples: The triplets.
         first: The first intervened layer.
         tokens: `response` or `question+response`.
+        hook_point: Where in its blocks the steering acts.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
     """
@@ -83,16 +89,17 @@ def prepare(
     ):
         batch, lengths, target = runs.batch, runs.lengths, runs.target[first:]
         seen: dict[int, Tensor] = {}
+        inside: dict[int, Tensor] = {}
         places = Places(batch.on(tokens))
-
-        def recorder(layer: int, seen: dict[int, Tensor] = seen, places: Places = places):
-            def edit(resid: Tensor, columns: Columns) -> None:
-                seen[layer] = places.of(resid)
-
-            return edit
-
-        with model.edited({layer: recorder(layer) for layer in range(first, model.n_layers)}):
+        begin = first if hook_point == "resid_post" else max(first - 1, 0)
+        after = {layer: _recorder(layer, seen, places) for layer in range(begin, model.n_layers)}
+        at_first = {first: placed(_recorder(first, inside, places), hook_point)}
+        with model.edited(after), model.edited(at_first):
             rows = model.prefill(batch).rows()
+        entering: list[Tensor | None] = [None] * len(lengths)
+        if hook_point != "resid_post":
+            known = seen[first - 1] if first else places.of(model.embed(batch))
+            entering = [own.clone() for own in known.split(lengths)]
         base = torch.stack([seen[layer].to(target) for layer in range(first, model.n_layers)])
         check_recorded(base, model, batch)
         squares = (base - target).square().sum(dim=-1)
@@ -100,17 +107,25 @@ def prepare(
             runs.indices,
             runs.examples,
             rows,
-            seen[first].split(lengths),
+            inside[first].split(lengths),
+            entering,
             target.split(lengths, dim=1),
             squares.split(lengths, dim=1),
             strict=True,
         )
-        for i, example, row, start, goal, missed in parts:
+        for i, example, row, start, enters, goal, missed in parts:
             cut = len(example.base_row.tokens) - len(start)
             prepared[i] = Prepared(
-                example, cut, row.first(cut), start.clone(), goal.clone(), missed.sum(dim=1)
+                example, cut, row.first(cut), start.clone(), goal.clone(), missed.sum(dim=1), enters
             )
     return [prepared[i] for i in range(len(examples))]
+
+
+def _recorder(layer: int, seen: dict[int, Tensor], places: Places) -> ResidualEdit:
+    def edit(resid: Tensor, columns: Columns) -> None:
+        seen[layer] = places.of(resid)
+
+    return edit
 
 
 def scale_of(prepared: Sequence[Prepared], model: HookedModel, layers: Sequence[int]) -> Scale:
@@ -174,6 +189,8 @@ class StepBatch:
         # Right padding lies past the rows' ends, where the aligned tokens would go on.
         self.on: Bool[Tensor, "batch pos"] = self.suffix.attention_mask
         self.start = _right_padded([one.start for one in own])
+        entering = [one.entering for one in own if one.entering is not None]
+        self.entering = _right_padded(entering) if entering else None
         layers = range(model.n_layers - first)
         self.target = [_right_padded([one.target[k] for one in own]).to(dtype) for k in layers]
         self.strength = torch.tensor(
@@ -198,21 +215,27 @@ class StepBatch:
         acted: list[Tensor] = []
 
         def steered(layer: int, resid: Tensor) -> Tensor:
-            if layer in layers:
-                exact = resid.to(working_dtype(resid.dtype))
-                resid = (exact + act(layer, exact)).to(resid.dtype)
-            acted.append(resid)
-            return resid
+            exact = resid.to(working_dtype(resid.dtype))
+            return (exact + act(layer, exact)).to(resid.dtype)
 
         def editor(layer: int) -> ResidualEdit:
             return lambda resid, columns: steered(layer, resid)
 
-        resid = steered(self.first, self.start)
-        above = range(self.first + 1, model.n_layers)
-        with model.edited({layer: editor(layer) for layer in above}):
-            last = model.run_suffix(
-                self.first + 1, resid, self.suffix, self.prefix, unembed=unembed
-            )
+        def seen(resid: Tensor, columns: Columns | None = None) -> None:
+            acted.append(resid)
+
+        above = {layer: editor(layer) for layer in layers}
+        begin, resid = self.first, self.entering
+        if resid is None:
+            resid = self.start if begin not in above else above.pop(begin)(self.start, None)
+            seen(resid)
+            begin += 1
+        else:
+            above = {layer: MidEdit(edit) for layer, edit in above.items()}
+        after = dict.fromkeys(range(begin, model.n_layers), seen)
+        # Hooks run in the order in which they were attached.
+        with model.edited(above), model.edited(after):
+            last = model.run_suffix(begin, resid, self.suffix, self.prefix, unembed=unembed)
         return acted, last
 
     def next_tokens(

@@ -207,7 +207,7 @@ class Training:
         solver, first = self.solver, self.layers[0]
         plan, model = solver.plan, solver.model
         return solver.runs.once(
-            ("prepared", name, first, plan.tokens, plan.batch_size),
+            ("prepared", name, first, plan.tokens, plan.batch_size, plan.hook_point),
             model,
             part,
             residual_bytes(model, part, plan.tokens) + prefix_bytes(model, part, plan.tokens),
@@ -216,6 +216,7 @@ class Training:
                 part,
                 first,
                 plan.tokens,
+                hook_point=plan.hook_point,
                 batch_size=plan.batch_size,
                 progress=solver.progress and bool(part),
             ),
@@ -286,7 +287,11 @@ class Training:
         def watch(watcher: Watcher) -> None:
             objective(positives or self.train_examples).mean_loss(trained, watcher)
 
-        return trained.finished(watch), state
+        steering = trained.finished(watch)
+        if steering.hook_point != plan.hook_point:
+            # A method need not know where it will act.
+            steering = steering.at_hook_point(plan.hook_point)
+        return steering, state
 
     def _begin(self, start: Steering | None, recipe: Recipe) -> Trained:
         plan, model = self.solver.plan, self.solver.model

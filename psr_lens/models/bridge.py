@@ -59,7 +59,8 @@ class BridgeModel(ThroughTransformers):
         return PartPoints(
             before=Tap(block.hook_in),
             after=Tap(block.hook_out),
-            attn=Tap((block.attn if after_attn is None else after_attn).hook_out),
+            # The module and not its hook point, so that attention may stay fused.
+            attn=Tap(block.attn.o if after_attn is None else after_attn),
             mlp=Tap((block.mlp if after_mlp is None else after_mlp).hook_out),
             mixed=Tap(block.attn.o.hook_in),
             pattern=Tap(block.attn.hook_pattern),
@@ -101,7 +102,8 @@ class BridgeModel(ThroughTransformers):
         def hook(module: nn.Module, args: Any, resid: Tensor) -> Tensor | None:
             return replace(resid)
 
-        return self.raw.blocks[0].hook_in.register_forward_hook(hook)
+        # Before all that only look.
+        return self.raw.blocks[0].hook_in.register_forward_hook(hook, prepend=True)
 
     def _handed_on(self, layer: int, resid: Tensor) -> Tensor:
         return resid

@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar, final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 from psr_lens._types import AlignedTokens
 from psr_lens.models.binding import BoundHook, Owner, is_suspended, suspended
 from psr_lens.models.columns import Columns
-from psr_lens.models.decoder_layers import residual_of, with_residual
+from psr_lens.models.decoder_layers import entering, residual_of, with_residual
 from psr_lens.models.turns import Turns, keeper_of_turns, turns_of
 from psr_lens.models.watching import Telling, watched
+
+if TYPE_CHECKING:
+    from psr_lens.models.parts import PartPoints, Tap
 
 _CAPTURING = "transformers.utils.output_capturing"
 
@@ -21,9 +25,41 @@ ResidualEdit = Callable[[Tensor, Columns], Tensor | None]
 """`edit(resid [batch, pos, d_model], columns)` returns the new residual stream, or None to leave it;
 `columns` says what every column of the pass is."""
 
+HookPoint = Literal["resid_post", "resid_mid"]
+"""Where in a block the residual stream is edited: after it, or between its attention and its MLP."""
+
+
+@final
+@dataclass(frozen=True)
+class MidEdit:
+    """A residual edit between a block's attention and its MLP, TransformerLens' `hook_resid_mid`.
+
+    It is shown the residual stream that enters the block with what attention adds, and what it changes the
+    MLP reads. Where attention and MLP run side by side (GPT-NeoX, GPT-J), the MLP does not read it.
+
+    Attributes:
+        edit: The edit.
+    """
+
+    edit: ResidualEdit
+
+    def __call__(self, resid: Tensor, columns: Columns) -> Tensor | None:
+        """`edit`."""
+        return self.edit(resid, columns)
+
+
+def hook_point_of(edit: ResidualEdit) -> HookPoint:
+    """Where an edit acts."""
+    return "resid_mid" if isinstance(edit, MidEdit) else "resid_post"
+
+
+def placed(edit: ResidualEdit, hook_point: HookPoint) -> ResidualEdit:
+    """The edit, to act at a hook point."""
+    return MidEdit(edit) if hook_point == "resid_mid" else edit
+
 
 class EditableModel(ABC):
-    """A model whose residual stream can be read and edited after every block.
+    """A model whose residual stream can be read and edited after every block, or inside it.
 
     Threads may share it: one at a time runs a pass, through these methods or those of `raw`, under the
     edits that it added itself. Hooks added to `raw` by hand act for everybody.
@@ -48,6 +84,10 @@ class EditableModel(ABC):
     @abstractmethod
     def hook_point(self, layer: int) -> nn.Module:
         """The module that returns the residual stream after block `layer`, alone or first in a tuple."""
+
+    @abstractmethod
+    def part_points(self, layer: int) -> "PartPoints":
+        """The modules of block `layer` that its parts pass through."""
 
     @property
     @abstractmethod
@@ -80,7 +120,8 @@ class EditableModel(ABC):
         whole sequence given to `raw`, pass `prompt_length`.
 
         Args:
-            edits: For every layer, what to do with the residual stream after its block.
+            edits: For every layer, what to do with the residual stream after its block, or, given a
+                `MidEdit`, inside it.
             prompt_length: Columns of the prompt, for whole sequences given to `raw`.
             question_start: Index of the first question token in its row, one for all rows or one per row,
                 for a `question+response` edit under direct calls of `raw`.
@@ -99,11 +140,22 @@ class EditableModel(ABC):
                 self._turns.edits.append(own)
                 hooks.callback(self._forget, own)
                 for layer, edit in edits.items():
-                    hook = _EditHook(self, own, edit)
-                    point = self.hook_point(layer)
-                    hooks.callback(point.register_forward_hook(hook).remove)
-                    _capturing_last(point)
+                    for handle in self._attached(layer, own, edit):
+                        hooks.callback(handle.remove)
             yield
+
+    def _attached(self, layer: int, own: "_Edits", edit: ResidualEdit) -> Iterator[Any]:
+        """Put an edit's hooks on a block."""
+        if isinstance(edit, MidEdit):
+            points = self.part_points(layer)
+            before = _Before(own, points.before)
+            yield before.handle
+            hook = _EditHook(self, own, edit, before)
+            yield points.attn.module.register_forward_hook(hook)
+            return
+        point = self.hook_point(layer)
+        yield point.register_forward_hook(_EditHook(self, own, edit))
+        _capturing_last(point)
 
     def _forget(self, own: "_Edits") -> None:
         if own in self._turns.edits:
@@ -220,11 +272,53 @@ class _Edits:
 
 
 @final
-class _EditHook(BoundHook):
-    """A residual edit as a hook."""
+class _Before(BoundHook):
+    """A hook that keeps the residual stream that enters a block until its attention has run."""
 
-    def __init__(self, model: EditableModel, own: _Edits, edit: ResidualEdit):
-        self._model, self._own, self._edit = model, own, edit
+    def __init__(self, own: _Edits, tap: "Tap"):
+        self._own, self._entering = own, tap.entering
+        self._resid: Tensor | None = None
+        module = tap.module
+        self.handle = (
+            module.register_forward_pre_hook(self, with_kwargs=True)
+            if tap.entering
+            else module.register_forward_hook(self)
+        )
+
+    def __call__(self, module: nn.Module, args: Any, last: Any) -> None:
+        if self._own.act_here() and not is_suspended(module):
+            # Before a module its keywords come last, after it what it returned.
+            self._resid = entering(args, last) if self._entering else residual_of(last)
+
+    def taken(self, like: Tensor) -> Tensor:
+        """The residual stream, which is then forgotten, on the device of what attention adds."""
+        resid, self._resid = self._resid, None
+        assert resid is not None
+        return resid.to(like.device)
+
+    # As below.
+    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+
+@final
+class _EditHook(BoundHook):
+    """A residual edit as a hook.
+
+    Args:
+        model: The model.
+        own: What it belongs to.
+        edit: The edit.
+        before: If the hook is on what attention adds: what enters the block.
+    """
+
+    def __init__(
+        self,
+        model: EditableModel,
+        own: _Edits,
+        edit: ResidualEdit,
+        before: _Before | None = None,
+    ):
+        self._model, self._own, self._edit, self._before = model, own, edit, before
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not self._own.act_here():
@@ -232,11 +326,16 @@ class _EditHook(BoundHook):
             return None
         if is_suspended(module):
             return None
-        there = residual_of(output)
+        added = residual_of(output)
+        there = added if self._before is None else self._before.taken(added) + added
         # Layers on several devices are edited on one.
         resid = there.to(self._model.device)
         edited = self._edit(resid, self._model.columns_of(resid))
-        return None if edited is None else with_residual(output, edited.to(there.device))
+        if edited is None:
+            return None
+        edited = edited.to(there.device)
+        # The block itself adds what entered it. Where nothing was edited, attention keeps its exact bits.
+        return with_residual(output, edited if self._before is None else added + (edited - there))
 
     # Not traced: whether it acts is decided anew on every run of compiled code.
     __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
@@ -264,7 +363,7 @@ def _all_hooks(raw: nn.Module) -> Iterator[object]:
 
 def _is_foreign(hook: Any) -> bool:
     """Whether it is unknown what it looks at: it is neither ours nor part of the bridge."""
-    if isinstance(hook, _EditHook | Telling):
+    if isinstance(hook, _EditHook | _Before | Telling):
         return False
     # transformers adds its own for good, the first time that it is asked for hidden states.
     known = ("transformer_lens.model_bridge.", _CAPTURING)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from psr_lens.models.batch import TokenBatch
+from psr_lens.models.batch import TokenBatch, TokenRow
 from psr_lens.models.decoder_layers import entering
 from psr_lens.models.finite import check_recorded
 from psr_lens.models.norms import NormMap, norm_map
@@ -174,6 +174,22 @@ def run_with_parts(
             for handle in handles:
                 handle.remove()
     check_recorded(torch.stack(lengths), model, batch)
+
+
+def check_has_mid(model: "HookedModel") -> None:
+    """Refuse a model whose residual stream cannot be edited between attention and MLP.
+
+    Raises:
+        ValueError: If what enters a block, attention and MLP do not add up to what leaves it.
+    """
+    with model.unedited():
+        try:
+            run_with_parts(model, model.pad([TokenRow((0, 0), 0, 0)]), lambda parts: None)
+        except ValueError as error:
+            raise ValueError(
+                f"hook_point='resid_mid' on {model.name}: its blocks do not simply add attention and MLP to "
+                f"the residual stream; choose 'resid_post' ({error})"
+            ) from None
 
 
 def _block_parts(

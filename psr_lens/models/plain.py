@@ -174,7 +174,8 @@ class TransformersModel(ThroughTransformers):
             given = replace(entering(args, kwargs))
             return None if given is None else with_entering(args, kwargs, given)
 
-        return self._blocks[0].register_forward_pre_hook(hook, with_kwargs=True)
+        # Before all that only look.
+        return self._blocks[0].register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
 
     def _handed_on(self, layer: int, resid: Tensor) -> Any:
         length = self._output_length

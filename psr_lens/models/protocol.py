@@ -21,7 +21,6 @@ from psr_lens.models.chat import Prompt, PromptEncoder, RawText
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import EditableModel
 from psr_lens.models.gguf_file import GGUFOrigin
-from psr_lens.models.parts import PartPoints
 from psr_lens.models.prefix import KeyValues
 
 
@@ -140,10 +139,6 @@ class HookedModel(EditableModel):
         return self._embedding.dtype
 
     # --- what a backend spells in its own way ---------------------------------------------------
-
-    @abstractmethod
-    def part_points(self, layer: int) -> PartPoints:
-        """The modules of block `layer` that its parts pass through."""
 
     @abstractmethod
     def output_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:

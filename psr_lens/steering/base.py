@@ -1,7 +1,8 @@
 """`Steering`: the base class of every intervention on the residual stream.
 
-All act as `A[l, i] <- A[l, i] + alpha * update_l(A[l, i])` on their tokens, at the layers they cover. Each
-layer reads the residual stream with the earlier layers' updates already in it.
+All act as `A[l, i] <- A[l, i] + alpha * update_l(A[l, i])` on their tokens, at the layers they cover,
+where `A` is the residual stream after a block or, as `hook_point` says, between its attention and its MLP.
+Each layer reads it with the earlier layers' updates already in it.
 
 A method is one class in one file. It must have a name (`method`), tensors (`hold`) and what they add
 (`update`). It may override more: which directions it adds (`span`), how it is fitted (`closed_form`,
@@ -31,8 +32,9 @@ from psr_lens.deltas import working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel, editable_model, unsteered_model
 from psr_lens.models.columns import Columns
-from psr_lens.models.editing import ResidualEdit
+from psr_lens.models.editing import HookPoint, ResidualEdit, placed
 from psr_lens.models.finite import at_strength
+from psr_lens.models.parts import check_has_mid
 from psr_lens.models.token_rules import (
     Tokens,
     aligned_reach,
@@ -49,10 +51,6 @@ from psr_lens.storage import write_container
 
 KIND: Final = "steering"
 """The kind of its files."""
-
-HookPoint = Literal["resid_post", "attn_out", "mlp_out"]
-"""Where in a block a steering acts: on the residual stream after it, or on what its attention or its MLP
-writes. Only the first is available today."""
 
 Resid = Float[Tensor, "*batch d_model"]
 """Residual streams of any leading shape."""
@@ -101,7 +99,9 @@ class Steering(nn.Module, ABC):
     Args:
         layers: The layers that it covers, ascending.
         tokens: Which tokens it acts on: `response`, `question+response`, `all`, or a rule.
-        hook_point: What it acts on in a block.
+        hook_point: Where in a block it acts: on the residual stream after it, `resid_post`, or between its
+            attention and its MLP, `resid_mid`. A prompt's text reaches a token through attention alone; what
+            the MLP makes of it, the model works out itself if it is steered in between.
         provenance: The model, the numerics, the data and the seed that it comes from.
         fit_report: How the fit went; None for one that was not fitted.
 
@@ -137,6 +137,11 @@ class Steering(nn.Module, ABC):
             raise ValueError(f"layers={list(self.layers)}: name each once, from the lowest up")
         self.tokens: Tokens = check_tokens(tokens)
         self.hook_point: HookPoint = check_hook_point(hook_point)
+        if self.depends_on_examples and hook_point != "resid_post":
+            raise ValueError(
+                f"hook_point={hook_point!r} with {self.method!r}, which depends on the prompted residual "
+                "stream after a block: leave it out"
+            )
         self.provenance: Mapping[str, Any] = dict(provenance or {})
         self.fit_report = fit_report
         self._row_of_layer = {layer: row for row, layer in enumerate(self.layers)}
@@ -189,13 +194,17 @@ class Steering(nn.Module, ABC):
         return self._remade(tensors, self.layers if layers is None else layers, self.tokens)
 
     def _remade(
-        self: "Own", tensors: Mapping[str, Tensor], layers: Sequence[int], tokens: Tokens
+        self: "Own",
+        tensors: Mapping[str, Tensor],
+        layers: Sequence[int],
+        tokens: Tokens,
+        hook_point: HookPoint | None = None,
     ) -> "Own":
         return type(self)(
             **tensors,
             layers=layers,
             tokens=tokens,
-            hook_point=self.hook_point,
+            hook_point=hook_point or self.hook_point,
             provenance=self.provenance,
             fit_report=self.fit_report,
             **self.arguments(),
@@ -251,7 +260,21 @@ class Steering(nn.Module, ABC):
         Raises:
             ValueError: If they are none of these, or the method cannot act there.
         """
-        made = self._remade(self.state_dict(), self.layers, tokens)
+        return self._like(self._remade(self.state_dict(), self.layers, tokens))
+
+    def at_hook_point(self: "Own", hook_point: HookPoint) -> "Own":
+        """The same steering at another point of its blocks than the one it was made for.
+
+        Args:
+            hook_point: `resid_post` or `resid_mid`.
+
+        Raises:
+            ValueError: If it is neither, or the method cannot act there.
+        """
+        return self._like(self._remade(self.state_dict(), self.layers, self.tokens, hook_point))
+
+    def _like(self: "Own", made: "Own") -> "Own":
+        """What was remade, with gradients where this one has them."""
         for own, kept in _side_by_side(made, self):
             for name, parameter in own._parameters.items():
                 if parameter is not None:
@@ -459,9 +482,11 @@ class Steering(nn.Module, ABC):
 
             return edit
 
-        # A steering that cannot act without examples says so now.
+        # A steering that cannot act without examples, or on this model, says so now.
+        if self.hook_point == "resid_mid":
+            check_has_mid(model)
         layers = ready_on(model.device, working_dtype(model.dtype))
-        return {layer: edit_at(layer) for layer in layers}
+        return {layer: placed(edit_at(layer), self.hook_point) for layer in layers}
 
     def with_strength(
         self, alpha: Strength
@@ -752,7 +777,8 @@ class Steering(nn.Module, ABC):
     def __repr__(self) -> str:
         origin = self.provenance.get("model", {}).get("name", "an unnamed model")
         where = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"{len(self.layers)} layers"
-        return f"{type(self).__name__}({self.method}, {where} of {origin}, {self.tokens} tokens)"
+        inside = "" if self.hook_point == "resid_post" else f", {self.hook_point}"
+        return f"{type(self).__name__}({self.method}, {where} of {origin}, {self.tokens} tokens{inside})"
 
 
 def _side_by_side(one: nn.Module, other: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
@@ -771,18 +797,13 @@ def _largest(alpha: Strength) -> float | Tensor:
 
 
 def check_hook_point(hook_point: Any) -> HookPoint:
-    """The hook point, if it is available.
+    """The hook point, if there is such a one.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If there is not.
     """
     if hook_point not in get_args(HookPoint):
         raise ValueError(
             f"hook_point={hook_point!r}: choose one of {', '.join(get_args(HookPoint))}"
-        )
-    if hook_point != "resid_post":
-        raise ValueError(
-            f"hook_point={hook_point!r}: so far steerings act only on the residual stream after a block, "
-            "'resid_post'"
         )
     return hook_point

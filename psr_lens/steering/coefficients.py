@@ -15,7 +15,7 @@ from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.batch import Places
 from psr_lens.models.columns import Columns
-from psr_lens.models.editing import ResidualEdit
+from psr_lens.models.editing import ResidualEdit, hook_point_of, placed
 from psr_lens.models.finite import check_recorded
 from psr_lens.models.token_rules import NamedTokens, mask_of
 
@@ -118,4 +118,4 @@ def _measured(
             updates[layer] = difference.norm(dim=-1).cpu()
         return pushed
 
-    return measured
+    return placed(measured, hook_point_of(edit))

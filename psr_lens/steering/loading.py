@@ -11,8 +11,9 @@ from torch import Tensor
 from psr_lens._types import check_finite
 from psr_lens.model_record import recorded_fingerprint
 from psr_lens.models import as_hooked_model
+from psr_lens.models.editing import HookPoint
 from psr_lens.models.token_rules import tokens_from
-from psr_lens.steering.base import KIND, HookPoint, Steering
+from psr_lens.steering.base import KIND, Steering
 from psr_lens.steering.fit_report import FitReport
 from psr_lens.steering.provenance import checked_provenance
 from psr_lens.steering.registry import known_methods
@@ -126,10 +127,10 @@ def build_steering(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
     if left or not parts:
         raise ValueError(f"a sum of {len(parts)} parts, and tensors {sorted(left)} beside them")
     total = SumSteering(parts, provenance=origin)
-    if (list(total.layers), total.tokens) != (layers, tokens):
+    if (list(total.layers), total.tokens, total.hook_point) != (layers, tokens, hook_point):
         raise ValueError(
-            f"layers {layers} and {tokens} tokens, but its parts have {list(total.layers)} and "
-            f"{total.tokens}"
+            f"layers {layers}, {tokens} tokens and {hook_point}, but its parts have "
+            f"{list(total.layers)}, {total.tokens} and {total.hook_point}"
         )
     return total
 

@@ -12,6 +12,7 @@ from psr_lens._types import AlignedTokens, check_alpha
 from psr_lens.deltas import working_dtype
 from psr_lens.models import HookedModel
 from psr_lens.models.columns import Columns
+from psr_lens.models.editing import HookPoint
 from psr_lens.models.token_rules import NAMED, NamedTokens, Tokens, aligned_reach, reach_of
 from psr_lens.steering.base import Resid, Steering, Strength
 from psr_lens.steering.constant import ConstantSteering, adds_vectors_alone
@@ -29,7 +30,10 @@ def add_up(parts: Sequence[tuple[float, Steering]]) -> Steering:
         for weight, own in parts
         if isinstance(own, ConstantSteering) and adds_vectors_alone(own)
     ]
-    alike = {(_fingerprint(own), own.tokens, own.vectors.shape[-1]) for _, own in constants}
+    alike = {
+        (_fingerprint(own), own.tokens, own.hook_point, own.vectors.shape[-1])
+        for _, own in constants
+    }
     if (
         len(constants) < len(parts)
         or len(alike) != 1
@@ -51,6 +55,7 @@ def add_up(parts: Sequence[tuple[float, Steering]]) -> Steering:
         total.to(first.device, torch.float64 if torch.float64 in exact else torch.float32),
         layers,
         tokens=constants[0][1].tokens,
+        hook_point=constants[0][1].hook_point,
         provenance=origin,
     )
 
@@ -78,6 +83,22 @@ def _together(tokens: Sequence[Tokens]) -> Tokens:
     return together
 
 
+def _place(parts: Sequence[tuple[float, Steering]]) -> HookPoint:
+    """Where all parts act.
+
+    Raises:
+        ValueError: If they act at different points of a block.
+    """
+    first: HookPoint = parts[0][1].hook_point if parts else "resid_post"
+    for _, part in parts:
+        if part.hook_point != first:
+            raise ValueError(
+                f"a part acts at {first!r} and {part!r} at {part.hook_point!r}: a sum acts at one point of a "
+                "block; enter applied(...) of both instead"
+            )
+    return first
+
+
 def _fingerprint(part: Steering) -> str:
     """The fingerprint of the model that a steering belongs to; empty if it names none."""
     return repr(part.provenance.get("model", {}).get("fingerprint", ""))
@@ -96,7 +117,7 @@ class SumSteering(Steering):
         provenance: Where it comes from; combined from the parts' if not given.
 
     Raises:
-        ValueError: If a weight is not finite.
+        ValueError: If a weight is not finite, or parts act at different points of a block.
     """
 
     method: ClassVar[str] = "sum"
@@ -111,7 +132,10 @@ class SumSteering(Steering):
         layers = sorted({layer for _, part in parts for layer in part.layers})
         tokens = _together([part.tokens for _, part in parts])
         super().__init__(
-            layers, tokens=tokens, provenance=_origin(parts) if provenance is None else provenance
+            layers,
+            tokens=tokens,
+            hook_point=_place(parts),
+            provenance=_origin(parts) if provenance is None else provenance,
         )
         weighted = _with_weights(parts)
         self.weights = tuple(weight for weight, _ in weighted)
@@ -168,6 +192,13 @@ class SumSteering(Steering):
         """The same sum, with every part on these tokens."""
         return SumSteering(
             [(w, own.on(tokens)) for w, own in self.parts], provenance=self.provenance
+        )
+
+    def at_hook_point(self, hook_point: HookPoint) -> "SumSteering":
+        """The same sum, with every part at this point of its blocks."""
+        return SumSteering(
+            [(w, own.at_hook_point(hook_point)) for w, own in self.parts],
+            provenance=self.provenance,
         )
 
     def weighted_parts(self) -> Sequence[tuple[float, Steering]]:

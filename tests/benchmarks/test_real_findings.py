@@ -14,6 +14,7 @@ from benchmarks.real_findings import (
     copies,
     judged,
     methods,
+    middle,
     numbers,
     page,
     sizes,
@@ -31,6 +32,7 @@ from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import fit
 from tests.tiny_models import BACKENDS, tiny_model
 
+WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "all")
 FEW_HEADS = {label: {**own, "n_heads": 3} for label, own in methods.LAYERWISE.items()}
 """Several heads are fitted one after the other, whether they are three or sixteen."""
 FEW_HEADS["PSR"] = methods.LAYERWISE["PSR"]
@@ -117,10 +119,11 @@ def test_what_every_question_contributes_adds_up_to_the_distance():
     for name in EVERYDAY:
         part = numbers.read(name).get("distances")
         if part is not None:
-            for label, curve in part["relative_rmse"].items():
-                shares = part["questions"]["missed"][label]
-                assert len(shares) == 15
-                assert sum(shares) ** 0.5 == pytest.approx(curve["values"][-1], abs=2e-3)
+            for own in filter(None, (part, numbers.read(name).get("middle"))):
+                for label, curve in own["relative_rmse"].items():
+                    shares = own["questions"]["missed"][label]
+                    assert len(shares) == 15
+                    assert sum(shares) ** 0.5 == pytest.approx(curve["values"][-1], abs=2e-3)
 
 
 def test_test_questions_are_about_topics_that_nothing_was_fitted_to():
@@ -132,6 +135,28 @@ def test_test_questions_are_about_topics_that_nothing_was_fitted_to():
         part = numbers.read(name).get("distances")
         if part is not None:
             assert set(part["questions"]["names"]) == asked
+
+
+def test_fits_in_both_places_were_measured_on_the_same_answers():
+    """Reference lines, which no fit changes, are the same numbers in both parts."""
+    for name in EVERYDAY:
+        found = numbers.read(name)
+        if "middle" in found:
+            lines = [found[part]["relative_rmse"]["paraphrase"] for part in ("distances", "middle")]
+            assert lines[0]["values"] == pytest.approx(lines[1]["values"], abs=2e-3)
+            missed = [found[part]["questions"]["missed"] for part in ("distances", "middle")]
+            for line in ("no steering", "paraphrase"):
+                assert missed[0][line] == pytest.approx(missed[1][line], abs=2e-3)
+            assert all(own["seconds"] > 0 for own in found["middle"]["fits"].values())
+
+
+def test_what_the_page_says_of_the_paraphrase_is_what_its_numbers_say():
+    rows = TABLES["heights"](page.all_numbers())[1:]
+    everywhere = [row[0] for row in rows if row[4] == "30 of 30"]
+    assert [row[0] for row in rows if row[5] == "–"] == everywhere
+    assert len(everywhere) >= 6
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert f"at every layer on {WORDS[len(everywhere)]} of the eight" in " ".join(text.split())
 
 
 # --- the whole way, on a tiny model with random weights -----------------------------------------------
@@ -162,6 +187,11 @@ def test_every_part_of_an_instruction_is_measured_and_kept(short, tmp_path):
         assert len({len(row) for row in rows({"pirate": kept})}) == 1
     for picture in drawn({"pirate": kept}).values():
         ET.fromstring(picture)
+    # With other answers than those that the other parts had there is no comparison.
+    other = {"answers": {"prompt": [{"text": "another"}]}}
+    data = answers.answers(short, "pirate", tmp_path / "work")
+    with pytest.raises(ValueError, match="are not those that the other parts of 'pirate'"):
+        middle.middle_part(short, "pirate", data, tmp_path / "work", other)
     # Once more: nothing is measured again, and what was kept stays.
     before = (tmp_path / "numbers" / "log.txt").read_text(encoding="utf-8")
     again = dict.fromkeys(command.PARTS, pytest.fail)
