@@ -187,16 +187,29 @@ def test_every_part_of_an_instruction_is_measured_and_kept(short, tmp_path):
         assert len({len(row) for row in rows({"pirate": kept})}) == 1
     for picture in drawn({"pirate": kept}).values():
         ET.fromstring(picture)
-    # With other answers than those that the other parts had there is no comparison.
-    other = {"answers": {"prompt": [{"text": "another"}]}}
-    data = answers.answers(short, "pirate", tmp_path / "work")
-    with pytest.raises(ValueError, match="are not those that the other parts of 'pirate'"):
-        middle.middle_part(short, "pirate", data, tmp_path / "work", other)
     # Once more: nothing is measured again, and what was kept stays.
     before = (tmp_path / "numbers" / "log.txt").read_text(encoding="utf-8")
     again = dict.fromkeys(command.PARTS, pytest.fail)
     command.measure("pirate", again, numbers.read("pirate"))
     assert (tmp_path / "numbers" / "log.txt").read_text(encoding="utf-8") == before
+
+
+def test_an_answer_that_comes_out_otherwise_is_taken_as_recorded(short, tmp_path):
+    test = answers.answers(short, "pirate", tmp_path).test
+    texts = [short.encoder.decode(one.response_ids) for one in test]
+    assert middle.as_recorded(short, test, texts) == list(test)
+    said = [*texts[:4], "ay ay", *texts[5:]]
+    found = middle.as_recorded(short, test, said)
+    assert [short.encoder.decode(one.response_ids) for one in found] == said
+    assert [a == b for a, b in zip(found, test, strict=True)].count(False) == 1
+    assert (found[4].pair, found[4].base_ids) == (test[4].pair, test[4].base_ids)
+    # All of them: another sample.
+    other = [f"{text} ay" for text in texts]
+    assert middle.as_recorded(short, test, other) is None
+    recorded = {"answers": {"prompt": [{"text": text} for text in other]}}
+    data = answers.answers(short, "pirate", tmp_path)
+    with pytest.raises(ValueError, match="are not those that the other parts of 'pirate'"):
+        middle.middle_part(short, "pirate", data, tmp_path, recorded)
 
 
 def test_a_part_that_fails_leaves_the_finished_ones(short):
