@@ -20,10 +20,14 @@ KINDS = (
     *("actadd", "actadd-start", "constant", "ablation", "loreft", "projection", "psr", "reft_r1"),
     "sum",
 )
+INSIDE = "psr, resid_mid"
+"""A kind of its own only where it matters where a steering acts."""
 
 
 def made_up(kind: str, model: Any, tokens: str = "response", scale: float = 1.0) -> Steering:
     """A steering of that kind on all layers but the first, the same at every call."""
+    if kind == INSIDE:
+        return made_up("psr", model, tokens, scale).at_hook_point("resid_mid")
     generator = torch.Generator().manual_seed(KINDS.index(kind))
     layers = tuple(range(1, model.n_layers))
     n, d = len(layers), model.d_model

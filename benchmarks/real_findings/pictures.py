@@ -9,12 +9,14 @@ from benchmarks.real_findings.tables import BEST, CONSTANTS, PSRS, closest, of_i
 from psr_lens.plots.theme import MUTED, line_colour
 
 _CEILING: Final = 1.2
+IN_MIDDLE: Final = "the same, resid_mid"
 COLOURS: Final = {
     "PSR": line_colour(0),
     "constant, mse": line_colour(1),
     "difference in means": line_colour(2),
     BEST: line_colour(3),
     "constant, ll": line_colour(4),
+    IN_MIDDLE: line_colour(5),
 }
 """As in all figures, as far as they have the method."""
 
@@ -22,7 +24,10 @@ COLOURS: Final = {
 def drawn(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Every picture for which there are numbers, by name."""
     pictures: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
-        "distances": ("distances", distances),
+        "distances": (
+            "distances",
+            lambda found: distances(found, of_instructions(numbers, "middle")),
+        ),
         "trade": ("behaviour", lambda found: trade(found, numbers)),
         "heatmaps": ("heatmap", heatmaps),
     }
@@ -32,12 +37,14 @@ def drawn(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {name: draw(found) for name, (found, draw) in parts.items() if found}
 
 
-def distances(found: Mapping[str, Any]) -> str:
+def distances(found: Mapping[str, Any], middle: Mapping[str, Any]) -> str:
     """Relative RMSE by layer: the closest constant, PSRs, and the band of paraphrases."""
+    found = {name: {**own, "middle": middle.get(name)} for name, own in found.items()}
     key = {
         "closest constant": COLOURS["constant, mse"],
         "closest PSR with one head": COLOURS["PSR"],
         BEST: COLOURS[BEST],
+        IN_MIDDLE: COLOURS[IN_MIDDLE],
     }
 
     def panel(part: Mapping[str, Any]) -> Iterator[str]:
@@ -65,8 +72,10 @@ def distances(found: Mapping[str, Any]) -> str:
             MUTED,
             0.45,
         )
-        for label, colour in zip(own, key.values(), strict=True):
-            curve = curves[label]
+        drawn = [(curves[label], colour) for label, colour in zip(own, key.values(), strict=False)]
+        if part["middle"]:
+            drawn.append((part["middle"]["relative_rmse"][BEST], COLOURS[IN_MIDDLE]))
+        for curve, colour in drawn:
             yield band(curve["low"], curve["high"], x, y, colour, 0.25)
             yield line([(x(k), y(v)) for k, v in enumerate(curve["values"])], colour)
 

@@ -14,13 +14,17 @@ from psr_lens.models.token_rules import reach_of
 from psr_lens.steering.base import Steering
 from psr_lens.steering.sums import SumSteering
 
+_PLACES: Final = {
+    "resid_post": "on the residual stream after these layers (`resid_post`)",
+    "resid_mid": "between attention and MLP of these layers (`resid_mid`)",
+}
 _TOKENS: Final = {
     "response": "the last prompt token and every response token",
     "question+response": "the question's tokens, the last prompt token and every response token",
     "all": "every token, the chat template's included",
 }
-# Long, and in the file anyway.
-_LEFT_OUT: Final = ("fingerprint", "example_keys")
+# Long, and in the file anyway; or said in words.
+_LEFT_OUT: Final = ("fingerprint", "example_keys", "hook_point")
 _QUESTION: Final = "tell me about the otter ."
 
 
@@ -64,6 +68,7 @@ def _what(steering: Steering) -> str:
     facts = [
         ("kind", f"{type(steering).__name__} (`{steering.method}`), fitted by `{method}`"),
         ("layers", covered),
+        ("acts", _PLACES[steering.hook_point]),
         ("tokens", "each part's own" if len(acted_on) > 1 else acted_on.pop()),
         ("tensors", ", ".join(shapes) or "none"),
     ]

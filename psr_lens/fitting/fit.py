@@ -20,6 +20,7 @@ from psr_lens.fitting.recipe import Recipe
 from psr_lens.fitting.solve import Solver
 from psr_lens.models import HookedModel, unsteered_model
 from psr_lens.models.editing import HookPoint
+from psr_lens.models.parts import check_has_mid
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering import Steering
 from psr_lens.steering.fit_report import FitReport
@@ -85,7 +86,8 @@ def fit(
         tokens: `response` or `question+response`.
         hook_point: Where in its blocks the steering acts: on the residual stream after them, `resid_post`,
             or between their attention and their MLP, `resid_mid`; closed forms only after them. Distances
-            are those after the blocks either way.
+            are those after the blocks either way. In blocks whose attention and MLP run side by side
+            (GPT-NeoX) the MLP does not read what is added, and there is little to gain.
         recipe: For the gradient solver: `"default"` adapts to the model's scale and stops on the dev split,
             `"paper"` is Heyman & Vandeputte's; or a `Recipe`, such as `Recipe.paper("persona")`.
         epochs: In place of the recipe's, which goes over few examples more often.
@@ -149,6 +151,8 @@ def fit(
     examples, dev = train_and_dev(data, seed)
     for part in (examples, dev):
         check_data(hooked, part, tokens)
+    if hook_point == "resid_mid":
+        check_has_mid(hooked)
     if not plan.method.of_one_example:
         # Sorted, so that batches, steps and sums do not depend on the order of the examples. A method that
         # takes a single example takes the first one given.
@@ -165,6 +169,7 @@ def fit(
         objective=plan.objective,
         solver=CLOSED if closed else solver,
         tokens=tokens,
+        hook_point=hook_point,
         seed=seed,
         data=describe_data([*examples, *dev], data.provenance),
     )

@@ -1,6 +1,7 @@
 """Residual streams of many examples that go up the layers together."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from copy import copy
 from pathlib import Path
 from typing import Any, final
@@ -18,7 +19,6 @@ from psr_lens.models.batch import Places, length_sorted_batches
 from psr_lens.models.columns import Columns
 from psr_lens.models.editing import HookPoint, MidEdit, ResidualEdit
 from psr_lens.models.finite import check_recorded
-from psr_lens.models.parts import check_has_mid
 from psr_lens.models.shared import SharedPrefixes
 
 
@@ -163,7 +163,6 @@ class LayerByLayerRun:
         embedded = (model.embed(rest.batch, rest.prefix) for rest in self.rests)
         self.resid = _Stored(embedded, folder)
         if hook_point == "resid_mid":
-            check_has_mid(model)
             # What entered the last block, and its aligned tokens' streams in the middle of it.
             self._entered, self._mid = self.resid.copy(), self.resid.copy()
         self.lengths = [mask.sum(dim=1).tolist() for mask in masks]
@@ -206,7 +205,8 @@ class LayerByLayerRun:
     ) -> Tensor:
         """A batch through one block, with an edit in the middle of it."""
         rest = self.rests[at]
-        with self.model.edited({} if edit is None else {layer: MidEdit(edit)}):
+        edited = nullcontext() if edit is None else self.model.edited({layer: MidEdit(edit)})
+        with edited:
             return self.model.run_block(layer, resid, rest.batch, rest.prefix)
 
     def residuals(self) -> Float[Tensor, "token d_model"]:

@@ -2,12 +2,13 @@
 
 At layer `l` the base run holds the residual streams that the already fitted layers produce, the
 prompted run holds `A(x'y')[l]`. Their difference is what layer `l` must add; the method fits it
-(`Steering.fit_layer`), its update is applied, and both runs go through the next block. A steering that
-acts in the middle of its blocks is fitted to the streams there, and the base run goes through each block
-a second time, with the update in it. So a fit costs one
+(`Steering.fit_layer`), its update is applied, and both runs go through the next block. So a fit costs one
 base run, one prompted run and the regressions, whatever the number of layers, with no gradient through the
 model; dev examples go up once more, without updates. Memory is bounded by one layer's residual streams of
 all examples, unless `FitRuns` keeps the prompted run for another fit.
+
+A steering that acts inside its blocks is fitted to the streams there. The base run then goes through each
+block once more, with the update in it, and what entered the block is kept for that.
 """
 
 import tempfile
@@ -143,7 +144,9 @@ def fit_layerwise(
     n_tokens = sum(
         len(row.tokens) for e in [*train, *dev] for row in (e.base_row, e.prompted_row)
     ) + sum(len(e.base_row.tokens) for e in dev)
-    needed = n_tokens * model.d_model * model.dtype.itemsize
+    # Inside a block: also what entered it, and the streams there.
+    held = 1 if plan.hook_point == "resid_post" else 3
+    needed = held * n_tokens * model.d_model * model.dtype.itemsize
     with ExitStack() as stack:
         folder = None
         if plan.max_memory is not None and needed > plan.max_memory:
@@ -154,7 +157,7 @@ def fit_layerwise(
 
         def both(part: str, examples: Sequence[Example]) -> BaseAndPrompted:
             rows = [example.prompted_row for example in examples]
-            size = residual_bytes(model, examples, tokens)
+            size = residual_bytes(model, examples, tokens) * (1 if held == 1 else 2)
             # All layers take far more than the one that may be limited.
             keep = plan.max_memory is None and runs.has_room(size)
 

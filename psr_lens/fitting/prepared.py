@@ -1,8 +1,8 @@
 """Examples prepared for the gradient solver: what never changes is recorded once.
 
 Kept per example: the targets `A(x'y')`, the keys and values of the prefix, which no intervention
-reaches, and the base run's residual stream after the first intervened layer, or before it if the steering
-acts inside its blocks. A step then runs the blocks above over the aligned tokens alone.
+reaches, and the base run's residual stream after the first intervened layer. A step then runs the blocks
+above it over the aligned tokens alone; for a steering that acts inside its blocks, that one too.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,6 +39,7 @@ class Prepared:
         energy: Sum of squares of `A(xy') - A(x'y')` at each of these layers.
         entering: The base run's residual stream that enters the first intervened layer, on the aligned
             tokens; None if the hook point lies after it, where a step begins.
+        after: Inside a block: what leaves it, else None.
     """
 
     example: Example
@@ -48,6 +49,7 @@ class Prepared:
     target: Float[Tensor, "layer pos d_model"]
     energy: Float[Tensor, " layer"]
     entering: Float[Tensor, "pos d_model"] | None = None
+    after: Float[Tensor, "pos d_model"] | None = None
 
     @property
     def predicted(self) -> int:
@@ -96,10 +98,11 @@ def prepare(
         at_first = {first: placed(_recorder(first, inside, places), hook_point)}
         with model.edited(after), model.edited(at_first):
             rows = model.prefill(batch).rows()
-        entering: list[Tensor | None] = [None] * len(lengths)
+        around: list[tuple[Tensor, Tensor] | tuple[()]] = [()] * len(lengths)
         if hook_point != "resid_post":
-            known = seen[first - 1] if first else places.of(model.embed(batch))
-            entering = [own.clone() for own in known.split(lengths)]
+            enters = seen[first - 1] if first else places.of(model.embed(batch))
+            split = (own.split(lengths) for own in (enters, seen[first]))
+            around = [(own.clone(), after.clone()) for own, after in zip(*split, strict=True)]
         base = torch.stack([seen[layer].to(target) for layer in range(first, model.n_layers)])
         check_recorded(base, model, batch)
         squares = (base - target).square().sum(dim=-1)
@@ -108,15 +111,15 @@ def prepare(
             runs.examples,
             rows,
             inside[first].split(lengths),
-            entering,
+            around,
             target.split(lengths, dim=1),
             squares.split(lengths, dim=1),
             strict=True,
         )
-        for i, example, row, start, enters, goal, missed in parts:
+        for i, example, row, start, both, goal, missed in parts:
             cut = len(example.base_row.tokens) - len(start)
             prepared[i] = Prepared(
-                example, cut, row.first(cut), start.clone(), goal.clone(), missed.sum(dim=1), enters
+                example, cut, row.first(cut), start.clone(), goal.clone(), missed.sum(dim=1), *both
             )
     return [prepared[i] for i in range(len(examples))]
 
@@ -165,7 +168,7 @@ def contrast(prepared: Sequence[Prepared], layers: Sequence[int]) -> Float[Tenso
             )
         else:
             with_it = mean([one.target[row] for one in prepared])
-            without = mean([one.start if row == 0 else one.target[row - 1] for one in prepared])
+            without = mean([_leaving(one) if row == 0 else one.target[row - 1] for one in prepared])
         rows.append(with_it - without)
     return torch.stack(rows).to(prepared[0].target)
 
@@ -173,6 +176,11 @@ def contrast(prepared: Sequence[Prepared], layers: Sequence[int]) -> Float[Tenso
 def _before(one: Prepared, row: int) -> Tensor:
     """What the steering reads: the base run; above the first layer the prompted run stands in for it."""
     return one.start if row == 0 else one.target[row]
+
+
+def _leaving(one: Prepared) -> Tensor:
+    """The base run after the first layer."""
+    return one.start if one.after is None else one.after
 
 
 @final

@@ -143,6 +143,11 @@ def transfer(
     if not isinstance(steering, PSR):
         raise ValueError(f"{steering!r} has no probes to carry over: pass a PSR")
     source, target = (unsteered_model(own, "transfer(...)") for own in (source, target))
+    if steering.hook_point != "resid_post":
+        raise ValueError(
+            f"{steering!r} acts at {steering.hook_point!r}: streams are mapped after the blocks, and so only "
+            "steerings that act there are carried over"
+        )
     steering.check(source)
     there, back = fit_activation_maps(
         source, target, texts, penalty=penalty, batch_size=batch_size, progress=progress

@@ -59,8 +59,8 @@ class BridgeModel(ThroughTransformers):
         return PartPoints(
             before=Tap(block.hook_in),
             after=Tap(block.hook_out),
-            # The module and not its hook point, so that attention may stay fused.
-            attn=Tap(block.attn.o if after_attn is None else after_attn),
+            # The module and not its hook point: attention may stay fused under an edit.
+            attn=Tap(block.attn if after_attn is None else after_attn),
             mlp=Tap((block.mlp if after_mlp is None else after_mlp).hook_out),
             mixed=Tap(block.attn.o.hook_in),
             pattern=Tap(block.attn.hook_pattern),

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import torch
@@ -35,7 +36,8 @@ class MidEdit:
     """A residual edit between a block's attention and its MLP, TransformerLens' `hook_resid_mid`.
 
     It is shown the residual stream that enters the block with what attention adds, and what it changes the
-    MLP reads. Where attention and MLP run side by side (GPT-NeoX, GPT-J), the MLP does not read it.
+    MLP reads. Where attention and MLP run side by side (GPT-NeoX, GPT-J), the MLP does not read it, and
+    TransformerLens has no such hook.
 
     Attributes:
         edit: The edit.
@@ -273,11 +275,14 @@ class _Edits:
 
 @final
 class _Before(BoundHook):
-    """A hook that keeps the residual stream that enters a block until its attention has run."""
+    """A hook that keeps the residual stream that enters a block until its attention has run.
+
+    One for each thread: direct calls of a transformers model run beside each other.
+    """
 
     def __init__(self, own: _Edits, tap: "Tap"):
         self._own, self._entering = own, tap.entering
-        self._resid: Tensor | None = None
+        self._kept: dict[int, Tensor] = {}
         module = tap.module
         self.handle = (
             module.register_forward_pre_hook(self, with_kwargs=True)
@@ -288,13 +293,12 @@ class _Before(BoundHook):
     def __call__(self, module: nn.Module, args: Any, last: Any) -> None:
         if self._own.act_here() and not is_suspended(module):
             # Before a module its keywords come last, after it what it returned.
-            self._resid = entering(args, last) if self._entering else residual_of(last)
+            resid = entering(args, last) if self._entering else residual_of(last)
+            self._kept[get_ident()] = resid
 
-    def taken(self, like: Tensor) -> Tensor:
-        """The residual stream, which is then forgotten, on the device of what attention adds."""
-        resid, self._resid = self._resid, None
-        assert resid is not None
-        return resid.to(like.device)
+    def taken(self) -> Tensor | None:
+        """The residual stream, which is then forgotten; None outside of a block."""
+        return self._kept.pop(get_ident(), None)
 
     # As below.
     __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
@@ -326,8 +330,13 @@ class _EditHook(BoundHook):
             return None
         if is_suspended(module):
             return None
-        added = residual_of(output)
-        there = added if self._before is None else self._before.taken(added) + added
+        added = there = residual_of(output)
+        if self._before is not None:
+            before = self._before.taken()
+            if before is None:
+                # A norm after attention, called by itself.
+                return None
+            there = before.to(added.device) + added
         # Layers on several devices are edited on one.
         resid = there.to(self._model.device)
         edited = self._edit(resid, self._model.columns_of(resid))

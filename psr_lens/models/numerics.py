@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from psr_lens.models.batch import TokenRow
 from psr_lens.models.columns import Columns
 from psr_lens.models.finite import check_recorded
+from psr_lens.models.training_mode import evaluating
 
 if TYPE_CHECKING:
     from psr_lens.models.protocol import HookedModel
@@ -89,24 +90,11 @@ def fingerprint(model: "HookedModel") -> Fingerprint:
     row = TokenRow(probe_ids(model.d_vocab), 0, PROBE_LENGTH - 1)
     batch = model.pad([row])
     # Neither an active steering nor dropout is a part of the model.
-    with model.unedited(), _evaluating(model.raw):
+    with model.unedited(), evaluating(model.raw):
         recorded, logits = _recorded(model, lambda: model.logits(batch)[0, -1])
         check_recorded(recorded, model, batch)
         check_recorded(logits.amax(), model, batch)
     return sum_up(recorded[:, 0, -1], logits, model.dtype)
-
-
-@contextmanager
-def _evaluating(raw: nn.Module) -> Iterator[None]:
-    """All modules in eval mode inside the context, and as they were after it."""
-    training = [module for module in raw.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def probe_ids(d_vocab: int) -> tuple[int, ...]:

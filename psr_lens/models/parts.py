@@ -5,8 +5,12 @@ heads. One block at a time is shown to a callback, so all layers are never held 
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float
@@ -16,6 +20,7 @@ from psr_lens.models.batch import TokenBatch, TokenRow
 from psr_lens.models.decoder_layers import entering
 from psr_lens.models.finite import check_recorded
 from psr_lens.models.norms import NormMap, norm_map
+from psr_lens.models.training_mode import evaluating
 
 if TYPE_CHECKING:
     from psr_lens.models.protocol import HookedModel
@@ -176,20 +181,64 @@ def run_with_parts(
     check_recorded(torch.stack(lengths), model, batch)
 
 
+_HAVE_MID: "WeakSet[nn.Module]" = WeakSet()
+"""Models that have passed `check_has_mid`."""
+
+
+@torch.no_grad()
 def check_has_mid(model: "HookedModel") -> None:
     """Refuse a model whose residual stream cannot be edited between attention and MLP.
 
+    Tried out once for every model, on two tokens.
+
     Raises:
-        ValueError: If what enters a block, attention and MLP do not add up to what leaves it.
+        ValueError: If what enters a block, attention and MLP do not add up to what leaves it, as where a
+            block scales what it adds; or if gradient checkpointing is on, which runs a block's attention
+            once more without what comes before it.
     """
-    with model.unedited():
-        try:
-            run_with_parts(model, model.pad([TokenRow((0, 0), 0, 0)]), lambda parts: None)
-        except ValueError as error:
+    told = f"hook_point='resid_mid' on {model.name}"
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.raw.modules()):
+        raise ValueError(
+            f"{told}: gradient checkpointing is on, and runs attention again outside of its block; switch it "
+            "off, or choose 'resid_post'"
+        )
+    if model.raw in _HAVE_MID:
+        return
+    here = get_ident()
+    names = ("before", "attn", "mlp", "after")
+    with ExitStack() as hooks:
+        hooks.enter_context(model.in_turn())
+        hooks.enter_context(model.unedited())
+        hooks.enter_context(evaluating(model.raw))
+        seen: list[dict[str, Tensor]] = []
+        for layer in range(model.n_layers):
+            found: dict[str, Tensor] = {}
+            try:
+                points = model.part_points(layer)
+            except AttributeError as error:
+                raise ValueError(
+                    f"{told}: block {layer} is not made of attention and MLP as psr_lens knows them "
+                    f"({error}); choose 'resid_post'"
+                ) from None
+
+            def hear(value: Any, name: str, found: dict[str, Tensor]) -> None:
+                if get_ident() == here and isinstance(value, Tensor):
+                    found[name] = value.to(model.device)
+
+            for name in names:
+                heard = partial(hear, name=name, found=found)
+                hooks.callback(getattr(points, name).listen(heard).remove)
+            seen.append(found)
+        batch = model.pad([TokenRow((0, 0), 0, 0)])
+        model.run(batch)
+    for layer, found in enumerate(seen):
+        there = found.keys() == set(names)
+        if not there or not _adds_up(*(found[name] for name in names), batch.attention_mask):
             raise ValueError(
-                f"hook_point='resid_mid' on {model.name}: its blocks do not simply add attention and MLP to "
-                f"the residual stream; choose 'resid_post' ({error})"
-            ) from None
+                f"{told}: what enters block {layer}, its attention and its MLP do not add up to what leaves "
+                "it, so it is not known where to steer; choose 'resid_post'"
+            )
+    _HAVE_MID.add(model.raw)
 
 
 def _block_parts(
@@ -224,16 +273,18 @@ def _wide(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def _check_sum(model: "HookedModel", parts: BlockParts, batch: TokenBatch) -> None:
-    real = batch.attention_mask
-    before, after, attn, mlp = (
-        own[real].float() for own in (parts.before, parts.after, parts.attn, parts.mlp)
-    )
-    gap = (after - before - attn - mlp).norm(dim=-1)
-    # The residual stream is rounded to the model's type after every sum.
-    rounding = max(1e-3, 4 * torch.finfo(parts.after.dtype).eps)
-    size = torch.maximum(before.norm(dim=-1), after.norm(dim=-1))
-    if bool((gap > rounding * size).any()):
+    if not _adds_up(parts.before, parts.attn, parts.mlp, parts.after, batch.attention_mask):
         raise ValueError(
             f"attention and MLP do not add up to what block {parts.layer} of {model.name} writes: "
             "leave the context of a steering, or this architecture cannot be split into components"
         )
+
+
+def _adds_up(before: Tensor, attn: Tensor, mlp: Tensor, after: Tensor, real: Tensor) -> bool:
+    """Whether `after = before + attn + mlp` on real tokens, up to rounding."""
+    # The residual stream is rounded to the model's type after every sum.
+    rounding = max(1e-3, 4 * torch.finfo(after.dtype).eps)
+    before, attn, mlp, after = (own[real].float() for own in (before, attn, mlp, after))
+    gap = (after - before - attn - mlp).norm(dim=-1)
+    size = torch.maximum(before.norm(dim=-1), after.norm(dim=-1))
+    return not bool((gap > rounding * size).any())

@@ -18,6 +18,8 @@ from typing import Any, final
 
 from torch import nn
 
+from psr_lens.models.binding import BoundHook
+
 _BLOCK = "BlockBridge"
 _LINEAR, _MLP = "LinearBridge", "GatedMLPBridge"
 _NORMS = ("NormalizationBridge", "RMSNormalizationBridge")
@@ -125,10 +127,15 @@ class UnhookedParts:
         """All attentions or none: how the mask is made depends on it."""
         return (
             bool(self._attentions)
-            and not any(self._attention_hooks)
+            and not any(map(_looks_inside, self._attention_hooks))
             and not any(getattr(self._bridge_config, way, False) for way in _OTHER_WAYS)
             and all(map(_projections_are_shared, self._attentions))
         )
+
+
+def _looks_inside(hooks: Mapping[int, Any]) -> bool:
+    """Whether any of these hooks is not ours: ours take what attention returns, fused or not."""
+    return any(not isinstance(hook, BoundHook) for hook in hooks.values())
 
 
 def _set_forwards(wanted: Iterable[tuple[nn.Module, Callable[..., Any] | None]]) -> None:

@@ -101,7 +101,8 @@ class Steering(nn.Module, ABC):
         tokens: Which tokens it acts on: `response`, `question+response`, `all`, or a rule.
         hook_point: Where in a block it acts: on the residual stream after it, `resid_post`, or between its
             attention and its MLP, `resid_mid`. A prompt's text reaches a token through attention alone; what
-            the MLP makes of it, the model works out itself if it is steered in between.
+            the MLP makes of it, the model works out itself if it is steered in between. (Where attention and
+            MLP run side by side, as in GPT-NeoX, the MLP does not read what is added.)
         provenance: The model, the numerics, the data and the seed that it comes from.
         fit_report: How the fit went; None for one that was not fitted.
 
@@ -204,7 +205,7 @@ class Steering(nn.Module, ABC):
             **tensors,
             layers=layers,
             tokens=tokens,
-            hook_point=hook_point or self.hook_point,
+            hook_point=self.hook_point if hook_point is None else hook_point,
             provenance=self.provenance,
             fit_report=self.fit_report,
             **self.arguments(),
@@ -286,9 +287,11 @@ class Steering(nn.Module, ABC):
 
         Raises:
             ValueError: If it was fitted on another model or other numerics, covers a layer that
-                the model lacks, or has vectors of another width.
+                the model lacks, has vectors of another width, or acts where the model cannot be edited.
         """
         check_model(self.provenance, model, max(self.layers, default=-1), self.width)
+        if self.hook_point == "resid_mid":
+            check_has_mid(model)
 
     def __getitem__(self: "Own", layers: int | slice | Sequence[int]) -> "Own":
         """`at` these layers: `steering[15]`, `steering[[3, 4]]`, `steering[10:20]`."""
@@ -482,9 +485,7 @@ class Steering(nn.Module, ABC):
 
             return edit
 
-        # A steering that cannot act without examples, or on this model, says so now.
-        if self.hook_point == "resid_mid":
-            check_has_mid(model)
+        # A steering that cannot act without examples says so now.
         layers = ready_on(model.device, working_dtype(model.dtype))
         return {layer: placed(edit_at(layer), self.hook_point) for layer in layers}
 

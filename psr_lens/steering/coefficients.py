@@ -33,8 +33,8 @@ class Coefficients:
             others too.
         layers: The layers that the steering covers.
         values: Length of the update at every layer and token, in units of the residual stream, comparable
-            with delta norms and across methods; 0 where nothing is added. For one head,
-            `alpha * c(A) * |z|`.
+            across methods and, of what is added after the blocks, with delta norms; 0 where nothing is
+            added. For one head, `alpha * c(A) * |z|`.
     """
 
     example: Example

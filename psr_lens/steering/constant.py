@@ -27,10 +27,10 @@ class ConstantSteering(Steering):
     vectors; trained through the model, it is whatever is best for the objective. `DifferenceInMeans` and
     `PrincipalDirection` are constants with a closed form.
 
-    To use vectors from elsewhere, see `from_vector`, `from_vectors` and `from_file`. The vector of layer
-    `l` is added to the output of block `l`, counted from 0: to what transformers returns as
-    `hidden_states[l + 1]` under `output_hidden_states=True`, and where llama.cpp adds `direction.l` of a
-    GGUF control vector.
+    To use vectors from elsewhere, see `from_vector`, `from_vectors` and `from_file`. Unless it acts inside
+    its blocks, the vector of layer `l` is added to the output of block `l`, counted from 0: to what
+    transformers returns as `hidden_states[l + 1]` under `output_hidden_states=True`, and where llama.cpp adds
+    `direction.l` of a GGUF control vector.
 
     Args:
         vectors: The steering vectors `z`, one row per layer, in units of the residual stream.

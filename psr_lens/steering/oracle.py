@@ -93,8 +93,13 @@ class OracleSteering(Steering):
             steering: Any that names the `span` of its updates, as nearly all do.
 
         Raises:
-            ValueError: If the steering has no directions.
+            ValueError: If the steering has no directions, or acts inside its blocks.
         """
+        if steering.hook_point != "resid_post":
+            raise ValueError(
+                f"{steering!r} acts at {steering.hook_point!r} and the oracle after its blocks, where other "
+                "directions matter: pass a steering that acts there"
+            )
         found = [steering.span(layer) for layer in steering.layers]
         rows = [own.detach() for own in found if own is not None]
         if len(rows) < len(found) or not rows:

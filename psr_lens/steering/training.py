@@ -77,8 +77,9 @@ class LayerData:
     Attributes:
         layer: The layer.
         tokens: `response` or `question+response`.
-        x: Residual streams of the training tokens, with the earlier layers' updates.
-        missing: `A(x'y')[layer] - x`: what the layer is to add.
+        x: Residual streams of the training tokens where the steering will act, with the earlier layers'
+            updates.
+        missing: What the layer is to add: the prompted run's streams there minus `x`.
         strength: The strength of every token's example; None where all are 1.
         dev: The same three for the dev tokens; None without dev examples.
     """

@@ -186,6 +186,9 @@ def test_the_card_of_a_fitted_steering_tells_and_runs(hub):
     assert r"\mathrm{ReLU}(w_{l,k} \cdot A + b_{l,k})" in card
     assert "arXiv 2605.03907" in card
     assert "| layers | 1, 4 (of 6) |" in card
+    assert "| acts | on the residual stream after these layers (`resid_post`) |" in card
+    inside = model_card(psr.at_hook_point("resid_mid"))
+    assert "| acts | between attention and MLP of these layers (`resid_mid`) |" in inside
     assert "| tokens | the last prompt token and every response token |" in card
     assert f"| model.chat_template | {model.encoder.template_hash} |" in card
     assert "## Fit report" in card

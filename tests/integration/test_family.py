@@ -13,10 +13,10 @@ from psr_lens.steering import (
     load_steering,
 )
 from tests.tiny_models import CORE_MODELS, instructed, tiny_model
-from tests.tiny_steerings import KINDS, made_up
+from tests.tiny_steerings import INSIDE, KINDS, made_up
 
 PROMPTS = ["the cat", "what is a dog like today", "tell me about the small old house in the wood"]
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", [*KINDS, INSIDE])
 both_kinds = pytest.mark.parametrize("tokens", ["response", "question+response"])
 
 
@@ -71,7 +71,8 @@ def test_it_acts_on_its_columns_alone_and_leaves_no_trace(model, data, kind, tok
     assert torch.equal(seen["layer 1"][~on], plain[~on])
     changed = (seen["layer 1"] != plain).any(dim=-1)
     assert bool(
-        changed[on & batch.attention_mask].float().mean() > (0.2 if kind in ("psr", "sum") else 0.9)
+        changed[on & batch.attention_mask].float().mean()
+        > (0.2 if kind in ("psr", "sum", INSIDE) else 0.9)
     )
     assert not torch.equal(during, before)
     with steering.applied(model, alpha=0.0):

@@ -1,7 +1,10 @@
 """Steerings between attention and MLP: they read and write that stream, on every architecture."""
 
 import inspect
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
+from threading import Barrier
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from psr_lens.faithfulness import measure_faithfulness
 from psr_lens.fitting import DEFAULT
 from psr_lens.fitting.errors import last_layer_errors, relative_rmse
 from psr_lens.fitting.gradient import Objective, Trained
-from psr_lens.fitting.prepared import prepare
+from psr_lens.fitting.prepared import contrast, prepare
 from psr_lens.models.batch import Places
 from psr_lens.models.editing import MidEdit
 from psr_lens.steering import PSR, ConstantSteering
@@ -43,9 +46,9 @@ def data(model):
     return by_hand.animal_examples(model)
 
 
-def mids(model, batch, edits=None):
+def mids(model, batch, edits=None, tokens="response"):
     """The aligned tokens' streams between attention and MLP, by layer, and those after the blocks."""
-    places, seen = Places(batch.on("response")), {}
+    places, seen = Places(batch.on(tokens)), {}
 
     def recorder(layer):
         return MidEdit(lambda resid, columns: seen.update({layer: places.of(resid).clone()}))
@@ -54,7 +57,7 @@ def mids(model, batch, edits=None):
         model.edited(edits or {}),
         model.edited({layer: recorder(layer) for layer in range(model.n_layers)}),
     ):
-        after = aligned_residuals(model, batch, "response")
+        after = aligned_residuals(model, batch, tokens)
     return seen, after
 
 
@@ -308,6 +311,108 @@ def test_what_is_not_fitted_there_is_refused(model, data, options, message):
         pl.fit(model, data, hook_point="resid_mid", **options)
 
 
+def test_a_checkpoint_of_one_hook_point_is_not_taken_for_the_other(
+    model, data, tmp_path, monkeypatch
+):
+    options = {"method": "const", "solver": "layerwise", "checkpoint": tmp_path}
+    fitted = pl.fit(model, data, hook_point="resid_mid", **options)
+    with pytest.raises(ValueError, match="hook_point"):
+        pl.fit(model, data, **options)
+    monkeypatch.setattr(
+        ConstantSteering, "fit_layer", classmethod(lambda *given: pytest.fail("again"))
+    )
+    again = pl.fit(model, data, hook_point="resid_mid", **options)
+    assert torch.equal(again.vectors, fitted.vectors)
+    assert again.provenance["hook_point"] == again.hook_point == "resid_mid"
+
+
+def test_question_tokens_and_other_strengths_are_fitted_there_too(model, data):
+    examples = data.weighted([1.0, 0.5, 0.9, 0.7] * 3, offset=0.0)
+    options = {"tokens": "question+response", "solver": "layerwise"}
+    fitted = pl.fit(model, examples, method="const", hook_point="resid_mid", layers=0, **options)
+    parts = []
+    for example in examples.train:
+        base, prompted = example_batches(model, [example])
+        wanted, seen = (mids(model, b, tokens="question+response")[0][0] for b in (prompted, base))
+        parts.append((example.alpha, wanted - seen))
+    # The vector that leaves least if every example gets it times its own strength.
+    top = sum(alpha * missing.sum(dim=0) for alpha, missing in parts)
+    bottom = sum(alpha**2 * len(missing) for alpha, missing in parts)
+    assert torch.allclose(fitted.vectors[0], top / bottom, rtol=1e-7, atol=1e-9)
+
+
+def test_reft_r1_begins_with_the_mean_delta_there_too(model, data):
+    for layer in (0, 1):
+        after, inside = (
+            contrast(prepare(model, data.train, layer, "response", hook_point=where), [layer])
+            for where in ("resid_post", "resid_mid")
+        )
+        assert torch.allclose(after, inside, rtol=1e-9)
+
+
+@plain
+def test_threads_and_copies_have_their_own_streams():
+    """Two threads whose passes run beside each other: neither takes the other's residual stream."""
+    model = tiny_model("llama", "transformers").raw
+    prompts = [torch.tensor([[1, 2, 3, 4]]), torch.tensor([[9, 8, 7, 6]])]
+    steering = constant(tiny_model("llama", "transformers"), (0, 2))
+    with steering.applied(model):
+        alone = [model(prompt).logits for prompt in prompts]
+        copy = deepcopy(model)
+    plain_logits = [model(prompt).logits for prompt in prompts]
+    assert torch.equal(copy(prompts[0]).logits, plain_logits[0])
+    # Every attention waits until both threads are in it.
+    together = Barrier(2)
+
+    def wait(module, args):
+        together.wait(10)
+
+    handles = [layer.self_attn.register_forward_pre_hook(wait) for layer in model.model.layers]
+    try:
+        with steering.applied(model, all_threads=True), ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda prompt: unhindered(model, prompt), prompts))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for own, wanted in zip(found, alone, strict=True):
+        assert torch.equal(own, wanted)
+
+
+def unhindered(model, prompt):
+    with torch.no_grad():
+        return model(prompt).logits
+
+
+@plain
+def test_in_half_precision_it_adds_what_it_adds():
+    half = tiny_model("llama", "transformers", dtype="bfloat16")
+    whole = tiny_model("llama", "transformers")
+    steering = constant(whole, (0, 1))
+    prompt = torch.tensor([[1, 2, 3, 4]])
+    moved = []
+    for model in (whole, half):
+        plain_logits = model.raw(prompt).logits.float()
+        with steering.applied(model.raw):
+            moved.append(model.raw(prompt).logits.float() - plain_logits)
+    assert (moved[1] - moved[0]).norm() < 0.1 * moved[0].norm()
+
+
+def test_the_bridge_is_steered_in_all_its_ways_through_attention():
+    bridge = tiny_model("llama", "bridge", seed=3)
+    prompts = ["tell me about the fox"]
+    steering = constant(bridge, (0, 1))
+    plain_logits = bridge(prompts)
+    with steering.applied(bridge):
+        wanted = bridge(prompts)
+        bridge.raw.set_use_attn_result(True)
+        try:
+            found = bridge(prompts)
+        finally:
+            bridge.raw.set_use_attn_result(False)
+    assert (wanted - plain_logits).abs().max() > 1e-3
+    assert torch.allclose(found, wanted, atol=1e-4)
+
+
 def test_what_cannot_act_there_is_refused(model, data):
     post = ConstantSteering(torch.ones(1, model.d_model).double(), (1,))
     mid = post.at_hook_point("resid_mid")
@@ -320,6 +425,10 @@ def test_what_cannot_act_there_is_refused(model, data):
         ValueError, match="hook_point='resid_pre': choose one of resid_post, resid_mid"
     ):
         inspect.unwrap(check_hook_point)("resid_pre")
+    with pytest.raises(ValueError, match="the oracle after its blocks"):
+        pl.OracleSteering.along(mid)
+    with pytest.raises(ValueError, match="streams are mapped after the blocks"):
+        pl.transfer(heads(model, (1,)), model, model, [(1, 2, 3)])
     both = (mid + heads(model, (1,))).at_hook_point("resid_post")
     assert {part.hook_point for _, part in both.parts} == {"resid_post"}
 
@@ -342,9 +451,20 @@ def test_blocks_that_scale_what_they_add_are_refused():
     with steering.applied(granite):
         steered = granite(tokens).logits
     assert not torch.equal(steered, granite(tokens).logits)
-    message = "its blocks do not simply add attention and MLP"
-    with (
-        pytest.raises(ValueError, match=message),
-        steering.at_hook_point("resid_mid").applied(granite),
-    ):
+    message = "what enters block 0, its attention and its MLP do not add up to what leaves it"
+    mid = steering.at_hook_point("resid_mid")
+    with pytest.raises(ValueError, match=message), mid.applied(granite):
         pass
+
+
+@plain
+def test_gradient_checkpointing_is_refused():
+    model = tiny_model("llama", "transformers", seed=3)
+    mid = constant(model, (1,))
+    layer = model.raw.model.layers[1]
+    layer.gradient_checkpointing = True
+    try:
+        with pytest.raises(ValueError, match="gradient checkpointing is on"), mid.applied(model):
+            pass
+    finally:
+        layer.gradient_checkpointing = False
