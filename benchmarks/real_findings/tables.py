@@ -366,7 +366,7 @@ def middle_rows(numbers: Numbers) -> Rows:
             after = numbers[name]["distances"]
             ends = [part["relative_rmse"][label]["values"][-1] for part in (after, own)]
             gap = agreement.difference(together(after, own), label, inside(label))
-            cells.append(f"{ends[0]:.2f} → {ends[1]:.2f}<br>{gap[1]:.2f}\u2011{gap[2]:.2f}")
+            cells.append(f"{ends[0]:.2f} → {ends[1]:.2f}<br>{gap[1]:.2f}\u00a0to\u00a0{gap[2]:.2f}")
         rows.append([label, *cells])
     return rows
 
