@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from copy import copy
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -192,11 +192,7 @@ class LayerByLayerRun:
                 self.resid[at] = self._through(self.height, at, resid)
                 continue
             seen: list[Tensor] = []
-
-            def record(mid: Tensor, columns: Columns, seen=seen, places=places) -> None:
-                seen.append(places.of(mid))
-
-            self.resid[at] = self._through(self.height, at, resid, record)
+            self.resid[at] = self._through(self.height, at, resid, _recording(places, seen))
             self._entered[at], self._mid[at] = resid, seen[0]
         self.height += 1
 
@@ -238,15 +234,31 @@ class LayerByLayerRun:
         rows = iter(self.flat_order)
         for at, (places, order) in enumerate(zip(self.places, self.order, strict=True)):
             updates = torch.cat([by_example[next(rows)] for _ in order])
-
-            def edit(resid: Tensor, columns: Any, updates=updates, places=places) -> Tensor:
-                return places.replaced(resid, places.of(resid).to(updates) + updates)
-
             if self.hook_point == "resid_post":
-                self.resid[at] = edit(self.resid[at], None)
+                self.resid[at] = _with(places, self.resid[at], updates)
             else:
                 # Through the block once more: its MLP is to read what was added.
+                edit = _adding(places, updates)
                 self.resid[at] = self._through(self.height - 1, at, self._entered[at], edit)
+
+
+def _recording(places: Places, seen: list[Tensor]) -> ResidualEdit:
+    def edit(resid: Tensor, columns: Columns) -> None:
+        seen.append(places.of(resid))
+
+    return edit
+
+
+def _adding(places: Places, updates: Float[Tensor, "token d_model"]) -> ResidualEdit:
+    def edit(resid: Tensor, columns: Columns) -> Tensor:
+        return _with(places, resid, updates)
+
+    return edit
+
+
+def _with(places: Places, resid: Tensor, updates: Float[Tensor, "token d_model"]) -> Tensor:
+    """The residual streams with something added at the aligned tokens."""
+    return places.replaced(resid, places.of(resid).to(updates) + updates)
 
 
 @final

@@ -153,7 +153,8 @@ def fit_layerwise(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psr-lens-")))
         # Prefixes of base rows and of prompted rows, shared by training and dev examples.
         shared, prompts = SharedPrefixes(model), SharedPrefixes(model)
-        options, hook_point = (tokens, plan.batch_size, folder), plan.hook_point
+        options = (tokens, plan.batch_size, folder)
+        hook_point = plan.hook_point
 
         def both(part: str, examples: Sequence[Example]) -> BaseAndPrompted:
             rows = [example.prompted_row for example in examples]

@@ -232,14 +232,15 @@ class StepBatch:
         def seen(resid: Tensor, columns: Columns | None = None) -> None:
             acted.append(resid)
 
-        above = {layer: editor(layer) for layer in layers}
-        begin, resid = self.first, self.entering
-        if resid is None:
-            resid = self.start if begin not in above else above.pop(begin)(self.start, None)
+        above: dict[int, ResidualEdit] = {layer: editor(layer) for layer in layers}
+        if self.entering is None:
+            # What lies below the first layer's hook point never changes.
+            above.pop(self.first)
+            begin, resid = self.first + 1, steered(self.first, self.start)
             seen(resid)
-            begin += 1
         else:
             above = {layer: MidEdit(edit) for layer, edit in above.items()}
+            begin, resid = self.first, self.entering
         after = dict.fromkeys(range(begin, model.n_layers), seen)
         # Hooks run in the order in which they were attached.
         with model.edited(above), model.edited(after):

@@ -4,7 +4,7 @@ Block `l` adds `attn + mlp` to the residual stream that enters it, and attention
 heads. One block at a time is shown to a callback, so all layers are never held at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -232,8 +232,8 @@ def check_has_mid(model: "HookedModel") -> None:
         batch = model.pad([TokenRow((0, 0), 0, 0)])
         model.run(batch)
     for layer, found in enumerate(seen):
-        there = found.keys() == set(names)
-        if not there or not _adds_up(*(found[name] for name in names), batch.attention_mask):
+        there = [found[name] for name in names if name in found]
+        if len(there) < len(names) or not _adds_up(there, batch.attention_mask):
             raise ValueError(
                 f"{told}: what enters block {layer}, its attention and its MLP do not add up to what leaves "
                 "it, so it is not known where to steer; choose 'resid_post'"
@@ -273,18 +273,19 @@ def _wide(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def _check_sum(model: "HookedModel", parts: BlockParts, batch: TokenBatch) -> None:
-    if not _adds_up(parts.before, parts.attn, parts.mlp, parts.after, batch.attention_mask):
+    around = (parts.before, parts.attn, parts.mlp, parts.after)
+    if not _adds_up(around, batch.attention_mask):
         raise ValueError(
             f"attention and MLP do not add up to what block {parts.layer} of {model.name} writes: "
             "leave the context of a steering, or this architecture cannot be split into components"
         )
 
 
-def _adds_up(before: Tensor, attn: Tensor, mlp: Tensor, after: Tensor, real: Tensor) -> bool:
-    """Whether `after = before + attn + mlp` on real tokens, up to rounding."""
+def _adds_up(around: Sequence[Tensor], real: Tensor) -> bool:
+    """Whether the first three, `before + attn + mlp`, are the fourth on real tokens, up to rounding."""
     # The residual stream is rounded to the model's type after every sum.
-    rounding = max(1e-3, 4 * torch.finfo(after.dtype).eps)
-    before, attn, mlp, after = (own[real].float() for own in (before, attn, mlp, after))
+    rounding = max(1e-3, 4 * torch.finfo(around[-1].dtype).eps)
+    before, attn, mlp, after = (own[real].float() for own in around)
     gap = (after - before - attn - mlp).norm(dim=-1)
     size = torch.maximum(before.norm(dim=-1), after.norm(dim=-1))
     return not bool((gap > rounding * size).any())
