@@ -386,7 +386,7 @@ def height_rows(numbers: Numbers) -> Rows:
     rows = [
         [
             *("instruction", "16 heads: after", "between", "64 heads: after", "between"),
-            *("not nearer at layers", "at the last layer", "its paraphrases"),
+            "64 heads between, not nearer at layers",
         ]
     ]
     for name, found in of_instructions(numbers, "middle").items():
@@ -394,8 +394,7 @@ def height_rows(numbers: Numbers) -> Rows:
         counts = [below(part, label) for label in ("PSR, 16 heads", BEST) for part in parts]
         own, line = (found["relative_rmse"][label]["values"] for label in (BEST, "paraphrase"))
         above = [str(i) for i, (a, b) in enumerate(zip(own, line, strict=True)) if a >= b]
-        ends = [end(found["relative_rmse"][label]) for label in (BEST, "paraphrase")]
-        rows.append([name, *counts, ", ".join(above) or "–", *ends])
+        rows.append([name, *counts, ", ".join(above) or "–"])
     return rows
 
 

@@ -87,7 +87,7 @@ def fit(
         hook_point: Where in its blocks the steering acts: on the residual stream after them, `resid_post`,
             or between their attention and their MLP, `resid_mid`; closed forms only after them. Distances
             are those after the blocks either way. In blocks whose attention and MLP run side by side
-            (GPT-NeoX) the MLP does not read what is added, and there is little to gain.
+            (GPT-NeoX) the MLP does not read what is added.
         recipe: For the gradient solver: `"default"` adapts to the model's scale and stops on the dev split,
             `"paper"` is Heyman & Vandeputte's; or a `Recipe`, such as `Recipe.paper("persona")`.
         epochs: In place of the recipe's, which goes over few examples more often.
