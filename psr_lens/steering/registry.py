@@ -17,7 +17,8 @@ TAKEN: Final = frozenset(
             "device",
             "dtype",
         ),
-        *("epochs", "gguf_file", "keep_converted", "layers", "lr", "max_memory", "max_new_tokens"),
+        *("epochs", "gguf_file", "hook_point", "keep_converted", "layers", "lr"),
+        *("max_memory", "max_new_tokens"),
         *(
             "method",
             "methods",
