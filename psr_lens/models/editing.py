@@ -296,12 +296,12 @@ class _Before(BoundHook):
             resid = entering(args, last) if self._entering else residual_of(last)
             self._kept[get_ident()] = resid
 
+    # Not traced, like the edit.
+    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
+
     def taken(self) -> Tensor | None:
         """The residual stream, which is then forgotten; None outside of a block."""
         return self._kept.pop(get_ident(), None)
-
-    # As below.
-    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 @final
