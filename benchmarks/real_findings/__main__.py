@@ -1,29 +1,33 @@
 """The command: part by part, each finished one kept at once and skipped when the command runs again."""
 
 import argparse
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import benchmarks.real_findings as package
 from benchmarks.findings import assumptions, components
-from benchmarks.real_findings import page
+from benchmarks.fits import Fitted
+from benchmarks.real_findings import methods, middle, page
 from benchmarks.real_findings.answers import SAMPLING, SEEDS, TEST_SEED, Answers, answers
 from benchmarks.real_findings.behaviour import behaviour_part, layers_part
 from benchmarks.real_findings.copies import copies_part
 from benchmarks.real_findings.distances import distances_part
 from benchmarks.real_findings.heatmap import heatmap_part
-from benchmarks.real_findings.methods import BEHAVIOUR, all_fits
-from benchmarks.real_findings.middle import middle_part
-from benchmarks.real_findings.numbers import COPIES, SIZES, TOY, log, read, write
+from benchmarks.real_findings.numbers import COPIES, SECONDS, SIZES, TOY, log, read, write
 from benchmarks.real_findings.prompt import prompt_part
 from benchmarks.real_findings.sizes import sizes_part
 from benchmarks.real_findings.toy import toy_part
 from psr_lens.demo.everyday_instructions import EVERYDAY
 from psr_lens.model_record import describe_model
 from psr_lens.models import HookedModel, load_model
+from psr_lens.steering import Steering
 
 ROOT = Path(__file__).parents[2]
 PARTS = (
@@ -43,20 +47,24 @@ def instruction_parts(
         return answers(model, name, folder)
 
     @cache
-    def fits():
-        return all_fits(model, name, data(), folder)
+    def fits() -> dict[str, Fitted]:
+        return methods.all_fits(model, name, data(), folder)
+
+    @cache
+    def fits_inside() -> dict[str, Fitted]:
+        return middle.all_fits(model, name, data(), folder)
+
+    def steerings() -> dict[str, Steering]:
+        both = {**fits(), **{methods.inside(label): own for label, own in fits_inside().items()}}
+        return {label: both[label].steering for label in methods.BEHAVIOUR}
 
     return {
         "prompt": lambda: prompt_part(model, name, data()),
         "distances": lambda: distances_part(model, data(), fits()),
-        "middle": lambda: middle_part(model, name, data(), folder, found["prompt"]),
-        "behaviour": lambda: behaviour_part(
-            model,
-            name,
-            data(),
-            {label: own.steering for label, own in fits().items() if label in BEHAVIOUR},
-            found["prompt"],
+        "middle": lambda: middle.middle_part(
+            model, name, data(), folder, found["prompt"], fits_inside()
         ),
+        "behaviour": lambda: behaviour_part(model, name, data(), steerings(), found["prompt"]),
         "layers": lambda: layers_part(model, name, data(), found["prompt"]),
         "assumptions": lambda: assumptions(model, data().fitted_on[0], data().test, 0),
         "components": lambda: components(model, data().test, 0),
@@ -65,14 +73,16 @@ def instruction_parts(
 
 
 def measure(file: str, parts: dict[str, Callable[[], Any]], found: dict[str, Any]) -> None:
-    """Every part that is not there yet, written as soon as it is finished."""
+    """Every part that is not there yet, written as soon as it is finished, with the seconds it took."""
     for part, make in parts.items():
         if part in found:
             continue
         start = time.perf_counter()
         found[part] = make()
+        seconds = time.perf_counter() - start
+        found[SECONDS] = {**found.get(SECONDS, {}), part: round(seconds)}
         write(file, found)
-        line = f"{file}, {part}: {time.perf_counter() - start:.0f} s"
+        line = f"{file}, {part}: {seconds:.0f} s"
         print(line, flush=True)
         log(line)
 
@@ -80,6 +90,28 @@ def measure(file: str, parts: dict[str, Callable[[], Any]], found: dict[str, Any
 def provenance(model: HookedModel) -> dict[str, Any]:
     """What the numbers of a file depend on."""
     return {"model": describe_model(model), "sampling": SAMPLING, "seeds": [*SEEDS, TEST_SEED]}
+
+
+def measure_side_by_side(names: Sequence[str], folder: Path, processes: int) -> None:
+    """Everything of these names, each in a process of one thread, the longest-lasting together.
+
+    A part is hundreds of small steps, which two threads do not share well; two processes do.
+
+    Raises:
+        SystemExit: If some did not come to their end. The others did, and what is finished is kept.
+    """
+
+    def alone(name: str) -> bool:
+        command = [sys.executable, "-m", package.__name__, "--processes", "1", "--measure-only"]
+        options = ["--only", name, "--folder", str(folder)]
+        return subprocess.run([*command, *options], env=environment, check=False).returncode == 0
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    with ThreadPoolExecutor(processes) as pool:
+        ended = list(pool.map(alone, names))
+    failed = [name for name, whole in zip(names, ended, strict=True) if not whole]
+    if failed:
+        raise SystemExit(f"not finished: {', '.join(failed)}; run the command again to go on")
 
 
 def measure_all(names: Sequence[str], folder: Path) -> None:
@@ -107,11 +139,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     choices = (*EVERYDAY, SIZES, COPIES, TOY)
     parser.add_argument("--only", nargs="+", default=choices, choices=choices, metavar="NAME")
     parser.add_argument("--folder", type=Path, default=ROOT / "real-findings")
+    parser.add_argument("--processes", type=int, default=2, help="side by side, a core for each")
     parser.add_argument("--page-only", action="store_true", help="measure nothing")
+    parser.add_argument("--measure-only", action="store_true", help="leave the page as it is")
     options = parser.parse_args(arguments)
-    if not options.page_only:
+    if options.page_only:
+        pass
+    elif min(options.processes, len(options.only)) > 1:
+        measure_side_by_side(options.only, options.folder, options.processes)
+    else:
         measure_all(options.only, options.folder)
-    page.write()
+    if not options.measure_only:
+        page.write()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.real_findings.methods import BEHAVIOUR
-from psr_lens.demo.everyday_instructions import EVERYDAY
+from benchmarks.real_findings.numbers import all_distances
 from psr_lens.statistics import bootstrap, resamples, spearman
 
 _N_BOOTSTRAP: Final = 2000
@@ -55,15 +55,14 @@ def rank_correlations(
         By score, the mean over instructions with its interval over them, and every instruction's own: NaN
         where all methods are alike, which the mean leaves out.
     """
-    found = {}
+    found, distances = {}, all_distances(numbers)
     for label, (likeness, compared) in LIKENESS.items():
         each = {}
-        for name in EVERYDAY:
-            own = numbers.get(name, {})
-            if not {"distances", "behaviour", "prompt"} <= own.keys():
+        for name, part in distances.items():
+            own, curves = numbers[name], part["relative_rmse"]
+            if not {"behaviour", "prompt"} <= own.keys():
                 continue
             methods = [one for one in compared if one in own["behaviour"]["methods"]]
-            curves = own["distances"]["relative_rmse"]
             near = [1 - curves[label]["values"][-1] for label in methods]
             found_of = own["behaviour"]["methods"]
             alike = [likeness(found_of[one], own["prompt"]["means"]) for one in methods]

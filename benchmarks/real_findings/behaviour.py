@@ -17,12 +17,12 @@ from psr_lens.models import HookedModel
 from psr_lens.statistics import bootstrap, resamples
 from psr_lens.steering import Steering
 
-ALPHAS: Final = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
-OF_ONE_LAYER: Final = (*ALPHAS, 5.0, 8.0, 12.0)
+ALPHAS: Final = (0.5, 1.0, 1.5, 2.0, 3.0)
+OF_ONE_LAYER: Final = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0)
 """What is added at one layer alone may have to be far larger than what the prompt does there."""
-LAYERS: Final = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
+LAYERS: Final = (0.4, 0.55, 0.7, 0.85)
 """Heights in the model at which difference in means is tried for what it says."""
-OF_EVERY_LAYER: Final = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0)
+OF_EVERY_LAYER: Final = (2.0, 3.0, 5.0, 8.0)
 _DEV_SEED: Final = 102
 _N_BOOTSTRAP: Final = 1000
 

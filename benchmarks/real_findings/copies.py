@@ -63,17 +63,19 @@ def _measured(
         "fitted anew": fit(copy, fit_on, **LAYERWISE[METHOD]),
     }
     report = measure_faithfulness(
-        copy, steerings, list(data().test), oracle_ranks=(), gap=False, token_examples=0
+        copy,
+        steerings,
+        list(data().test),
+        oracle_ranks=(),
+        gap=False,
+        random_direction=False,
+        token_examples=0,
     )
     return {
         **{name: curve_numbers(report.relative_rmse[name]) for name in steerings},
         "paraphrase": curve_numbers(report.reference["paraphrase"]),
         "carried - fitted anew": curve_numbers(report.difference("carried", "fitted anew")),
     }
-
-
-def _as_it_is(model: HookedModel) -> HookedModel:
-    return model
 
 
 def _half(model: HookedModel) -> HookedModel:
@@ -109,7 +111,6 @@ def trained_on(steps: int, rate: float, model: HookedModel) -> HookedModel:
 
 
 COPIES_OF: Final[dict[str, Callable[[HookedModel], HookedModel]]] = {
-    "the model itself": _as_it_is,
     "bfloat16": _half,
     "8 bits": partial(rounded_to, 8),
     "4 bits": partial(rounded_to, 4),

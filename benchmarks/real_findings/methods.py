@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from benchmarks.fits import BEST, CONTROL, Fit, Fitted, fitted
 from benchmarks.real_findings.answers import SEEDS, Answers, wrong_prompts
 from psr_lens.dataset import SteeringDataset, check_data
 from psr_lens.fitting import FitRuns
+from psr_lens.fitting.recipe import DEFAULT, Recipe
 from psr_lens.models import HookedModel
 
 LAYERWISE: Final[Mapping[str, Fit]] = {
@@ -21,7 +23,7 @@ LAYERWISE: Final[Mapping[str, Fit]] = {
     "PSR, 16 heads": {"method": "psr", "solver": "layerwise", "n_heads": 16},
 }
 """On the answers of the first sampling seed."""
-RESAMPLED: Final = ("PSR", "PSR, 16 heads")
+RESAMPLED: Final = ("PSR", "PSR, 4 heads")
 """Those that are fitted again on the answers of the other sampling seeds."""
 CLOSED: Final[Mapping[str, Fit]] = {
     "difference in means": {"method": "dim", "layers": "best"},
@@ -29,24 +31,36 @@ CLOSED: Final[Mapping[str, Fit]] = {
     CONTROL: {"method": "psr", "solver": "layerwise"},
 }
 """On the answers of the first sampling seed, like the next."""
+
+
+def _short(epochs: int, lr: float) -> Recipe:
+    """Half the batch and about half the epochs of the library's recipes: as many steps in half the time."""
+    return replace(DEFAULT, batch_size=4, epochs=epochs, lr=lr)
+
+
 TRAINED: Final[Mapping[str, Fit]] = {
-    "constant, mse": {"method": "const", "solver": "gradient"},
-    "constant, ll": {"method": "const", "solver": "gradient", "objective": "ll"},
-    "PSR, refined": {"method": "psr", "solver": "refine"},
-    "LoReFT": {"method": "loreft", "objective": "mse", "epochs": 10},
+    "constant, mse": {"method": "const", "solver": "gradient", "recipe": _short(4, 0.05)},
+    "constant, ll": {
+        "method": "const",
+        "solver": "gradient",
+        "objective": "ll",
+        "recipe": _short(4, 0.01),
+    },
+    "PSR, refined": {"method": "psr", "solver": "refine", "recipe": _short(5, 0.01)},
+    "LoReFT": {"method": "loreft", "objective": "mse", "recipe": _short(8, 0.015)},
 }
-"""Through the model, at all layers."""
-REFT_R1: Final[Fit] = {"method": "reft_r1", "objective": "mse"}
+"""Through the model, at all layers. Step sizes were chosen on German dev answers."""
+REFT_R1: Final[Fit] = {"method": "reft_r1", "objective": "mse", "recipe": _short(8, 0.1)}
 """At one layer, as it was published: the one at which difference in means is closest on dev answers. At all
 layers its fixed strengths add up, and it ends up farther from the prompt than no steering."""
 MANY: Final[Mapping[str, Fit]] = {
     "PSR, 64 heads, 216 answers": {"method": "psr", "solver": "layerwise", "n_heads": 64},
 }
-"""On the answers of all sampling seeds together."""
+"""On the answers of all sampling seeds together, between attention and MLP alone."""
 
 
 def all_fits(model: HookedModel, name: str, data: Answers, folder: Path) -> dict[str, Fitted]:
-    """Every fit of an instruction, by label; those of other sampling seeds say so.
+    """Every fit of an instruction after the blocks, by label; those of other sampling seeds say so.
 
     Args:
         model: The chat model.
@@ -72,7 +86,7 @@ def all_fits(model: HookedModel, name: str, data: Answers, folder: Path) -> dict
         wanted = {label: LAYERWISE[label] for label in RESAMPLED}
         again = fits(own, wanted, f"fits-{seed}")
         found |= {seeded(label, seed): fit for label, fit in again.items()}
-    return found | fits(data.all, MANY, "fits-all")
+    return found
 
 
 @contextmanager
@@ -101,15 +115,14 @@ def seeded(label: str, seed: int) -> str:
     return f"{label}, sample {seed + 1}"
 
 
+def inside(label: str) -> str:
+    """What the fit between attention and MLP is called beside the one after the blocks."""
+    return f"{label}, between"
+
+
 BEHAVIOUR: Final = (
-    *(
-        "difference in means",
-        "projection match",
-        "constant, mse",
-        "constant, ll",
-        "ReFT-r1",
-        "LoReFT",
-    ),
-    *("PSR", "PSR, refined", "PSR, 16 heads", *MANY),
+    *("difference in means", "projection match", "constant, mse", "constant, ll", "ReFT-r1"),
+    *("LoReFT", "PSR", "PSR, refined", "PSR, 16 heads"),
+    *map(inside, ("PSR, 16 heads", *MANY)),
 )
 """Those that answer questions."""

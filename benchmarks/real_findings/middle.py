@@ -5,7 +5,7 @@ works out itself if it is steered in between, at TransformerLens' `resid_mid`.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,15 +23,26 @@ from psr_lens.models import HookedModel
 
 MEASURES: Final = ("relative_kl", "agreement")
 """Kept at the last layer."""
+FEW: Final = "PSR, 16 heads"
+OTHERS: Final = ("constant, mse", "PSR", "PSR, 4 heads")
+"""Also compared in both places, on these:"""
+COMPARED: Final = ("french", "german")
 
 
-def in_the_middle(fits: Mapping[str, Fit], *labels: str) -> dict[str, Fit]:
-    """The same fits, to act between attention and MLP."""
-    return {label: {**fits[label], "hook_point": "resid_mid"} for label in labels}
+def in_the_middle(fits: Mapping[str, Fit], labels: Collection[str]) -> dict[str, Fit]:
+    """Those of the fits that have these labels, to act between attention and MLP."""
+    return {
+        label: {**own, "hook_point": "resid_mid"} for label, own in fits.items() if label in labels
+    }
 
 
 def middle_part(
-    model: HookedModel, name: str, data: Answers, folder: Path, recorded: Mapping[str, Any]
+    model: HookedModel,
+    name: str,
+    data: Answers,
+    folder: Path,
+    recorded: Mapping[str, Any],
+    fits: Mapping[str, Fitted],
 ) -> dict[str, Any]:
     """Curves of the fits, with the labels of those after the blocks, and every question's share.
 
@@ -39,8 +50,9 @@ def middle_part(
         model: The chat model.
         name: The instruction's name.
         data: The answers.
-        folder: Where fits are kept.
+        folder: Where answers are kept.
         recorded: What `prompt_part` found.
+        fits: By label.
 
     Raises:
         ValueError: If the answers are not those that the other parts were measured on.
@@ -52,7 +64,6 @@ def middle_part(
             f"the answers in {folder / name} are not those that the other parts of {name!r} were measured "
             "on, so the two cannot be compared: measure the instruction anew, with its file moved away"
         )
-    fits = all_fits(model, data, folder / name / "fits-middle")
     report = measure_faithfulness(
         model,
         {label: own.steering for label, own in fits.items()},
@@ -95,17 +106,25 @@ def as_recorded(
     return found if said == list(texts) and 10 * changed <= len(found) else None
 
 
-def all_fits(model: HookedModel, data: Answers, folder: Path) -> dict[str, Fitted]:
-    """Every fit, on the answers that the same fit after the blocks has had."""
-    first = data.fitted_on[0]
+def all_fits(model: HookedModel, name: str, data: Answers, folder: Path) -> dict[str, Fitted]:
+    """Every fit: many heads on all answers, the others on those that the same fit after the blocks had.
+
+    Args:
+        model: The chat model.
+        name: The instruction's name.
+        data: The answers.
+        folder: Where fits are kept.
+    """
+    first, place = data.fitted_on[0], folder / name / "fits-middle"
 
     def fits(own: SteeringDataset, wanted: dict[str, Fit]) -> dict[str, Fitted]:
-        return fitted(model, own, wanted, lambda: own, folder, done=_say, runs=FitRuns())
+        return fitted(model, own, wanted, lambda: own, place, done=_say, runs=FitRuns())
 
-    found = fits(first, in_the_middle(methods.LAYERWISE, *methods.LAYERWISE))
+    labels = (FEW, *(OTHERS if name in COMPARED else ()))
+    found = fits(first, in_the_middle(methods.LAYERWISE, labels))
     with methods.fast_arithmetic(model, first):
-        found |= fits(first, in_the_middle(methods.TRAINED, "constant, mse"))
-    return found | fits(data.all, in_the_middle(methods.MANY, *methods.MANY))
+        found |= fits(first, in_the_middle(methods.TRAINED, labels))
+    return found | fits(data.all, in_the_middle(methods.MANY, methods.MANY))
 
 
 def _say(label: str) -> None:

@@ -5,52 +5,45 @@ from html import escape
 from typing import Any, Final
 
 from benchmarks.panels import INK, PALE, WIDTH, across, band, line, rule, sheet, svg, under, up
-from benchmarks.real_findings.tables import BEST, CONSTANTS, PSRS, closest, of_instructions
+from benchmarks.real_findings.numbers import all_distances, of_instructions
+from benchmarks.real_findings.tables import BEST, CONSTANTS, PSRS, SAME_ANSWERS, closest
 from psr_lens.plots.theme import MUTED, line_colour
 
 _CEILING: Final = 1.2
-IN_MIDDLE: Final = "the same, resid_mid"
 COLOURS: Final = {
     "PSR": line_colour(0),
     "constant, mse": line_colour(1),
     "difference in means": line_colour(2),
-    BEST: line_colour(3),
+    SAME_ANSWERS: line_colour(3),
     "constant, ll": line_colour(4),
-    IN_MIDDLE: line_colour(5),
+    BEST: line_colour(5),
 }
 """As in all figures, as far as they have the method."""
 
 
 def drawn(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Every picture for which there are numbers, by name."""
-    pictures: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
-        "distances": (
-            "distances",
-            lambda found: distances(found, of_instructions(numbers, "middle")),
-        ),
-        "trade": ("behaviour", lambda found: trade(found, numbers)),
-        "heatmaps": ("heatmap", heatmaps),
+    pictures: dict[str, tuple[Mapping[str, Any], Callable[[Mapping[str, Any]], str]]] = {
+        "distances": (all_distances(numbers), distances),
+        "trade": (of_instructions(numbers, "behaviour"), lambda found: trade(found, numbers)),
+        "heatmaps": (of_instructions(numbers, "heatmap"), heatmaps),
     }
-    parts = {
-        name: (of_instructions(numbers, part), draw) for name, (part, draw) in pictures.items()
-    }
-    return {name: draw(found) for name, (found, draw) in parts.items() if found}
+    return {name: draw(found) for name, (found, draw) in pictures.items() if found}
 
 
-def distances(found: Mapping[str, Any], middle: Mapping[str, Any]) -> str:
+def distances(found: Mapping[str, Any]) -> str:
     """Relative RMSE by layer: the closest constant, PSRs, and the band of paraphrases."""
-    found = {name: {**own, "middle": middle.get(name)} for name, own in found.items()}
     key = {
         "closest constant": COLOURS["constant, mse"],
         "closest PSR with one head": COLOURS["PSR"],
+        SAME_ANSWERS: COLOURS[SAME_ANSWERS],
         BEST: COLOURS[BEST],
-        IN_MIDDLE: COLOURS[IN_MIDDLE],
     }
 
     def panel(part: Mapping[str, Any]) -> Iterator[str]:
         curves = part["relative_rmse"]
         lines = [v["values"] for k, v in curves.items() if _is_wording(k)]
-        own = (closest(part, CONSTANTS), closest(part, PSRS[:2]), BEST)
+        own = (closest(part, CONSTANTS), closest(part, PSRS[:2]), SAME_ANSWERS, BEST)
         layers = len(curves["PSR"]["values"])
 
         def x(layer: int) -> float:
@@ -72,10 +65,9 @@ def distances(found: Mapping[str, Any], middle: Mapping[str, Any]) -> str:
             MUTED,
             0.45,
         )
-        drawn = [(curves[label], colour) for label, colour in zip(own, key.values(), strict=False)]
-        if part["middle"]:
-            drawn.append((part["middle"]["relative_rmse"][BEST], COLOURS[IN_MIDDLE]))
-        for curve, colour in drawn:
+        for label, colour in zip(own, key.values(), strict=True):
+            if (curve := curves.get(label)) is None:
+                continue
             yield band(curve["low"], curve["high"], x, y, colour, 0.25)
             yield line([(x(k), y(v)) for k, v in enumerate(curve["values"])], colour)
 

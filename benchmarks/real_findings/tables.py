@@ -10,26 +10,36 @@ from benchmarks.fits import CONTROL
 from benchmarks.real_findings import agreement
 from benchmarks.real_findings.answers import SEEDS
 from benchmarks.real_findings.judged import score_difference
-from benchmarks.real_findings.methods import BEHAVIOUR, LAYERWISE, MANY, RESAMPLED, seeded
-from benchmarks.real_findings.numbers import COPIES, SIZES, TOY
-from benchmarks.real_findings.sizes import CLOSEST, FITS, INSTRUCTION, NUMBERS, OTHERS
+from benchmarks.real_findings.methods import (
+    BEHAVIOUR,
+    LAYERWISE,
+    MANY,
+    RESAMPLED,
+    inside,
+    seeded,
+)
+from benchmarks.real_findings.numbers import (
+    COPIES,
+    SECONDS,
+    SIZES,
+    TOY,
+    Numbers,
+    all_distances,
+    of_instructions,
+)
+from benchmarks.real_findings.sizes import FITS, INSTRUCTION
 from benchmarks.real_findings.toy import FEW
 from benchmarks.real_findings.toy import MANY as NOISY
 from benchmarks.real_findings.toy import MIDDLE as IN_MIDDLE
 from benchmarks.real_model import cell
 from psr_lens.demo.everyday_instructions import EVERYDAY
 
-Numbers = Mapping[str, Mapping[str, Any]]
-"""Every file's parts, by name."""
 Rows = list[list[str]]
+NOT_PARTS: Final = ("provenance", SECONDS)
 CONSTANTS: Final = ("difference in means", "constant, mse", "constant, ll")
 PSRS: Final = ("PSR", "PSR, refined", "PSR, 4 heads", "PSR, 16 heads")
-(BEST,) = MANY
-
-
-def of_instructions(numbers: Numbers, part: str) -> dict[str, Any]:
-    """One part of every instruction that has it."""
-    return {name: numbers[name][part] for name in EVERYDAY if part in numbers.get(name, {})}
+SAME_ANSWERS, BEST = (inside(label) for label in ("PSR, 16 heads", *MANY))
+"""Between attention and MLP, with the answers of the others and with those of all samples."""
 
 
 def closest(found: Mapping[str, Any], labels: Sequence[str]) -> str:
@@ -111,10 +121,10 @@ def distance_rows(numbers: Numbers) -> Rows:
         *CONSTANTS,
         *("projection match", "ReFT-r1", "LoReFT"),
         *PSRS,
-        BEST,
+        *(SAME_ANSWERS, BEST),
         *("paraphrase", "random direction", CONTROL),
     )
-    found = of_instructions(numbers, "distances")
+    found = all_distances(numbers)
     rows = [["", *found]]
     for label in shown:
         curves = [part["relative_rmse"].get(label) for part in found.values()]
@@ -126,13 +136,13 @@ def ladder_rows(numbers: Numbers) -> Rows:
     """What a limited oracle leaves, and where the distance of the closest one-head PSR comes from."""
     parts = ("coefficient", "direction", "uncovered", "propagation")
     rows = [
-        ["instruction", "oracle rank 1", "rank 4", "rank 16", "PSR²", *parts, "64 heads²", *parts]
+        ["instruction", "oracle rank 1", "rank 4", "rank 16", "PSR²", *parts, "16 heads²", *parts]
     ]
     for name, part in of_instructions(numbers, "distances").items():
         cells = [
             f"{part['relative_rmse'][f'oracle rank {k}']['values'][-1]:.2f}" for k in (1, 4, 16)
         ]
-        for label in (closest(part, ("PSR", "PSR, refined")), BEST):
+        for label in (closest(part, PSRS[:2]), "PSR, 16 heads"):
             cells.append(f"{part['relative_rmse'][label]['values'][-1] ** 2:.3f}")
             cells += [f"{part['gap'][kind][label][0]:+.3f}" for kind in parts]
         rows.append([name, *cells])
@@ -157,19 +167,16 @@ def paired_rows(numbers: Numbers) -> Rows:
     rows = [
         [
             *("instruction", "closest constant", "it − closest 1-head PSR"),
-            *(
-                "it − 16 heads",
-                "it − 64 heads",
-                "paraphrase − 64 heads",
-                "layers below the paraphrase",
-            ),
+            *("it − 16 heads", "it − 16 heads between", "paraphrase − 64 heads between"),
         ]
     ]
-    for name, part in of_instructions(numbers, "distances").items():
-        constant, psr = closest(part, CONSTANTS), closest(part, ("PSR", "PSR, refined"))
-        pairs = [(constant, own) for own in (psr, "PSR, 16 heads", BEST)] + [("paraphrase", BEST)]
-        differences = [estimate(agreement.difference(part["questions"], *pair)) for pair in pairs]
-        rows.append([name, constant, *differences, below(part, BEST)])
+    for name, part in all_distances(numbers).items():
+        constant, psr = closest(part, CONSTANTS), closest(part, PSRS[:2])
+        others = (psr, "PSR, 16 heads", SAME_ANSWERS)
+        pairs = [*((constant, own) for own in others), ("paraphrase", BEST)]
+        shown = [pair for pair in pairs if pair[1] in part["questions"]["missed"]]
+        differences = [estimate(agreement.difference(part["questions"], *pair)) for pair in shown]
+        rows.append([name, constant, *differences, *[""] * (len(pairs) - len(shown))])
     return rows
 
 
@@ -327,11 +334,6 @@ def limit_rows(numbers: Numbers) -> Rows:
         for n in answers_counted(found)
         if label in found[str(n)]["relative_rmse"]
     ]
-    measured += [
-        (f"{name}: {CLOSEST}, {NUMBERS[-1]} answers", CLOSEST, found[name])
-        for name in OTHERS
-        if name in found
-    ]
     for row, label, own in measured:
         square = own["relative_rmse"][label]["values"][-1] ** 2
         shares = (f"{own['gap'][part][label]:+.3f}" for part in parts)
@@ -343,7 +345,7 @@ def idea_rows(numbers: Numbers) -> Rows:
     """Sixteen exact heads against 64 noisy ones on the same answers, in the demo world and here."""
     rows = [["", "answers", "16 exact heads", "64 noisy heads", "difference"]]
     for name, own in numbers.get(TOY, {}).items():
-        if name != "provenance":
+        if name not in NOT_PARTS:
             cells = (end(own[key]) for key in (FEW, NOISY, "difference"))
             rows.append([f"demo world, {name}", str(own["answers"]), *cells])
     found = numbers.get(SIZES, {})
@@ -358,15 +360,18 @@ def idea_rows(numbers: Numbers) -> Rows:
 
 def middle_rows(numbers: Numbers) -> Rows:
     """The same fits after the blocks and between attention and MLP, and below by how much they differ."""
-    found = of_instructions(numbers, "middle")
+    found = all_distances(numbers)
     rows = [["", *found]]
-    for label in ("constant, mse", *LAYERWISE, BEST):
+    for label in ("constant, mse", *LAYERWISE):
         cells = []
-        for name, own in found.items():
-            after = numbers[name]["distances"]
-            ends = [part["relative_rmse"][label]["values"][-1] for part in (after, own)]
-            gap = agreement.difference(together(after, own), label, inside(label))
-            cells.append(f"{ends[0]:.2f} → {ends[1]:.2f}<br>{gap[1]:.2f}\u00a0to\u00a0{gap[2]:.2f}")
+        for own in found.values():
+            curves = [own["relative_rmse"].get(one) for one in (label, inside(label))]
+            if None in curves:
+                cells.append("")
+                continue
+            ends = " → ".join(f"{curve['values'][-1]:.2f}" for curve in curves)
+            gap = agreement.difference(own["questions"], label, inside(label))
+            cells.append(f"{ends}<br>{gap[1]:.2f}\u00a0to\u00a0{gap[2]:.2f}")
         rows.append([label, *cells])
     return rows
 
@@ -375,7 +380,7 @@ def middle_toy_rows(numbers: Numbers) -> Rows:
     """Sixteen heads in both places in the demo world."""
     rows = [["", "after the block", "between attention and MLP", "difference"]]
     for name, own in numbers.get(TOY, {}).items():
-        if name != "provenance":
+        if name not in NOT_PARTS:
             keys = (FEW, IN_MIDDLE, "difference, resid_mid")
             rows.append([f"demo world, {name}", *(end(own[key]) for key in keys)])
     return rows
@@ -385,30 +390,19 @@ def height_rows(numbers: Numbers) -> Rows:
     """At how many layers fits are nearer than a paraphrase, and where the closest one is not."""
     rows = [
         [
-            *("instruction", "16 heads: after", "between", "64 heads: after", "between"),
+            *("instruction", "1 head: after", "16 heads: after", "between", "64 heads: between"),
             "64 heads between, not nearer at layers",
         ]
     ]
-    for name, found in of_instructions(numbers, "middle").items():
-        parts = (numbers[name]["distances"], found)
-        counts = [below(part, label) for label in ("PSR, 16 heads", BEST) for part in parts]
+    for name, found in all_distances(numbers).items():
+        if BEST not in found["relative_rmse"]:
+            continue
+        labels = (closest(found, PSRS[:2]), "PSR, 16 heads", SAME_ANSWERS, BEST)
+        counts = [below(found, label) for label in labels]
         own, line = (found["relative_rmse"][label]["values"] for label in (BEST, "paraphrase"))
         above = [str(i) for i, (a, b) in enumerate(zip(own, line, strict=True)) if a >= b]
         rows.append([name, *counts, ", ".join(above) or "–"])
     return rows
-
-
-def inside(label: str) -> str:
-    """What the fit between attention and MLP is called beside the one after the blocks."""
-    return f"{label}, between"
-
-
-def together(after: Mapping[str, Any], between: Mapping[str, Any]) -> dict[str, Any]:
-    """Every question's share under both kinds of fits, which were measured on the same answers."""
-    own, other = after["questions"], between["questions"]
-    assert own["names"] == other["names"]
-    added = {inside(label): parts for label, parts in other["missed"].items()}
-    return {"names": own["names"], "missed": {**own["missed"], **added}}
 
 
 def below(found: Mapping[str, Any], label: str) -> str:
@@ -421,7 +415,7 @@ def copy_rows(numbers: Numbers) -> Rows:
     """The PSR of the original on every copy, beside one fitted to the copy anew."""
     rows = [["copy", "carried", "fitted anew", "difference", "paraphrase"]]
     for name, own in numbers.get(COPIES, {}).items():
-        if name == "provenance":
+        if name in NOT_PARTS:
             continue
         keys = ("carried", "fitted anew", "carried - fitted anew", "paraphrase")
         rows.append([name, *(end(own[key]) for key in keys)])
@@ -435,6 +429,18 @@ def agreement_rows(numbers: Numbers) -> Rows:
         cells = (f"{own:+.2f}" if isfinite(own) else "–" for own in each.values())
         rows.append([label, estimate(mean, "+.2f"), *cells])
     return rows
+
+
+def time_rows(numbers: Numbers) -> Rows:
+    """How long each part took, in minutes of two processes side by side."""
+    rows = [["part", "minutes"]]
+    spent: dict[str, float] = {}
+    for file, found in numbers.items():
+        for part, seconds in found.get(SECONDS, {}).items():
+            title = f"every instruction: {part}" if file in EVERYDAY else file
+            spent[title] = spent.get(title, 0.0) + seconds / 120
+    rows += [[title, f"{minutes:.0f}"] for title, minutes in spent.items()]
+    return [*rows, ["everything", f"{sum(spent.values()):.0f}"]] if spent else rows
 
 
 TABLES: Final[Mapping[str, Callable[[Numbers], Rows]]] = {
@@ -458,4 +464,5 @@ TABLES: Final[Mapping[str, Callable[[Numbers], Rows]]] = {
     "limits": limit_rows,
     "ideas": idea_rows,
     "copies": copy_rows,
+    "time": time_rows,
 }

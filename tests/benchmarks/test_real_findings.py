@@ -18,7 +18,6 @@ from benchmarks.real_findings import (
     numbers,
     page,
     sizes,
-    tables,
     toy,
 )
 from benchmarks.real_findings.distances import by_question
@@ -152,8 +151,8 @@ def test_fits_in_both_places_were_measured_on_the_same_answers():
 
 def test_what_the_page_says_of_the_paraphrase_is_what_its_numbers_say():
     rows = TABLES["heights"](page.all_numbers())[1:]
-    everywhere = [row[0] for row in rows if row[4] == "30 of 30"]
-    assert [row[0] for row in rows if row[5] == "–"] == everywhere
+    everywhere = [name for name, *_, count, missed in rows if count == "30 of 30"]
+    assert [row[0] for row in rows if row[-1] == "–"] == everywhere
     assert len(everywhere) >= 6
     text = page.PAGE.read_text(encoding="utf-8")
     assert f"at every layer on {WORDS[len(everywhere)]} of the eight" in " ".join(text.split())
@@ -180,9 +179,11 @@ def test_every_part_of_an_instruction_is_measured_and_kept(short, tmp_path):
     assert tuple(parts) == command.PARTS
     command.measure("pirate", parts, found)
     kept = json.loads((tmp_path / "numbers" / "pirate.json").read_text(encoding="utf-8"))
-    assert tuple(kept) == command.PARTS
-    assert set(kept["distances"]["fits"]) >= {*methods.BEHAVIOUR, "PSR, 16 heads, sample 3"}
+    assert tuple(part for part in kept if part != numbers.SECONDS) == command.PARTS
+    both = {*kept["distances"]["fits"], *map(methods.inside, kept["middle"]["fits"])}
+    assert both >= {*methods.BEHAVIOUR, "PSR, 4 heads, sample 3"}
     assert set(kept["behaviour"]["methods"]) == set(methods.BEHAVIOUR)
+    assert tuple(kept[numbers.SECONDS]) == command.PARTS
     for rows in TABLES.values():
         assert len({len(row) for row in rows({"pirate": kept})}) == 1
     for picture in drawn({"pirate": kept}).values():
@@ -209,7 +210,7 @@ def test_an_answer_that_comes_out_otherwise_is_taken_as_recorded(short, tmp_path
     recorded = {"answers": {"prompt": [{"text": text} for text in other]}}
     data = answers.answers(short, "pirate", tmp_path)
     with pytest.raises(ValueError, match="are not those that the other parts of 'pirate'"):
-        middle.middle_part(short, "pirate", data, tmp_path, recorded)
+        middle.middle_part(short, "pirate", data, tmp_path, recorded, {})
 
 
 def test_a_part_that_fails_leaves_the_finished_ones(short):
@@ -218,7 +219,15 @@ def test_a_part_that_fails_leaves_the_finished_ones(short):
 
     with pytest.raises(KeyboardInterrupt):
         command.measure("pirate", {"one": lambda: {"a": 1}, "two": broken}, {})
-    assert numbers.read("pirate") == {"one": {"a": 1}}
+    assert numbers.read("pirate") == {"one": {"a": 1}, numbers.SECONDS: {"one": 0}}
+
+
+def test_each_name_is_measured_in_a_process_of_its_own(short, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "")
+    with pytest.raises(SystemExit, match="not finished: unknown, neither"):
+        command.measure_side_by_side(("unknown", "neither"), tmp_path, 2)
+    told = capfd.readouterr().err
+    assert told.count("argument --only: invalid choice") == 2
 
 
 def test_differences_over_questions_are_those_of_a_report(short, tmp_path):
@@ -266,21 +275,17 @@ def test_the_studies_of_sizes_and_copies_go_the_whole_way(short, tmp_path, monke
         for label, (own, _) in sizes.FITS.items()
         if "64" not in label
     }
-    few["constant, mse"] = ({**few["constant, mse"][0], "epochs": 1}, (8,))
+    few["constant, mse"] = (SHORT_FITS["TRAINED"]["constant, mse"], (8,))
     monkeypatch.setattr(sizes, "FITS", few)
     monkeypatch.setattr(sizes, "NUMBERS", (8,))
     model = tiny_model("llama", "transformers")
-    for module in (sizes, tables):
-        monkeypatch.setattr(module, "OTHERS", ("french",))
-        monkeypatch.setattr(module, "CLOSEST", "1 head")
-    of_eight, of_another = sizes.sizes_part(model, tmp_path).values()
-    found = {numbers.SIZES: {"8": of_eight(), "french": of_another()}}
-    eight, another = found[numbers.SIZES].values()
-    assert list(another["fits"]) == ["1 head"]
-    assert another["relative_rmse"]["1 head"] == eight["relative_rmse"]["1 head"]
+    (of_eight,) = sizes.sizes_part(model, tmp_path).values()
+    found = {numbers.SIZES: {"8": of_eight()}}
     assert set(found[numbers.SIZES]["8"]["fits"]) == set(few)
+    made = {"the model itself": lambda own: own, "8 bits": copies.COPIES_OF["8 bits"]}
+    monkeypatch.setattr(copies, "COPIES_OF", made)
     parts = copies.copies_part(model, tmp_path)
-    found[numbers.COPIES] = {name: parts[name]() for name in ("the model itself", "8 bits")}
+    found[numbers.COPIES] = {name: parts[name]() for name in made}
     itself, eight = found[numbers.COPIES].values()
     # What was fitted to the model and what is fitted to it again are the same.
     assert itself["carried"] == itself["fitted anew"]
