@@ -254,7 +254,10 @@ def _scores(means: Mapping[str, Sequence[float]], strength: str = "") -> str:
     return f"{first}<br>{means['fluency'][0]:.0f}\u00a0/ {shown}"
 
 
-DUELLISTS: Final = (("constant, mse", "constant, ll"), ("PSR", "PSR, refined", "PSR, 16 heads"))
+DUELLISTS: Final = (
+    ("constant, mse", "constant, ll"),
+    ("PSR", "PSR, refined", "PSR, 16 heads", SAME_ANSWERS),
+)
 """Constants and PSRs that were fitted to the same answers."""
 
 
@@ -268,7 +271,8 @@ def duel_rows(numbers: Numbers) -> Rows:
     ]
     for name, part in of_instructions(numbers, "behaviour").items():
         methods = part["methods"]
-        chosen = [max(labels, key=lambda own: _dev_trait(methods[own])) for labels in DUELLISTS]
+        there = [[label for label in labels if label in methods] for labels in DUELLISTS]
+        chosen = [max(labels, key=lambda own: _dev_trait(methods[own])) for labels in there]
         constant, psr = (methods[label] for label in chosen)
         named = [f"{label} at {methods[label]['alpha']:g}" for label in chosen]
         gaps = [
