@@ -60,12 +60,18 @@ def instruction_parts(
 
     return {
         "prompt": lambda: prompt_part(model, name, data()),
-        "distances": lambda: distances_part(model, data(), fits()),
+        "distances": lambda: distances_part(
+            model,
+            data(),
+            {label: own for label, own in fits().items() if label != methods.EVERYWHERE},
+        ),
         "middle": lambda: middle.middle_part(
             model, name, data(), folder, found["prompt"], fits_inside()
         ),
         "behaviour": lambda: behaviour_part(model, name, data(), steerings(), found["prompt"]),
-        "layers": lambda: layers_part(model, name, data(), found["prompt"]),
+        "layers": lambda: layers_part(
+            model, name, data(), fits()[methods.EVERYWHERE].steering, found["prompt"]
+        ),
         "assumptions": lambda: assumptions(model, data().fitted_on[0], data().test, 0),
         "components": lambda: components(model, data().test, 0),
         "heatmap": lambda: heatmap_part(model, data(), fits()),

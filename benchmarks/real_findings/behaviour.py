@@ -12,7 +12,6 @@ from benchmarks.real_findings.prompt import ANSWER_SEED
 from psr_lens.demo.everyday import everyday_judge
 from psr_lens.evaluation import JudgedAnswers, Sampling, Score, answer_and_judge
 from psr_lens.examples import Example, number_prompts
-from psr_lens.fitting import fit
 from psr_lens.models import HookedModel
 from psr_lens.statistics import bootstrap, resamples
 from psr_lens.steering import Steering
@@ -129,7 +128,11 @@ def behaviour_part(
 
 
 def layers_part(
-    model: HookedModel, name: str, data: Answers, prompt: Mapping[str, Any]
+    model: HookedModel,
+    name: str,
+    data: Answers,
+    everywhere: Steering,
+    prompt: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Difference in means at the layer, and the strength there, at which it says most on dev questions.
 
@@ -140,10 +143,10 @@ def layers_part(
         model: The chat model.
         name: The instruction's name.
         data: The answers.
+        everywhere: Difference in means at all layers.
         prompt: What `prompt_part` found.
     """
     trial = _Trial.of(model, name, data, prompt)
-    everywhere = fit(model, data.fitted_on[0], method="dim")
     curves = {
         layer: trial.dev(everywhere.at((layer,)), OF_EVERY_LAYER)
         for layer in (int(height * model.n_layers) for height in LAYERS)

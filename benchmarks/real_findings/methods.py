@@ -25,8 +25,11 @@ LAYERWISE: Final[Mapping[str, Fit]] = {
 """On the answers of the first sampling seed."""
 RESAMPLED: Final = ("PSR", "PSR, 4 heads")
 """Those that are fitted again on the answers of the other sampling seeds."""
+EVERYWHERE: Final = "difference in means, at every layer"
+"""To be tried at one layer after the other, for what it says there. No method by itself."""
 CLOSED: Final[Mapping[str, Fit]] = {
     "difference in means": {"method": "dim", "layers": "best"},
+    EVERYWHERE: {"method": "dim"},
     "projection match": {"method": "projection", "solver": BEST},
     CONTROL: {"method": "psr", "solver": "layerwise"},
 }
