@@ -226,8 +226,9 @@ class Training:
         """Train from the method's own start, with smaller steps where the first ones were too large.
 
         They were if the dev objective was at its best within the first eighth of the epochs. Then 0.3 of the
-        step is tried, and of that again, up to three times; whichever ends best is kept. A step size, a
-        number of epochs or a recipe that was asked for is taken as it is.
+        step is tried, and of that again, as long as that ends better or is still too large, up to three
+        times; whichever ends best is kept. A step size, a number of epochs or a recipe that was asked for is
+        taken as it is.
 
         Returns:
             The steering, how its training went, and the dev objectives that several step sizes reached.
@@ -245,7 +246,7 @@ class Training:
             reached[f"{GRADIENT}, lr={smaller * lr:g}"] = min(latest.dev_losses)
             if min(latest.dev_losses) < min(state.dev_losses):
                 steering, state = found, latest
-            if not latest.overshot(recipe.epochs):
+            elif not latest.overshot(recipe.epochs):
                 break
         return steering, state, reached
 

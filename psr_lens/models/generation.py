@@ -15,7 +15,7 @@ from psr_lens.models.batch import TokenBatch, TokenRow, length_sorted_batches
 from psr_lens.models.chat import Prompt, PromptTokens
 from psr_lens.models.columns import Columns
 from psr_lens.models.finite import check_recorded, not_finite
-from psr_lens.models.shared import SharedPrefixes
+from psr_lens.models.shared import WORTH_SHARING, SharedPrefixes
 
 if TYPE_CHECKING:
     from psr_lens.models.protocol import HookedModel
@@ -267,11 +267,36 @@ class _Cached:
 
     @classmethod
     def begun(cls, model: "HookedModel", batch: TokenBatch, shared: SharedPrefixes) -> "_Cached":
-        """The state before a batch's first pass, once what its rows share has been run."""
+        """The state before a batch's first pass, once what its rows share has been run.
+
+        So has every prompt but its last token, once for all rows that have it: several answers to a question,
+        or one at each of several strengths.
+        """
         rest = shared.rest(batch)
-        rows = len(batch.tokens)
-        cache = None if rest.prefix is None else model.begun_cache(rest.prefix, rows)
-        return cls(model, rest.batch, rest.attention_mask, cache)
+        mask, new, rows = rest.attention_mask, rest.batch, len(batch.tokens)
+        once, prompt_of = _distinct(new)
+
+        def begun_with(count: int) -> Any:
+            return None if rest.prefix is None else model.begun_cache(rest.prefix, count)
+
+        width = new.tokens.shape[1] - 1
+        if (rows - len(once)) * width < WORTH_SHARING or not _acts_on_the_end_alone(model):
+            return cls(model, new, mask, begun_with(rows))
+        ahead = new.kept(once)
+        # No edit acts before the last token of a prompt.
+        with model.unedited():
+            _, cache = model.step(
+                ahead.tokens[:, :-1],
+                mask[once][:, :-1],
+                ahead.columns[slice(None, -1)],
+                begun_with(len(once)),
+                last=True,
+            )
+        model.keep_rows(cache, prompt_of)
+        columns = new.columns[slice(-1, None)]
+        return cls(
+            model, TokenBatch(new.tokens[:, -1:], new.attention_mask[:, -1:], columns), mask, cache
+        )
 
     def logits(self) -> Float[Tensor, "batch 1 d_vocab"]:
         """Run the new columns; the logits at the last one."""
@@ -290,6 +315,29 @@ class _Cached:
         if kept is not None:
             self._new, self._mask = self._new.kept(kept), self._mask[kept]
             self._model.keep_rows(self._cache, kept)
+
+
+def _distinct(batch: TokenBatch) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " batch"]]:
+    """The first row with each prompt, and for every row the place of its prompt among them."""
+    found: dict[tuple[int, ...], int] = {}
+    first: list[int] = []
+    places: list[int] = []
+    shown = torch.where(batch.attention_mask, batch.tokens, -1)
+    for row, prompt in enumerate(map(tuple, shown.tolist())):
+        if prompt not in found:
+            found[prompt] = len(first)
+            first.append(row)
+        places.append(found[prompt])
+    device = batch.tokens.device
+    return torch.tensor(first, device=device), torch.tensor(places, device=device)
+
+
+def _acts_on_the_end_alone(model: "HookedModel") -> bool:
+    """Whether nothing changes or looks at a prompt before its last token."""
+    try:
+        return model.shown_from() in (None, "response")
+    except LookupError:
+        return False
 
 
 def _until_end(tokens: Sequence[int], end_token_ids: frozenset[int]) -> Generation:

@@ -24,6 +24,7 @@ from benchmarks.real_findings.distances import by_question
 from benchmarks.real_findings.pictures import drawn
 from benchmarks.real_findings.tables import TABLES
 from psr_lens.demo import animals
+from psr_lens.demo.everyday import everyday_pairs
 from psr_lens.demo.everyday_instructions import EVERYDAY
 from psr_lens.demo.everyday_questions import QUESTIONS
 from psr_lens.examples import number_prompts
@@ -163,7 +164,8 @@ def test_what_the_page_says_of_the_paraphrase_is_what_its_numbers_say():
 
 @pytest.fixture
 def short(monkeypatch, tmp_path):
-    """Few tokens, one epoch, numbers in a folder of their own."""
+    """One question on each topic, few tokens, one epoch, numbers in a folder of their own."""
+    monkeypatch.setattr(answers, "everyday_pairs", lambda name: everyday_pairs(name)[::3])
     monkeypatch.setitem(answers.SAMPLING, "max_new_tokens", 3)
     for name, value in SHORT_FITS.items():
         monkeypatch.setattr(methods, name, value)
@@ -263,8 +265,8 @@ def test_fewer_answers_are_spread_over_the_questions(short, tmp_path):
     data = answers.answers(short, "french", tmp_path).all
     few = sizes.some(data, 40)
     assert (len(few.train), len(few.dev)) == (40, 10)
-    counts = [number_prompts(few.train).count(i) for i in range(36)]
-    assert sorted(counts) == [1] * 32 + [2] * 4
+    counts = [number_prompts(few.train).count(i) for i in range(12)]
+    assert sorted(counts) == [3] * 8 + [4] * 4
     assert {one.key for one in few} <= {one.key for one in data}
 
 

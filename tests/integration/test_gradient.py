@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import psr_lens as pl
 from psr_lens.fitting import DEFAULT, PAPER, PAPER_TOKENS, Recipe
+from psr_lens.fitting.gradient import TrainingState
 from psr_lens.prompt_effect import measure_prompt_effect
 from psr_lens.steering.base import Role
 from psr_lens.steering.training import LayerData, LayerFit, Start
@@ -308,6 +309,28 @@ def test_a_step_size_that_is_too_large_is_made_smaller(llama, its_data, monkeypa
     assert asked.fit_report.tried == ()
     assert torch.allclose(asked.vectors, found.vectors)
     assert min(found.fit_report.dev_losses) == pytest.approx(min(reached))
+    # The last one was no better, or there were enough.
+    assert len(steps) == 4 or min(reached) < reached[-1]
+
+
+def test_smaller_steps_are_tried_as_long_as_they_end_better(llama, its_data, monkeypatch):
+    ends = {1.0: 5.0, 0.3: 3.0, 0.09: 2.0, 0.027: 2.5, 0.0081: 1.0}
+    taken = []
+
+    def train(self, name, start, smaller=1.0):
+        taken.append(round(smaller, 6))
+        end = ends[taken[-1]]
+        # The first is at its best at once; the others get better to the end.
+        others = (6.0,) * 200
+        losses = (end, *others) if smaller == 1 else (*others, end)
+        state = TrainingState(3, (), losses, 0, {})
+        return pl.ConstantSteering(torch.full((1, llama.d_model), end), [0]), state
+
+    monkeypatch.setattr("psr_lens.fitting.solve.Training.train", train)
+    monkeypatch.setattr("psr_lens.fitting.solve.SMALLER_STEPS", 5)
+    found = pl.fit(llama, its_data, method="const", layers=[0], solver="gradient")
+    assert taken == [1.0, 0.3, 0.09, 0.027]
+    assert float(found.vectors[0, 0]) == 2.0
 
 
 def test_what_is_fitted_at_several_strengths_is_right_at_all_of_them(llama, its_data):

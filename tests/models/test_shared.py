@@ -1,10 +1,12 @@
 """What rows begin with together is run once, and every number is what it was."""
 
+from contextlib import nullcontext
 from functools import cache
 
 import pytest
 import torch
 
+import psr_lens.models.generation as generation
 import psr_lens.models.shared as shared_prefixes
 from psr_lens.deltas import aligned_residuals, local_deltas
 from psr_lens.models import TokenRow, load_model
@@ -62,7 +64,8 @@ class Passes:
 
 def unshared(monkeypatch, run):
     with monkeypatch.context() as inside:
-        inside.setattr(shared_prefixes, "WORTH_SHARING", 10**9)
+        for module in (shared_prefixes, generation):
+            inside.setattr(module, "WORTH_SHARING", 10**9)
         return run()
 
 
@@ -157,6 +160,43 @@ def test_the_same_tokens_are_sampled(family, backend, monkeypatch):
     assert run(use_cache=False) == whole
     assert run(batch_size=2) == whole
     assert len({own.tokens for own in whole}) > 1
+
+
+@every_model
+@pytest.mark.parametrize("edited", [True, False])
+def test_a_prompt_is_run_once_for_all_answers_to_it(family, backend, edited, monkeypatch):
+    model = fresh_model(family, backend)
+    texts = ("The otter lives by the river. Why?", "Who is it?", "Why the river?")
+    prompts = [text for _ in range(4) for text in texts]
+    strengths = torch.tensor([s for s in (0.0, 0.5, 1.0, 2.0) for _ in texts], dtype=torch.float64)
+    options = {"max_new_tokens": 6, "temperature": 1.0, "seed": 5}
+
+    def run():
+        with psr_on(model).applied(model, strengths) if edited else nullcontext():
+            return generate_tokens(model, prompts, **options)
+
+    whole = unshared(monkeypatch, run)
+    monkeypatch.setattr(generation, "WORTH_SHARING", 1)
+    with Passes(model) as seen:
+        assert run() == whole
+    rows = [own[0] for own in seen]
+    assert 3 in rows
+    assert rows[rows.index(3) + 1] == 12
+    assert len({own.tokens for own in whole}) > 3
+
+
+@every_backend
+def test_what_looks_at_every_token_of_a_prompt_sees_every_prompt(backend, monkeypatch):
+    model = fresh_model("llama", backend)
+    monkeypatch.setattr(generation, "WORTH_SHARING", 1)
+    looked = []
+    with (
+        model.edited({0: lambda resid, columns: looked.append(resid.shape[:2])}),
+        Passes(model) as seen,
+    ):
+        generate_tokens(model, ["The otter and the whale"] * 3, max_new_tokens=2)
+    assert looked[0][0] == seen[0][0] == 3
+    assert looked[0][1] > 1
 
 
 @every_backend
