@@ -270,6 +270,11 @@ def test_fewer_answers_are_spread_over_the_questions(short, tmp_path):
     assert {one.key for one in few} <= {one.key for one in data}
 
 
+def test_fewer_answers_are_trained_on_as_long():
+    steps = {n: sizes.epochs(n) * -(-n // 4) for n in sizes.NUMBERS}
+    assert all(72 <= own <= 200 for own in steps.values())
+
+
 @pytest.mark.filterwarnings("ignore:The prompt hardly changes", "ignore:training ")
 def test_the_studies_of_sizes_and_copies_go_the_whole_way(short, tmp_path, monkeypatch):
     few = {
