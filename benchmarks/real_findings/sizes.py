@@ -80,7 +80,7 @@ def sizes_part(model: HookedModel, folder: Path) -> dict[str, Callable[[], Any]]
 
 def epochs(n: int) -> int:
     """As many steps of training as `TRAINED` takes over 72 answers in its four epochs, in two at least."""
-    return max(2, round(4 * 72 / n))
+    return max(2, -(-4 * 72 // n))
 
 
 def some(data: SteeringDataset, n: int) -> SteeringDataset:
