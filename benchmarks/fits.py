@@ -54,10 +54,17 @@ PSRS = ("PSR, layer by layer", "PSR, refined", "PSR, through the model")
 
 @dataclass(frozen=True)
 class Fitted:
-    """A steering, and how its fit went as JSON values."""
+    """A steering, and how its fit went as JSON values.
+
+    Attributes:
+        steering: The steering.
+        report: How its fit went.
+        kept: Whether it was there already.
+    """
 
     steering: Steering
     report: dict[str, Any]
+    kept: bool = False
 
 
 def fitted(
@@ -86,7 +93,8 @@ def fitted(
     found = {}
     for label, options in fits.items():
         place = None if folder is None else folder / _slug(label)
-        if place is not None and place.with_suffix(".json").is_file():
+        kept = place is not None and place.with_suffix(".json").is_file()
+        if place is not None and kept:
             report = json.loads(place.with_suffix(".json").read_text())
             steering = load_steering(place.with_suffix(".safetensors"), model)
         else:
@@ -100,7 +108,7 @@ def fitted(
                 steering.save(place)
                 # Last, so that a fit that is there is there whole.
                 write_bytes(place.with_suffix(".json"), json.dumps(report).encode())
-        found[label] = Fitted(steering, report)
+        found[label] = Fitted(steering, report, kept)
         done(label)
     return found
 

@@ -39,8 +39,12 @@ PARTS = (
 
 def instruction_parts(
     model: HookedModel, name: str, folder: Path, found: dict[str, Any]
-) -> dict[str, Callable[[], Any]]:
-    """How each part of an instruction is measured; answers and fits are made when they are first needed."""
+) -> tuple[dict[str, Callable[[], Any]], Callable[[str], float]]:
+    """How each part of an instruction is measured; answers and fits are made when they are first needed.
+
+    Returns:
+        The parts by name, and the seconds that fits of a part had taken before this command began.
+    """
 
     @cache
     def data() -> Answers:
@@ -58,7 +62,11 @@ def instruction_parts(
         both = {**fits(), **{methods.inside(label): own for label, own in fits_inside().items()}}
         return {label: both[label].steering for label in methods.BEHAVIOUR}
 
-    return {
+    def earlier(part: str) -> float:
+        made = {"distances": fits, "middle": fits_inside}.get(part, dict)()
+        return sum(own.report["seconds"] for own in made.values() if own.kept)
+
+    parts: dict[str, Callable[[], Any]] = {
         "prompt": lambda: prompt_part(model, name, data()),
         "distances": lambda: distances_part(
             model,
@@ -76,16 +84,29 @@ def instruction_parts(
         "components": lambda: components(model, data().test, 0),
         "heatmap": lambda: heatmap_part(model, data(), fits()),
     }
+    return parts, earlier
 
 
-def measure(file: str, parts: dict[str, Callable[[], Any]], found: dict[str, Any]) -> None:
-    """Every part that is not there yet, written as soon as it is finished, with the seconds it took."""
+def measure(
+    file: str,
+    parts: dict[str, Callable[[], Any]],
+    found: dict[str, Any],
+    earlier: Callable[[str], float] = lambda part: 0.0,
+) -> None:
+    """Every part that is not there yet, written as soon as it is finished, with the seconds it took.
+
+    Args:
+        file: Where they are kept.
+        parts: How each is measured, by name.
+        found: What is there already.
+        earlier: The seconds that a part had taken before this command began.
+    """
     for part, make in parts.items():
         if part in found:
             continue
         start = time.perf_counter()
         found[part] = make()
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start + earlier(part)
         found[SECONDS] = {**found.get(SECONDS, {}), part: round(seconds)}
         write(file, found)
         line = f"{file}, {part}: {seconds:.0f} s"
@@ -126,14 +147,14 @@ def measure_all(names: Sequence[str], folder: Path) -> None:
     for name in names:
         found = read(name) or {"provenance": provenance(model)}
         if name == SIZES:
-            parts = sizes_part(model, folder)
+            measure(name, sizes_part(model, folder), found)
         elif name == COPIES:
-            parts = copies_part(model, folder)
+            measure(name, copies_part(model, folder), found)
         elif name == TOY:
-            parts = toy_part(folder)
+            measure(name, toy_part(folder), found)
         else:
-            parts = instruction_parts(model, name, folder, found)
-        measure(name, parts, found)
+            parts, earlier = instruction_parts(model, name, folder, found)
+            measure(name, parts, found, earlier)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

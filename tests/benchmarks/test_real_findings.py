@@ -177,7 +177,7 @@ def short(monkeypatch, tmp_path):
 @pytest.mark.filterwarnings("ignore:The prompt hardly changes", "ignore:training ")
 def test_every_part_of_an_instruction_is_measured_and_kept(short, tmp_path):
     found: dict = {}
-    parts = command.instruction_parts(short, "pirate", tmp_path / "work", found)
+    parts, earlier = command.instruction_parts(short, "pirate", tmp_path / "work", found)
     assert tuple(parts) == command.PARTS
     command.measure("pirate", parts, found)
     kept = json.loads((tmp_path / "numbers" / "pirate.json").read_text(encoding="utf-8"))
@@ -192,6 +192,12 @@ def test_every_part_of_an_instruction_is_measured_and_kept(short, tmp_path):
         ET.fromstring(picture)
     # Once more: nothing is measured again, and what was kept stays.
     before = (tmp_path / "numbers" / "log.txt").read_text(encoding="utf-8")
+    assert earlier("distances") == earlier("prompt") == 0
+    made = [
+        json.loads(own.read_text()) for own in (tmp_path / "work/pirate").glob("fits-middle/*.json")
+    ]
+    _, earlier = command.instruction_parts(short, "pirate", tmp_path / "work", found)
+    assert earlier("middle") == pytest.approx(sum(own["seconds"] for own in made))
     again = dict.fromkeys(command.PARTS, pytest.fail)
     command.measure("pirate", again, numbers.read("pirate"))
     assert (tmp_path / "numbers" / "log.txt").read_text(encoding="utf-8") == before
