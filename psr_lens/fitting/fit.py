@@ -93,7 +93,8 @@ def fit(
         epochs: In place of the recipe's, which goes over few examples more often.
         lr: In place of the recipe's. Without it, and without `epochs` or a `recipe`, training that begins at
             the method's own start is tried with smaller ones too, up to three, if the dev objective was at
-            its best within the first eighth of the epochs; as long as each ends better than the last.
+            its best within the first eighth of the epochs: as long as they end better, or are too large
+            themselves.
         seed: Decides random starts, and the dev split if the data has none.
         batch_size: Examples per forward pass. A gradient step takes the recipe's number of examples, or
             this one if it is smaller.

@@ -15,7 +15,7 @@ from psr_lens.models.batch import TokenBatch, TokenRow, length_sorted_batches
 from psr_lens.models.chat import Prompt, PromptTokens
 from psr_lens.models.columns import Columns
 from psr_lens.models.finite import check_recorded, not_finite
-from psr_lens.models.shared import WORTH_SHARING, SharedPrefixes
+from psr_lens.models.shared import WORTH_SHARING, SharedPrefixes, nothing_before
 
 if TYPE_CHECKING:
     from psr_lens.models.protocol import HookedModel
@@ -280,7 +280,7 @@ class _Cached:
             return None if rest.prefix is None else model.begun_cache(rest.prefix, count)
 
         width = new.tokens.shape[1] - 1
-        if (rows - len(once)) * width < WORTH_SHARING or not _acts_on_the_end_alone(model):
+        if (rows - len(once)) * width < WORTH_SHARING or not nothing_before(model, "response"):
             return cls(model, new, mask, begun_with(rows))
         ahead = new.kept(once)
         # No edit acts before the last token of a prompt.
@@ -330,14 +330,6 @@ def _distinct(batch: TokenBatch) -> tuple[Int[Tensor, " distinct"], Int[Tensor, 
         places.append(found[prompt])
     device = batch.tokens.device
     return torch.tensor(first, device=device), torch.tensor(places, device=device)
-
-
-def _acts_on_the_end_alone(model: "HookedModel") -> bool:
-    """Whether nothing changes or looks at a prompt before its last token."""
-    try:
-        return model.shown_from() in (None, "response")
-    except LookupError:
-        return False
 
 
 def _until_end(tokens: Sequence[int], end_token_ids: frozenset[int]) -> Generation:

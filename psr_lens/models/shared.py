@@ -129,10 +129,7 @@ def aligned_rest(
         batch: The same, left-padded.
         tokens: `response` or `question+response`.
     """
-    try:
-        shareable = model.can_share and model.shown_from() in (None, "response", tokens)
-    except LookupError:
-        shareable = False
+    shareable = model.can_share and nothing_before(model, tokens)
     starts = batch.columns.start(tokens).flatten().tolist()
     # Keys and values of all heads; where queries share them, there are fewer.
     size = 2 * sum(starts) * model.n_layers * model.d_model * model.dtype.itemsize
@@ -148,6 +145,14 @@ def aligned_rest(
     columns = batch.columns[slice(batch.tokens.shape[1] - longest, None)]
     # Where shorter rows still have tokens of the prefix there is a gap.
     return Rest(TokenBatch(batch.tokens[:, -longest:], columns.on(tokens), columns), prefix)
+
+
+def nothing_before(model: "HookedModel", tokens: AlignedTokens) -> bool:
+    """Whether nothing changes or looks at what comes before these aligned tokens."""
+    try:
+        return model.shown_from() in (None, "response", tokens)
+    except LookupError:
+        return False
 
 
 def _beginning(batch: TokenBatch, limit: int) -> tuple[tuple[int, ...], int]:
