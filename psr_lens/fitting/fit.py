@@ -191,7 +191,14 @@ def fit(
         runs=known,
         progress=progress,
     )
-    warned = [measure_prompt_effect(hooked, data.train, batch_size=batch_size).warning]
+    effect = known.once(
+        ("prompt effect", batch_size),
+        hooked,
+        data.train,
+        0,
+        lambda: measure_prompt_effect(hooked, data.train, batch_size=batch_size),
+    )
+    warned = [effect.warning]
     if warned[0]:
         warnings.warn(warned[0], stacklevel=2)
     start = time.perf_counter()

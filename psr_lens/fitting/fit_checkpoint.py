@@ -49,6 +49,11 @@ class FitCheckpoint:
         for file in sorted(self._directory.glob("*.safetensors")):
             self._read(file)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a directory to keep anything in."""
+        return self._directory is not None
+
     def _read(self, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and header of a file, if it is of this fit and has its own name."""
         tensors, header = read_container(file, KIND)

@@ -1,7 +1,8 @@
 """Runs over the examples that several fits need: made by the first, kept for the next.
 
 What a prompt does to the examples does not depend on what is fitted to it: the prompted run, the base run
-without updates, and sums over both are the same for every method.
+without updates, and sums over both are the same for every method. So is a fit layer by layer for all that
+begin with it.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -78,10 +79,10 @@ class FitRuns:
             return cast("T", kept.value)
         # The old ones first, so that both are never there together.
         self._kept.pop(what, None)
-        if not self.has_room(size):
-            return make()
         made = make()
-        self._kept[what] = _Kept(model, tuple(examples), size, made)
+        # Asked afterwards: what was made meanwhile for it may have been kept too.
+        if self.has_room(size):
+            self._kept[what] = _Kept(model, tuple(examples), size, made)
         return made
 
     def has_room(self, size: int) -> bool:

@@ -1,6 +1,6 @@
 """Which solvers a fit runs, and which of their results it keeps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Final, final
@@ -12,7 +12,7 @@ from psr_lens.fitting.fit_checkpoint import FitCheckpoint
 from psr_lens.fitting.fit_runs import FitRuns, prefix_bytes, residual_bytes
 from psr_lens.fitting.gradient import Objective, Trained, TrainingState, train
 from psr_lens.fitting.layerwise import LayerFits, fit_layerwise
-from psr_lens.fitting.plan import BOTH, CLOSED, GRADIENT, LAYERWISE, FitPlan
+from psr_lens.fitting.plan import BOTH, CLOSED, GRADIENT, LAYERWISE, FitPlan, options_of
 from psr_lens.fitting.prepared import Prepared, contrast, prepare, scale_of
 from psr_lens.fitting.recipe import Recipe
 from psr_lens.models import HookedModel
@@ -73,17 +73,7 @@ class Solver:
             return self._closed_form()
         if not plan.runs(LAYERWISE):
             return self._trained(self.layers)
-        fits = LayerFits(plan, self.checkpoint)
-        errors = fit_layerwise(
-            self.model,
-            self.train,
-            self.dev,
-            self.layers,
-            fits,
-            runs=self.runs,
-            measure=not self._trains,
-            progress=self.progress,
-        )
+        fits, errors = self._layer_by_layer()
         layers, candidates = self._choose(fits.steering(self.layers))
         replayed = fits.steering(layers)
         stages = tuple(fits.reports[layer] for layer in layers)
@@ -98,6 +88,38 @@ class Solver:
     @property
     def _trains(self) -> bool:
         return self.plan.runs(GRADIENT)
+
+    def _layer_by_layer(self) -> tuple[LayerFits, tuple[float, ...]]:
+        """The fits of all layers, from an earlier fit where it had the same, and their errors if measured."""
+        plan = self.plan
+        # Training ends elsewhere, but a fit that ends here may take it over.
+        measure = not self._trains or self.runs.max_memory > 0
+
+        def made() -> tuple[LayerFits, tuple[float, ...]]:
+            fits = LayerFits(plan, self.checkpoint)
+            errors = fit_layerwise(
+                self.model,
+                self.train,
+                self.dev,
+                self.layers,
+                fits,
+                runs=self.runs,
+                measure=measure,
+                progress=self.progress,
+            )
+            return fits, errors
+
+        options = [getattr(plan.options, name) for name in options_of(plan.method)]
+        # The files of a checkpoint are to hold this fit's stages.
+        if self.checkpoint.keeps or not all(isinstance(own, Hashable) for own in options):
+            return made()
+        where = (self.layers, plan.best, plan.tokens, plan.hook_point)
+        how = (plan.method, *options, plan.batch_size, plan.precision, len(self.train))
+        # A vector to read with and one to write with: next to nothing beside the runs, whatever the heads.
+        size = 2 * len(self.layers) * self.model.d_model * max(4, self.model.dtype.itemsize)
+        return self.runs.once(
+            ("fitted layers", *where, *how), self.model, [*self.train, *self.dev], size, made
+        )
 
     def _closed_form(self) -> Solved:
         plan = self.plan

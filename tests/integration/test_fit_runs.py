@@ -71,6 +71,48 @@ def test_the_prompt_is_run_by_the_first_fit_alone(llama, its_data):
     assert refined.forwards > trained.forwards
 
 
+def test_a_fit_layer_by_layer_is_what_refining_and_auto_begin_with(llama, its_data):
+    runs = FitRuns()
+    psr = {"method": "psr", "runs": runs}
+    # So that what training needs is there for both that follow.
+    fit(llama, its_data, runs=runs, **FITS["const"])
+    layerwise = fit(llama, its_data, **psr, solver="layerwise")
+    refined = fit(llama, its_data, **psr, solver="refine", epochs=2)
+    from_elsewhere = fit(llama, its_data, **psr, solver="refine", epochs=2, n_heads=2)
+    spared = from_elsewhere.fit_report.forwards - refined.fit_report.forwards
+    assert spared >= len(its_data.train) + len(its_data.dev)
+    assert refined.fit_report.stages == layerwise.fit_report.stages
+    again = fit(llama, its_data, **psr, solver="layerwise")
+    assert again is not layerwise
+    assert again.fit_report.forwards == 0
+    assert same(again, layerwise)
+
+
+def test_other_options_examples_and_places_are_fitted_layer_by_layer_anew(llama, its_data):
+    runs = FitRuns()
+    fit(llama, its_data, runs=runs, **FITS["psr"])
+    fewer = its_data.filter(lambda example: example is not its_data.train[0])
+    for data, own in (
+        (its_data, {"n_heads": 2}),
+        (its_data, {"layers": (1, 2)}),
+        (its_data, {"layers": "best"}),
+        (its_data, {"tokens": "question+response"}),
+        (its_data, {"hook_point": "resid_mid"}),
+        (its_data, {"precision": torch.float32}),
+        (fewer, {}),
+    ):
+        options = {**FITS["psr"], **own}
+        assert same(fit(llama, data, runs=runs, **options), fit(llama, data, **options))
+
+
+def test_a_checkpoint_holds_the_layers_that_another_fit_had_already(llama, its_data, tmp_path):
+    runs = FitRuns()
+    first = fit(llama, its_data, runs=runs, **FITS["psr"])
+    fit(llama, its_data, runs=runs, checkpoint=tmp_path, **FITS["psr"])
+    assert same(fit(llama, its_data, checkpoint=tmp_path, **FITS["psr"]), first)
+    assert len(list(tmp_path.glob("*.safetensors"))) == llama.n_layers
+
+
 def test_what_would_take_too_much_is_not_kept(llama, its_data):
     runs = FitRuns(max_memory=1)
     first, second = (fit(llama, its_data, runs=runs, **FITS["psr"]) for _ in range(2))
