@@ -14,7 +14,7 @@ from typing import Any
 import benchmarks.real_findings as package
 from benchmarks.findings import assumptions, components
 from benchmarks.fits import Fitted
-from benchmarks.real_findings import methods, middle, page
+from benchmarks.real_findings import methods, page
 from benchmarks.real_findings.answers import SAMPLING, SEEDS, TEST_SEED, Answers, answers
 from benchmarks.real_findings.behaviour import behaviour_part, layers_part
 from benchmarks.real_findings.copies import copies_part
@@ -31,7 +31,7 @@ from psr_lens.steering import Steering
 
 ROOT = Path(__file__).parents[2]
 PARTS = (
-    *("prompt", "distances", "middle", "behaviour", "layers"),
+    *("prompt", "distances", "behaviour", "layers"),
     *("assumptions", "components", "heatmap"),
 )
 """Of every instruction, in order."""
@@ -54,17 +54,12 @@ def instruction_parts(
     def fits() -> dict[str, Fitted]:
         return methods.all_fits(model, name, data(), folder)
 
-    @cache
-    def fits_inside() -> dict[str, Fitted]:
-        return middle.all_fits(model, name, data(), folder)
+    def earlier(part: str) -> float:
+        kept = fits().values() if part == "distances" else ()
+        return sum(own.report["seconds"] for own in kept if own.kept)
 
     def steerings() -> dict[str, Steering]:
-        both = {**fits(), **{methods.inside(label): own for label, own in fits_inside().items()}}
-        return {label: both[label].steering for label in methods.BEHAVIOUR}
-
-    def earlier(part: str) -> float:
-        made = {"distances": fits, "middle": fits_inside}.get(part, dict)()
-        return sum(own.report["seconds"] for own in made.values() if own.kept)
+        return {label: fits()[label].steering for label in methods.BEHAVIOUR}
 
     parts: dict[str, Callable[[], Any]] = {
         "prompt": lambda: prompt_part(model, name, data()),
@@ -72,9 +67,6 @@ def instruction_parts(
             model,
             data(),
             {label: own for label, own in fits().items() if label != methods.EVERYWHERE},
-        ),
-        "middle": lambda: middle.middle_part(
-            model, name, data(), folder, found["prompt"], fits_inside()
         ),
         "behaviour": lambda: behaviour_part(model, name, data(), steerings(), found["prompt"]),
         "layers": lambda: layers_part(

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.real_findings.methods import BEHAVIOUR
-from benchmarks.real_findings.numbers import all_distances
+from benchmarks.real_findings.numbers import of_instructions
 from psr_lens.statistics import bootstrap, resamples, spearman
 
 _N_BOOTSTRAP: Final = 2000
@@ -55,7 +55,7 @@ def rank_correlations(
         By score, the mean over instructions with its interval over them, and every instruction's own: NaN
         where all methods are alike, which the mean leaves out.
     """
-    found, distances = {}, all_distances(numbers)
+    found, distances = {}, of_instructions(numbers, "distances")
     for label, (likeness, compared) in LIKENESS.items():
         each = {}
         for name, part in distances.items():

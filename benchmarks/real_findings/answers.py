@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from psr_lens.dataset import SteeringDataset
-from psr_lens.demo.animals import mismatched
 from psr_lens.demo.everyday import everyday_pairs, everyday_split
-from psr_lens.demo.everyday_instructions import everyday_instruction
 from psr_lens.examples import Split
 from psr_lens.models import HookedModel
 from psr_lens.responses import sample_responses
@@ -79,8 +77,3 @@ def sampled(
     file.parent.mkdir(parents=True, exist_ok=True)
     found.save(file)
     return found
-
-
-def wrong_prompts(model: HookedModel, name: str, data: SteeringDataset) -> SteeringDataset:
-    """The same answers, said to come from another instruction: what the control is fitted to."""
-    return mismatched(model, data, everyday_instruction(name).control)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.real_findings.answers import SAMPLING, Answers
-from benchmarks.real_findings.judged import judged, mean_scores
+from benchmarks.real_findings.judged import judged, judged_together, mean_scores
 from benchmarks.real_findings.prompt import ANSWER_SEED
 from psr_lens.demo.everyday import everyday_judge
 from psr_lens.evaluation import JudgedAnswers, Sampling, Score, answer_and_judge
@@ -19,7 +19,7 @@ from psr_lens.steering import Steering
 ALPHAS: Final = (0.5, 1.0, 1.5, 2.0, 3.0)
 OF_ONE_LAYER: Final = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0)
 """What is added at one layer alone may have to be far larger than what the prompt does there."""
-LAYERS: Final = (0.4, 0.55, 0.7, 0.85)
+LAYERS: Final = (0.55, 0.7, 0.85)
 """Heights in the model at which difference in means is tried for what it says."""
 OF_EVERY_LAYER: Final = (2.0, 3.0, 5.0, 8.0)
 _DEV_SEED: Final = 102
@@ -89,8 +89,8 @@ class _Trial:
         counts = resamples(prompt_of, _N_BOOTSTRAP, 0)
         return bootstrap(torch.div, (values, torch.ones_like(values)), counts).tolist()
 
-    def test(self, steering: Steering, alpha: float) -> dict[str, Any]:
-        """Answers to test questions at one strength, with all scores."""
+    def said(self, steering: Steering, alpha: float) -> tuple[Sequence[Example], Sequence[str]]:
+        """Test questions, and the answers to them at one strength."""
         (said,) = answer_and_judge(
             self.model,
             [one.base_prompt for one in self.data.test],
@@ -100,8 +100,7 @@ class _Trial:
             questions=[one.question for one in self.data.test],
             sampling=Sampling(seed=ANSWER_SEED, **SAMPLING),
         )
-        rows = judged(self.model, self.name, list(self.data.test), said.answers)
-        return {"alpha": alpha, "test": mean_scores(rows), "answers": rows}
+        return list(self.data.test), said.answers
 
 
 def behaviour_part(
@@ -120,11 +119,21 @@ def behaviour_part(
         steerings: By name.
         prompt: What `prompt_part` found.
     """
-    trial, found = _Trial.of(model, name, data, prompt), {}
+    trial, curves, said = _Trial.of(model, name, data, prompt), {}, {}
     for label, steering in steerings.items():
-        curve = trial.dev(steering, ALPHAS if len(steering.layers) > 1 else OF_ONE_LAYER)
-        found[label] = {"dev": curve, **trial.test(steering, best_of(curve)["alpha"])}
-    return {"methods": found}
+        curves[label] = trial.dev(steering, ALPHAS if len(steering.layers) > 1 else OF_ONE_LAYER)
+        said[label] = trial.said(steering, best_of(curves[label])["alpha"])
+    rows = judged_together(model, name, said)
+    return {
+        "methods": {
+            label: {"dev": curve, "alpha": best_of(curve)["alpha"], **_scored(rows[label])}
+            for label, curve in curves.items()
+        }
+    }
+
+
+def _scored(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"test": mean_scores(rows), "answers": rows}
 
 
 def layers_part(
@@ -152,8 +161,10 @@ def layers_part(
         for layer in (int(height * model.n_layers) for height in LAYERS)
     }
     best = best_of([{**own, "layer": layer} for layer, curve in curves.items() for own in curve])
+    said = trial.said(everywhere.at((best["layer"],)), best["alpha"])
     return {
         "dev": {str(layer): curve for layer, curve in curves.items()},
         "layer": best["layer"],
-        **trial.test(everywhere.at((best["layer"],)), best["alpha"]),
+        "alpha": best["alpha"],
+        **_scored(judged(model, name, *said)),
     }

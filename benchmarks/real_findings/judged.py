@@ -5,7 +5,8 @@ tokens of an answer `y` of $\ln p(y_i \mid x', y_{<i})$, in nats, of the model u
 also hears what the other two do not, such as words in a wrong order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import torch
@@ -47,6 +48,21 @@ def judged(
             }
         )
     return rows
+
+
+def judged_together(
+    model: HookedModel, name: str, kinds: Mapping[str, tuple[Sequence[Example], Sequence[str]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """`judged` for several kinds of answers at once: a prompt is run once for all answers to it.
+
+    Args:
+        model: The chat model.
+        name: The instruction's name.
+        kinds: What was asked and an answer to each, by kind.
+    """
+    examples = [one for own, _ in kinds.values() for one in own]
+    rows = iter(judged(model, name, examples, [text for _, own in kinds.values() for text in own]))
+    return {kind: list(islice(rows, len(own))) for kind, (own, _) in kinds.items()}
 
 
 def likelihoods(

@@ -1,7 +1,7 @@
 """What is fitted to every instruction, each method at its best in the time that there is."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import Final
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.fits import BEST, CONTROL, Fit, Fitted, fitted
-from benchmarks.real_findings.answers import SEEDS, Answers, wrong_prompts
+from benchmarks.fits import BEST, Fit, Fitted, fitted
+from benchmarks.real_findings.answers import SEEDS, Answers
 from psr_lens.dataset import SteeringDataset, check_data
 from psr_lens.fitting import FitRuns
 from psr_lens.fitting.recipe import DEFAULT, Recipe
@@ -31,7 +31,6 @@ CLOSED: Final[Mapping[str, Fit]] = {
     "difference in means": {"method": "dim", "layers": "best"},
     EVERYWHERE: {"method": "dim"},
     "projection match": {"method": "projection", "solver": BEST},
-    CONTROL: {"method": "psr", "solver": "layerwise"},
 }
 """On the answers of the first sampling seed, like the next."""
 
@@ -60,10 +59,13 @@ MANY: Final[Mapping[str, Fit]] = {
     "PSR, 64 heads, 216 answers": {"method": "psr", "solver": "layerwise", "n_heads": 64},
 }
 """On the answers of all sampling seeds together, between attention and MLP alone."""
+IN_BOTH: Final = ("constant, mse", "PSR", "PSR, 16 heads")
+"""Fitted after the blocks and between attention and MLP, to the same answers, on these:"""
+COMPARED: Final = ("french", "german")
 
 
 def all_fits(model: HookedModel, name: str, data: Answers, folder: Path) -> dict[str, Fitted]:
-    """Every fit of an instruction after the blocks, by label; those of other sampling seeds say so.
+    """Every fit of an instruction by label; those of other sampling seeds, and between the layers, say so.
 
     Args:
         model: The chat model.
@@ -72,24 +74,42 @@ def all_fits(model: HookedModel, name: str, data: Answers, folder: Path) -> dict
         folder: Where fits are kept.
     """
     first, place = data.fitted_on[0], folder / name
+    # Also from full precision to the faster arithmetic: what is kept is nearer to the truth, if anything.
+    runs = FitRuns()
 
-    def control() -> SteeringDataset:
-        return wrong_prompts(model, name, first)
+    def fits(
+        own: SteeringDataset, wanted: Mapping[str, Fit], part: str, known: FitRuns | None = None
+    ) -> dict[str, Fitted]:
+        return fitted(
+            model, own, wanted, lambda: own, place / part, done=_say, runs=known or FitRuns()
+        )
 
-    def fits(own: SteeringDataset, wanted: Mapping[str, Fit], part: str) -> dict[str, Fitted]:
-        # Runs are shared inside a group of fits alone: each has an arithmetic and data of its own.
-        return fitted(model, own, wanted, control, place / part, done=_say, runs=FitRuns())
-
-    found = fits(first, {**CLOSED, **LAYERWISE}, "fits")
+    found = fits(first, {**CLOSED, **LAYERWISE}, "fits", runs)
     layer = found["difference in means"].steering.layers[0]
     trained = {**TRAINED, "ReFT-r1": {**REFT_R1, "layers": layer}}
     with fast_arithmetic(model, first):
-        found |= fits(first, trained, "fits")
+        found |= fits(first, trained, "fits", runs)
     for seed, own in list(zip(SEEDS, data.fitted_on, strict=True))[1:]:
         wanted = {label: LAYERWISE[label] for label in RESAMPLED}
         again = fits(own, wanted, f"fits-{seed}")
         found |= {seeded(label, seed): fit for label, fit in again.items()}
-    return found
+    between = fits(data.all, _between(MANY, MANY), "fits-between")
+    if name in COMPARED:
+        between |= fits(first, _between(LAYERWISE, IN_BOTH), "fits-between", runs)
+        with fast_arithmetic(model, first):
+            between |= fits(first, _between(TRAINED, IN_BOTH), "fits-between", runs)
+    return found | {inside(label): fit for label, fit in between.items()}
+
+
+def _between(fits: Mapping[str, Fit], labels: Collection[str]) -> dict[str, Fit]:
+    """Those of the fits that have these labels, to act between attention and MLP.
+
+    A prompt's text reaches a token through attention alone. What the MLP of the same block makes of it, the
+    model works out itself if it is steered in between, at TransformerLens' `resid_mid`.
+    """
+    return {
+        label: {**own, "hook_point": "resid_mid"} for label, own in fits.items() if label in labels
+    }
 
 
 @contextmanager
@@ -126,6 +146,6 @@ def inside(label: str) -> str:
 BEHAVIOUR: Final = (
     *("difference in means", "projection match", "constant, mse", "constant, ll", "ReFT-r1"),
     *("LoReFT", "PSR", "PSR, refined", "PSR, 16 heads"),
-    *map(inside, ("PSR, 16 heads", *MANY)),
+    *map(inside, MANY),
 )
 """Those that answer questions."""

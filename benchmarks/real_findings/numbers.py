@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.real_findings.methods import inside
 from psr_lens.demo.everyday_instructions import EVERYDAY
 from psr_lens.storage.atomic import write_bytes
 
@@ -43,25 +42,3 @@ Numbers = Mapping[str, Mapping[str, Any]]
 def of_instructions(numbers: Numbers, part: str) -> dict[str, Any]:
     """One part of every instruction that has it."""
     return {name: numbers[name][part] for name in EVERYDAY if part in numbers.get(name, {})}
-
-
-def all_distances(numbers: Numbers) -> dict[str, dict[str, Any]]:
-    """Of every instruction, curves and every question's share of the fits in both places, in one."""
-    found = {}
-    for name, after in of_instructions(numbers, "distances").items():
-        between = numbers[name].get("middle")
-        if between is None:
-            found[name] = after
-            continue
-        questions, others = after["questions"], between["questions"]
-        assert questions["names"] == others["names"]
-        found[name] = {
-            **after,
-            "relative_rmse": _joined(after["relative_rmse"], between["relative_rmse"]),
-            "questions": {**questions, "missed": _joined(questions["missed"], others["missed"])},
-        }
-    return found
-
-
-def _joined(after: Mapping[str, Any], between: Mapping[str, Any]) -> dict[str, Any]:
-    return {**after, **{inside(label): own for label, own in between.items()}}

@@ -5,8 +5,8 @@ from html import escape
 from typing import Any, Final
 
 from benchmarks.panels import INK, PALE, WIDTH, across, band, line, rule, sheet, svg, under, up
-from benchmarks.real_findings.numbers import all_distances, of_instructions
-from benchmarks.real_findings.tables import BEST, CONSTANTS, PSRS, SAME_ANSWERS, closest
+from benchmarks.real_findings.numbers import of_instructions
+from benchmarks.real_findings.tables import BEST, CONSTANTS, PSRS, closest
 from psr_lens.plots.theme import MUTED, line_colour
 
 _CEILING: Final = 1.2
@@ -14,7 +14,6 @@ COLOURS: Final = {
     "PSR": line_colour(0),
     "constant, mse": line_colour(1),
     "difference in means": line_colour(2),
-    SAME_ANSWERS: line_colour(3),
     "constant, ll": line_colour(4),
     BEST: line_colour(5),
 }
@@ -24,7 +23,7 @@ COLOURS: Final = {
 def drawn(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Every picture for which there are numbers, by name."""
     pictures: dict[str, tuple[Mapping[str, Any], Callable[[Mapping[str, Any]], str]]] = {
-        "distances": (all_distances(numbers), distances),
+        "distances": (of_instructions(numbers, "distances"), distances),
         "trade": (of_instructions(numbers, "behaviour"), lambda found: trade(found, numbers)),
         "heatmaps": (of_instructions(numbers, "heatmap"), heatmaps),
     }
@@ -36,14 +35,13 @@ def distances(found: Mapping[str, Any]) -> str:
     key = {
         "closest constant": COLOURS["constant, mse"],
         "closest PSR with one head": COLOURS["PSR"],
-        SAME_ANSWERS: COLOURS[SAME_ANSWERS],
         BEST: COLOURS[BEST],
     }
 
     def panel(part: Mapping[str, Any]) -> Iterator[str]:
         curves = part["relative_rmse"]
         lines = [v["values"] for k, v in curves.items() if _is_wording(k)]
-        own = (closest(part, CONSTANTS), closest(part, PSRS[:2]), SAME_ANSWERS, BEST)
+        own = (closest(part, CONSTANTS), closest(part, PSRS[:2]), BEST)
         layers = len(curves["PSR"]["values"])
 
         def x(layer: int) -> float:
@@ -66,8 +64,7 @@ def distances(found: Mapping[str, Any]) -> str:
             0.45,
         )
         for label, colour in zip(own, key.values(), strict=True):
-            if (curve := curves.get(label)) is None:
-                continue
+            curve = curves[label]
             yield band(curve["low"], curve["high"], x, y, colour, 0.25)
             yield line([(x(k), y(v)) for k, v in enumerate(curve["values"])], colour)
 

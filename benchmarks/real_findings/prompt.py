@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from benchmarks.real_findings.answers import PER_QUESTION, SAMPLING, Answers
-from benchmarks.real_findings.judged import judged, mean_scores
+from benchmarks.real_findings.judged import judged_together, mean_scores
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
 from psr_lens.models.chat import Prompt, PromptTokens
@@ -47,7 +47,7 @@ def prompt_part(model: HookedModel, name: str, data: Answers, seed: int = 0) -> 
         "in a loop": (test, [_looped(text) for text in said]),
         "prompt, dev": (dev, [model.encoder.decode(one.response_ids) for one in dev]),
     }
-    rows = {kind: judged(model, name, *own) for kind, own in kinds.items()}
+    rows = judged_together(model, name, kinds)
     return {
         "means": {kind: mean_scores(own, seed) for kind, own in rows.items()},
         "answers": {kind: rows[kind] for kind in ("base", "prompt", "paraphrases", "prompt, dev")},

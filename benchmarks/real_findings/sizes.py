@@ -25,7 +25,7 @@ FITS: Final[dict[str, tuple[Fit, tuple[int, ...]]]] = {
     "1 head": ({"method": "psr", "solver": "layerwise"}, NUMBERS),
     "4 heads": ({"method": "psr", "solver": "layerwise", "n_heads": 4}, NUMBERS),
     "16 heads": ({"method": "psr", "solver": "layerwise", "n_heads": 16}, NUMBERS),
-    "64 heads": ({"method": "psr", "solver": "layerwise", "n_heads": 64}, NUMBERS[2:]),
+    "64 heads": ({"method": "psr", "solver": "layerwise", "n_heads": 64}, NUMBERS[3:]),
     "constant, mse": (TRAINED["constant, mse"], NUMBERS),
 }
 

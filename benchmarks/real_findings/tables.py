@@ -6,13 +6,12 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks.findings_tables import main_components
-from benchmarks.fits import CONTROL
 from benchmarks.real_findings import agreement
 from benchmarks.real_findings.answers import SEEDS
 from benchmarks.real_findings.judged import score_difference
 from benchmarks.real_findings.methods import (
     BEHAVIOUR,
-    LAYERWISE,
+    IN_BOTH,
     MANY,
     RESAMPLED,
     inside,
@@ -24,7 +23,6 @@ from benchmarks.real_findings.numbers import (
     SIZES,
     TOY,
     Numbers,
-    all_distances,
     of_instructions,
 )
 from benchmarks.real_findings.sizes import FITS, INSTRUCTION
@@ -38,8 +36,8 @@ Rows = list[list[str]]
 NOT_PARTS: Final = ("provenance", SECONDS)
 CONSTANTS: Final = ("difference in means", "constant, mse", "constant, ll")
 PSRS: Final = ("PSR", "PSR, refined", "PSR, 4 heads", "PSR, 16 heads")
-SAME_ANSWERS, BEST = (inside(label) for label in ("PSR, 16 heads", *MANY))
-"""Between attention and MLP, with the answers of the others and with those of all samples."""
+BEST: Final = inside(*MANY)
+"""Between attention and MLP, with the answers of all samples."""
 
 
 def closest(found: Mapping[str, Any], labels: Sequence[str]) -> str:
@@ -121,10 +119,9 @@ def distance_rows(numbers: Numbers) -> Rows:
         *CONSTANTS,
         *("projection match", "ReFT-r1", "LoReFT"),
         *PSRS,
-        *(SAME_ANSWERS, BEST),
-        *("paraphrase", "random direction", CONTROL),
+        *(BEST, "paraphrase", "random direction"),
     )
-    found = all_distances(numbers)
+    found = of_instructions(numbers, "distances")
     rows = [["", *found]]
     for label in shown:
         curves = [part["relative_rmse"].get(label) for part in found.values()]
@@ -167,16 +164,14 @@ def paired_rows(numbers: Numbers) -> Rows:
     rows = [
         [
             *("instruction", "closest constant", "it − closest 1-head PSR"),
-            *("it − 16 heads", "it − 16 heads between", "paraphrase − 64 heads between"),
+            *("it − 16 heads", "paraphrase − 64 heads between"),
         ]
     ]
-    for name, part in all_distances(numbers).items():
+    for name, part in of_instructions(numbers, "distances").items():
         constant, psr = closest(part, CONSTANTS), closest(part, PSRS[:2])
-        others = (psr, "PSR, 16 heads", SAME_ANSWERS)
-        pairs = [*((constant, own) for own in others), ("paraphrase", BEST)]
-        shown = [pair for pair in pairs if pair[1] in part["questions"]["missed"]]
-        differences = [estimate(agreement.difference(part["questions"], *pair)) for pair in shown]
-        rows.append([name, constant, *differences, *[""] * (len(pairs) - len(shown))])
+        pairs = [(constant, psr), (constant, "PSR, 16 heads"), ("paraphrase", BEST)]
+        differences = [estimate(agreement.difference(part["questions"], *pair)) for pair in pairs]
+        rows.append([name, constant, *differences])
     return rows
 
 
@@ -256,7 +251,7 @@ def _scores(means: Mapping[str, Sequence[float]], strength: str = "") -> str:
 
 DUELLISTS: Final = (
     ("constant, mse", "constant, ll"),
-    ("PSR", "PSR, refined", "PSR, 16 heads", SAME_ANSWERS),
+    ("PSR", "PSR, refined", "PSR, 16 heads"),
 )
 """Constants and PSRs that were fitted to the same answers."""
 
@@ -364,15 +359,13 @@ def idea_rows(numbers: Numbers) -> Rows:
 
 def middle_rows(numbers: Numbers) -> Rows:
     """The same fits after the blocks and between attention and MLP, and below by how much they differ."""
-    found = all_distances(numbers)
+    every = of_instructions(numbers, "distances")
+    found = {name: own for name, own in every.items() if inside("PSR") in own["fits"]}
     rows = [["", *found]]
-    for label in ("constant, mse", *LAYERWISE):
+    for label in IN_BOTH:
         cells = []
         for own in found.values():
-            curves = [own["relative_rmse"].get(one) for one in (label, inside(label))]
-            if None in curves:
-                cells.append("")
-                continue
+            curves = [own["relative_rmse"][one] for one in (label, inside(label))]
             ends = " → ".join(f"{curve['values'][-1]:.2f}" for curve in curves)
             gap = agreement.difference(own["questions"], label, inside(label))
             cells.append(f"{ends}<br>{gap[1]:.2f}\u00a0to\u00a0{gap[2]:.2f}")
@@ -394,14 +387,12 @@ def height_rows(numbers: Numbers) -> Rows:
     """At how many layers fits are nearer than a paraphrase, and where the closest one is not."""
     rows = [
         [
-            *("instruction", "1 head: after", "16 heads: after", "between", "64 heads: between"),
+            *("instruction", "1 head", "16 heads", "64 heads, between"),
             "64 heads between, not nearer at layers",
         ]
     ]
-    for name, found in all_distances(numbers).items():
-        if BEST not in found["relative_rmse"]:
-            continue
-        labels = (closest(found, PSRS[:2]), "PSR, 16 heads", SAME_ANSWERS, BEST)
+    for name, found in of_instructions(numbers, "distances").items():
+        labels = (closest(found, PSRS[:2]), "PSR, 16 heads", BEST)
         counts = [below(found, label) for label in labels]
         own, line = (found["relative_rmse"][label]["values"] for label in (BEST, "paraphrase"))
         above = [str(i) for i, (a, b) in enumerate(zip(own, line, strict=True)) if a >= b]
@@ -417,12 +408,12 @@ def below(found: Mapping[str, Any], label: str) -> str:
 
 def copy_rows(numbers: Numbers) -> Rows:
     """The PSR of the original on every copy, beside one fitted to the copy anew."""
-    rows = [["copy", "carried", "fitted anew", "difference", "paraphrase"]]
+    rows = [["copy", "carried", "fitted anew", "difference"]]
     for name, own in numbers.get(COPIES, {}).items():
         if name in NOT_PARTS:
             continue
-        keys = ("carried", "fitted anew", "carried - fitted anew", "paraphrase")
-        rows.append([name, *(end(own[key]) for key in keys)])
+        keys = ("carried", "fitted anew", "carried - fitted anew")
+        rows.append([name, *(end(own[key]) if key in own else "" for key in keys)])
     return rows
 
 

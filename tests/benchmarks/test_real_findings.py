@@ -14,7 +14,6 @@ from benchmarks.real_findings import (
     copies,
     judged,
     methods,
-    middle,
     numbers,
     page,
     sizes,
@@ -119,11 +118,10 @@ def test_what_every_question_contributes_adds_up_to_the_distance():
     for name in EVERYDAY:
         part = numbers.read(name).get("distances")
         if part is not None:
-            for own in filter(None, (part, numbers.read(name).get("middle"))):
-                for label, curve in own["relative_rmse"].items():
-                    shares = own["questions"]["missed"][label]
-                    assert len(shares) == 15
-                    assert sum(shares) ** 0.5 == pytest.approx(curve["values"][-1], abs=2e-3)
+            for label, curve in part["relative_rmse"].items():
+                shares = part["questions"]["missed"][label]
+                assert len(shares) == 15
+                assert sum(shares) ** 0.5 == pytest.approx(curve["values"][-1], abs=2e-3)
 
 
 def test_test_questions_are_about_topics_that_nothing_was_fitted_to():
@@ -135,19 +133,6 @@ def test_test_questions_are_about_topics_that_nothing_was_fitted_to():
         part = numbers.read(name).get("distances")
         if part is not None:
             assert set(part["questions"]["names"]) == asked
-
-
-def test_fits_in_both_places_were_measured_on_the_same_answers():
-    """Reference lines, which no fit changes, are the same numbers in both parts."""
-    for name in EVERYDAY:
-        found = numbers.read(name)
-        if "middle" in found:
-            lines = [found[part]["relative_rmse"]["paraphrase"] for part in ("distances", "middle")]
-            assert lines[0]["values"] == pytest.approx(lines[1]["values"], abs=2e-3)
-            missed = [found[part]["questions"]["missed"] for part in ("distances", "middle")]
-            for line in ("no steering", "paraphrase"):
-                assert missed[0][line] == pytest.approx(missed[1][line], abs=2e-3)
-            assert all(own["seconds"] > 0 for own in found["middle"]["fits"].values())
 
 
 def test_what_the_page_says_of_the_paraphrase_is_what_its_numbers_say():
@@ -182,8 +167,11 @@ def test_every_part_of_an_instruction_is_measured_and_kept(short, tmp_path):
     command.measure("pirate", parts, found)
     kept = json.loads((tmp_path / "numbers" / "pirate.json").read_text(encoding="utf-8"))
     assert tuple(part for part in kept if part != numbers.SECONDS) == command.PARTS
-    both = {*kept["distances"]["fits"], *map(methods.inside, kept["middle"]["fits"])}
-    assert both >= {*methods.BEHAVIOUR, "PSR, 4 heads, sample 3"}
+    fits = set(kept["distances"]["fits"])
+    assert fits >= {*methods.BEHAVIOUR, "PSR, 4 heads, sample 3"}
+    assert methods.EVERYWHERE not in fits
+    # In both places on some instructions alone.
+    assert not fits & set(map(methods.inside, methods.IN_BOTH))
     assert set(kept["behaviour"]["methods"]) == set(methods.BEHAVIOUR)
     assert tuple(kept[numbers.SECONDS]) == command.PARTS
     for rows in TABLES.values():
@@ -193,32 +181,42 @@ def test_every_part_of_an_instruction_is_measured_and_kept(short, tmp_path):
     # Once more: nothing is measured again, and what was kept stays.
     before = (tmp_path / "numbers" / "log.txt").read_text(encoding="utf-8")
     assert earlier("distances") == earlier("prompt") == 0
-    made = [
-        json.loads(own.read_text()) for own in (tmp_path / "work/pirate").glob("fits-middle/*.json")
-    ]
+    made = [json.loads(own.read_text()) for own in (tmp_path / "work/pirate").glob("fits*/*.json")]
     _, earlier = command.instruction_parts(short, "pirate", tmp_path / "work", found)
-    assert earlier("middle") == pytest.approx(sum(own["seconds"] for own in made))
+    assert earlier("distances") == pytest.approx(sum(own["seconds"] for own in made))
+    assert earlier("prompt") == 0
     again = dict.fromkeys(command.PARTS, pytest.fail)
     command.measure("pirate", again, numbers.read("pirate"))
     assert (tmp_path / "numbers" / "log.txt").read_text(encoding="utf-8") == before
 
 
-def test_an_answer_that_comes_out_otherwise_is_taken_as_recorded(short, tmp_path):
-    test = answers.answers(short, "pirate", tmp_path).test
-    texts = [short.encoder.decode(one.response_ids) for one in test]
-    assert middle.as_recorded(short, test, texts) == list(test)
-    said = [*texts[:4], "ay ay", *texts[5:]]
-    found = middle.as_recorded(short, test, said)
-    assert [short.encoder.decode(one.response_ids) for one in found] == said
-    assert [a == b for a, b in zip(found, test, strict=True)].count(False) == 1
-    assert (found[4].pair, found[4].base_ids) == (test[4].pair, test[4].base_ids)
-    # All of them: another sample.
-    other = [f"{text} ay" for text in texts]
-    assert middle.as_recorded(short, test, other) is None
-    recorded = {"answers": {"prompt": [{"text": text} for text in other]}}
+@pytest.mark.filterwarnings("ignore:The prompt hardly changes", "ignore:training ")
+def test_what_is_fitted_in_both_places_acts_there(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "COMPARED", ("pirate",))
     data = answers.answers(short, "pirate", tmp_path)
-    with pytest.raises(ValueError, match="are not those that the other parts of 'pirate'"):
-        middle.middle_part(short, "pirate", data, tmp_path, recorded, {})
+    found = methods.all_fits(short, "pirate", data, tmp_path)
+    for label in methods.IN_BOTH:
+        after, between = (found[own].steering for own in (label, methods.inside(label)))
+        assert (after.hook_point, between.hook_point) == ("resid_post", "resid_mid")
+        tensors = between.state_dict()
+        assert not any(torch.equal(own, tensors[key]) for key, own in after.state_dict().items())
+    distances = command.distances_part(short, data, found)
+    rows = TABLES["middle"]({"pirate": {"distances": distances}})
+    assert [row[0] for row in rows] == ["", *methods.IN_BOTH]
+    assert all(len(row) == 2 and "→" in row[1] for row in rows[1:])
+
+
+def test_answers_are_judged_together_as_they_are_alone(short, tmp_path):
+    data = list(answers.sampled(short, "french", ("test",), 5, 2, tmp_path))
+    texts = [short.encoder.decode(one.response_ids) for one in data]
+    kinds = {"a": (data[:3], texts[:3]), "none": ([], []), "b": (data[::-1], texts[::-1])}
+    found = judged.judged_together(short, "french", kinds)
+    assert list(found) == list(kinds)
+    for kind, (examples, said) in kinds.items():
+        alone = judged.judged(short, "french", examples, said)
+        for ours, theirs in zip(found[kind], alone, strict=True):
+            assert ours.pop("likelihood") == pytest.approx(theirs.pop("likelihood"), abs=1e-4)
+            assert ours == theirs
 
 
 def test_a_part_that_fails_leaves_the_finished_ones(short):
@@ -397,10 +395,3 @@ def test_an_instruction_without_any_trait_has_no_rank_correlation():
     }
     assert agreement.rank_correlations({"poem": own}) == {}
     assert len(TABLES["agreement"]({"poem": own})) == 1
-
-
-def test_control_is_another_instruction(short, tmp_path):
-    data = answers.sampled(short, "french", ("dev",), 0, 1, tmp_path)
-    wrong = answers.wrong_prompts(short, "french", data)
-    assert [one.response_ids for one in wrong] == [one.response_ids for one in data]
-    assert all(a.prompted_ids != b.prompted_ids for a, b in zip(wrong, data, strict=True))
