@@ -25,7 +25,7 @@ from typing import Any, Final
 import psr_lens as pl
 from benchmarks import strength_picture
 from benchmarks.fits import Fit, Fitted, fitted
-from benchmarks.real_findings.answers import PER_QUESTION, SAMPLING, answers, wrong_prompts
+from benchmarks.real_findings.answers import PER_QUESTION, SAMPLING, answers
 from benchmarks.real_findings.methods import CLOSED, LAYERWISE, TRAINED, fast_arithmetic
 from psr_lens.demo.animals import MAX_NEW_TOKENS, fit_data, held_out_data
 from psr_lens.demo.everyday import everyday_judge
@@ -123,7 +123,7 @@ def _real_case(model: pl.HookedModel, name: str) -> Case:
 
     def fits(all_fits: Mapping[str, Fit]) -> dict[str, Fitted]:
         own = {label: fit for label, fit in all_fits.items() if label in REAL}
-        return fitted(model, first, own, lambda: wrong_prompts(model, name, first), place)
+        return fitted(model, first, own, lambda: first, place)
 
     found = fits({**CLOSED, **LAYERWISE})
     with fast_arithmetic(model, first):

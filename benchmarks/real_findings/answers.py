@@ -20,7 +20,7 @@ SEEDS: Final = (0, 1, 2)
 """Sampling seeds of what is fitted on."""
 TEST_SEED: Final = 100
 PER_QUESTION: Final = 2
-SAMPLING: Final[dict[str, Any]] = {"max_new_tokens": 32, "temperature": 0.7, "batch_size": 128}
+SAMPLING: Final[dict[str, Any]] = {"max_new_tokens": 24, "temperature": 0.7, "batch_size": 128}
 """Of every answer, with the prompt, without it, and under a steering."""
 
 
@@ -61,7 +61,8 @@ def sampled(
     model: HookedModel, name: str, parts: Sequence[Split], seed: int, each: int, folder: Path
 ) -> SteeringDataset:
     """Answers to the questions of some parts of the split, `each` to a question."""
-    file = folder / name / f"answers-{'-'.join(parts)}-{seed}-{each}.safetensors"
+    length = SAMPLING["max_new_tokens"]
+    file = folder / name / f"answers-{'-'.join(parts)}-{seed}-{each}-of-{length}.safetensors"
     if file.is_file():
         return SteeringDataset.load(file)
     split = everyday_split()
