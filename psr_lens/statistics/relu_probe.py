@@ -116,30 +116,32 @@ def fit_heads(
     most = MOST_HEADS if n_heads == "auto" else n_heads
     if most < 1 or len(x) == 0:
         raise ValueError(f"n_heads={n_heads} and {len(x)} tokens: both must be at least 1")
-    mean, scale = standardisation(x)
-    problem = _Regression(
-        _Tokens((x - mean) / scale, y, strength),
-        None if dev is None else _Tokens((dev[0] - mean) / scale, dev[1], dev[2]),
-    )
-    if problem.train.energy == 0:
-        found, train, left = problem.nothing(), 0.0, None if dev is None else 0.0
+    problem = _Regression(x, y, strength, dev)
+    if dev is None:
+        penalty = _PENALTY if penalty is None else penalty
+        found = problem.fit(most, penalty, max_steps, patience)
+    elif problem.train.energy == 0:
+        found = problem.nothing()
     else:
-        if dev is None:
-            start = problem.nothing(_PENALTY if penalty is None else penalty)
-            for _ in range(most):
-                start = problem.with_one_more(start, (start.penalty,))
-            found = problem.descend(start, max_steps, patience)
-        else:
-            grid = PENALTIES if penalty is None else (penalty,)
-            found = _grow(problem, most, grid, max_steps, patience)
-        train, left = found.train, found.dev
-    used = len(found.b)
-    w, b, z = (
-        torch.cat([part, part.new_zeros(n, *part.shape[1:])])
-        for n in (max(used, 1) - used if n_heads == "auto" else most - used,)
-        for part in (found.w / scale, found.b - (found.w / scale) @ mean, found.z)
-    )
-    return Heads(w, b, z, train, left, found.steps, used, found.penalty)
+        grid = PENALTIES if penalty is None else (penalty,)
+        found = _grow(problem, most, grid, max_steps, patience)
+    return problem.heads(found, 1 if n_heads == "auto" else most)
+
+
+def fit_one_head(
+    x: Float[Tensor, "token d_model"],
+    y: Float[Tensor, "token output"],
+    penalties: Sequence[float],
+    *,
+    max_steps: int = 200,
+) -> list[Heads]:
+    """One head at each of several penalties, as `fit_heads` fits it without dev tokens.
+
+    What does not depend on the penalty is computed once: standardised inputs and their second moments.
+    """
+    problem = _Regression(x, y, None, None)
+    found = [problem.fit(1, penalty, max_steps, patience=2) for penalty in penalties]
+    return [problem.heads(one, 1) for one in found]
 
 
 def _grow(
@@ -238,14 +240,45 @@ class _Tokens:
 class _Regression:
     """The loss of the module's docstring on training tokens, and the loss reached on dev tokens."""
 
-    def __init__(self, train: _Tokens, dev: _Tokens | None):
-        self.train, self.dev = train, dev
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        strength: Tensor | None,
+        dev: tuple[Tensor, Tensor, Tensor | None] | None,
+    ):
+        mean, scale = self._mean, self._scale = standardisation(x)
+        self.train = train = _Tokens((x - mean) / scale, y, strength)
+        self.dev = None if dev is None else _Tokens((dev[0] - mean) / scale, dev[1], dev[2])
         self._gram = train.inputs.T @ train.inputs / len(train.inputs)
+
+    def heads(self, found: _Found, least: int) -> Heads:
+        """What was found in the units of `x`, and zeros after it if it is fewer heads than `least`."""
+        used = len(found.b)
+        w, b, z = (
+            torch.cat([part, part.new_zeros(max(least - used, 0), *part.shape[1:])])
+            for part in (
+                found.w / self._scale,
+                found.b - (found.w / self._scale) @ self._mean,
+                found.z,
+            )
+        )
+        return Heads(w, b, z, found.train, found.dev, found.steps, used, found.penalty)
 
     def nothing(self, penalty: float = 0.0) -> _Found:
         """No head."""
         w, z = self.train.inputs[:0], self.train.y[:0]
-        return _Found(w, w.sum(dim=1), z, penalty, 1.0, None if self.dev is None else 1.0, 0)
+        left = float(self.train.energy != 0)
+        return _Found(w, w.sum(dim=1), z, penalty, left, None if self.dev is None else left, 0)
+
+    def fit(self, count: int, penalty: float, max_steps: int, patience: int) -> _Found:
+        """That many heads at one penalty, without dev tokens; none if there is nothing to fit."""
+        if self.train.energy == 0:
+            return self.nothing()
+        start = self.nothing(penalty)
+        for _ in range(count):
+            start = self.with_one_more(start, (penalty,))
+        return self.descend(start, max_steps, patience)
 
     @torch.no_grad()
     def refit(self, found: _Found, penalty: float, steps: int = 0) -> _Found:

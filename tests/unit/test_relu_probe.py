@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psr_lens.statistics import fit_heads
+from psr_lens.statistics import fit_heads, fit_one_head, relu_probe
 from psr_lens.statistics.relu_probe import PENALTIES
 
 
@@ -207,3 +207,19 @@ def test_a_target_of_one_number_is_a_relu_probe():
         assert heads.z.shape == (1, 1)
         assert heads.z[0, 0].sign() == sign
         assert heads.train_loss < 1e-4
+
+
+def test_penalties_share_all_that_does_not_depend_on_them(monkeypatch):
+    x, _, w, b, _ = planted(n_tokens=300)
+    y = torch.relu(x @ w.T + b)
+    apart = [fit_heads(x, y, penalty=penalty, max_steps=20) for penalty in PENALTIES]
+    prepared = []
+    standardise = relu_probe.standardisation
+    monkeypatch.setattr(
+        relu_probe, "standardisation", lambda own: prepared.append(own) or standardise(own)
+    )
+    together = fit_one_head(x, y, PENALTIES, max_steps=20)
+    assert len(prepared) == 1
+    for one, other in zip(apart, together, strict=True):
+        assert (one.penalty, one.train_loss) == (other.penalty, other.train_loss)
+        assert torch.equal(one.w, other.w)
