@@ -71,7 +71,9 @@ def measure_assumptions(
     in the resamples. Directions are found on the same examples as their shares, so with fewer tokens than
     dimensions the shares come out high.
 
-    The data is streamed: two passes, and one over the held-out examples. Held in memory beside one batch:
+    The data is streamed: two passes, and one over the held-out examples. If its deltas of both kinds and
+    the activations $A$ take no more than 2 GiB, they are kept and the data is run once; without
+    `probe_data` its halves are run again for the probes. Held in memory besides, and beside one batch:
     `16 * layers * d_model^2` bytes of second moments (float64, both kinds; 8.6 GB for 32 layers of width
     4096: pass `layers` to look at some of them at a time), `max_probe_tokens * layers * d_model` numbers
     that the probes are fitted on, and two numbers for every layer and token of the data, $|D|$ and $c$;
@@ -118,10 +120,10 @@ def measure_assumptions(
         check_data(hooked, probe_data, tokens)
     fit_on, test_on = _halves(data, probe_data, seed)
 
-    def stream_of(examples: Sequence[Example]) -> DeltaStream:
-        return DeltaStream(hooked, examples, tokens, chosen, batch_size, progress)
+    def stream_of(examples: Sequence[Example], keep: bool = False) -> DeltaStream:
+        return DeltaStream(hooked, examples, tokens, chosen, batch_size, progress, keep)
 
-    stream = stream_of(data)
+    stream = stream_of(data, keep=True)
     kinds: tuple[Kind, ...] = ("accumulated", "local")
     spectra = measure_spectrum(stream, kinds, n_energies=_N_ENERGIES, n_directions=max(DIRECTIONS))
     if all(bool((spectrum.total == 0).all()) for spectrum in spectra.values()):
@@ -137,7 +139,8 @@ def measure_assumptions(
     if has_test:
         z = spectra[kind].directions[:, 0]
         probes = fit_layer_probes(stream_of(fit_on), kind, z, max_probe_tokens, seed)
-        score_layer_probes(stream_of(test_on), kind, z, probes, (n_bootstrap, seed), table)
+        held_out = stream if test_on is data else stream_of(test_on)
+        score_layer_probes(held_out, kind, z, probes, (n_bootstrap, seed), table)
     else:
         nothing = torch.full((3, len(chosen)), float("nan"))
         table.add("relu_r2", kind, nothing)

@@ -10,14 +10,14 @@ Both minimise $\mathrm{mean}\,(c - \hat c)^2 + \lambda |w|^2 z^2$ in standardise
 linear one).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from psr_lens.statistics import fit_heads, ridge, standardisation
+from psr_lens.statistics import fit_one_head, ridge, standardisation
 
 PENALTIES: Final = (10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
 """The penalties that are tried."""
@@ -60,24 +60,33 @@ def fit_probes(
         dev: Marks the tokens that choose the penalty; both probes are then refitted on all tokens. If
             it marks none or all of them, the penalty is 0.1.
     """
+    undecided = bool(dev.all()) or not bool(dev.any())
+    (x_train, x_dev), (c_train, c_dev) = ((own[~dev], own[dev]) for own in (x, c))
 
-    def tuned(fit: Callable[[Tensor, Tensor, float], Probe]) -> Probe:
-        def dev_loss(penalty: float) -> float:
-            probe = fit(x[~dev], c[~dev], penalty)
-            return float((c[dev] - probe(x[dev])).square().mean())
+    def dev_loss(probe: Probe) -> float:
+        return float((c_dev - probe(x_dev)).square().mean())
 
-        undecided = bool(dev.all()) or not bool(dev.any())
-        return fit(x, c, _WITHOUT_DEV if undecided else min(PENALTIES, key=dev_loss))
+    def tuned(fit: Callable[[Tensor, Tensor, Sequence[float]], list[Probe]]) -> Probe:
+        penalty = _WITHOUT_DEV
+        if not undecided:
+            penalty = min(fit(x_train, c_train, PENALTIES), key=dev_loss).penalty
+        return fit(x, c, [penalty])[0]
 
     return tuned(_rectified), tuned(_linear)
 
 
-def _linear(x: Tensor, c: Tensor, penalty: float) -> Probe:
+def _linear(x: Tensor, c: Tensor, penalties: Sequence[float]) -> list[Probe]:
     mean, scale = standardisation(x)
-    w, b = ridge((x - mean) / scale, c, penalty)
-    return Probe(w / scale, b - (w / scale) @ mean, None, penalty)
+    found = ridge((x - mean) / scale, c, penalties)
+    return [
+        Probe(w / scale, b - (w / scale) @ mean, None, penalty)
+        for (w, b), penalty in zip(found, penalties, strict=True)
+    ]
 
 
-def _rectified(x: Tensor, c: Tensor, penalty: float) -> Probe:
-    heads = fit_heads(x, c.unsqueeze(-1), penalty=penalty, max_steps=_STEPS)
-    return Probe(heads.w[0], heads.b[0], heads.z[0, 0], penalty)
+def _rectified(x: Tensor, c: Tensor, penalties: Sequence[float]) -> list[Probe]:
+    found = fit_one_head(x, c.unsqueeze(-1), penalties, max_steps=_STEPS)
+    return [
+        Probe(heads.w[0], heads.b[0], heads.z[0, 0], penalty)
+        for heads, penalty in zip(found, penalties, strict=True)
+    ]

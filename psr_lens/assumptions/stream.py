@@ -1,16 +1,20 @@
 """Deltas batch by batch, with what a steering would read there, for the assumption tests."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from psr_lens._types import AlignedTokens, exactly
-from psr_lens.deltas import Kind, iter_runs
+from psr_lens.deltas import Kind, iter_runs, working_dtype
 from psr_lens.examples import Example
 from psr_lens.models import HookedModel
+
+MOST_KEPT: Final = 2**31
+"""Bytes that the batches of a stream may take to be kept for its next pass."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class DeltaStream:
         layers: The layers to yield; the replay goes through all of them.
         batch_size: Examples per forward pass.
         progress: Whether to show a bar.
+        keep: Whether later passes take the batches of an earlier one, if they fit into `MOST_KEPT`.
     """
 
     model: HookedModel
@@ -57,6 +62,8 @@ class DeltaStream:
     layers: tuple[int, ...]
     batch_size: int
     progress: bool
+    keep: bool = False
+    _kept: list[DeltaBatch] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def lengths(self) -> list[int]:
@@ -64,7 +71,15 @@ class DeltaStream:
         return [example.aligned_length(self.tokens) for example in self.data]
 
     def batches(self, kinds: Sequence[Kind], description: str) -> Iterator[DeltaBatch]:
-        """One pass over the data, three model runs per batch, two without the local deltas."""
+        """One pass over the data: a prompted run of every batch, and one more for each kind.
+
+        None of them if a pass before had these kinds and kept its batches.
+        """
+        if self._kept and self._kept[0].deltas.keys() >= set(kinds):
+            yield from self._kept
+            return
+        keep = self.keep and self._size(kinds) <= MOST_KEPT
+        kept = []
         starts = torch.tensor([0, *self.lengths]).cumsum(0)
         chosen = list(self.layers)
         for runs in iter_runs(
@@ -87,4 +102,14 @@ class DeltaStream:
                 deltas["local"] = runs.local[chosen]
                 reads["local"] = runs.target[chosen] - deltas["local"]
             places = [torch.arange(int(starts[i]), int(starts[i + 1])) for i in runs.indices]
-            yield DeltaBatch(runs.indices, runs.lengths, torch.cat(places), deltas, reads)
+            batch = DeltaBatch(runs.indices, runs.lengths, torch.cat(places), deltas, reads)
+            if keep:
+                kept.append(batch)
+            yield batch
+        # Not before the pass has ended: a part of the batches is no pass.
+        self._kept[:] = kept
+
+    def _size(self, kinds: Sequence[Kind]) -> int:
+        """Bytes that a pass's deltas and reads take."""
+        vectors = 2 * len(kinds) * len(self.layers) * sum(self.lengths)
+        return vectors * self.model.d_model * working_dtype(self.model.dtype).itemsize

@@ -12,7 +12,7 @@ from psr_lens.statistics.intervals import (
 from psr_lens.statistics.moments import RunningMoments
 from psr_lens.statistics.principal import principal_direction, principal_directions
 from psr_lens.statistics.rank import spearman
-from psr_lens.statistics.relu_probe import MOST_HEADS, Heads, fit_heads
+from psr_lens.statistics.relu_probe import MOST_HEADS, Heads, fit_heads, fit_one_head
 from psr_lens.statistics.ridge import ridge, solve_ridge, standardisation
 from psr_lens.statistics.upper_bounds import (
     draws_needed,
@@ -33,6 +33,7 @@ __all__ = [
     "draws_needed",
     "estimates",
     "fit_heads",
+    "fit_one_head",
     "fit_wide_heads",
     "mean_bound",
     "principal_direction",

@@ -1,5 +1,7 @@
 """Ridge regression (Hoerl & Kennard 1970), from rows or from their moments."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,21 +32,23 @@ def solve_ridge(
 
 
 def ridge(
-    x: Float[Tensor, "token d_model"], targets: Float[Tensor, " token"], penalty: float
-) -> tuple[Float[Tensor, " d_model"], Float[Tensor, ""]]:
-    r"""Weights and bias that minimise $\mathrm{mean}\,(x w + b - t)^2 + \lambda |w|^2$.
+    x: Float[Tensor, "token d_model"],
+    targets: Float[Tensor, " token"],
+    penalties: Sequence[float],
+) -> list[tuple[Float[Tensor, " d_model"], Float[Tensor, ""]]]:
+    r"""Weights and bias that minimise $\mathrm{mean}\,(x w + b - t)^2 + \lambda |w|^2$, for each penalty.
 
     Args:
         x: Inputs, standardised.
         targets: $t$.
-        penalty: $\lambda$, taken to be at least `LEAST_PENALTY`.
+        penalties: Values of $\lambda$, taken to be at least `LEAST_PENALTY`; they share the moments of `x`.
     """
     x_mean, t_mean = x.mean(dim=0), targets.mean()
     centred = x - x_mean
     moment = centred.T @ (targets - t_mean).unsqueeze(-1) / len(x)
     gram = centred.T @ centred / len(x)
-    w = solve_ridge(gram, moment, max(penalty, LEAST_PENALTY)).squeeze(-1)
-    return w, t_mean - w @ x_mean
+    weights = [solve_ridge(gram, moment, max(one, LEAST_PENALTY)).squeeze(-1) for one in penalties]
+    return [(w, t_mean - w @ x_mean) for w in weights]
 
 
 def standardisation(

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import psr_lens as pl
-from psr_lens.assumptions import Thresholds, measure_assumptions
+from psr_lens.assumptions import Thresholds, measure_assumptions, stream
 from psr_lens.assumptions.probe import fit_probes
 from psr_lens.assumptions.token_classes import TOKEN_CLASSES, classify_tokens
 from psr_lens.dataset import SteeringDataset, split_examples
 from psr_lens.delta_collection import collect_deltas
 from psr_lens.deltas import aligned_residuals, example_batches
+from psr_lens.fitting.forwards import counting_forwards
 from psr_lens.prompts import PromptPair
 from psr_lens.responses import sample_responses
 from tests.demo_examples import demo_model, fit_data, held_out_data
@@ -193,6 +194,24 @@ def test_data_for_the_probes_of_its_own(model, data):
     assert all(value < 1 for value in found.curve("relu_r2").values)
 
 
+def test_data_with_room_in_memory_is_run_once(model, data, kind, monkeypatch):
+    half = len(data) // 2
+    fit_on, test_on = data[:half], data[half:]
+    found = []
+    # Both kinds, and what the probes are fitted on; without room the examples again, and held out.
+    for room, passes in ((None, 3 + 2), (0, 3 + 2 + 3 + 2)):
+        if room is not None:
+            monkeypatch.setattr(stream, "MOST_KEPT", room)
+        with counting_forwards(model) as count:
+            own = measure_assumptions(
+                model, test_on, probe_data=fit_on, kind=kind, batch_size=4, n_bootstrap=20
+            )
+        found.append(own.to_dataframe())
+        of_prompt_effect = 2 * 4
+        assert count.sequences == pytest.approx(passes * half + of_prompt_effect)
+    pd.testing.assert_frame_equal(*found, check_exact=True)
+
+
 def test_examples_of_one_prompt_are_resampled_together(model, data):
     """With every example there twice, shares are the same, and so are their intervals."""
     half = len(data) // 2
@@ -316,7 +335,10 @@ def test_verdicts_follow_the_thresholds(shouting):
 
 
 def test_memory_does_not_grow_with_the_data(demo, shouting):
-    """At every model run, what is alive in tensors: a few numbers for each layer and token are all."""
+    """At every model run, what is alive in tensors: a few numbers for each layer and token are all.
+
+    Without room for deltas, which are kept where there is some.
+    """
     data, _ = shouting
     short = [replace(example, response_ids=example.response_ids[:8]) for example in data]
 
@@ -336,6 +358,7 @@ def test_memory_does_not_grow_with_the_data(demo, shouting):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(demo, "run", counting)
+            patch.setattr(stream, "MOST_KEPT", 0)
             gc.collect()
             gc.freeze()
             measure_assumptions(

@@ -58,7 +58,7 @@ def data(model):
 
 def plant(model, data, deltas, reads=None, batch_size=5):
     reads = torch.zeros_like(deltas) if reads is None else reads
-    return Planted(model, data, "response", (0, 2), batch_size, False, deltas, reads)
+    return Planted(model, data, "response", (0, 2), batch_size, False, deltas=deltas, reads=reads)
 
 
 def tokens(data):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psr_lens.statistics import fit_heads
+from psr_lens.statistics import fit_heads, fit_one_head, relu_probe
 from psr_lens.statistics.relu_probe import PENALTIES
 
 
@@ -207,3 +207,40 @@ def test_a_target_of_one_number_is_a_relu_probe():
         assert heads.z.shape == (1, 1)
         assert heads.z[0, 0].sign() == sign
         assert heads.train_loss < 1e-4
+
+
+def test_penalties_share_all_that_does_not_depend_on_them(monkeypatch):
+    x, _, w, b, _ = planted(n_tokens=300)
+    y = torch.relu(x @ w.T + b)
+    apart = [fit_heads(x, y, penalty=penalty, max_steps=20) for penalty in PENALTIES]
+    prepared = []
+    standardise = relu_probe.standardisation
+    monkeypatch.setattr(
+        relu_probe, "standardisation", lambda own: prepared.append(own) or standardise(own)
+    )
+    together = fit_one_head(x, y, PENALTIES, max_steps=20)
+    assert len(prepared) == 1
+    for one, other in zip(apart, together, strict=True):
+        assert (one.penalty, one.train_loss) == (other.penalty, other.train_loss)
+        assert torch.equal(one.w, other.w)
+
+
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("with_strength", [False, True])
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+def test_the_slope_is_the_gradient_at_the_best_directions(small, with_strength, penalty):
+    x, y, w, b, _ = planted(n_tokens=120, d_model=6, n_heads=3, noise=0.5)
+    strength = torch.linspace(-1.0, 2.0, len(x), dtype=torch.float64) if with_strength else None
+    problem = relu_probe._Regression(x, y, strength, None)
+    x, scale = problem.train.inputs, problem.train.energy
+    w, b = (0.3 * w).requires_grad_(), b.clone().requires_grad_()
+    c = torch.relu(x @ w.T + b)
+    c = c if strength is None else strength.unsqueeze(-1) * c
+    weight = len(c) * penalty * w.square().sum(dim=1)
+    with torch.no_grad():
+        z = relu_probe._solve(c.T @ c + weight.diag(), c.T @ y)
+    want = ((y - c @ z).square().sum() + (weight * z.square().sum(dim=1)).sum()) / scale
+    want.backward()
+    value, by_w, by_b = problem.slope(w.detach(), b.detach(), penalty, small)
+    for ours, theirs in ((value, want.detach()), (by_w, w.grad), (by_b, b.grad)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

@@ -13,7 +13,7 @@ def test_ridge_is_at_a_minimum(seed, penalty):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(40, 5, generator=generator, dtype=torch.float64)
     t = torch.randn(40, generator=generator, dtype=torch.float64)
-    w, b = ridge(x, t, penalty)
+    _, (w, b) = ridge(x, t, [1.0, penalty])
     w, b = w.clone().requires_grad_(), b.clone().requires_grad_()
     loss = (x @ w + b - t).square().mean() + penalty * w.square().sum()
     gw, gb = torch.autograd.grad(loss, (w, b))
