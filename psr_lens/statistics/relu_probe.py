@@ -290,9 +290,10 @@ class _Regression:
         dev = None
         if self.dev is not None:
             dev = self.dev.share_left(self.dev.coefficients(found.w, found.b), z)
-        left = self.train.energy - float(2 * (z * moment).sum() - (z * (gram @ z)).sum())
-        train = left / self.train.energy
-        if train < _SMALL:
+        energy = self.train.energy
+        train = 1 + float((z * (gram @ z - 2 * moment)).sum()) / energy
+        # Heads that nearly cancel cost digits, too.
+        if train < _SMALL * (1 + float(gram.diagonal() @ z.square().sum(dim=1)) / energy):
             train = self.train.share_left(c, z)
         return _Found(found.w, found.b, z, penalty, train, dev, found.steps + steps)
 
