@@ -323,8 +323,7 @@ class _Regression:
         """The loss at the best directions, as a share of the energy, and its gradient by `w` and by `b`.
 
         At the best directions the loss does not change with them in first order: but for what `_solve` adds
-        to the diagonal, its gradient is that for fixed directions. Written out, since autograd takes longer over
-        it.
+        to the diagonal, its gradient is that for fixed directions. Written out, since autograd takes longer.
 
         Args:
             w: Probe weights on standardised inputs.
