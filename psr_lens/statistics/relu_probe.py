@@ -290,9 +290,10 @@ class _Regression:
         dev = None
         if self.dev is not None:
             dev = self.dev.share_left(self.dev.coefficients(found.w, found.b), z)
-        left = self.train.energy - float(2 * (z * moment).sum() - (z * (gram @ z)).sum())
-        train = left / self.train.energy
-        if train < _SMALL:
+        energy = self.train.energy
+        train = 1 + float((z * (gram @ z - 2 * moment)).sum()) / energy
+        # Heads that nearly cancel cost digits, too.
+        if train < _SMALL * (1 + float(gram.diagonal() @ z.square().sum(dim=1)) / energy):
             train = self.train.share_left(c, z)
         return _Found(found.w, found.b, z, penalty, train, dev, found.steps + steps)
 
@@ -322,8 +323,7 @@ class _Regression:
         """The loss at the best directions, as a share of the energy, and its gradient by `w` and by `b`.
 
         At the best directions the loss does not change with them in first order: but for what `_solve` adds
-        to the diagonal, its gradient is that for fixed directions. Written out, which takes half the time of
-        recording it.
+        to the diagonal, its gradient is that for fixed directions. Written out, since autograd takes longer.
 
         Args:
             w: Probe weights on standardised inputs.

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Unpack, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from torch.nn.utils.parametrizations import orthogonal
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from psr_lens._types import check_count
 from psr_lens.models.columns import Columns
@@ -114,9 +114,43 @@ class LoReFT(Steering):
         )
 
     def constrain(self) -> None:
-        """Rows of `R` that stay orthonormal: torch's parametrisation by Householder reflections."""
-        orthogonal(self, "rotation", orthogonal_map="householder", use_trivialization=False)
+        """The rows of `R` stay orthonormal."""
+        parametrize.register_parametrization(self, "rotation", _OrthonormalRows())
 
     def span(self, layer: int) -> Float[Tensor, "rank d_model"] | None:
         """The rows of `R`."""
         return self.rotation[self.row(layer)]
+
+
+class _OrthonormalRows(nn.Module):
+    """Keeps rows orthonormal during training, by a Householder reflection for each.
+
+    The same map as `torch.nn.utils.parametrizations.orthogonal` has by its `householder`, which the authors
+    train with. Here the few reflections are applied one after the other: the gradient of torch's product of
+    them takes 0.7 s on the 30 layers of SmolLM2 (one core), nearly as long as the model in a training step.
+    """
+
+    def forward(
+        self, held: Float[Tensor, "layer rank d_model"]
+    ) -> Float[Tensor, "layer rank d_model"]:
+        columns = held.mT
+        identity = torch.eye(*columns.shape[-2:]).to(columns)
+        reflectors = columns.tril(-1) + identity
+        found = identity.expand_as(columns)
+        for i in reversed(range(columns.shape[-1])):
+            across = reflectors[..., i : i + 1]
+            along = across.mT @ found
+            found = found - 2 / across.square().sum(dim=-2, keepdim=True) * (across @ along)
+        # Reflections give every row up to its sign, which is no number to train.
+        return found.mT * held.detach().diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-1)
+
+    @torch.no_grad()
+    def right_inverse(
+        self, rows: Float[Tensor, "layer rank d_model"]
+    ) -> Float[Tensor, "layer rank d_model"]:
+        # Of orthonormal columns `Q R`, `R` is diagonal and holds the signs.
+        held, tau = torch.geqrf(rows.mT)
+        signs = held.diagonal(dim1=-2, dim2=-1)
+        # A reflection that LAPACK left out changes the sign here, as all do.
+        signs.copy_(torch.where(tau == 0, -signs.sign(), signs.sign()))
+        return held.mT
