@@ -125,8 +125,8 @@ class LoReFT(Steering):
 class _OrthonormalRows(nn.Module):
     """Keeps rows orthonormal during training, by a Householder reflection for each.
 
-    The map of torch's `orthogonal(..., orthogonal_map="householder")`. Here the few reflections are applied one
-    after the other, since the gradient of torch's product of them is many times slower.
+    The map of torch's `orthogonal(..., orthogonal_map="householder")`. Here the few reflections are applied
+    one after the other, since the gradient of torch's product of them is many times slower.
     """
 
     def forward(
