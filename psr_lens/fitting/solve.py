@@ -1,6 +1,6 @@
 """Which solvers a fit runs, and which of their results it keeps."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Final, final
@@ -109,9 +109,9 @@ class Solver:
             )
             return fits, errors
 
-        options = [getattr(plan.options, name) for name in options_of(plan.method)]
+        options = tuple(getattr(plan.options, name) for name in options_of(plan.method))
         # The files of a checkpoint are to hold this fit's stages.
-        if self.checkpoint.keeps or not all(isinstance(own, Hashable) for own in options):
+        if self.checkpoint.keeps or not _is_hashable(options):
             return made()
         where = (self.layers, plan.best, plan.tokens, plan.hook_point)
         how = (plan.method, *options, plan.batch_size, plan.precision, len(self.train))
@@ -207,6 +207,15 @@ class Solver:
             f"({start:.4g}; at best {later:.4g} after, with lr={plan.recipe_for(n_layers).lr:g}"
             f"{smaller}), so the steering is the untrained start: pass a smaller lr, or more examples"
         )
+
+
+def _is_hashable(options: tuple[object, ...]) -> bool:
+    """Whether they can be told apart in a dictionary: a method of one's own may take lists."""
+    try:
+        hash(options)
+    except TypeError:
+        return False
+    return True
 
 
 class Training:

@@ -125,9 +125,8 @@ class LoReFT(Steering):
 class _OrthonormalRows(nn.Module):
     """Keeps rows orthonormal during training, by a Householder reflection for each.
 
-    The same map as `torch.nn.utils.parametrizations.orthogonal` has by its `householder`, which the authors
-    train with. Here the few reflections are applied one after the other: the gradient of torch's product of
-    them takes 0.7 s on the 30 layers of SmolLM2 (one core), nearly as long as the model in a training step.
+    The map of torch's `orthogonal(..., orthogonal_map="householder")`. Here the few reflections are applied
+    one after the other, since the gradient of torch's product of them is many times slower.
     """
 
     def forward(
