@@ -22,7 +22,9 @@ LAYERWISE: Final[Mapping[str, Fit]] = {
     "PSR, 4 heads": {"method": "psr", "solver": "layerwise", "n_heads": 4},
     "PSR, 16 heads": {"method": "psr", "solver": "layerwise", "n_heads": 16},
 }
-"""On the answers of every sampling seed, each on its own."""
+"""On the answers of the first sampling seed."""
+RESAMPLED: Final = ("PSR", "PSR, 4 heads")
+"""Those that are fitted again on the answers of the other sampling seeds."""
 EVERYWHERE: Final = "difference in means, at every layer"
 """To be tried at one layer after the other, for what it says there. No method by itself."""
 CLOSED: Final[Mapping[str, Fit]] = {
@@ -88,7 +90,8 @@ def all_fits(model: HookedModel, name: str, data: Answers, folder: Path) -> dict
     with fast_arithmetic(model, first):
         found |= fits(first, trained, "fits", runs)
     for seed, own in list(zip(SEEDS, data.fitted_on, strict=True))[1:]:
-        again = fits(own, LAYERWISE, f"fits-{seed}")
+        wanted = {label: LAYERWISE[label] for label in RESAMPLED}
+        again = fits(own, wanted, f"fits-{seed}")
         found |= {seeded(label, seed): fit for label, fit in again.items()}
     between = fits(data.all, _between(MANY, MANY), "fits-between")
     if name in COMPARED:

@@ -12,8 +12,8 @@ from benchmarks.real_findings.judged import score_difference
 from benchmarks.real_findings.methods import (
     BEHAVIOUR,
     IN_BOTH,
-    LAYERWISE,
     MANY,
+    RESAMPLED,
     inside,
     seeded,
 )
@@ -148,11 +148,11 @@ def ladder_rows(numbers: Numbers) -> Rows:
 
 def seeds_rows(numbers: Numbers) -> Rows:
     """Layerwise fits on answers of three sampling seeds, at the last layer."""
-    rows = [["instruction", *LAYERWISE]]
+    rows = [["instruction", *RESAMPLED]]
     for name, part in of_instructions(numbers, "distances").items():
         curves = part["relative_rmse"]
         cells = []
-        for label in LAYERWISE:
+        for label in RESAMPLED:
             labels = [label, *(seeded(label, seed) for seed in SEEDS[1:])]
             cells.append(", ".join(f"{curves[own]['values'][-1]:.2f}" for own in labels))
         rows.append([name, *cells])
