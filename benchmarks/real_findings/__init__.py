@@ -1,6 +1,6 @@
 """What is found on a real chat model: the numbers behind `docs/real-model.md`.
 
-    python -m benchmarks.real_findings                       # everything, in about five hours
+    python -m benchmarks.real_findings                       # everything, in under three hours on two cores
     python -m benchmarks.real_findings --only french         # one instruction
     python -m benchmarks.real_findings --page-only           # the page from the numbers
 

@@ -119,6 +119,6 @@ COPIES_OF: Final[dict[str, Callable[[HookedModel], HookedModel]]] = {
     HALF: _half,
     "8 bits": partial(rounded_to, 8),
     "4 bits": partial(rounded_to, 4),
-    "40 steps": partial(trained_on, 40, 2e-5),
-    "40 large steps": partial(trained_on, 40, 2e-4),
+    "20 steps": partial(trained_on, 20, 2e-5),
+    "20 large steps": partial(trained_on, 20, 2e-4),
 }

@@ -25,13 +25,20 @@ FITS: Final[dict[str, tuple[Fit, tuple[int, ...]]]] = {
     "1 head": ({"method": "psr", "solver": "layerwise"}, NUMBERS),
     "4 heads": ({"method": "psr", "solver": "layerwise", "n_heads": 4}, NUMBERS),
     "16 heads": ({"method": "psr", "solver": "layerwise", "n_heads": 16}, NUMBERS),
-    "64 heads": ({"method": "psr", "solver": "layerwise", "n_heads": 64}, NUMBERS[3:]),
+    "64 heads": ({"method": "psr", "solver": "layerwise", "n_heads": 64}, NUMBERS[2:3]),
     "constant, mse": (TRAINED["constant, mse"], NUMBERS),
 }
 
 
-def sizes_part(model: HookedModel, folder: Path) -> dict[str, Callable[[], Any]]:
-    """How the fits to each number of answers are measured, by that number."""
+def sizes_part(
+    model: HookedModel, folder: Path
+) -> tuple[dict[str, Callable[[], Any]], Callable[[str], float]]:
+    """How the fits to each number of answers are measured, by that number.
+
+    Returns:
+        The parts by name, and the seconds that fits of a part had taken before this command began.
+    """
+    earlier: dict[str, float] = {}
 
     @cache
     def data() -> tuple[SteeringDataset, SteeringDataset]:
@@ -55,6 +62,7 @@ def sizes_part(model: HookedModel, folder: Path) -> dict[str, Callable[[], Any]]
                 found |= fitted(
                     model, fit_on, {label: own}, lambda: fit_on, place, runs=runs[trained]
                 )
+        earlier[str(n)] = sum(own.report["seconds"] for own in found.values() if own.kept)
         report = measure_faithfulness(
             model,
             {label: own.steering for label, own in found.items()},
@@ -75,7 +83,7 @@ def sizes_part(model: HookedModel, folder: Path) -> dict[str, Callable[[], Any]]
             "questions": by_question(report, test),
         }
 
-    return {str(n): partial(measured, n) for n in NUMBERS}
+    return {str(n): partial(measured, n) for n in NUMBERS}, earlier.__getitem__
 
 
 def epochs(n: int) -> int:

@@ -290,9 +290,15 @@ def test_the_studies_of_sizes_and_copies_go_the_whole_way(short, tmp_path, monke
     monkeypatch.setattr(sizes, "FITS", few)
     monkeypatch.setattr(sizes, "NUMBERS", (8,))
     model = tiny_model("llama", "transformers")
-    (of_eight,) = sizes.sizes_part(model, tmp_path).values()
-    found = {numbers.SIZES: {"8": of_eight()}}
-    assert set(found[numbers.SIZES]["8"]["fits"]) == set(few)
+    parts, earlier = sizes.sizes_part(model, tmp_path)
+    found = {numbers.SIZES: {"8": parts["8"]()}}
+    fits = found[numbers.SIZES]["8"]["fits"]
+    assert set(fits) == set(few)
+    assert earlier("8") == 0
+    # Measured again with the fits that are there, it counts the time that these took.
+    again, earlier = sizes.sizes_part(model, tmp_path)
+    assert again["8"]()["relative_rmse"] == found[numbers.SIZES]["8"]["relative_rmse"]
+    assert earlier("8") == sum(own["seconds"] for own in fits.values()) > 0
     made = {"the model itself": lambda own: own, "8 bits": copies.COPIES_OF["8 bits"]}
     monkeypatch.setattr(copies, "COPIES_OF", made)
     parts = copies.copies_part(model, tmp_path)
