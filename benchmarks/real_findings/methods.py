@@ -60,8 +60,8 @@ MANY: Final[Mapping[str, Fit]] = {
 }
 """On the answers of all sampling seeds together, between attention and MLP alone."""
 IN_BOTH: Final = ("constant, mse", "PSR", "PSR, 16 heads")
-"""Fitted after the blocks and between attention and MLP, to the same answers, on these:"""
-COMPARED: Final = ("french", "german")
+"""Fitted after the blocks and between attention and MLP, to the same answers, on this instruction:"""
+COMPARED: Final = "french"
 
 
 def all_fits(model: HookedModel, name: str, data: Answers, folder: Path) -> dict[str, Fitted]:
@@ -94,7 +94,7 @@ def all_fits(model: HookedModel, name: str, data: Answers, folder: Path) -> dict
         again = fits(own, wanted, f"fits-{seed}")
         found |= {seeded(label, seed): fit for label, fit in again.items()}
     between = fits(data.all, _between(MANY, MANY), "fits-between")
-    if name in COMPARED:
+    if name == COMPARED:
         between |= fits(first, _between(LAYERWISE, IN_BOTH), "fits-between", runs)
         with fast_arithmetic(model, first):
             between |= fits(first, _between(TRAINED, IN_BOTH), "fits-between", runs)

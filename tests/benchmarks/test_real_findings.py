@@ -192,7 +192,7 @@ def test_every_part_of_an_instruction_is_measured_and_kept(short, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The prompt hardly changes", "ignore:training ")
 def test_what_is_fitted_in_both_places_acts_there(short, tmp_path, monkeypatch):
-    monkeypatch.setattr(methods, "COMPARED", ("pirate",))
+    monkeypatch.setattr(methods, "COMPARED", "pirate")
     data = answers.answers(short, "pirate", tmp_path)
     found = methods.all_fits(short, "pirate", data, tmp_path)
     for label in methods.IN_BOTH:
