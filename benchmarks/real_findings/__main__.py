@@ -112,7 +112,7 @@ def provenance(model: HookedModel) -> dict[str, Any]:
 
 
 def measure_side_by_side(names: Sequence[str], folder: Path, processes: int) -> None:
-    """Everything of these names, each in a process of one thread, the longest-lasting together.
+    """Everything of these names in their order, each in a process of one thread.
 
     A part is hundreds of small steps, which two threads do not share well; two processes do.
 
